@@ -1,0 +1,46 @@
+"""Parameter-efficient fine-tuning for Keras 3, by singular vectors and low rank."""
+
+from keras_svd_adapters.adapter_file import load_adapter, save_adapter
+from keras_svd_adapters.archive import AdapterFileError
+from keras_svd_adapters.enable import delete_adapter, disabled, enable, set_adapter
+from keras_svd_adapters.keras_hub import join_keras_hub
+from keras_svd_adapters.layers import dense_layer
+from keras_svd_adapters.merge import merge
+from keras_svd_adapters.methods.lora import LoRA
+from keras_svd_adapters.methods.method import Method
+from keras_svd_adapters.methods.svf import SVF
+from keras_svd_adapters.methods.svft import SVFT
+from keras_svd_adapters.optimizer_care import care_for_adapters
+from keras_svd_adapters.plan import Plan, plan
+from keras_svd_adapters.site import Site
+from keras_svd_adapters.status import Status, status
+
+__version__ = "0.1.0"
+
+LoRADense, SVFDense, SVFTDense = dense_layer(LoRA), dense_layer(SVF), dense_layer(SVFT)
+
+care_for_adapters()
+join_keras_hub()
+
+__all__ = [
+    "AdapterFileError",
+    "LoRA",
+    "LoRADense",
+    "Method",
+    "Plan",
+    "SVF",
+    "SVFDense",
+    "SVFT",
+    "SVFTDense",
+    "Site",
+    "Status",
+    "delete_adapter",
+    "disabled",
+    "enable",
+    "load_adapter",
+    "merge",
+    "plan",
+    "save_adapter",
+    "set_adapter",
+    "status",
+]

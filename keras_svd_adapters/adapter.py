@@ -1,0 +1,151 @@
+"""The Keras layer that carries one method's variables for one kernel."""
+
+from __future__ import annotations
+
+import random
+from types import SimpleNamespace
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_svd_adapters.kernel import KernelView
+from keras_svd_adapters.methods.method import SVD, Array, Base, Method
+
+
+class Adapter(keras.layers.Layer):
+    """Holds the variables of a method and runs its algebra on a kernel.
+
+    Everything that the methods share happens here once: trained values in
+    float32, frozen factors in the compute dtype, the casts between them, and
+    dropout on the branch. A layer is given its adapter by
+    `keras_svd_adapters.enable` or by one of the `*Dense` layers.
+
+    Args:
+        method: A `Method`.
+        view: The `KernelView` of the adapted kernel.
+        form: The formulation, as `method.form` chose it.
+        values: Initial values of the arrays that declare no `start`; without,
+            the adapter waits for its weights to be loaded and refuses to run
+            before.
+        dtype: Dtype policy of the adapted layer.
+    """
+
+    def __init__(
+        self,
+        method: Method,
+        view: KernelView,
+        form: str,
+        values: dict[str, np.ndarray] | None = None,
+        dtype: Any = None,
+    ):
+        super().__init__(dtype=dtype)
+        self.method = method
+        self.view = view
+        self.form = form
+        self.has_values = values is not None
+        self.dropout = getattr(method, "dropout", 0.0)
+        self.seed_generator = keras.random.SeedGenerator() if self.dropout else None
+        arrays = method.arrays(view.m, view.n, form)
+        self._array_names = tuple(arrays)
+        for name, array in arrays.items():
+            fill = array.start if array.start is not None else 0
+            self._add_array(name, array, fill if values is None else values.get(name, fill))
+        self.built = True
+
+    def _add_array(self, name: str, array: Array, value: np.ndarray | float) -> None:
+        def initial(shape: Any, dtype: Any = None) -> Any:
+            return ops.cast(np.broadcast_to(value, shape), dtype)
+
+        variable = self.add_weight(
+            name=name,
+            shape=array.shape,
+            dtype=self.compute_dtype if array.dtype == "compute" else array.dtype,
+            initializer=initial,
+            trainable=array.trainable,
+            autocast=False,
+        )
+        variable.adapted_by = self.method
+        variable.decays = array.start == 0.0
+        setattr(self, name, variable)
+
+    @classmethod
+    def start(
+        cls, method: Method, view: KernelView, svd: SVD | None, dtype: Any = None
+    ) -> Adapter:
+        """An adapter with its initial values, at which it changes nothing."""
+        form = method.form(view.m, view.n, None if svd is None else svd.s)
+        rng = np.random.default_rng(random.getrandbits(32))
+        values = method.start(view.m, view.n, form, rng, svd)
+        return cls(method, view, form, values, dtype)
+
+    @property
+    def arrays(self) -> dict[str, keras.Variable]:
+        """The variables by name, trained and frozen."""
+        return {name: getattr(self, name) for name in self._array_names}
+
+    @property
+    def trained(self) -> dict[str, keras.Variable]:
+        """The trained variables by name, whether or not they train right now."""
+        declared = self.method.arrays(self.view.m, self.view.n, self.form)
+        return {k: v for k, v in self.arrays.items() if declared[k].trainable}
+
+    def adapt(self, x: Any, base: Base, training: bool | None) -> Any:
+        """`x K'`, from `(..., m)` to `(..., n)`, in the dtype of `x`."""
+        self._check_values()
+        c = self.method.coefficients(self._float32_values(), self.form)
+        cast = {name: _cast_float(value, self.compute_dtype) for name, value in c.items()}
+
+        def dropout(x: Any) -> Any:
+            if not self.dropout or not training:
+                return x
+            return keras.random.dropout(x, self.dropout, seed=self.seed_generator)
+
+        return self.method.apply(x, base, SimpleNamespace(**cast), self.form, dropout)
+
+    def delta(self, kernel: Any) -> Any:
+        """`K' - K` in float32, in the shape of the kernel."""
+        self._check_values()
+        matrix = ops.cast(self.view.to_matrix(ops.convert_to_tensor(kernel)), "float32")
+        return self.view.from_matrix(
+            self.method.delta(matrix, self._float32_values(), self.form)
+        )
+
+    def _float32_values(self) -> SimpleNamespace:
+        values = {name: ops.convert_to_tensor(v) for name, v in self.arrays.items()}
+        return SimpleNamespace(**{k: _cast_float(v, "float32") for k, v in values.items()})
+
+    def _check_values(self) -> None:
+        if not self.has_values:
+            raise RuntimeError(
+                "This adapter was rebuilt from a configuration and holds no values yet. Load "
+                "the model's weights, or call `keras_svd_adapters.enable` on a model that is "
+                f"not adapted. Received: an empty adapter of {self.method}"
+            )
+
+    def quantize(self, *args: Any, **kwargs: Any) -> None:
+        raise ValueError(
+            "An adapted model cannot be quantized. Call `keras_svd_adapters.merge(model)` "
+            f"first. Received: quantize on a layer adapted by {self.method}"
+        )
+
+    def save_own_variables(self, store: Any) -> None:
+        for name, variable in self.arrays.items():
+            store[name] = variable
+
+    def load_own_variables(self, store: Any) -> None:
+        if set(store.keys()) != set(self._array_names):
+            raise ValueError(
+                f"The saved adapter does not hold the arrays of {self.method}: it has "
+                f"{sorted(store.keys())}, expected {sorted(self._array_names)}. "
+                f"Received: weights for {self.path}"
+            )
+        for name, variable in self.arrays.items():
+            variable.assign(store[name])
+        self.has_values = True
+
+
+def _cast_float(value: Any, dtype: str) -> Any:
+    is_float = keras.backend.is_float_dtype(value.dtype)
+    return ops.cast(value, dtype) if is_float else value

@@ -1,0 +1,108 @@
+"""The verbs as methods of every KerasHub backbone."""
+
+from __future__ import annotations
+
+import importlib.abc
+import importlib.util
+import os
+import sys
+from functools import wraps
+from typing import Any
+
+from keras_svd_adapters.adapter_file import load_adapter, save_adapter
+from keras_svd_adapters.enable import enable
+from keras_svd_adapters.merge import merge
+from keras_svd_adapters.methods.method import Method
+from keras_svd_adapters.status import Status
+
+BACKBONE_MODULE = "keras_hub.src.models.backbone"
+
+
+def enable_adapter(
+    self: Any,
+    method: Method,
+    targets: Any = None,
+    exclude: Any = None,
+    train: Any = None,
+    name: str = "default",
+    verbose: int | str = "auto",
+) -> Status:
+    """Adapts the backbone with a method; see `keras_svd_adapters.enable`."""
+    return enable(self, method, targets, exclude, train, name, verbose)
+
+
+def save_backbone_adapter(
+    self: Any, filepath: str | os.PathLike[str], name: str | None = None
+) -> None:
+    """Saves the values of an adapter; see `keras_svd_adapters.save_adapter`."""
+    save_adapter(self, filepath, name)
+
+
+def load_backbone_adapter(
+    self: Any, filepath: str | os.PathLike[str], name: str = "default", verbose: int | str = "auto"
+) -> Status:
+    """Loads an adapter onto the backbone; see `keras_svd_adapters.load_adapter`."""
+    return load_adapter(self, filepath, name, verbose)
+
+
+def merge_adapter(self: Any) -> None:
+    """Folds the active adapter into the kernels; see `keras_svd_adapters.merge`."""
+    merge(self)
+
+
+VERBS = ("targets", "exclude", "train", "name", "verbose")
+
+
+def enable_method(method: type[Method]) -> Any:
+    """`backbone.enable_svft(pattern="banded", d=2)` for a method."""
+
+    @wraps(method.__init__, assigned=())
+    def enable_it(self: Any, *args: Any, **kwargs: Any) -> Status:
+        how = {name: kwargs.pop(name) for name in VERBS if name in kwargs}
+        return enable(self, method(*args, **kwargs), **how)
+
+    enable_it.__name__ = f"enable_{method.name}"
+    enable_it.__doc__ = (
+        f"Adapts the backbone with `{method.__name__}`. Takes its arguments, and `targets`, "
+        f"`exclude`, `train`, `name` and `verbose` as `keras_svd_adapters.enable` does.\n\n"
+        f"{method.__doc__}"
+    )
+    return enable_it
+
+
+def add_backbone_methods(backbone: type) -> None:
+    """Gives the backbone class our verbs. `enable_lora` stays KerasHub's own."""
+    backbone.enable_adapter = enable_adapter  # type: ignore[attr-defined]
+    backbone.save_adapter = save_backbone_adapter  # type: ignore[attr-defined]
+    backbone.load_adapter = load_backbone_adapter  # type: ignore[attr-defined]
+    backbone.merge_adapter = merge_adapter  # type: ignore[attr-defined]
+    for name, method in Method.registry.items():
+        if not hasattr(backbone, f"enable_{name}"):
+            setattr(backbone, f"enable_{name}", enable_method(method))
+
+
+class _WhenImported(importlib.abc.MetaPathFinder):
+    """Waits for KerasHub's backbone module and adds our methods as it is imported."""
+
+    def find_spec(self, fullname: str, path: Any = None, target: Any = None) -> Any:
+        if fullname != BACKBONE_MODULE:
+            return None
+        sys.meta_path.remove(self)
+        spec = importlib.util.find_spec(fullname)
+        if spec is not None and spec.loader is not None:
+            original = spec.loader.exec_module
+
+            def exec_module(module: Any) -> None:
+                original(module)
+                add_backbone_methods(module.Backbone)
+
+            spec.loader.exec_module = exec_module  # type: ignore[method-assign]
+        return spec
+
+
+def join_keras_hub() -> None:
+    """Adds our methods to KerasHub's backbones: now if it is imported, else when it is."""
+    if BACKBONE_MODULE in sys.modules:
+        add_backbone_methods(sys.modules[BACKBONE_MODULE].Backbone)
+    else:
+        sys.meta_path.insert(0, _WhenImported())

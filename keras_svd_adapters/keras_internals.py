@@ -1,0 +1,246 @@
+"""Every use of private Keras, and why. Checked on Keras 3.15; `tests/test_keras_internals.py`
+fails where Keras moves one of them.
+
+- The traversal of `saving_lib`: its paths are the only names of layers that survive a rebuild
+  (`layer.path` changes or repeats in a dozen KerasHub families), and weight files use them.
+- `_tracker`: a built layer is locked, and an adapter is a new child of a built layer.
+- Changing `__class__` to a subclass of the same name: paths, checkpoints, layout maps and
+  `isinstance` stay as they were, which replacing the layer in its parent would break.
+- `REGISTERED_OBJS_TO_NAMES`, `GLOBAL_CUSTOM_NAMES`: the name that a configuration gives to such a
+  subclass; the public decorator would also redirect the name of the class itself.
+- `_trainable`: setting `trainable` on a parent would change all that lies below it.
+- `_exclude_from_weight_decay`: the public setter forgets what was excluded before.
+- `_learning_rate`: the schedule behind `learning_rate`, which gives its first value alone.
+- `_flatten_layers`, `_keras_history`: which models hold a layer, which layer makes an output.
+- `_track_variables` (torch): new variables join `model.parameters()` only when asked.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import keras
+from keras.src.api_export import REGISTERED_OBJS_TO_NAMES
+from keras.src.saving.object_registration import GLOBAL_CUSTOM_NAMES
+from keras.src.saving.saving_lib import _get_unique_name, _walk_saveable
+from keras.src.utils.naming import to_snake_case
+
+
+def walk(model: keras.layers.Layer) -> Iterator[tuple[str, tuple[keras.layers.Layer, ...]]]:
+    """Every layer of a model once, with its traversal path and the layers from the root to it."""
+    seen: set[int] = set()
+
+    def visit(layer: Any, path: str, chain: tuple[Any, ...]) -> Iterator[Any]:
+        if id(layer) in seen:
+            return
+        seen.add(id(layer))
+        chain = (*chain, layer)
+        yield path, chain
+        for attribute, child in _walk_saveable(layer):
+            yield from visit_child(child, f"{path}/{attribute}" if path else attribute, chain)
+
+    def visit_child(child: Any, path: str, chain: tuple[Any, ...]) -> Iterator[Any]:
+        if isinstance(child, keras.layers.Layer):
+            yield from visit(child, path, chain)
+        elif isinstance(child, (list, tuple, dict)):
+            yield from visit_container(child, path, chain)
+
+    def visit_container(items: Any, path: str, chain: tuple[Any, ...]) -> Iterator[Any]:
+        if id(items) in seen:
+            return
+        seen.add(id(items))
+        used: dict[str, int] = {}
+        for item in list(items.values()) if isinstance(items, dict) else items:
+            if isinstance(item, (list, tuple, dict)):
+                name = _get_unique_name("container", used)
+                yield from visit_container(item, f"{path}/{name}", chain)
+            elif hasattr(item, "save_own_variables"):
+                name = _get_unique_name(to_snake_case(item.__class__.__name__), used)
+                yield from visit_child(item, f"{path}/{name}", chain)
+
+    yield from visit(model, "", ())
+
+
+def output_layers(model: keras.layers.Layer) -> list[keras.layers.Layer]:
+    """The layers that make a functional model's outputs; none for other models."""
+    outputs = keras.tree.flatten(getattr(model, "outputs", None) or [])
+    return [output._keras_history.operation for output in outputs]
+
+
+def models_around(layers: list[keras.layers.Layer]) -> list[keras.Model]:
+    """Every live model that holds one of these layers.
+
+    A layer does not know its parents, and a backbone does not know its task, so the live
+    objects are searched, once per change of the adapters.
+    """
+    wanted = {id(layer) for layer in layers}
+    models = [o for o in gc.get_objects() if issubclass(type(o), keras.Model)]
+    return [
+        model
+        for model in models
+        if hasattr(model, "_layers") and any(id(x) in wanted for x in all_layers(model))
+    ]
+
+
+def graft(target: Any, mixin: type, serialized_as: str | None = None) -> None:
+    """Puts `mixin` before the class of an object, under the class's own name.
+
+    Args:
+        target: A layer or model.
+        mixin: The class whose methods come first.
+        serialized_as: Registered name under which configurations name the new
+            class; without, they name the old one.
+    """
+    base = type(target)
+    grafted = _grafted.get((mixin, base))
+    if grafted is None:
+        grafted = type(base.__name__, (mixin, base), {"__module__": base.__module__})
+        grafted.__qualname__ = base.__qualname__
+        _grafted[mixin, base] = grafted
+        if serialized_as is not None:
+            GLOBAL_CUSTOM_NAMES[grafted] = serialized_as
+        elif base in REGISTERED_OBJS_TO_NAMES:
+            REGISTERED_OBJS_TO_NAMES[grafted] = REGISTERED_OBJS_TO_NAMES[base]
+        elif base in GLOBAL_CUSTOM_NAMES:
+            GLOBAL_CUSTOM_NAMES[grafted] = GLOBAL_CUSTOM_NAMES[base]
+    object.__setattr__(target, "__class__", grafted)
+
+
+def ungraft(target: Any, mixin: type) -> None:
+    """Takes back `graft`."""
+    if isinstance(target, mixin):
+        object.__setattr__(target, "__class__", plain_class(target, mixin))
+
+
+def plain_class(target: Any, mixin: type) -> type:
+    """The class that an object had before `graft`."""
+    order = type(target).__mro__
+    return order[order.index(mixin) + 1] if mixin in order else order[0]
+
+
+_grafted: dict[tuple[type, type], type] = {}
+
+
+def attach_child(layer: keras.layers.Layer, name: str, child: keras.layers.Layer) -> None:
+    """Makes a layer the child of a built one, as an attribute."""
+    locked = layer._tracker.locked
+    layer._tracker.unlock()
+    try:
+        setattr(layer, name, child)
+    finally:
+        if locked:
+            layer._tracker.lock()
+
+
+def detach_child(layer: keras.layers.Layer, name: str) -> None:
+    """Takes back `attach_child`."""
+    layer._tracker.untrack(getattr(layer, name))
+    delattr(layer, name)
+
+
+def refresh_torch_parameters(model: keras.layers.Layer) -> None:
+    """Lets `model.parameters()` see variables that came or went. Torch only."""
+    if keras.backend.backend() == "torch":
+        for layer in all_layers(model):
+            layer._track_variables()
+
+
+def all_layers(layer: keras.layers.Layer) -> list[keras.layers.Layer]:
+    """A layer and every layer below it."""
+    return list(layer._flatten_layers())
+
+
+def direct_weights(layer: keras.layers.Layer) -> list[keras.Variable]:
+    """The weights of a layer itself, in the order of its files, without those of its children."""
+    return [*layer._trainable_variables, *layer._non_trainable_variables]
+
+
+def trainable_by_birth(layer: keras.layers.Layer) -> list[keras.Variable]:
+    """The direct weights that were made to be trained, frozen or not."""
+    return list(layer._trainable_variables)
+
+
+def let_train(layer: keras.layers.Layer) -> None:
+    """Sets a layer's own `trainable`, and that of nothing below it."""
+    layer._trainable = True
+
+
+def hold_still(layer: keras.layers.Layer) -> None:
+    """Freezes a layer as a whole until `let_move`."""
+    if not hasattr(layer, "trained_before_hold"):
+        layer.trained_before_hold = layer.trainable
+    layer._trainable = False
+
+
+def let_move(layer: keras.layers.Layer) -> None:
+    """Takes back `hold_still`."""
+    if hasattr(layer, "trained_before_hold"):
+        layer._trainable = layer.trained_before_hold
+        del layer.trained_before_hold
+
+
+class PinnedVariable(keras.Variable):
+    """A variable that stays frozen when `trainable` is set on a layer above it."""
+
+    @property
+    def trainable(self) -> bool:
+        return False
+
+    @trainable.setter
+    def trainable(self, value: bool) -> None:
+        self._trainable = False
+
+
+def pin(variable: keras.Variable) -> None:
+    """Freezes a variable until `unpin`."""
+    if isinstance(variable, PinnedVariable):
+        return
+    variable.trained_before_pin = variable.trainable
+    variable.trainable = False
+    variable.__class__ = PinnedVariable
+
+
+def unpin(variable: keras.Variable) -> None:
+    """Gives a pinned variable back the `trainable` it had."""
+    if isinstance(variable, PinnedVariable):
+        variable.__class__ = keras.Variable
+        variable.trainable = variable.trained_before_pin
+
+
+def exclude_from_weight_decay(
+    optimizer: keras.optimizers.Optimizer, variables: list[keras.Variable]
+) -> None:
+    """Excludes variables from decay on top of what was excluded before."""
+    before = getattr(optimizer, "_exclude_from_weight_decay", set())
+    optimizer._exclude_from_weight_decay = before | {optimizer._var_key(v) for v in variables}
+    optimizer._exclude_from_weight_decay_cache = {}
+
+
+def peak_learning_rate(optimizer: keras.optimizers.Optimizer) -> float:
+    """The learning rate, or the highest that a schedule reaches early on."""
+    rate = optimizer._learning_rate
+    with _outside_any_graph():
+        if isinstance(rate, keras.optimizers.schedules.LearningRateSchedule):
+            return max(float(rate(step)) for step in (0, 10, 100, 1000, 10000))
+        return float(rate)
+
+
+def _outside_any_graph() -> AbstractContextManager[Any]:
+    """TensorFlow builds an optimizer while it traces, where variables have no values."""
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        return tf.init_scope()
+    return nullcontext()
+
+
+def fresh_optimizer(optimizer: keras.optimizers.Optimizer) -> keras.optimizers.Optimizer:
+    """An unbuilt copy of an optimizer, with what it excludes from weight decay."""
+    copy = type(optimizer).from_config(optimizer.get_config())
+    for name in ("_exclude_from_weight_decay", "_exclude_from_weight_decay_pattern"):
+        if hasattr(optimizer, name):
+            setattr(copy, name, getattr(optimizer, name))
+    return copy

@@ -1,0 +1,156 @@
+"""A kernel as a matrix, read from the layer's own equation."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from keras import ops
+
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class KernelView:
+    """How a kernel of any rank becomes an `(m, n)` matrix and back.
+
+    The axes of the kernel that are summed over with the input become the rows,
+    `m` of them in all; the axes that appear in the output become the columns,
+    `n` of them. Activations are regrouped the same way, so that the algebra of
+    a method only ever meets `(..., m)` inputs and `(..., n)` outputs.
+
+    Args:
+        shape: Shape of the kernel as the layer stores it.
+        rows: Axes of the kernel that are contracted, in the kernel's order.
+        columns: Axes of the kernel that reach the output, likewise.
+        input_axes: For each of `rows`, its axis in the input, counted from
+            the end (negative).
+        output_axes: For each of `columns`, its axis in the output, negative.
+    """
+
+    shape: Shape
+    rows: Shape
+    columns: Shape
+    input_axes: Shape
+    output_axes: Shape
+
+    @classmethod
+    def from_dense(cls, shape: Shape) -> KernelView:
+        """View of the `(m, n)` kernel of a `Dense` layer."""
+        return cls(tuple(shape), (0,), (1,), (-1,), (-1,))
+
+    @classmethod
+    def from_equation(cls, equation: str, shape: Shape) -> KernelView:
+        """View of the kernel of an `EinsumDense` layer.
+
+        Args:
+            equation: Equation of the layer, such as `"btd,ndh->btnh"`.
+            shape: Shape of the kernel.
+
+        Returns:
+            A `KernelView`.
+
+        Raises:
+            ValueError: If the kernel is not one matrix: a label shared by the
+                input, the kernel and the output (one matrix a slice), or a
+                label of the kernel that nothing else uses.
+        """
+        inputs, output = equation.replace(" ", "").split("->")
+        x, kernel = inputs.split(",")
+        if "." in x.lstrip(".") + output.lstrip("."):
+            raise ValueError(
+                "An ellipsis is read only at the start of the input and the output, as in "
+                f"`...a,ab->...b`. Received: equation={equation!r}"
+            )
+        rows = tuple(i for i, label in enumerate(kernel) if label in x and label not in output)
+        columns = tuple(i for i, label in enumerate(kernel) if label in output and label not in x)
+        if len(rows) + len(columns) != len(kernel) or not rows or not columns:
+            raise ValueError(
+                "Only a kernel whose every axis is either contracted with the input or "
+                "new in the output can be adapted: each axis of "
+                f"`{kernel}` must appear in exactly one of `{x}` and `{output}`. Name the "
+                f"other layers in `targets`. Received: equation={equation!r}"
+            )
+        return cls(
+            tuple(shape),
+            rows,
+            columns,
+            tuple(x.index(kernel[i]) - len(x) for i in rows),
+            tuple(output.index(kernel[i]) - len(output) for i in columns),
+        )
+
+    @property
+    def m(self) -> int:
+        """Number of rows: the size of the contracted axes together."""
+        return math.prod(self.shape[i] for i in self.rows)
+
+    @property
+    def n(self) -> int:
+        """Number of columns: the size of the output axes together."""
+        return math.prod(self.shape[i] for i in self.columns)
+
+    def to_matrix(self, kernel: Any) -> Any:
+        """The kernel, NumPy or backend tensor, as an `(m, n)` matrix."""
+        if len(self.shape) == 2 and self.rows == (0,):
+            return kernel
+        namespace = np if isinstance(kernel, np.ndarray) else ops
+        order = self.rows + self.columns
+        return namespace.reshape(namespace.transpose(kernel, order), (self.m, self.n))
+
+    def from_matrix(self, matrix: Any) -> Any:
+        """An `(m, n)` matrix in the shape of the kernel."""
+        if len(self.shape) == 2 and self.rows == (0,):
+            return matrix
+        namespace = np if isinstance(matrix, np.ndarray) else ops
+        order = self.rows + self.columns
+        spread = namespace.reshape(matrix, tuple(self.shape[i] for i in order))
+        return namespace.transpose(spread, tuple(order.index(i) for i in range(len(order))))
+
+    def flatten_input(self, x: Any) -> Any:
+        """An input of the layer as `(..., m)`."""
+        return _gather_axes(x, self.input_axes)
+
+    def unflatten_input(self, x: Any) -> Any:
+        """A `(..., m)` tensor in the layout of the layer's input."""
+        return _scatter_axes(x, self.input_axes, tuple(self.shape[i] for i in self.rows))
+
+    def flatten_output(self, y: Any) -> Any:
+        """An output of the layer as `(..., n)`."""
+        return _gather_axes(y, self.output_axes)
+
+    def unflatten_output(self, y: Any) -> Any:
+        """A `(..., n)` tensor in the layout of the layer's output."""
+        return _scatter_axes(y, self.output_axes, tuple(self.shape[i] for i in self.columns))
+
+
+def _trailing(axes: Shape) -> bool:
+    return axes == tuple(range(-len(axes), 0))
+
+
+def _gather_axes(x: Any, axes: Shape) -> Any:
+    """Moves `axes` to the end, in the order given, and makes them one."""
+    if not _trailing(axes):
+        x = ops.moveaxis(x, axes, tuple(range(-len(axes), 0)))
+    if len(axes) == 1:
+        return x
+    return ops.reshape(x, (*_leading_shape(x, len(axes)), math.prod(x.shape[-len(axes) :])))
+
+
+def _scatter_axes(x: Any, axes: Shape, sizes: Shape) -> Any:
+    """Undoes `_gather_axes`."""
+    if len(axes) > 1:
+        x = ops.reshape(x, (*_leading_shape(x, 1), *sizes))
+    if _trailing(axes):
+        return x
+    return ops.moveaxis(x, tuple(range(-len(axes), 0)), axes)
+
+
+def _leading_shape(x: Any, trailing: int) -> tuple[Any, ...]:
+    """Shape before the last axes, with at most one size left open (-1)."""
+    dynamic = ops.shape(x)[:-trailing]
+    static = x.shape[:-trailing]
+    if sum(size is None for size in static) <= 1:
+        return tuple(-1 if size is None else size for size in static)
+    return tuple(dynamic)

@@ -1,0 +1,123 @@
+"""The methods as layers, for people who build their own models."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from inspect import Parameter, Signature
+from typing import Any
+
+import keras
+
+from keras_svd_adapters.adapter import Adapter
+from keras_svd_adapters.enable import check_methods, start_adapter
+from keras_svd_adapters.host import AdaptedLayer, attach
+from keras_svd_adapters.keras_internals import pin
+from keras_svd_adapters.methods.method import Method
+from keras_svd_adapters.root import PACKAGE
+from keras_svd_adapters.site import Site, find_sites
+
+NAME = "default"
+
+
+class AdaptedDense(keras.layers.Layer):
+    """Base class of `LoRADense`, `SVFTDense` and the like: owns a layer and adapts it.
+
+    Args:
+        base_layer: A built `Dense` or `EinsumDense`.
+        method: A `Method`.
+    """
+
+    def __init__(self, base_layer: keras.layers.Layer, method: Method, **kwargs: Any):
+        restoring = kwargs.pop("restoring", None)
+        super().__init__(**kwargs)
+        site = _only_site(base_layer)
+        if restoring is None:
+            check_methods([(site, method)], NAME)
+            adapter = start_adapter(site, method)
+        elif restoring == "merged":
+            adapter = None
+        else:
+            adapter = Adapter(method, site.view, restoring, dtype=base_layer.dtype_policy)
+        self.base_layer = base_layer
+        self.method = method
+        self.supports_masking = base_layer.supports_masking
+        if adapter is not None:
+            for weight in base_layer.weights:
+                pin(weight)
+            attach(base_layer, NAME, adapter)
+        self.built = True
+
+    def call(self, inputs: Any, training: bool | None = None) -> Any:
+        return self.base_layer(inputs, training=training)
+
+    def compute_output_shape(self, input_shape: Any) -> Any:
+        return self.base_layer.compute_output_shape(input_shape)
+
+    def merged_kernel(self) -> Any:
+        """The effective kernel in float32, in the shape of the base layer's kernel."""
+        layer = self.base_layer
+        return layer.merged_kernel() if isinstance(layer, AdaptedLayer) else layer.kernel
+
+    def get_config(self) -> dict[str, Any]:
+        adapted = isinstance(self.base_layer, AdaptedLayer)
+        return {
+            **super().get_config(),
+            "base_layer": keras.saving.serialize_keras_object(self.base_layer),
+            **self.method.get_config(),
+            "restoring": self.base_layer.adapter().form if adapted else "merged",
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> AdaptedDense:
+        base_layer = keras.saving.deserialize_keras_object(config["base_layer"])
+        return cls(**{**config, "base_layer": base_layer})
+
+
+def _only_site(layer: keras.layers.Layer) -> Site:
+    sites = find_sites(layer) if isinstance(layer, keras.layers.Layer) else []
+    site = next((site for site in sites if site.layer is layer), None)
+    if site is None:
+        built = getattr(layer, "built", None)
+        hint = "build it first, as in `base.build((None, 64))`" if built is False else "use one"
+        raise ValueError(
+            f"`base_layer` must be a built Dense or EinsumDense: {hint}. Received: {layer!r}"
+        )
+    if why := site.obstacle():
+        raise ValueError(f"`{site.path}` cannot be adapted: {why}. Received: {layer!r}")
+    return site
+
+
+def dense_layer(method: type[Method]) -> type[AdaptedDense]:
+    """The public layer of a method: `SVFTDense(base_layer, ...)` with the method's arguments."""
+    names = [f.name for f in fields(method)]
+
+    def __init__(self: Any, base_layer: keras.layers.Layer, *args: Any, **kwargs: Any) -> None:
+        chosen = {name: kwargs.pop(name) for name in names if name in kwargs}
+        AdaptedDense.__init__(self, base_layer, method(*args, **chosen), **kwargs)
+
+    own = [p for p in Signature.from_callable(method).parameters.values()]
+    base = Parameter("base_layer", Parameter.POSITIONAL_OR_KEYWORD)
+    rest = Parameter("kwargs", Parameter.VAR_KEYWORD)
+    __init__.__signature__ = Signature([Parameter("self", base.kind), base, *own, rest])  # type: ignore[attr-defined]
+    layer = type(
+        f"{method.__name__}Dense",
+        (AdaptedDense,),
+        {"__init__": __init__, "__module__": PACKAGE, "__doc__": _docstring(method)},
+    )
+    return keras.saving.register_keras_serializable(PACKAGE)(layer)
+
+
+def _docstring(method: type[Method]) -> str:
+    text = (method.__doc__ or "").split("    Example:")[0]
+    return text.replace(
+        "    Args:\n",
+        "    The layer owns its base layer, freezes it, and equals it at step 0.\n\n    Args:\n"
+        "        base_layer: A built `Dense` or `EinsumDense`.\n",
+    ) + (
+        "    Example:\n\n"
+        "    >>> base = keras.layers.Dense(6)\n"
+        "    >>> base.build((None, 8))\n"
+        f"    >>> layer = keras_svd_adapters.{method.__name__}Dense(base)\n"
+        "    >>> layer(keras.ops.ones((2, 8))).shape\n"
+        "    (2, 6)\n    "
+    )

@@ -1,0 +1,1 @@
+"""The methods, each one its algebra."""

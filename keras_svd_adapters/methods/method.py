@@ -1,0 +1,139 @@
+"""What every method states about itself, and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, dataclass, fields
+from types import SimpleNamespace
+from typing import Any, ClassVar, NamedTuple, Protocol
+
+import numpy as np
+
+
+class Array(NamedTuple):
+    """Declaration of one array of a method.
+
+    Args:
+        shape: Its shape.
+        trainable: Whether it is trained. Trained arrays are float32.
+        start: The value that all its entries start at, `None` if `Method.start`
+            gives them. Weight decay acts on a trained array that starts at 0
+            and leaves every other alone.
+        dtype: `"compute"` for the compute dtype of the layer, else a dtype.
+    """
+
+    shape: tuple[int, ...]
+    trainable: bool = False
+    start: float | None = None
+    dtype: str = "float32"
+
+
+class SVD(NamedTuple):
+    """Economy decomposition `K = U diag(s) Vt`, `s` from large to small."""
+
+    U: np.ndarray
+    s: np.ndarray
+    Vt: np.ndarray
+
+
+class Base(Protocol):
+    """The frozen layer as its method sees it."""
+
+    def __call__(self, x: Any, delta: Any = None) -> Any:
+        """`x K`, or `x (K + delta)` where an `(m, n)` delta is given."""
+        ...
+
+
+Arrays = Mapping[str, np.ndarray]
+Shapes = tuple[int, int]
+Dropout = Callable[[Any], Any]
+
+
+@dataclass(frozen=True)
+class Method:
+    """Base class of the methods: an immutable value that holds the algebra.
+
+    A method knows an `(m, n)` kernel `K` in Keras order, `y = x K`, and its own
+    hyperparameters. It knows nothing of layers, files, dtypes or models.
+    `form` names one of several equal ways to compute the same function; methods
+    that have only one ignore it.
+    """
+
+    name: ClassVar[str]
+    needs_svd: ClassVar[bool] = False
+    basis_matters: ClassVar[bool] = False
+    registry: ClassVar[dict[str, type[Method]]] = {}
+
+    def __init_subclass__(cls) -> None:
+        if "name" in vars(cls):
+            Method.registry[cls.name] = cls
+
+    @property
+    def recommended_learning_rate(self) -> float:
+        """A rate for Adam and its kin at which this method learns."""
+        raise NotImplementedError
+
+    def check(self, m: int, n: int) -> None:
+        """Raises `ValueError` where this method cannot adapt an `(m, n)` kernel."""
+
+    def form(self, m: int, n: int, s: np.ndarray | None = None) -> str:
+        """The formulation for an `(m, n)` kernel with singular values `s`."""
+        return "additive"
+
+    def arrays(self, m: int, n: int, form: str) -> dict[str, Array]:
+        """The arrays of one adapted kernel, trained ones first."""
+        raise NotImplementedError
+
+    def start(
+        self, m: int, n: int, form: str, rng: np.random.Generator, svd: SVD | None
+    ) -> dict[str, np.ndarray]:
+        """Initial values of the arrays that declare no `start`; more are ignored."""
+        return {}
+
+    def coefficients(self, v: SimpleNamespace, form: str) -> dict[str, Any]:
+        """The arrays as `apply` wants them, computed in float32."""
+        return vars(v)
+
+    def apply(self, x: Any, base: Base, c: SimpleNamespace, form: str, dropout: Dropout) -> Any:
+        """`x K'`: `(..., m)` to `(..., n)`, in the compute dtype."""
+        raise NotImplementedError
+
+    def delta(self, K: Any, v: SimpleNamespace, form: str) -> Any:
+        """`K' - K`, an `(m, n)` matrix in float32."""
+        raise NotImplementedError
+
+    def trainable_count(self, m: int, n: int) -> int:
+        """Number of trained values for an `(m, n)` kernel."""
+        arrays = self.arrays(m, n, self.form(m, n)).values()
+        return sum(int(np.prod(array.shape)) for array in arrays if array.trainable)
+
+    def get_config(self) -> dict[str, Any]:
+        """The hyperparameters that differ from their defaults."""
+        return {
+            f.name: getattr(self, f.name)
+            for f in fields(self)
+            if f.default is MISSING or getattr(self, f.name) != f.default
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> Method:
+        """The method with these hyperparameters."""
+        return cls(**config)
+
+    def __str__(self) -> str:
+        shown = ", ".join(f"{name}={value!r}" for name, value in self.get_config().items())
+        return f"{type(self).__name__}({shown})"
+
+    __repr__ = __str__
+
+
+def check_rank(rank: int, m: int, n: int) -> None:
+    """Raises where a rank exceeds that of an `(m, n)` kernel."""
+    if rank > min(m, n):
+        raise ValueError(
+            f"A kernel of shape ({m}, {n}) has rank {min(m, n)} at the most: use "
+            f"`rank={min(m, n)}` or less, or leave this layer out with `exclude`. "
+            f"Received: rank={rank}"
+        )
+
+

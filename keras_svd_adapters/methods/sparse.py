@@ -1,0 +1,105 @@
+"""Sparse square matrices as flat values: which entries, and the product with them."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+from keras import ops
+
+BLOCK = 64
+
+
+def banded_count(k: int, d: int) -> int:
+    """Number of entries `|i - j| <= d` of a `(k, k)` matrix."""
+    return k * (2 * d + 1) - d * (d + 1)
+
+
+def random_pairs(k: int, count: int, seed: int) -> np.ndarray:
+    """`(count, 2)` distinct index pairs of a `(k, k)` matrix, row by row."""
+    flat = np.random.default_rng(seed).choice(k * k, count, replace=False)
+    return _pairs(flat, k)
+
+
+def top_pairs(score: np.ndarray, count: int) -> np.ndarray:
+    """The index pairs of the largest entries of a `(k, k)` score, row by row."""
+    flat = np.argsort(-score.ravel(), kind="stable")[:count]
+    return _pairs(flat, score.shape[1])
+
+
+def _pairs(flat: np.ndarray, k: int) -> np.ndarray:
+    return np.stack(np.divmod(np.sort(flat), k), axis=1).astype("int32")
+
+
+def scattered_product(h: Any, values: Any, pairs: Any) -> Any:
+    """`h M` for the values of M at any pairs: `(..., k)` to `(..., k)`."""
+    k = h.shape[-1]
+    dense = ops.scatter_update(ops.zeros((k, k), dtype=values.dtype), pairs, values)
+    return ops.matmul(h, dense)
+
+
+def banded_product(h: Any, values: Any, d: int) -> Any:
+    """`h M` for a banded M, by blocks: `(..., k)` to `(..., k)`.
+
+    The output columns are cut into blocks of `b`, each of which needs `b + 2 d` columns of
+    `h`: a batched matmul over windows, without a scatter and with static shapes.
+    """
+    k = h.shape[-1]
+    b = min(max(BLOCK, d), k)
+    blocks = -(-k // b)
+    spare = blocks * b - k
+    tokens = ops.pad(ops.reshape(h, (-1, k)), ((0, 0), (0, spare)))
+    windows = _windows(ops.reshape(tokens, (-1, blocks, b, 1)), d)[..., 0]
+    band = ops.pad(_band(values, k, d), ((0, spare), (0, 0)))
+    weights = _skew(_windows(ops.reshape(band, (1, blocks, b, 2 * d + 1)), d)[0], b)
+    y = ops.einsum("tcp,cpq->tcq", windows, weights)
+    return ops.reshape(ops.reshape(y, (-1, blocks * b))[:, :k], ops.shape(h))
+
+
+def _band(values: Any, k: int, d: int) -> Any:
+    """The flat values as `(k, 2 d + 1)`: row i, offset o is M[i, i + o - d], else 0."""
+    if k <= 2 * d:
+        return _lookup(values, _band_places(k, 0, k, d))
+    head = (d * (3 * d + 1)) // 2  # entries in the first d rows, and in the last d
+    tail = values.shape[0] - head
+    middle = ops.reshape(values[head:tail], (k - 2 * d, 2 * d + 1))
+    first = _lookup(values[:head], _band_places(k, 0, d, d))
+    last = _lookup(values[tail:], _band_places(k, k - d, k, d))
+    return ops.concatenate([first, middle, last], axis=0)
+
+
+@lru_cache(maxsize=256)
+def _band_places(k: int, start: int, stop: int, d: int) -> np.ndarray:
+    """For rows start to stop, the place of each cell in their values; outside: the end."""
+    i = np.arange(start, stop)[:, None]
+    j = i + np.arange(-d, d + 1)[None, :]
+    inside = (j >= 0) & (j < k)
+    places = np.cumsum(inside.ravel()).reshape(inside.shape) - 1
+    return np.where(inside, places, inside.sum()).astype("int32")
+
+
+def _lookup(values: Any, places: np.ndarray) -> Any:
+    padded = ops.pad(values, ((0, 1),))
+    return ops.reshape(ops.take(padded, places.ravel(), axis=0), places.shape)
+
+
+def _windows(x: Any, d: int) -> Any:
+    """`(l, blocks, b, r)` to `(l, blocks, b + 2 d, r)`: each block with its neighbours' rims."""
+    b = x.shape[2]
+    before = ops.pad(x[:, :-1, b - d :], ((0, 0), (1, 0), (0, 0), (0, 0)))
+    after = ops.pad(x[:, 1:, :d], ((0, 0), (0, 1), (0, 0), (0, 0)))
+    return ops.concatenate([before, x, after], axis=2)
+
+
+def _skew(rows: Any, b: int) -> Any:
+    """Rows `(c, p, 2 d + 1)` of a band as blocks `(c, p, b)`: row p is moved right by p - 2 d.
+
+    Padding each row to one cell more than the skewed width, and reading the cells with that
+    width, moves row p right by p.
+    """
+    c, p, offsets = rows.shape
+    width = p + offsets - 1
+    padded = ops.pad(rows, ((0, 0), (0, 0), (0, width + 1 - offsets)))
+    flat = ops.reshape(padded, (c, p * (width + 1)))[:, : p * width]
+    return ops.reshape(flat, (c, p, width))[:, :, offsets - 1 : offsets - 1 + b]

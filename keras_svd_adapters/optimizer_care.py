@@ -1,0 +1,57 @@
+"""Two things every optimizer must know of adapters, told when it is built.
+
+`keras.optimizers.Optimizer.build` meets the trained variables on every path: `fit`, a custom
+loop, a task made before or after its backbone was adapted. So it is wrapped, once, at import.
+"""
+
+from __future__ import annotations
+
+import warnings
+from functools import wraps
+from typing import Any
+
+import keras
+
+from keras_svd_adapters.keras_internals import exclude_from_weight_decay, peak_learning_rate
+from keras_svd_adapters.methods.method import Method
+
+TOO_SLOW = 20
+
+
+def care_for_adapters() -> None:
+    """Wraps `keras.optimizers.Optimizer.build`, once."""
+    original = keras.optimizers.Optimizer.build
+    if getattr(original, "cares_for_adapters", False):
+        return
+
+    @wraps(original)
+    def build(self: Any, variables: Any) -> Any:
+        protect_starts(self, variables)
+        warn_if_slow(self, variables)
+        return original(self, variables)
+
+    build.cares_for_adapters = True  # type: ignore[attr-defined]
+    keras.optimizers.Optimizer.build = build
+
+
+def protect_starts(optimizer: Any, variables: list[keras.Variable]) -> None:
+    """Excludes from weight decay what does not start at zero: decay would undo the base model."""
+    if kept := [v for v in variables if not getattr(v, "decays", True)]:
+        exclude_from_weight_decay(optimizer, kept)
+
+
+def warn_if_slow(optimizer: Any, variables: list[keras.Variable]) -> None:
+    """Warns where the learning rate is below a twentieth of what a method needs."""
+    rate = peak_learning_rate(optimizer)
+    for method in {v.adapted_by for v in variables if hasattr(v, "adapted_by")}:
+        if rate < method.recommended_learning_rate / TOO_SLOW:
+            warnings.warn(_advice(method, rate), stacklevel=4)
+
+
+def _advice(method: Method, rate: float) -> str:
+    best = method.recommended_learning_rate
+    return (
+        f"At a learning rate of {rate:.1e} {method} will hardly move: it wants about "
+        f"{best:.1e}. Type `model.compile(optimizer=keras.optimizers.Adam({best:.0e}), ...)`. "
+        f"Received: learning_rate={rate:.1e}"
+    )

@@ -1,0 +1,171 @@
+"""What adapting a model would cost, before anything is touched."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from functools import lru_cache
+
+import keras
+import numpy as np
+
+from keras_svd_adapters.enable import choose_methods
+from keras_svd_adapters.methods.method import Array, Method
+from keras_svd_adapters.site import Site
+from keras_svd_adapters.table import table
+from keras_svd_adapters.targets import Targets
+from keras_svd_adapters.tree import tree
+
+
+@dataclass(frozen=True)
+class PlannedSite:
+    """One kernel in a `Plan`."""
+
+    site: Site = field(repr=False)
+    method: Method
+    form: str
+    trainable_parameters: int
+    frozen_bytes: int
+    seconds: float
+
+    @property
+    def path(self) -> str:
+        """The names of the layers from the model to this one."""
+        return self.site.path
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What `enable` would do. Printing it shows a table.
+
+    Args:
+        sites: One `PlannedSite` per kernel.
+        model_parameters: Number of values of the model.
+    """
+
+    sites: tuple[PlannedSite, ...]
+    model_parameters: int
+
+    @property
+    def trainable_parameters(self) -> int:
+        """Values that would train."""
+        return sum(site.trainable_parameters for site in self.sites)
+
+    @property
+    def trainable_bytes(self) -> int:
+        """Bytes of these in float32; about the size of the adapter file."""
+        return 4 * self.trainable_parameters
+
+    @property
+    def frozen_bytes(self) -> int:
+        """Bytes of frozen factors that would be added. A kernel whose spectrum forbids the
+        one-sided form needs more, which only the decomposition can tell."""
+        return sum(site.frozen_bytes for site in self.sites)
+
+    @property
+    def seconds(self) -> float:
+        """Estimated seconds for the decompositions on this machine."""
+        return sum(site.seconds for site in self.sites)
+
+    def __str__(self) -> str:
+        groups: dict[tuple[str, str], list[PlannedSite]] = {}
+        for site in self.sites:
+            groups.setdefault((str(site.method), site.form), []).append(site)
+        rows = [
+            (
+                method,
+                form,
+                str(len(sites)),
+                f"{sum(s.trainable_parameters for s in sites):,}",
+                f"{sum(s.frozen_bytes for s in sites) / 1e6:,.1f} MB",
+                f"{sum(s.seconds for s in sites):,.1f} s",
+            )
+            for (method, form), sites in groups.items()
+        ]
+        head = ("method", "form", "kernels", "trains", "frozen factors", "decompositions")
+        share = 100 * self.trainable_parameters / max(self.model_parameters, 1)
+        return (
+            f"{table(head, rows)}\n{tree(planned.site for planned in self.sites)}\n"
+            f"{self.trainable_parameters:,} values would train, {share:.3g} % of "
+            f"{self.model_parameters:,}; file about {self.trainable_bytes / 1e3:,.0f} kB"
+        )
+
+    __repr__ = __str__
+
+
+def plan(
+    model: keras.layers.Layer,
+    method: Method | None = None,
+    targets: Targets = None,
+    exclude: Targets = None,
+) -> Plan:
+    """Tells what `enable` would cost, and touches nothing.
+
+    Args:
+        model: A built Keras model.
+        method: As in `enable`.
+        targets: As in `enable`.
+        exclude: As in `enable`.
+
+    Returns:
+        A `Plan` with `.trainable_parameters`, `.frozen_bytes`, `.seconds` and
+        `.sites`; print it.
+
+    Raises:
+        ValueError: As `enable` would.
+
+    Example:
+
+    >>> import keras, keras_svd_adapters as ksa
+    >>> model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(6), keras.layers.Dense(2)])
+    >>> ksa.plan(model, ksa.LoRA(rank=2)).trainable_parameters
+    28
+    """
+    chosen = choose_methods(model, method, targets, exclude)
+    for site, chosen_method in chosen:
+        chosen_method.check(site.view.m, site.view.n)
+    sites = tuple(_plan_site(site, chosen_method) for site, chosen_method in chosen)
+    return Plan(sites, model.count_params())
+
+
+def _plan_site(site: Site, method: Method) -> PlannedSite:
+    m, n = site.view.m, site.view.n
+    form = method.form(m, n)
+    arrays = method.arrays(m, n, form).values()
+    frozen = [a for a in arrays if not a.trainable]
+    return PlannedSite(
+        site=site,
+        method=method,
+        form=form,
+        trainable_parameters=method.trainable_count(m, n),
+        frozen_bytes=sum(_bytes(a, site.layer.compute_dtype) for a in frozen),
+        seconds=_svd_seconds(m, n) if method.needs_svd else 0.0,
+    )
+
+
+def _bytes(array: Array, compute_dtype: str) -> int:
+    dtype = compute_dtype if array.dtype == "compute" else array.dtype
+    size = 2 if dtype in ("bfloat16", "float16") else np.dtype(dtype).itemsize
+    return int(np.prod(array.shape)) * size
+
+
+def _svd_seconds(m: int, n: int) -> float:
+    """Gram matrix and second factor by matmul, and an eigenproblem of about 9 k^3."""
+    k, length = min(m, n), max(m, n)
+    matmul_rate, eigh_rate = _host_speed()
+    return 4 * k * k * length / matmul_rate + 9 * k**3 / eigh_rate
+
+
+@lru_cache(maxsize=1)
+def _host_speed() -> tuple[float, float]:
+    """Float64 operations per second of this host, in a matmul and in `eigh`."""
+    size = 384
+    a = np.random.default_rng(0).normal(size=(size, size))
+    gram = a @ a.T
+    start = time.perf_counter()
+    for _ in range(4):
+        a @ a
+    middle = time.perf_counter()
+    np.linalg.eigh(gram)
+    end = time.perf_counter()
+    return 4 * 2 * size**3 / (middle - start), 9 * size**3 / (end - middle)

@@ -1,0 +1,132 @@
+"""What a model becomes while it carries adapters, so that saving it whole keeps them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+
+from keras_svd_adapters.adapter import Adapter
+from keras_svd_adapters.host import activate, adapters_of, attach
+from keras_svd_adapters.keras_internals import graft, plain_class, ungraft, walk
+from keras_svd_adapters.methods.method import Method
+from keras_svd_adapters.site import Site, adapted_sites, find_sites
+from keras_svd_adapters.training import freeze_except, own_weights
+
+PACKAGE = "keras_svd_adapters"
+
+
+@keras.saving.register_keras_serializable(PACKAGE, "AdaptedModel")
+class AdaptedModel:
+    """Mixin that puts the adapters into the configuration of a model.
+
+    Its configuration is that of the plain model and a list of adapters.
+    Deserializing builds the plain model, then attaches empty adapters, whose
+    values come with the weights.
+    """
+
+    def get_config(self) -> dict[str, Any]:
+        adapted = type(self)
+        object.__setattr__(self, "__class__", plain_class(self, AdaptedModel))
+        try:
+            model = keras.saving.serialize_keras_object(self)
+        finally:
+            object.__setattr__(self, "__class__", adapted)
+        model.pop("compile_config", None)
+        return {"model": model, "adapters": describe_adapters(self)}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> Any:
+        model = keras.saving.deserialize_keras_object(config["model"], custom_objects)
+        restore_adapters(model, config["adapters"])
+        return model
+
+    def enable_lora(self, *args: Any, **kwargs: Any) -> None:
+        raise ValueError(
+            "This model carries an adapter of keras_svd_adapters, and Keras's own LoRA would be "
+            "a second one. Use `keras_svd_adapters.enable(model, LoRA(...))`, or `merge` first. "
+            f"Received: enable_lora on {self.name}"  # type: ignore[attr-defined]
+        )
+
+
+def make_root(model: keras.layers.Layer) -> None:
+    """Lets a model's configuration carry its adapters."""
+    if isinstance(model, keras.Model) and not isinstance(model, AdaptedModel):
+        graft(model, AdaptedModel, serialized_as=f"{PACKAGE}>AdaptedModel")
+
+
+def unmake_root(model: keras.layers.Layer) -> None:
+    """Takes back `make_root`."""
+    ungraft(model, AdaptedModel)
+
+
+def roots(model: keras.layers.Layer, sites: list[Site]) -> list[keras.Model]:
+    """The model, and each model inside it that holds one of the sites."""
+    holders = [model, *(layer for site in sites for layer in site.chain)]
+    return list({id(x): x for x in holders if isinstance(x, keras.Model)}.values())
+
+
+def describe_adapters(model: keras.layers.Layer) -> list[dict[str, Any]]:
+    """The adapters of a model without their values, as plain data."""
+    sites = adapted_sites(model)
+    names = dict.fromkeys(name for site in sites for name in adapters_of(site.layer))
+    return [
+        {
+            "name": name,
+            "sites": {site.key: _describe(site, name) for site in sites if name in adapters_of(site.layer)},
+            "train": [key for key, _, weight in own_weights(model) if name in trained_with(weight)],
+        }
+        for name in names
+    ]
+
+
+def _describe(site: Site, name: str) -> dict[str, Any]:
+    adapter = adapters_of(site.layer)[name]
+    return {
+        "method": adapter.method.name,
+        "config": adapter.method.get_config(),
+        "form": adapter.form,
+        "active": site.layer.active_adapter == name,
+    }
+
+
+def restore_adapters(model: keras.layers.Layer, adapters: list[dict[str, Any]]) -> None:
+    """Attaches empty adapters, as `describe_adapters` tells, where there are none yet."""
+    by_key = {site.key: site for site in find_sites(model)}
+    weights = {key: weight for key, _, weight in own_weights(model)}
+    for adapter in adapters:
+        name = adapter["name"]
+        missing = [key for key in adapter["sites"] if key not in by_key]
+        if missing:
+            raise ValueError(
+                "The configuration names adapted layers that the rebuilt model does not have; "
+                "does its `from_config` build every layer? "
+                f"Received: {', '.join(missing)}"
+            )
+        for key, told in adapter["sites"].items():
+            _restore(by_key[key], name, told)
+        for key in adapter["train"]:
+            weights[key].trained_with = {*trained_with(weights[key]), name}
+    sites = adapted_sites(model)
+    for root in roots(model, sites):
+        make_root(root)
+    active = {site.layer.active_adapter for site in sites}
+    train = [weight for weight in weights.values() if trained_with(weight) & active]
+    freeze_except(model, [site.chain for site in sites], train)
+
+
+def _restore(site: Site, name: str, told: dict[str, Any]) -> None:
+    if name in adapters_of(site.layer):
+        return
+    method = Method.registry[told["method"]].from_config(told["config"])
+    before = getattr(site.layer, "active_adapter", None)
+    attach(site.layer, name, Adapter(method, site.view, told["form"], dtype=site.layer.dtype_policy))
+    if not told["active"]:
+        activate(site.layer, before)
+
+
+def trained_with(weight: keras.Variable) -> set[str]:
+    """The names of the adapters together with which a weight of the model trains."""
+    return getattr(weight, "trained_with", set())
+
+

@@ -1,0 +1,103 @@
+"""Sites: the kernels of a model that can be adapted."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import keras
+import numpy as np
+
+from keras_svd_adapters.host import AdaptedLayer, adapters_of, base_kernel, view_of
+from keras_svd_adapters.keras_internals import plain_class, walk
+from keras_svd_adapters.kernel import KernelView
+
+LAYER_CLASSES = (keras.layers.Dense, keras.layers.EinsumDense)
+
+
+@dataclass(frozen=True, eq=False)
+class Site:
+    """One kernel of one layer, seen as a matrix.
+
+    Args:
+        key: The traversal path that Keras's weight files use; the same in
+            every instance of a model.
+        path: The names of the layers from the model to this one.
+        layer: The layer itself.
+        chain: The layers from the model to this one.
+    """
+
+    key: str
+    path: str
+    layer: keras.layers.Layer = field(repr=False)
+    chain: tuple[keras.layers.Layer, ...] = field(repr=False)
+
+    @property
+    def name(self) -> str:
+        """Name of the layer."""
+        return self.layer.name
+
+    @property
+    def kind(self) -> str:
+        """Name of the class of the layer."""
+        return type(self.layer).__name__
+
+    @cached_property
+    def view(self) -> KernelView:
+        """The kernel as a matrix."""
+        return view_of(self.layer)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the kernel as the layer stores it."""
+        return tuple(base_kernel(self.layer).shape)
+
+    def matrix(self) -> np.ndarray:
+        """The kernel as an `(m, n)` float32 array on the host, without adapters."""
+        kernel = keras.ops.cast(keras.ops.convert_to_tensor(base_kernel(self.layer)), "float32")
+        return self.view.to_matrix(keras.ops.convert_to_numpy(kernel))
+
+    def obstacle(self) -> str | None:
+        """Why this layer cannot be adapted, `None` if it can."""
+        layer = self.layer
+        if getattr(layer, "quantization_mode", None) is not None:
+            return f"it is quantized ({layer.quantization_mode}); adapt the float model"
+        if getattr(layer, "lora_enabled", False):
+            return "Keras's own LoRA is enabled on it; use a model without `enable_lora`"
+        if layer.kernel_constraint is not None:
+            return "its kernel has a constraint, which an adapter would not obey"
+        try:
+            _ = self.view
+        except ValueError as error:
+            return str(error)
+        return None
+
+
+def find_sites(model: keras.layers.Layer) -> list[Site]:
+    """Every Dense and EinsumDense of a model, in the order of its weight files."""
+    return [
+        Site(key, _path(chain), chain[-1], chain)
+        for key, chain in walk(model)
+        if _is_kernel_layer(chain[-1])
+    ]
+
+
+def _path(chain: tuple[keras.layers.Layer, ...]) -> str:
+    return "/".join(layer.name for layer in chain[1:]) or chain[0].name
+
+
+def _is_kernel_layer(layer: keras.layers.Layer) -> bool:
+    """Whether a layer computes with its kernel as Dense or EinsumDense do."""
+    plain = plain_class(layer, AdaptedLayer)
+    return layer.built and any(
+        issubclass(plain, cls) and plain.call is cls.call for cls in LAYER_CLASSES
+    )
+
+
+def adapted_sites(model: keras.layers.Layer, name: str | None = None) -> list[Site]:
+    """The sites that carry an adapter, of this name if one is given."""
+    return [
+        site
+        for site in find_sites(model)
+        if adapters_of(site.layer) and (name is None or name in adapters_of(site.layer))
+    ]

@@ -1,0 +1,102 @@
+"""What is adapted in a model, what trains, and what has moved."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import keras
+import numpy as np
+
+from keras_svd_adapters.adapter import Adapter
+from keras_svd_adapters.host import adapters_of
+from keras_svd_adapters.site import Site, adapted_sites
+from keras_svd_adapters.table import table
+from keras_svd_adapters.tree import tree
+
+
+@dataclass(frozen=True)
+class Status:
+    """State of the adapters of a model. Printing it shows a table.
+
+    Args:
+        adapters: One row for each group of alike adapters: name, method,
+            form, number of kernels, trained values, largest move from the
+            start, whether active.
+        trainable_parameters: Number of values that train now, in all.
+        total_parameters: Number of values of the model.
+        trainable_weights: Paths of the weights that train now.
+    """
+
+    adapters: tuple[tuple[str, ...], ...]
+    trainable_parameters: int
+    total_parameters: int
+    trainable_weights: tuple[str, ...] = field(repr=False)
+    layers: str = field(repr=False)
+
+    def __str__(self) -> str:
+        if not self.adapters:
+            return f"No adapters. {self.trainable_parameters:,} values train."
+        head = ("name", "method", "form", "kernels", "values", "largest move", "active")
+        share = 100 * self.trainable_parameters / max(self.total_parameters, 1)
+        return (
+            f"{table(head, self.adapters)}\n{self.layers}\n"
+            f"{self.trainable_parameters:,} of {self.total_parameters:,} values train "
+            f"({share:.3g} %), in {len(self.trainable_weights)} weights"
+        )
+
+    __repr__ = __str__
+
+
+def status(model: keras.layers.Layer) -> Status:
+    """What is adapted in a model, what trains, and what has moved.
+
+    Args:
+        model: Any Keras model.
+
+    Returns:
+        A `Status`; print it.
+    """
+    sites = adapted_sites(model)
+    trainable = model.trainable_weights
+    return Status(
+        adapters=tuple(_rows(sites)),
+        trainable_parameters=_count(trainable),
+        total_parameters=_count(model.weights),
+        trainable_weights=tuple(weight.path for weight in trainable),
+        layers=tree(sites),
+    )
+
+
+def _rows(sites: list[Site]) -> list[tuple[str, ...]]:
+    groups: dict[tuple[str, str, str, bool], list[Adapter]] = {}
+    for site in sites:
+        for name, adapter in adapters_of(site.layer).items():
+            active = site.layer.active_adapter == name
+            key = (name, str(adapter.method), adapter.form, active)
+            groups.setdefault(key, []).append(adapter)
+    return [
+        (
+            name,
+            method,
+            form,
+            str(len(adapters)),
+            f"{sum(_count(list(a.trained.values())) for a in adapters):,}",
+            f"{max(largest_move(a) for a in adapters):.2g}",
+            "yes" if active else "no",
+        )
+        for (name, method, form, active), adapters in groups.items()
+    ]
+
+
+def largest_move(adapter: Adapter) -> float:
+    """The largest distance of a trained value from its start, where that is one number."""
+    declared = adapter.method.arrays(adapter.view.m, adapter.view.n, adapter.form)
+    return max(
+        float(np.abs(keras.ops.convert_to_numpy(variable) - declared[name].start).max())
+        for name, variable in adapter.trained.items()
+        if declared[name].start is not None
+    )
+
+
+def _count(weights: list[keras.Variable]) -> int:
+    return sum(int(np.prod(weight.shape)) for weight in weights)

@@ -1,0 +1,60 @@
+"""Singular value decomposition of a kernel, on the host, in float64."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from keras_svd_adapters.methods.method import SVD
+
+SMALLEST_GRAM_RATIO = 1e-6
+
+
+def decompose(K: np.ndarray) -> SVD:
+    """Economy decomposition `K = U diag(s) Vt` of an `(m, n)` matrix.
+
+    The eigenvectors of the smaller Gram matrix give one factor, one product
+    the other: several times cheaper than a general routine. Since a Gram
+    matrix squares the condition number, a kernel whose smallest singular value
+    is below 1e-6 of the largest goes to LAPACK instead, also in float64.
+
+    The sign of each pair is fixed, so that the largest-magnitude entry of each
+    column of `U` is positive on every machine.
+
+    Args:
+        K: `(m, n)` array of any float dtype.
+
+    Returns:
+        `SVD(U, s, Vt)`, float64 arrays of shapes `(m, k)`, `(k,)`, `(k, n)`
+        with `k = min(m, n)` and `s` from large to small.
+
+    Raises:
+        ValueError: If `K` holds NaN or infinity.
+    """
+    K = np.asarray(K, dtype="float64")
+    if not np.isfinite(K).all():
+        bad = int(K.size - np.isfinite(K).sum())
+        raise ValueError(
+            "A kernel with NaN or infinity has no decomposition: load the weights again, or "
+            f"leave the layer out with `exclude`. Received: {bad} such values in a kernel of "
+            f"shape {K.shape}"
+        )
+    wide = K.shape[0] <= K.shape[1]
+    U, s, Vt = _by_gram(K if wide else K.T) or np.linalg.svd(K if wide else K.T, full_matrices=False)
+    return _fix_signs(SVD(U, s, Vt) if wide else SVD(Vt.T, s, U.T))
+
+
+def _by_gram(K: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
+    """Decomposition of a wide matrix by its Gram matrix, `None` if that is unsafe."""
+    squares, U = np.linalg.eigh(K @ K.T)
+    squares, U = squares[::-1], U[:, ::-1]
+    if squares[0] <= 0 or squares[-1] < SMALLEST_GRAM_RATIO**2 * squares[0]:
+        return None
+    s = np.sqrt(squares)
+    return U, s, (U.T @ K) / s[:, None]
+
+
+def _fix_signs(svd: SVD) -> SVD:
+    U, s, Vt = svd
+    largest = U[np.abs(U).argmax(axis=0), np.arange(U.shape[1])]
+    sign = np.where(largest < 0, -1.0, 1.0)
+    return SVD(U * sign, s, Vt * sign[:, None])
