@@ -14,8 +14,9 @@ from keras_svd_adapters.optimizer_care import care_for_adapters
 from keras_svd_adapters.plan import Plan, plan
 from keras_svd_adapters.site import Site
 from keras_svd_adapters.status import Status, status
+from keras_svd_adapters.version import __version__
 
-__version__ = "0.1.0"
+
 
 LoRADense, SVFDense, SVFTDense = dense_layer(LoRA), dense_layer(SVF), dense_layer(SVFT)
 
@@ -34,6 +35,7 @@ __all__ = [
     "SVFTDense",
     "Site",
     "Status",
+    "__version__",
     "delete_adapter",
     "disabled",
     "enable",

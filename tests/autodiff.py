@@ -1,0 +1,31 @@
+"""Gradients of trained variables on whichever backend runs."""
+
+import keras
+import numpy as np
+
+
+def gradients(layer, x, g):
+    """Gradient of `sum(layer(x) * g)` for each trainable weight, in their order."""
+    weights = layer.trainable_weights
+    x, g = keras.ops.convert_to_tensor(x), keras.ops.convert_to_tensor(g)
+    backend = keras.backend.backend()
+    if backend == "jax":
+        import jax
+
+        def loss(trainable):
+            y, _ = layer.stateless_call(trainable, layer.non_trainable_variables, x)
+            return keras.ops.sum(keras.ops.cast(y, "float32") * g)
+
+        found = jax.grad(loss)([w.value for w in weights])
+    elif backend == "tensorflow":
+        import tensorflow as tf
+
+        with tf.GradientTape() as tape:
+            loss = keras.ops.sum(keras.ops.cast(layer(x), "float32") * g)
+        found = tape.gradient(loss, [w.value for w in weights])
+    else:
+        for w in weights:
+            w.value.grad = None
+        keras.ops.sum(keras.ops.cast(layer(x), "float32") * g).backward()
+        found = [w.value.grad for w in weights]
+    return [np.asarray(keras.ops.convert_to_numpy(gradient)) for gradient in found]

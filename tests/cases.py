@@ -1,0 +1,117 @@
+"""The tables that every property runs over: one row per method, kernel and dtype."""
+
+from dataclasses import dataclass
+
+import closed_forms
+import keras
+import numpy as np
+import pytest
+
+import keras_svd_adapters as ksa
+
+
+@dataclass(frozen=True)
+class MethodCase:
+    method: ksa.Method
+    reference: object  # float64 closed form: (K, arrays) -> (K', gradients)
+    square_only: bool = False
+    exact_at_start: bool = True
+
+
+METHODS = {
+    "lora": MethodCase(ksa.LoRA(rank=3), closed_forms.lora),
+    "lora_scaled": MethodCase(ksa.LoRA(rank=3, alpha=12, rslora=True), closed_forms.lora),
+    "svf": MethodCase(ksa.SVF(), closed_forms.svf),
+    "svf_factored": MethodCase(
+        ksa.SVF(formulation="factored"), closed_forms.svf, exact_at_start=False
+    ),
+    "svft_plain": MethodCase(ksa.SVFT(), closed_forms.svft),
+    "svft_banded": MethodCase(ksa.SVFT(pattern="banded", d=2), closed_forms.svft),
+    "svft_random": MethodCase(ksa.SVFT(pattern="random", d=2, seed=5), closed_forms.svft),
+    "svft_top_k": MethodCase(ksa.SVFT(pattern="top_k", nnz=20), closed_forms.svft, square_only=True),
+    "svft_factored": MethodCase(
+        ksa.SVFT(pattern="banded", d=2, formulation="factored"),
+        closed_forms.svft,
+        exact_at_start=False,
+    ),
+}
+
+
+def dense(m, n):
+    def build(dtype):
+        layer = keras.layers.Dense(n, activation="gelu", dtype=dtype)
+        layer.build((None, m))
+        return layer
+
+    return build, (5, m)
+
+
+def einsum(equation, input_shape, output_shape, bias_axes=None):
+    def build(dtype):
+        layer = keras.layers.EinsumDense(
+            equation, output_shape=output_shape, bias_axes=bias_axes, dtype=dtype
+        )
+        layer.build((None, *input_shape[1:]))
+        return layer
+
+    return build, input_shape
+
+
+KERNELS = {
+    "tall": dense(40, 12),
+    "wide": dense(12, 40),
+    "square": dense(16, 16),
+    "nearly_square": dense(18, 14),
+    "btd,ndh->btnh": einsum("btd,ndh->btnh", (2, 3, 16), (None, 4, 4)),
+    "btnh,nhd->btd": einsum("btnh,nhd->btd", (2, 3, 4, 4), (None, 16), "d"),
+    "btd,df->btf": einsum("btd,df->btf", (2, 3, 10), (None, 24), "f"),
+}
+
+SQUARE = {"square", "btd,ndh->btnh", "btnh,nhd->btd"}
+DTYPES = ("float32", "mixed_bfloat16", "bfloat16")
+
+
+def method_kernel_pairs():
+    return [
+        pytest.param(case, *KERNELS[kernel], id=f"{name}-{kernel}")
+        for name, case in METHODS.items()
+        for kernel in KERNELS
+        if kernel in SQUARE or not case.square_only
+    ]
+
+
+def build_layer(build, dtype="float32"):
+    """A layer whose kernel has a spectrum as of trained weights, and a bias that is not zero."""
+    layer = build(dtype)
+    rng = np.random.default_rng(11)
+    for weight in layer.weights:
+        weight.assign(0.4 * rng.normal(size=weight.shape))
+    return layer
+
+
+def adapted(case, layer):
+    """The public layer of the method of a case, around a layer."""
+    wrapper = {ksa.LoRA: ksa.LoRADense, ksa.SVF: ksa.SVFDense, ksa.SVFT: ksa.SVFTDense}
+    return wrapper[type(case.method)](layer, **case.method.get_config())
+
+
+def batch(shape, seed=3):
+    return np.random.default_rng(seed).normal(size=shape).astype("float32")
+
+
+def shake(layer, size=0.1, seed=9):
+    """Moves every trained value away from its start."""
+    rng = np.random.default_rng(seed)
+    for weight in layer.trainable_weights:
+        weight.assign_add(size * rng.normal(size=weight.shape))
+
+
+def numpy(tensor):
+    return keras.ops.convert_to_numpy(keras.ops.cast(tensor, "float32"))
+
+
+def arrays_of(layer):
+    """The arrays of the adapter of a public layer, as float64."""
+    adapter = layer.base_layer.adapter()
+    values = {name: keras.ops.convert_to_numpy(v) for name, v in adapter.arrays.items()}
+    return adapter, {k: v.astype("float64") if v.dtype.kind == "f" else v for k, v in values.items()}

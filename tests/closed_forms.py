@@ -1,0 +1,42 @@
+"""The equations of the methods in float64, written down independently of the package.
+
+Each takes the kernel K (m, n), the method and the trained arrays, and returns the adapted
+kernel K' and a function from G = dL/dK' to the gradient of each trained array.
+"""
+
+import numpy as np
+
+
+def svd(K):
+    """LAPACK's decomposition; the larger entry of each column of U made positive."""
+    U, s, Vt = np.linalg.svd(K, full_matrices=False)
+    sign = np.sign(U[np.abs(U).argmax(axis=0), range(U.shape[1])])
+    return U * sign, s, Vt * sign[:, None]
+
+
+def lora(K, method, v):
+    A, B = v["lora_a"], v["lora_b"]
+    alpha = method.rank if method.alpha is None else method.alpha
+    c = alpha / np.sqrt(method.rank) if method.rslora else alpha / method.rank
+    return K + c * A @ B, lambda G: {"lora_a": c * G @ B.T, "lora_b": c * A.T @ G}
+
+
+def svf(K, method, v):
+    U, s, Vt = svd(K)
+    return U @ np.diag(s * v["z"]) @ Vt, lambda G: {"z": s * np.diag(U.T @ G @ Vt.T)}
+
+
+def svft(K, method, v):
+    U, s, Vt = svd(K)
+    k = len(s)
+    i, j = svft_entries(method, v, k)
+    M = np.zeros((k, k))
+    M[i, j] = v["m"]
+    return U @ (np.diag(s) + M) @ Vt, lambda G: {"m": (U.T @ G @ Vt.T)[i, j]}
+
+
+def svft_entries(method, v, k):
+    """The trained entries of M, row by row, with d diagonals on each side."""
+    if "pairs" in v:
+        return v["pairs"].T
+    return np.array([(i, j) for i in range(k) for j in range(k) if abs(i - j) <= method.d]).T

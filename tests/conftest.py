@@ -1,0 +1,26 @@
+"""One backend a run, named by `KERAS_BACKEND`; the same numbers every time."""
+
+import os
+
+import keras
+import pytest
+
+EXPECTED = os.environ.get("KERAS_BACKEND", "")
+
+
+def pytest_report_header():
+    return f"keras {keras.__version__} on {keras.backend.backend()}"
+
+
+def pytest_sessionstart():
+    if keras.backend.backend() != EXPECTED:
+        pytest.exit(
+            "Set KERAS_BACKEND to jax, tensorflow or torch; `make test` runs all three.", returncode=4
+        )
+
+
+@pytest.fixture(autouse=True)
+def same_numbers():
+    keras.utils.set_random_seed(7)
+    yield
+    keras.utils.clear_session(free_memory=False)

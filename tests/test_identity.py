@@ -1,0 +1,42 @@
+"""At step 0 the adapted model is the base model, bit for bit."""
+
+import models
+import numpy as np
+import pytest
+from cases import DTYPES, adapted, batch, build_layer, method_kernel_pairs, numpy
+
+import keras_svd_adapters as ksa
+
+METHODS = [
+    ksa.LoRA(rank=4),
+    ksa.SVF(),
+    ksa.SVFT(pattern="banded", d=2),
+    ksa.SVFT(pattern="random", nnz=30),
+]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("case", "build", "shape"), method_kernel_pairs())
+def test_layer_equals_its_base(case, build, shape, dtype):
+    layer = build_layer(build, dtype)
+    x = batch(shape)
+    before = layer(x)
+    after = adapted(case, layer)(x)
+    assert after.dtype == before.dtype
+    if case.exact_at_start:
+        np.testing.assert_array_equal(numpy(after), numpy(before))
+    else:
+        rtol = 1e-5 if dtype == "float32" else 3e-2
+        np.testing.assert_allclose(numpy(after), numpy(before), rtol=rtol, atol=rtol)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("family", models.FAMILIES)
+def test_backbone_equals_its_base(family, dtype):
+    backbone, x = models.FAMILIES[family](dtype)
+    eager = models.output(backbone(x))
+    compiled = models.output(backbone.predict(x, verbose=0))
+    for number, method in enumerate(METHODS):
+        ksa.enable(backbone, method, name=f"adapter{number}")
+        assert np.abs(models.output(backbone(x)) - eager).max() == 0, method
+        assert np.abs(models.output(backbone.predict(x, verbose=0)) - compiled).max() == 0, method
