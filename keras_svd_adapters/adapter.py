@@ -71,9 +71,7 @@ class Adapter(keras.layers.Layer):
         setattr(self, name, variable)
 
     @classmethod
-    def start(
-        cls, method: Method, view: KernelView, svd: SVD | None, dtype: Any = None
-    ) -> Adapter:
+    def start(cls, method: Method, view: KernelView, svd: SVD | None, dtype: Any = None) -> Adapter:
         """An adapter with its initial values, at which it changes nothing."""
         form = method.form(view.m, view.n, None if svd is None else svd.s)
         rng = np.random.default_rng(random.getrandbits(32))
@@ -108,9 +106,7 @@ class Adapter(keras.layers.Layer):
         """`K' - K` in float32, in the shape of the kernel."""
         self._check_values()
         matrix = ops.cast(self.view.to_matrix(ops.convert_to_tensor(kernel)), "float32")
-        return self.view.from_matrix(
-            self.method.delta(matrix, self._float32_values(), self.form)
-        )
+        return self.view.from_matrix(self.method.delta(matrix, self._float32_values(), self.form))
 
     def _float32_values(self) -> SimpleNamespace:
         values = {name: ops.convert_to_tensor(v) for name, v in self.arrays.items()}

@@ -10,6 +10,7 @@ import keras
 
 from keras_svd_adapters.adapter import Adapter
 from keras_svd_adapters.host import activate, adapters_of, attach, detach
+from keras_svd_adapters.keras_internals import let_train
 from keras_svd_adapters.methods.method import Method
 from keras_svd_adapters.progress import Progress
 from keras_svd_adapters.root import make_root, roots, trained_with, unmake_root
@@ -20,10 +21,11 @@ from keras_svd_adapters.targets import Targets, choose, matches
 from keras_svd_adapters.training import (
     choose_weights,
     forget_graphs,
-    freeze_except,
     other_graphs,
     own_weights,
+    pin_all_but,
     release,
+    thaw,
 )
 
 Chosen = list[tuple[Site, Method]]
@@ -96,19 +98,20 @@ def choose_methods(
 ) -> Chosen:
     """The sites to adapt, each with its method."""
     rules = targets if isinstance(targets, Mapping) else {}
-    for chosen in rules.values() if rules else [method]:
-        if not isinstance(chosen or method, Method):
-            raise ValueError(
-                "`method` is one such as `SVFT(pattern='banded', d=2)` or `LoRA(rank=8)`, with "
-                f"its arguments in brackets. Received: method={chosen!r}"
-            )
-    if not rules:
-        return [(site, method) for site in choose(model, targets, exclude)]  # type: ignore[misc]
-    sites = choose(model, list(rules), exclude)
-    return [
-        (site, next(m or method for pattern, m in rules.items() if matches(site, pattern)))
-        for site in sites
-    ]
+    chosen: Chosen = []
+    for site in choose(model, list(rules) if rules else targets, exclude):
+        rule = next((rule for pattern, rule in rules.items() if matches(site, pattern)), None)
+        chosen.append((site, _require_method(rule or method)))
+    return chosen
+
+
+def _require_method(method: Any) -> Method:
+    if not isinstance(method, Method):
+        raise ValueError(
+            "`method` is one such as `SVFT(pattern='banded', d=2)` or `LoRA(rank=8)`, with its "
+            f"arguments in brackets. Received: method={method!r}"
+        )
+    return method
 
 
 def check_methods(chosen: Chosen, name: str) -> None:
@@ -181,10 +184,13 @@ def settle(model: keras.layers.Layer) -> None:
     sites = adapted_sites(model)
     active = {site.layer.active_adapter for site in sites}
     train = [weight for _, _, weight in own_weights(model) if trained_with(weight) & active]
-    freeze_except(model, [site.chain for site in sites], train)
-    for root in roots(model, sites):
+    pin_all_but(model, train)
+    thaw(model, train)
+    for layer in {layer for site in sites for layer in site.chain}:
+        let_train(layer)
+    for root in roots(sites):
         make_root(root)
-    forget_graphs([model])
+    forget_graphs(model)
 
 
 def delete_adapter(model: keras.layers.Layer, name: str) -> None:
@@ -211,9 +217,9 @@ def delete_adapter(model: keras.layers.Layer, name: str) -> None:
 def restore_plain(model: keras.layers.Layer, sites: list[Site]) -> None:
     """Makes a model without adapters an ordinary one again."""
     release(model)
-    for root in roots(model, sites):
+    for root in roots(sites):
         unmake_root(root)
-    forget_graphs([model])
+    forget_graphs(model)
 
 
 def set_adapter(model: keras.layers.Layer, name: str | None) -> None:
@@ -263,7 +269,7 @@ def disabled(model: keras.layers.Layer) -> Iterator[keras.layers.Layer]:
     """
     layers = [site.layer for site in require_adapter(model)]
     with ExitStack() as stack:
-        stack.enter_context(other_graphs(layers))
+        stack.enter_context(other_graphs(model))
         for layer in layers:
             stack.enter_context(layer.base())
         yield model

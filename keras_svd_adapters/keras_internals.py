@@ -203,6 +203,11 @@ def pin(variable: keras.Variable) -> None:
     variable.__class__ = PinnedVariable
 
 
+def is_pinned(variable: keras.Variable) -> bool:
+    """Whether `pin` holds a variable."""
+    return isinstance(variable, PinnedVariable)
+
+
 def unpin(variable: keras.Variable) -> None:
     """Gives a pinned variable back the `trainable` it had."""
     if isinstance(variable, PinnedVariable):
@@ -214,7 +219,7 @@ def exclude_from_weight_decay(
     optimizer: keras.optimizers.Optimizer, variables: list[keras.Variable]
 ) -> None:
     """Excludes variables from decay on top of what was excluded before."""
-    before = getattr(optimizer, "_exclude_from_weight_decay", set())
+    before: set[Any] = getattr(optimizer, "_exclude_from_weight_decay", set())
     optimizer._exclude_from_weight_decay = before | {optimizer._var_key(v) for v in variables}
     optimizer._exclude_from_weight_decay_cache = {}
 

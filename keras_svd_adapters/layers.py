@@ -95,7 +95,7 @@ def dense_layer(method: type[Method]) -> type[AdaptedDense]:
         chosen = {name: kwargs.pop(name) for name in names if name in kwargs}
         AdaptedDense.__init__(self, base_layer, method(*args, **chosen), **kwargs)
 
-    own = [p for p in Signature.from_callable(method).parameters.values()]
+    own = list(Signature.from_callable(method).parameters.values())
     base = Parameter("base_layer", Parameter.POSITIONAL_OR_KEYWORD)
     rest = Parameter("kwargs", Parameter.VAR_KEYWORD)
     __init__.__signature__ = Signature([Parameter("self", base.kind), base, *own, rest])  # type: ignore[attr-defined]

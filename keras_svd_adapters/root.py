@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from functools import wraps
 from typing import Any
 
 import keras
 
 from keras_svd_adapters.adapter import Adapter
 from keras_svd_adapters.host import activate, adapters_of, attach
-from keras_svd_adapters.keras_internals import graft, plain_class, ungraft, walk
+from keras_svd_adapters.keras_internals import graft, is_pinned, plain_class, ungraft
 from keras_svd_adapters.methods.method import Method
 from keras_svd_adapters.site import Site, adapted_sites, find_sites
-from keras_svd_adapters.training import freeze_except, own_weights
+from keras_svd_adapters.training import own_weights, pin_all_but
 
 PACKAGE = "keras_svd_adapters"
 
@@ -33,12 +34,13 @@ class AdaptedModel:
         finally:
             object.__setattr__(self, "__class__", adapted)
         model.pop("compile_config", None)
-        return {"model": model, "adapters": describe_adapters(self)}
+        free = [key for key, _, weight in own_weights(self) if not is_pinned(weight)]
+        return {"model": model, "adapters": describe_adapters(self), "free": free}
 
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> Any:
         model = keras.saving.deserialize_keras_object(config["model"], custom_objects)
-        restore_adapters(model, config["adapters"])
+        restore_adapters(model, config["adapters"], set(config["free"]))
         return model
 
     def enable_lora(self, *args: Any, **kwargs: Any) -> None:
@@ -47,6 +49,22 @@ class AdaptedModel:
             "a second one. Use `keras_svd_adapters.enable(model, LoRA(...))`, or `merge` first. "
             f"Received: enable_lora on {self.name}"  # type: ignore[attr-defined]
         )
+
+
+def keep_adapters_when_saved() -> None:
+    """Wraps `keras.Model.save`, once, so that a model built around adapted layers keeps them."""
+    original = keras.Model.save
+    if getattr(original, "keeps_adapters", False):
+        return
+
+    @wraps(original)
+    def save(self: keras.Model, *args: Any, **kwargs: Any) -> Any:
+        for root in roots(adapted_sites(self)):
+            make_root(root)
+        return original(self, *args, **kwargs)
+
+    save.keeps_adapters = True  # type: ignore[attr-defined]
+    keras.Model.save = save
 
 
 def make_root(model: keras.layers.Layer) -> None:
@@ -60,9 +78,9 @@ def unmake_root(model: keras.layers.Layer) -> None:
     ungraft(model, AdaptedModel)
 
 
-def roots(model: keras.layers.Layer, sites: list[Site]) -> list[keras.Model]:
-    """The model, and each model inside it that holds one of the sites."""
-    holders = [model, *(layer for site in sites for layer in site.chain)]
+def roots(sites: list[Site]) -> list[keras.Model]:
+    """The models that hold one of these sites."""
+    holders = [layer for site in sites for layer in site.chain]
     return list({id(x): x for x in holders if isinstance(x, keras.Model)}.values())
 
 
@@ -73,7 +91,9 @@ def describe_adapters(model: keras.layers.Layer) -> list[dict[str, Any]]:
     return [
         {
             "name": name,
-            "sites": {site.key: _describe(site, name) for site in sites if name in adapters_of(site.layer)},
+            "sites": {
+                site.key: _describe(site, name) for site in sites if name in adapters_of(site.layer)
+            },
             "train": [key for key, _, weight in own_weights(model) if name in trained_with(weight)],
         }
         for name in names
@@ -90,8 +110,16 @@ def _describe(site: Site, name: str) -> dict[str, Any]:
     }
 
 
-def restore_adapters(model: keras.layers.Layer, adapters: list[dict[str, Any]]) -> None:
-    """Attaches empty adapters, as `describe_adapters` tells, where there are none yet."""
+def restore_adapters(
+    model: keras.layers.Layer, adapters: list[dict[str, Any]], free: set[str]
+) -> None:
+    """Attaches empty adapters, as `describe_adapters` tells, where there are none yet.
+
+    Args:
+        model: A plain model, or one whose parts have their adapters.
+        adapters: What `describe_adapters` told.
+        free: Keys of the weights that the adapters did not freeze.
+    """
     by_key = {site.key: site for site in find_sites(model)}
     weights = {key: weight for key, _, weight in own_weights(model)}
     for adapter in adapters:
@@ -107,12 +135,9 @@ def restore_adapters(model: keras.layers.Layer, adapters: list[dict[str, Any]]) 
             _restore(by_key[key], name, told)
         for key in adapter["train"]:
             weights[key].trained_with = {*trained_with(weights[key]), name}
-    sites = adapted_sites(model)
-    for root in roots(model, sites):
+    for root in roots(adapted_sites(model)):
         make_root(root)
-    active = {site.layer.active_adapter for site in sites}
-    train = [weight for weight in weights.values() if trained_with(weight) & active]
-    freeze_except(model, [site.chain for site in sites], train)
+    pin_all_but(model, [weight for key, weight in weights.items() if key in free])
 
 
 def _restore(site: Site, name: str, told: dict[str, Any]) -> None:
@@ -120,7 +145,9 @@ def _restore(site: Site, name: str, told: dict[str, Any]) -> None:
         return
     method = Method.registry[told["method"]].from_config(told["config"])
     before = getattr(site.layer, "active_adapter", None)
-    attach(site.layer, name, Adapter(method, site.view, told["form"], dtype=site.layer.dtype_policy))
+    attach(
+        site.layer, name, Adapter(method, site.view, told["form"], dtype=site.layer.dtype_policy)
+    )
     if not told["active"]:
         activate(site.layer, before)
 
@@ -128,5 +155,3 @@ def _restore(site: Site, name: str, told: dict[str, Any]) -> None:
 def trained_with(weight: keras.Variable) -> set[str]:
     """The names of the adapters together with which a weight of the model trains."""
     return getattr(weight, "trained_with", set())
-
-

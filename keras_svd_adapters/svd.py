@@ -39,7 +39,9 @@ def decompose(K: np.ndarray) -> SVD:
             f"shape {K.shape}"
         )
     wide = K.shape[0] <= K.shape[1]
-    U, s, Vt = _by_gram(K if wide else K.T) or np.linalg.svd(K if wide else K.T, full_matrices=False)
+    U, s, Vt = _by_gram(K if wide else K.T) or np.linalg.svd(
+        K if wide else K.T, full_matrices=False
+    )
     return _fix_signs(SVD(U, s, Vt) if wide else SVD(Vt.T, s, U.T))
 
 

@@ -19,7 +19,9 @@ Pattern = str | re.Pattern[str] | Callable[[Site], bool]
 Targets = Pattern | Iterable[Pattern] | Mapping[Any, Any] | None
 
 
-def choose(model: keras.layers.Layer, targets: Targets = None, exclude: Targets = None) -> list[Site]:
+def choose(
+    model: keras.layers.Layer, targets: Targets = None, exclude: Targets = None
+) -> list[Site]:
     """The sites of a model that `targets` names and `exclude` does not.
 
     Args:
@@ -41,7 +43,9 @@ def choose(model: keras.layers.Layer, targets: Targets = None, exclude: Targets 
     sites = find_sites(model)
     if not sites:
         raise ValueError(_nothing_to_adapt(model))
-    chosen = default_sites(model, sites) if targets is None else _matching(sites, targets, "targets")
+    chosen = (
+        default_sites(model, sites) if targets is None else _matching(sites, targets, "targets")
+    )
     if exclude is not None:
         left_out = {site.key for site in _matching(sites, exclude, "exclude")}
         chosen = [site for site in chosen if site.key not in left_out]
@@ -75,7 +79,9 @@ def _nothing_to_adapt(model: keras.layers.Layer) -> str:
 
 
 def _matching(sites: list[Site], patterns: Targets, argument: str) -> list[Site]:
-    listed = [patterns] if isinstance(patterns, (str, re.Pattern)) or callable(patterns) else patterns
+    listed = (
+        [patterns] if isinstance(patterns, (str, re.Pattern)) or callable(patterns) else patterns
+    )
     found: set[str] = set()
     for pattern in listed:  # type: ignore[union-attr]
         hits = {site.key for site in sites if matches(site, pattern)}
@@ -119,6 +125,8 @@ def _no_match(sites: list[Site], pattern: Any, argument: str) -> str:
 
 def default_sites(model: keras.layers.Layer, sites: list[Site]) -> list[Site]:
     """Every site inside repeated blocks, else every site but the output head."""
+    if sites[0].layer is model:
+        return sites
     blocks = {id(block) for block in _blocks(sites)}
     inside = [site for site in sites if any(id(layer) in blocks for layer in site.chain)]
     if inside:

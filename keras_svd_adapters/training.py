@@ -68,32 +68,29 @@ def _names(pattern: str, path: str) -> bool:
     return any(fnmatchcase(span, pattern) for span in spans)
 
 
-def freeze_except(
-    model: keras.layers.Layer, chains: Iterable[tuple[keras.layers.Layer, ...]], train: Iterable[Any]
-) -> None:
-    """Pins every weight outside the adapters but those in `train`.
+def pin_all_but(model: keras.layers.Layer, free: Iterable[keras.Variable]) -> None:
+    """Freezes every weight outside the adapters but these, for good.
 
-    Args:
-        model: The adapted model.
-        chains: For each adapted layer, the layers from the model to it; they
-            must let their weights train.
-        train: The weights that train besides.
+    A batch normalization that is frozen keeps its moving statistics, too.
     """
-    kept = {id(weight) for weight in train}
-    born = {id(v) for layer in all_layers(model) for v in trainable_by_birth(layer)}
+    kept = {id(weight) for weight in free}
     for _, _, weight in own_weights(model):
-        unpin(weight)
-        if id(weight) not in kept:
-            pin(weight)
-        elif id(weight) in born:
-            weight.trainable = True
-    for layer in {id(layer): layer for chain in chains for layer in chain}.values():
-        let_train(layer)
+        unpin(weight) if id(weight) in kept else pin(weight)
     for layer in all_layers(model):
-        if any(id(weight) in kept for weight in layer.weights):
+        if isinstance(layer, keras.layers.BatchNormalization):
+            still = not any(id(weight) in kept for weight in layer.weights)
+            hold_still(layer) if still else let_move(layer)
+
+
+def thaw(model: keras.layers.Layer, weights: Iterable[keras.Variable]) -> None:
+    """Lets these weights train, and the layers above them."""
+    wanted = {id(weight) for weight in weights}
+    for layer in all_layers(model):
+        for weight in trainable_by_birth(layer):
+            if id(weight) in wanted:
+                weight.trainable = True
+        if any(id(weight) in wanted for weight in layer.weights):
             let_train(layer)
-        elif isinstance(layer, keras.layers.BatchNormalization):
-            hold_still(layer)  # a frozen one keeps its moving statistics, too
 
 
 def release(model: keras.layers.Layer) -> None:
@@ -104,24 +101,24 @@ def release(model: keras.layers.Layer) -> None:
         let_move(layer)
 
 
-def forget_graphs(layers: list[keras.layers.Layer], new_trainables: bool = True) -> None:
-    """Makes every model around these layers trace and build again.
+def forget_graphs(model: keras.layers.Layer, new_trainables: bool = True) -> None:
+    """Makes every model that shares layers with this one trace and build again.
 
     Args:
-        layers: Layers that gained, lost or switched an adapter.
+        model: A model that gained, lost or switched an adapter.
         new_trainables: Whether other variables train than before, so that an
             optimizer that is built must start over.
     """
-    for model in models_around(layers):
+    for around in models_around(all_layers(model)):
         for graph in GRAPHS:
-            if getattr(model, graph, None) is not None:
-                setattr(model, graph, None)
-        refresh_torch_parameters(model)
-        optimizer = getattr(model, "optimizer", None)
+            if getattr(around, graph, None) is not None:
+                setattr(around, graph, None)
+        refresh_torch_parameters(around)
+        optimizer = getattr(around, "optimizer", None)
         if new_trainables and optimizer is not None and optimizer.built:
-            model.optimizer = fresh_optimizer(optimizer)
+            around.optimizer = fresh_optimizer(optimizer)
             warnings.warn(
-                f"The optimizer of `{model.name}` was built for other variables; it was replaced "
+                f"The optimizer of `{around.name}` was built for other variables; it was replaced "
                 "by a fresh copy with the same settings, `model.optimizer`. Call "
                 "`model.compile(...)` to choose another.",
                 stacklevel=4,
@@ -129,18 +126,18 @@ def forget_graphs(layers: list[keras.layers.Layer], new_trainables: bool = True)
 
 
 @contextmanager
-def other_graphs(layers: list[keras.layers.Layer]) -> Iterator[None]:
-    """Within, the models around these layers trace anew; after, their graphs are back."""
+def other_graphs(model: keras.layers.Layer) -> Iterator[None]:
+    """Within, the models around this one trace anew; after, their graphs are back."""
     kept = [
-        (model, graph, getattr(model, graph))
-        for model in models_around(layers)
+        (around, graph, getattr(around, graph))
+        for around in models_around(all_layers(model))
         for graph in GRAPHS
-        if getattr(model, graph, None) is not None
+        if getattr(around, graph, None) is not None
     ]
-    forget_graphs(layers, new_trainables=False)
+    forget_graphs(model, new_trainables=False)
     try:
         yield
     finally:
-        forget_graphs(layers, new_trainables=False)
-        for model, graph, function in kept:
-            setattr(model, graph, function)
+        forget_graphs(model, new_trainables=False)
+        for around, graph, function in kept:
+            setattr(around, graph, function)

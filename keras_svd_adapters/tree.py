@@ -13,9 +13,9 @@ def tree(sites: Iterable[Site]) -> str:
     groups: dict[tuple[str, str], list[tuple[str, ...]]] = {}
     for site in sites:
         shape = ", ".join(str(size) for size in site.shape)
-        groups.setdefault(
-            (re.sub(r"\d+", "#", site.path), f"{site.kind} ({shape})"), []
-        ).append(tuple(re.findall(r"\d+", site.path)))
+        groups.setdefault((re.sub(r"\d+", "#", site.path), f"{site.kind} ({shape})"), []).append(
+            tuple(re.findall(r"\d+", site.path))
+        )
     lines = [(_expand(path, numbers), what) for (path, what), numbers in groups.items()]
     width = max((len(path) for path, _ in lines), default=0)
     return "\n".join(f"{path:<{width}}  {what}" for path, what in lines)

@@ -28,7 +28,9 @@ METHODS = {
     "svft_plain": MethodCase(ksa.SVFT(), closed_forms.svft),
     "svft_banded": MethodCase(ksa.SVFT(pattern="banded", d=2), closed_forms.svft),
     "svft_random": MethodCase(ksa.SVFT(pattern="random", d=2, seed=5), closed_forms.svft),
-    "svft_top_k": MethodCase(ksa.SVFT(pattern="top_k", nnz=20), closed_forms.svft, square_only=True),
+    "svft_top_k": MethodCase(
+        ksa.SVFT(pattern="top_k", nnz=20), closed_forms.svft, square_only=True
+    ),
     "svft_factored": MethodCase(
         ksa.SVFT(pattern="banded", d=2, formulation="factored"),
         closed_forms.svft,
@@ -114,4 +116,6 @@ def arrays_of(layer):
     """The arrays of the adapter of a public layer, as float64."""
     adapter = layer.base_layer.adapter()
     values = {name: keras.ops.convert_to_numpy(v) for name, v in adapter.arrays.items()}
-    return adapter, {k: v.astype("float64") if v.dtype.kind == "f" else v for k, v in values.items()}
+    return adapter, {
+        k: v.astype("float64") if v.dtype.kind == "f" else v for k, v in values.items()
+    }

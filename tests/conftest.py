@@ -15,7 +15,8 @@ def pytest_report_header():
 def pytest_sessionstart():
     if keras.backend.backend() != EXPECTED:
         pytest.exit(
-            "Set KERAS_BACKEND to jax, tensorflow or torch; `make test` runs all three.", returncode=4
+            "Set KERAS_BACKEND to jax, tensorflow or torch; `make test` runs all three.",
+            returncode=4,
         )
 
 

@@ -135,5 +135,3 @@ def check_rank(rank: int, m: int, n: int) -> None:
             f"`rank={min(m, n)}` or less, or leave this layer out with `exclude`. "
             f"Received: rank={rank}"
         )
-
-

@@ -1,0 +1,217 @@
+"""Adapter files: what trains is what is saved; damaged or foreign files change nothing."""
+
+import importlib
+import json
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import keras
+import models
+import numpy as np
+import pytest
+from cases import METHODS, shake
+
+import keras_svd_adapters as ksa
+from keras_svd_adapters.archive import FORMAT_VERSION, read_archive
+from keras_svd_adapters.methods.method import SVD
+from keras_svd_adapters.training import own_weights
+
+HERE = Path(__file__).parent
+ADAPTED = {name: case for name, case in METHODS.items() if not case.square_only}
+
+
+def tuned(method, train=None, family=models.bert):
+    backbone, x = family()
+    ksa.enable(backbone, method, train=train)
+    shake(backbone)
+    return backbone, x
+
+
+@pytest.mark.parametrize("name", ADAPTED)
+def test_a_file_restores_the_model(name, tmp_path):
+    method = ADAPTED[name].method
+    backbone, x = tuned(method, train="*norm*")
+    expected = models.output(backbone(x))
+    ksa.save_adapter(backbone, tmp_path / "a.keras")
+    fresh, _ = models.bert()
+    report = ksa.load_adapter(fresh, tmp_path / "a.keras")
+    np.testing.assert_array_equal(models.output(fresh(x)), expected)
+    assert {w.path.split("/")[-1] for w in fresh.trainable_weights} == {
+        w.path.split("/")[-1] for w in backbone.trainable_weights
+    }
+    assert str(method) in str(report)
+    ksa.load_adapter(fresh, tmp_path / "a.keras")
+    np.testing.assert_array_equal(models.output(fresh(x)), expected)
+
+
+@pytest.mark.parametrize("name", ADAPTED)
+def test_the_file_holds_what_trains(name, tmp_path):
+    backbone, _ = tuned(ADAPTED[name].method, train="pooled_dense")
+    ksa.save_adapter(backbone, tmp_path / "a.keras")
+    saved = read_archive(tmp_path / "a.keras").values
+    extra = {f"train/{key}" for key, _, w in own_weights(backbone) if w.trainable}
+    assert {key for key in saved if key.startswith("train/")} == extra
+    trained = {
+        k: v for k, v in saved.items() if k.split("/")[-1] not in ("sample_U", "sample_Vt", "pairs")
+    }
+    assert len(trained) == len(backbone.trainable_weights)
+    total = sum(value.size for value in trained.values())
+    assert total == sum(int(np.prod(w.shape)) for w in backbone.trainable_weights)
+
+
+def test_backbone_methods(tmp_path):
+    backbone, x = models.bert()
+    backbone.enable_svft(pattern="banded", d=2)
+    shake(backbone)
+    expected = models.output(backbone(x))
+    backbone.save_adapter(tmp_path / "a.keras")
+    other, _ = models.bert()
+    other.load_adapter(tmp_path / "a.keras")
+    np.testing.assert_array_equal(models.output(other(x)), expected)
+    other.merge_adapter()
+    np.testing.assert_allclose(models.output(other(x)), expected, atol=1e-5)
+    other.enable_svf(targets="query")
+    third, _ = models.bert()
+    third.enable_adapter(ksa.LoRA(rank=2))
+    assert [w.name for w in third.trainable_weights[:2]] == ["lora_a", "lora_b"]
+
+
+def test_other_backends_read_the_file(tmp_path):
+    backbone, x = tuned(ksa.SVFT(pattern="random", d=2, seed=3), train="*norm*")
+    ksa.save_adapter(backbone, tmp_path / "a.keras")
+    expected = models.output(backbone(x))
+    others = {"jax", "tensorflow", "torch"} - {keras.backend.backend()}
+    runs = [fresh_process("load_elsewhere.py", tmp_path, backend) for backend in sorted(others)]
+    for run in runs:
+        assert run.wait() == 0
+    for backend in others:
+        np.testing.assert_allclose(np.load(tmp_path / f"{backend}.npy"), expected, atol=1e-5)
+
+
+def fresh_process(script, folder, backend):
+    environment = os.environ | {"KERAS_BACKEND": backend, "PYTHONPATH": str(HERE)}
+    command = [sys.executable, str(HERE / "processes" / script), str(folder)]
+    return subprocess.Popen(command, env=environment)
+
+
+def test_identical_content_gives_identical_bytes(tmp_path):
+    backbone, _ = tuned(ksa.SVF())
+    ksa.save_adapter(backbone, tmp_path / "a.keras")
+    ksa.save_adapter(backbone, tmp_path / "b.keras")
+    assert (tmp_path / "a.keras").read_bytes() == (tmp_path / "b.keras").read_bytes()
+    assert os.listdir(tmp_path).sort() == ["a.keras", "b.keras"].sort()
+
+
+def state(model):
+    return {w.path: (w.trainable, w.numpy().tobytes()) for w in model.weights}, type(model)
+
+
+def refuses(backbone, path, *words):
+    """Loading raises our error, says these words, and leaves the model as it was."""
+    before = state(backbone)
+    with pytest.raises(ksa.AdapterFileError, match=r"Received: ") as caught:
+        ksa.load_adapter(backbone, path, name="other")
+    for word in words:
+        assert word in str(caught.value)
+    assert state(backbone) == before
+
+
+def rewritten(path, change):
+    """The archive with its metadata or configuration changed, and its checksums right again."""
+    import hashlib
+
+    with zipfile.ZipFile(path) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    metadata, config = json.loads(members["metadata.json"]), json.loads(members["config.json"])
+    change(metadata, config)
+    members["config.json"] = json.dumps(config).encode()
+    metadata["sha256"]["config.json"] = hashlib.sha256(members["config.json"]).hexdigest()
+    members["metadata.json"] = json.dumps(metadata).encode()
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, data in members.items():
+            archive.writestr(name, data)
+
+
+def test_files_that_do_not_fit(tmp_path):
+    path = tmp_path / "a.keras"
+    backbone, _ = tuned(ksa.SVFT(pattern="banded", d=2))
+    ksa.save_adapter(backbone, path)
+    whole = path.read_bytes()
+    fresh, _ = models.bert()
+
+    (tmp_path / "text.keras").write_text("not a zip")
+    refuses(fresh, tmp_path / "text.keras", "not a complete zip")
+    for length in (0, 10, len(whole) // 2, len(whole) - 1):
+        (tmp_path / "cut.keras").write_bytes(whole[:length])
+        refuses(fresh, tmp_path / "cut.keras", "damaged")
+    flipped = bytearray(whole)
+    flipped[whole.index(b"__metadata__") if b"__metadata__" in whole else len(whole) // 2] ^= 1
+    (tmp_path / "flipped.keras").write_bytes(flipped)
+    refuses(fresh, tmp_path / "flipped.keras")
+
+    refuses(models.llama()[0], path, "which this model lacks")
+    other, _ = models.bert()
+    other.get_layer("transformer_layer_1")._feedforward_output_dense.kernel.assign_add(
+        np.full((32, 16), 1e-3)
+    )
+    refuses(other, path, "transformer_layer_1/feedforward_output_dense", "other values")
+
+    rewritten(path, lambda metadata, config: metadata.update(format_version=FORMAT_VERSION + 1))
+    refuses(fresh, path, "format version", "pip install --upgrade")
+    path.write_bytes(whole)
+    rewritten(path, lambda metadata, config: metadata.update(format="something"))
+    refuses(fresh, path, "not an adapter file")
+    path.write_bytes(whole)
+    site = next(iter(read_archive(path).config["sites"]))
+    rewritten(path, lambda m, config: config["config"]["sites"][site].update(method="future"))
+    refuses(fresh, path, "'future'", "svft")
+    path.write_bytes(whole)
+    rewritten(path, lambda m, config: config["config"]["sites"][site].pop("kernel"))
+    refuses(fresh, path, "not well formed")
+
+    fresh.save(tmp_path / "model.keras")
+    refuses(fresh, tmp_path / "model.keras", "keras.saving.load_model")
+    with pytest.raises(FileNotFoundError):
+        ksa.load_adapter(fresh, tmp_path / "nowhere.keras")
+    path.write_bytes(whole)
+    with pytest.raises(Exception, match="load_adapter"):
+        keras.saving.load_model(path)
+
+
+def test_another_size_of_the_family(tmp_path):
+    backbone, _ = tuned(ksa.SVF(), family=models.gemma3)
+    ksa.save_adapter(backbone, tmp_path / "a.keras")
+    small, _ = models.bert()
+    refuses(small, tmp_path / "a.keras")
+
+
+def test_flipped_singular_vectors_are_refused(tmp_path, monkeypatch):
+    enable = importlib.import_module("keras_svd_adapters.enable")
+    backbone, _ = tuned(ksa.SVFT(pattern="banded", d=1))
+    ksa.save_adapter(backbone, tmp_path / "a.keras")
+    right = enable.decompose
+
+    def flipped(K):
+        U, s, Vt = right(K)
+        sign = np.where(np.arange(len(s)) == 1, -1.0, 1.0)
+        return SVD(U * sign, s, Vt * sign[:, None])
+
+    monkeypatch.setattr(enable, "decompose", flipped)
+    fresh, _ = models.bert()
+    refuses(fresh, tmp_path / "a.keras", "singular vectors")
+
+
+def test_names_of_adapters(tmp_path):
+    backbone, _ = tuned(ksa.SVF())
+    ksa.enable(backbone, ksa.LoRA(rank=2), name="pirate")
+    with pytest.raises(ValueError, match="several adapters"):
+        ksa.save_adapter(backbone, tmp_path / "a.keras")
+    ksa.save_adapter(backbone, tmp_path / "a.keras", name="pirate")
+    with pytest.raises(ksa.AdapterFileError, match="another method"):
+        ksa.load_adapter(backbone, tmp_path / "a.keras", name="default")
+    ksa.load_adapter(backbone, tmp_path / "a.keras", name="third")
+    with pytest.raises(ValueError, match="'default', 'pirate', 'third'"):
+        ksa.save_adapter(backbone, tmp_path / "b.keras", name="fourth")

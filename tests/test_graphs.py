@@ -1,0 +1,139 @@
+"""No path trains or serves a graph from before a change."""
+
+import warnings
+
+import keras
+import keras_hub
+import models
+import numpy as np
+import pytest
+
+import keras_svd_adapters as ksa
+
+SVFT = ksa.SVFT(pattern="banded", d=2)
+
+
+@pytest.fixture(autouse=True)
+def quiet():
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*optimizer of.*")
+        yield
+
+
+def compile_(model):
+    model.compile(
+        optimizer=keras.optimizers.Adam(1e-2),
+        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+    )
+
+
+def learns(model, x, y, name):
+    """Whether fit moves every trained value of the active adapter, and predict sees it."""
+    before = np.asarray(model.predict(x, verbose=0))
+    start = {w.path: w.numpy().copy() for w in model.trainable_weights}
+    model.fit(x, y, epochs=2, verbose=0)
+    assert any(name in path.split("/")[-1] for path in start)
+    for weight in model.trainable_weights:
+        assert not np.array_equal(weight.numpy(), start[weight.path]), weight.path
+    after = np.asarray(model.predict(x, verbose=0))
+    np.testing.assert_allclose(after, np.asarray(model(x)), atol=1e-5)
+    return np.abs(after - before).max() > 1e-6
+
+
+@pytest.mark.parametrize("where", ["before compile", "after compile", "after fit"])
+def test_functional_model_around_a_backbone(where):
+    model, backbone, x = models.classifier()
+    y = np.array([0, 2])
+    if where == "before compile":
+        ksa.enable(backbone, SVFT)
+    compile_(model)
+    if where == "after fit":
+        model.fit(x, y, verbose=0)
+        model.predict(x, verbose=0)
+        model.evaluate(x, y, verbose=0)
+    if where != "before compile":
+        ksa.enable(backbone, SVFT)
+    assert learns(model, x, y, "m")
+    ksa.enable(backbone, ksa.LoRA(rank=2), name="second")
+    assert learns(model, x, y, "lora_b")
+    tuned = model.predict(x, verbose=0)
+    ksa.set_adapter(backbone, None)
+    plain = model.predict(x, verbose=0)
+    assert np.abs(tuned - plain).max() > 1e-6
+    ksa.set_adapter(backbone, "second")
+    np.testing.assert_array_equal(model.predict(x, verbose=0), tuned)
+    with ksa.disabled(backbone):
+        np.testing.assert_array_equal(model.predict(x, verbose=0), plain)
+    np.testing.assert_array_equal(model.predict(x, verbose=0), tuned)
+
+
+def test_bare_backbone():
+    backbone, x = models.llama()
+    backbone.compile(optimizer=keras.optimizers.Adam(1e-2), loss="mse")
+    y = np.zeros((2, 8, 16), dtype="float32")
+    backbone.fit(x, y, verbose=0)
+    ksa.enable(backbone, SVFT)
+    assert learns(backbone, x, y, "m")
+    ksa.delete_adapter(backbone, "default")
+    ksa.enable(backbone, ksa.SVF())
+    assert learns(backbone, x, y, "z")
+    tuned = backbone.predict(x, verbose=0)
+    ksa.merge(backbone)
+    np.testing.assert_allclose(backbone.predict(x, verbose=0), tuned, atol=1e-5)
+    start = [w.numpy().copy() for w in backbone.trainable_weights]
+    backbone.fit(x, y, verbose=0)
+    assert len(start) > 10
+    assert not np.array_equal(start[0], backbone.trainable_weights[0].numpy())
+
+
+@pytest.mark.parametrize("sees", ["eagerly", "compiled"])
+def test_causal_task_fits_and_generates(sees):
+    backbone, _ = models.llama()
+    task = keras_hub.models.LlamaCausalLM(backbone, preprocessor=None)
+    task.compile(
+        optimizer=keras.optimizers.Adam(3e-1),
+        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        sampler="greedy",
+        run_eagerly=sees == "eagerly",
+    )
+    prompt = models.text() | {"padding_mask": np.array([[1, 1, 0, 0, 0, 0, 0, 0]] * 2)}
+    x, y = models.text(), np.full((2, 8), 7)
+
+    def generated():
+        return keras.ops.convert_to_numpy(task.generate(prompt, stop_token_ids=None)["token_ids"])
+
+    plain = generated()
+    ksa.enable(task.backbone, SVFT)
+    np.testing.assert_array_equal(generated(), plain)
+    assert learns(task, x, y, "m")
+    tuned = generated()
+    assert (tuned[:, 2:] == 7).mean() > (plain[:, 2:] == 7).mean()
+    with ksa.disabled(task):
+        np.testing.assert_array_equal(generated(), plain)
+    np.testing.assert_array_equal(generated(), tuned)
+    ksa.merge(task)
+    np.testing.assert_array_equal(generated(), tuned)
+
+
+def test_a_built_optimizer_starts_over_and_says_so():
+    model, backbone, x = models.classifier()
+    compile_(model)
+    model.fit(x, np.array([0, 1]), verbose=0)
+    with pytest.warns(UserWarning, match="built for other variables"):
+        ksa.enable(backbone, SVFT)
+    assert float(model.optimizer.learning_rate) == pytest.approx(1e-2)
+    assert not model.optimizer.built
+
+
+def test_code_that_reads_the_kernel_sees_the_adapter():
+    layer = keras.layers.Dense(6)
+    layer.build((None, 8))
+    plain = layer.kernel.numpy()
+    ksa.enable(layer, ksa.SVF())
+    layer.adapter_default.z.assign(np.linspace(0.5, 1.5, 6))
+    x = np.eye(8, dtype="float32")
+    effective = keras.ops.convert_to_numpy(layer.kernel)
+    np.testing.assert_allclose(effective, np.asarray(layer(x)) - layer.bias.numpy(), atol=1e-6)
+    assert np.abs(effective - plain).max() > 0.01
+    with ksa.disabled(layer):
+        np.testing.assert_array_equal(keras.ops.convert_to_numpy(layer.kernel), plain)

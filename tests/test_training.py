@@ -1,0 +1,168 @@
+"""What trains is exactly what was asked for, and all of it moves."""
+
+import warnings
+
+import keras
+import models
+import numpy as np
+import pytest
+from cases import METHODS, adapted, batch, build_layer, dense, method_kernel_pairs
+
+import keras_svd_adapters as ksa
+
+RATE = 1e-2
+
+
+def compiled(model, optimizer=None):
+    model.compile(optimizer=optimizer or keras.optimizers.Adam(RATE), loss="mse")
+    return model
+
+
+def around(layer, shape):
+    return keras.Sequential([keras.Input(shape[1:]), layer])
+
+
+def values(weights):
+    return {weight.path: weight.numpy().copy() for weight in weights}
+
+
+@pytest.mark.parametrize(("case", "build", "shape"), method_kernel_pairs())
+def test_every_trained_variable_moves(case, build, shape):
+    layer = adapted(case, build_layer(build))
+    model = compiled(around(layer, shape))
+    x = batch((8, *shape[1:]))
+    target = batch(tuple(layer(x).shape), seed=1)
+    start = values(model.weights)
+    model.fit(x, target, batch_size=4, epochs=1, verbose=0)
+    trained = {weight.path for weight in model.trainable_weights}
+    assert len(trained) == len(layer.base_layer.adapter().trained)
+    for path, value in values(model.weights).items():
+        moved = not np.array_equal(value, start[path])
+        assert moved == (path in trained), path
+
+
+def test_exactly_the_adapter_trains():
+    backbone, _ = models.bert()
+    report = ksa.enable(backbone, ksa.SVFT(pattern="banded", d=2))
+    assert len(backbone.trainable_weights) == 12
+    assert all(weight.name == "m" for weight in backbone.trainable_weights)
+    assert report.trainable_parameters == 12 * (16 * 5 - 6)
+    assert set(report.trainable_weights) == {w.path for w in backbone.trainable_weights}
+
+
+def test_train_names_a_layer_and_a_glob():
+    model, _, _ = models.classifier()
+    ksa.enable(model, ksa.SVF(), train=["head", "*layer_norm/beta"])
+    names = [weight.name for weight in model.trainable_weights]
+    assert names.count("z") == 12
+    assert names.count("beta") == 5
+    assert len(names) == 12 + 5 + 2
+    assert all(v.trainable for v in model.get_layer("head").weights)
+
+
+@pytest.mark.parametrize("level", ["model", "backbone", "block", "layer"])
+def test_trainable_off_and_on_never_thaws_the_base(level):
+    model, backbone, _ = models.classifier()
+    ksa.enable(model, ksa.SVF(), train="head")
+    block = backbone.get_layer("transformer_layer_1")
+    layer = {
+        "model": model,
+        "backbone": backbone,
+        "block": block,
+        "layer": block._self_attention_layer._query_dense,
+    }[level]
+    before = {weight.path for weight in model.trainable_weights}
+    layer.trainable = False
+    assert {weight.path for weight in model.trainable_weights} < before
+    layer.trainable = True
+    assert {weight.path for weight in model.trainable_weights} == before
+
+
+def test_a_frozen_backbone_trains_its_adapter():
+    model, backbone, _ = models.classifier()
+    backbone.trainable = False
+    ksa.enable(backbone, ksa.SVF())
+    assert sum(weight.name == "z" for weight in model.trainable_weights) == 12
+
+
+def test_batch_normalization_of_the_base_stands_still():
+    model = keras.Sequential(
+        [
+            keras.Input((6,)),
+            keras.layers.Dense(8),
+            keras.layers.BatchNormalization(),
+            keras.layers.Dense(2),
+        ]
+    )
+    ksa.enable(model, ksa.SVF())
+    start = values(model.layers[1].weights)
+    compiled(model).fit(batch((8, 6)), batch((8, 2)), verbose=0)
+    assert all(np.array_equal(v, start[k]) for k, v in values(model.layers[1].weights).items())
+    ksa.merge(model)
+    assert model.layers[1].trainable
+
+
+@pytest.mark.parametrize("name", ["svf", "lora", "svft_banded"])
+def test_weight_decay_never_pulls_towards_a_start_that_is_not_zero(name):
+    case = METHODS[name]
+    layer = adapted(case, build_layer(dense(12, 40)[0]))
+    weights = layer.trainable_weights
+    start = values(weights)
+    optimizer = keras.optimizers.AdamW(RATE, weight_decay=0.9)
+    for _ in range(5):
+        optimizer.apply([keras.ops.zeros(weight.shape) for weight in weights], weights)
+    for weight in weights:
+        np.testing.assert_array_equal(weight.numpy(), start[weight.path])
+    control = keras.Variable(np.ones(3))
+    optimizer = keras.optimizers.AdamW(RATE, weight_decay=0.9)
+    optimizer.apply([keras.ops.zeros(3)], [control])
+    assert control.numpy().max() < 1
+
+
+def test_weight_decay_keeps_what_the_user_excluded():
+    build, shape = dense(12, 40)
+    layer = adapted(METHODS["svft_banded"], build_layer(build))
+    optimizer = keras.optimizers.AdamW(RATE)
+    optimizer.exclude_from_weight_decay(var_list=layer.trainable_weights)
+    compiled(around(layer, shape), optimizer).fit(batch(shape), batch((5, 40)), verbose=0)
+    assert not optimizer._use_weight_decay(layer.trainable_weights[0])
+
+
+@pytest.mark.parametrize(
+    ("rate", "warns"),
+    [
+        (2e-5, True),
+        (1e-2, False),
+        (keras.optimizers.schedules.ExponentialDecay(2e-5, 10, 0.9), True),
+        (
+            keras.optimizers.schedules.CosineDecay(0.0, 99, warmup_target=1e-2, warmup_steps=9),
+            False,
+        ),
+    ],
+)
+def test_a_rate_at_which_nothing_moves_warns(rate, warns):
+    build, shape = dense(12, 40)
+    model = compiled(
+        around(adapted(METHODS["svf"], build_layer(build)), shape), keras.optimizers.Adam(rate)
+    )
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        model.fit(batch(shape), batch((5, 40)), verbose=0)
+    said = [str(w.message) for w in caught if "learning rate" in str(w.message)]
+    assert bool(said) == warns
+    assert all("SVF()" in text and "Received: learning_rate" in text for text in said)
+
+
+def test_dropout_is_on_the_branch_and_in_training_only():
+    build, shape = dense(30, 20)
+    base = build_layer(build)
+    layer = ksa.LoRADense(base, rank=4, dropout=0.5)
+    layer.trainable_weights[1].assign(batch((4, 20)))
+    x = batch(shape)
+    quiet = [keras.ops.convert_to_numpy(layer(x, training=False)) for _ in range(2)]
+    noisy = [keras.ops.convert_to_numpy(layer(x, training=True)) for _ in range(2)]
+    np.testing.assert_array_equal(*quiet)
+    assert np.abs(noisy[0] - noisy[1]).max() > 0
+    layer.trainable_weights[1].assign(np.zeros((4, 20)))
+    still = [keras.ops.convert_to_numpy(layer(x, training=mode)) for mode in (False, True)]
+    np.testing.assert_array_equal(*still)

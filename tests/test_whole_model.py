@@ -1,0 +1,117 @@
+"""`model.save` of an adapted model: a fresh process gets it back, unmerged and learning."""
+
+import pickle
+import warnings
+
+import keras
+import keras_hub
+import models
+import numpy as np
+import pytest
+from cases import METHODS, batch, shake
+from test_files import fresh_process
+
+import keras_svd_adapters as ksa
+
+
+def functional(method):
+    model, backbone, x = models.classifier()
+    ksa.enable(backbone, method, train="*norm*")
+    return model, x, np.array([0, 2])
+
+
+def rooted(method):
+    model, _, x = models.classifier()
+    ksa.enable(model, method, train="head")
+    return model, x, np.array([0, 2])
+
+
+def task(method):
+    backbone, x = models.bert()
+    model = keras_hub.models.BertTextClassifier(backbone, num_classes=3, dropout=0.0)
+    model.preprocessor = None
+    ksa.enable(backbone, method)
+    return model, x, np.array([0, 2])
+
+
+def layer(method):
+    base = keras.layers.Dense(16, activation="relu")
+    base.build((None, 6))
+    wrapper = {ksa.LoRA: ksa.LoRADense, ksa.SVF: ksa.SVFDense, ksa.SVFT: ksa.SVFTDense}[
+        type(method)
+    ]
+    adapted = wrapper(base, **method.get_config())
+    model = keras.Sequential([keras.Input((6,)), adapted, keras.layers.Dense(3)])
+    return model, batch((4, 6)), np.array([0, 2, 1, 1])
+
+
+BUILDERS = {"functional": functional, "rooted": rooted, "task": task, "layer": layer}
+
+
+def test_reload_and_learn(tmp_path):
+    cases = {}
+    names = [name for name, case in METHODS.items() if not case.square_only]
+    plan = [("functional", name) for name in names]
+    plan += [(where, "svft_banded") for where in ("rooted", "task", "layer")] + [("layer", "lora")]
+    for where, name in plan:
+        keras.utils.set_random_seed(5)
+        model, x, y = BUILDERS[where](METHODS[name].method)
+        shake(model, 0.02)
+        model.compile(
+            optimizer=keras.optimizers.Adam(1e-2),
+            loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        )
+        model.fit(x, y, verbose=0)
+        model.save(tmp_path / f"{where}_{name}.keras")
+        slots = [v.numpy() for v in model.optimizer.variables]
+        if where == "task":  # KerasHub's own `compile` does not restore optimizer state
+            slots = reloaded_slots(tmp_path / f"{where}_{name}.keras")
+        cases[f"{where}_{name}"] = (x, y, model.predict(x, verbose=0), slots)
+    (tmp_path / "cases.pickle").write_bytes(pickle.dumps(cases))
+    assert fresh_process("reload_and_learn.py", tmp_path, keras.backend.backend()).wait() == 0
+
+
+def reloaded_slots(path):
+    return [v.numpy() for v in keras.saving.load_model(path).optimizer.variables]
+
+
+def test_weights_files_cross(tmp_path):
+    backbone, x = models.bert()
+    backbone.save_weights(tmp_path / "base.weights.h5")
+    plain = models.output(backbone(x))
+    ksa.enable(backbone, ksa.SVFT(pattern="banded", d=1))
+    shake(backbone)
+    tuned = models.output(backbone(x))
+    backbone.save_weights(tmp_path / "adapted.weights.h5")
+
+    again, _ = models.bert()
+    ksa.enable(again, ksa.SVFT(pattern="banded", d=1))
+    again.load_weights(tmp_path / "adapted.weights.h5")
+    np.testing.assert_array_equal(models.output(again(x)), tuned)
+
+    base, _ = models.bert()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        base.load_weights(tmp_path / "adapted.weights.h5")
+    np.testing.assert_array_equal(models.output(base(x)), plain)
+
+
+def test_an_empty_adapter_refuses_to_run():
+    backbone, x = models.bert()
+    ksa.enable(backbone, ksa.SVF())
+    copy = type(backbone).from_config(backbone.get_config())
+    with pytest.raises(RuntimeError, match="holds no values yet"):
+        copy(x)
+
+
+def test_a_merged_model_needs_nothing_of_ours(tmp_path):
+    model, backbone, x = models.classifier()
+    ksa.enable(backbone, ksa.SVF())
+    shake(backbone)
+    ksa.merge(backbone)
+    expected = model.predict(x, verbose=0)
+    model.save(tmp_path / "m.keras")
+    assert b"keras_svd_adapters" not in (tmp_path / "m.keras").read_bytes()
+    np.testing.assert_array_equal(
+        keras.saving.load_model(tmp_path / "m.keras").predict(x, verbose=0), expected
+    )
