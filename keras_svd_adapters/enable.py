@@ -10,7 +10,7 @@ import keras
 
 from keras_svd_adapters.adapter import Adapter
 from keras_svd_adapters.host import activate, adapters_of, attach, detach
-from keras_svd_adapters.keras_internals import let_train
+from keras_svd_adapters.keras_internals import all_layers, let_train, models_around
 from keras_svd_adapters.methods.method import Method
 from keras_svd_adapters.progress import Progress
 from keras_svd_adapters.root import make_root, roots, trained_with, unmake_root
@@ -211,14 +211,15 @@ def delete_adapter(model: keras.layers.Layer, name: str) -> None:
     if adapted_sites(model):
         settle(model)
     else:
-        restore_plain(model, sites)
+        restore_plain(model)
 
 
-def restore_plain(model: keras.layers.Layer, sites: list[Site]) -> None:
-    """Makes a model without adapters an ordinary one again."""
+def restore_plain(model: keras.layers.Layer) -> None:
+    """Makes a model without adapters, and those around it, ordinary ones again."""
     release(model)
-    for root in roots(sites):
-        unmake_root(root)
+    for around in models_around(all_layers(model)):
+        if not adapted_sites(around):
+            unmake_root(around)
     forget_graphs(model)
 
 

@@ -49,7 +49,7 @@ class AdaptedLayer:
         return y
 
     def _base_projection(self, x: Any, delta: Any = None) -> Any:
-        """`x (K + delta)` by the layer's own operation, so that the result is bit for bit its own."""
+        """`x (K + delta)` by the layer's own operation, so that it is bit for bit its own."""
         view = self.adapter().view
         kernel = self.base_kernel
         if delta is not None:

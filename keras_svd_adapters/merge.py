@@ -49,4 +49,4 @@ def merge(model: keras.layers.Layer) -> None:
         detach(site.layer, next(iter(names)))
     for _, _, weight in own_weights(model):
         weight.trained_with = set()
-    restore_plain(model, sites)
+    restore_plain(model)

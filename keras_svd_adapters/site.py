@@ -90,7 +90,7 @@ def _is_kernel_layer(layer: keras.layers.Layer) -> bool:
     """Whether a layer computes with its kernel as Dense or EinsumDense do."""
     plain = plain_class(layer, AdaptedLayer)
     return layer.built and any(
-        issubclass(plain, cls) and plain.call is cls.call for cls in LAYER_CLASSES
+        issubclass(plain, cls) and getattr(plain, "call", None) is cls.call for cls in LAYER_CLASSES
     )
 
 

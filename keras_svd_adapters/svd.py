@@ -38,21 +38,24 @@ def decompose(K: np.ndarray) -> SVD:
             f"leave the layer out with `exclude`. Received: {bad} such values in a kernel of "
             f"shape {K.shape}"
         )
-    wide = K.shape[0] <= K.shape[1]
-    U, s, Vt = _by_gram(K if wide else K.T) or np.linalg.svd(
-        K if wide else K.T, full_matrices=False
-    )
-    return _fix_signs(SVD(U, s, Vt) if wide else SVD(Vt.T, s, U.T))
+    if K.shape[0] > K.shape[1]:
+        V, s, Ut = _decompose_wide(K.T)
+        return _fix_signs(SVD(Ut.T, s, V.T))
+    return _fix_signs(_decompose_wide(K))
 
 
-def _by_gram(K: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
+def _decompose_wide(K: np.ndarray) -> SVD:
+    return _by_gram(K) or SVD(*np.linalg.svd(K, full_matrices=False))
+
+
+def _by_gram(K: np.ndarray) -> SVD | None:
     """Decomposition of a wide matrix by its Gram matrix, `None` if that is unsafe."""
     squares, U = np.linalg.eigh(K @ K.T)
     squares, U = squares[::-1], U[:, ::-1]
     if squares[0] <= 0 or squares[-1] < SMALLEST_GRAM_RATIO**2 * squares[0]:
         return None
     s = np.sqrt(squares)
-    return U, s, (U.T @ K) / s[:, None]
+    return SVD(U, s, (U.T @ K) / s[:, None])
 
 
 def _fix_signs(svd: SVD) -> SVD:

@@ -93,8 +93,13 @@ def build_layer(build, dtype="float32"):
 
 def adapted(case, layer):
     """The public layer of the method of a case, around a layer."""
-    wrapper = {ksa.LoRA: ksa.LoRADense, ksa.SVF: ksa.SVFDense, ksa.SVFT: ksa.SVFTDense}
-    return wrapper[type(case.method)](layer, **case.method.get_config())
+    return wrapped_layer(case.method, layer)
+
+
+def wrapped_layer(method, layer):
+    """`SVFTDense(layer, ...)` for an `SVFT(...)`, and so on."""
+    public = getattr(ksa, f"{type(method).__name__}Dense")
+    return public(layer, **method.get_config())
 
 
 def batch(shape, seed=3):

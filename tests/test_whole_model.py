@@ -8,7 +8,7 @@ import keras_hub
 import models
 import numpy as np
 import pytest
-from cases import METHODS, batch, shake
+from cases import METHODS, batch, shake, wrapped_layer
 from test_files import fresh_process
 
 import keras_svd_adapters as ksa
@@ -37,11 +37,8 @@ def task(method):
 def layer(method):
     base = keras.layers.Dense(16, activation="relu")
     base.build((None, 6))
-    wrapper = {ksa.LoRA: ksa.LoRADense, ksa.SVF: ksa.SVFDense, ksa.SVFT: ksa.SVFTDense}[
-        type(method)
-    ]
-    adapted = wrapper(base, **method.get_config())
-    model = keras.Sequential([keras.Input((6,)), adapted, keras.layers.Dense(3)])
+    wrapped = wrapped_layer(method, base)
+    model = keras.Sequential([keras.Input((6,)), wrapped, keras.layers.Dense(3)])
     return model, batch((4, 6)), np.array([0, 2, 1, 1])
 
 
@@ -108,6 +105,7 @@ def test_a_merged_model_needs_nothing_of_ours(tmp_path):
     model, backbone, x = models.classifier()
     ksa.enable(backbone, ksa.SVF())
     shake(backbone)
+    model.save(tmp_path / "adapted.keras")
     ksa.merge(backbone)
     expected = model.predict(x, verbose=0)
     model.save(tmp_path / "m.keras")

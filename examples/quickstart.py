@@ -1,0 +1,154 @@
+"""Fine-tunes a real encoder on real sentences, by six methods, and keeps one in a small file.
+
+Run it with `make demo`. The backend is that of `KERAS_BACKEND`. Each method trains as many steps,
+at the rate that a validation split preferred (`RATES`).
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from statistics import median
+
+os.environ.setdefault("KERAS_BACKEND", "jax")
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import classifier
+import data
+import keras
+import numpy as np
+
+import keras_svd_adapters as ksa
+from keras_svd_adapters.table import table
+
+OUT = Path("demo")
+TRAIN, TEST = 2048, 1000
+SVFT = ksa.SVFT(pattern="banded", d=2)
+RUNS = {
+    "frozen encoder": (None, 1e-2),
+    "Keras enable_lora(8)": ("keras", 3e-3),
+    "LoRA(rank=8)": (ksa.LoRA(rank=8), 1e-3),
+    "SVF()": (ksa.SVF(), 1e-2),
+    "SVFT banded d=2": (SVFT, 1e-2),
+    "SVFT banded d=2 factored": (ksa.SVFT(pattern="banded", d=2, formulation="factored"), 1e-2),
+}
+
+
+class StepTimes(keras.callbacks.Callback):
+    """Seconds of each training step."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seconds: list[float] = []
+
+    def on_train_batch_begin(self, batch: int, logs: dict | None = None) -> None:
+        self.start = time.perf_counter()
+
+    def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
+        self.seconds.append(time.perf_counter() - self.start)
+
+
+def adapt(model: keras.Model, backbone: keras.Model, method: ksa.Method | str | None) -> None:
+    """Freezes the encoder and gives it the adapter of a run, if it has one."""
+    if method is None:
+        backbone.trainable = False
+    elif method == "keras":
+        backbone.enable_lora(8)
+    else:
+        ksa.enable(model, method, train="head", verbose=1)
+
+
+def fine_tune(directory: Path, method: ksa.Method | str | None, rate: float, sets: dict) -> tuple:
+    """Trains the classifier with one method; returns it and the median seconds per step."""
+    keras.utils.set_random_seed(0)
+    model, backbone = classifier.build(directory)
+    adapt(model, backbone, method)
+    model.compile(
+        optimizer=keras.optimizers.Adam(rate),
+        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        metrics=["accuracy"],
+    )
+    times = StepTimes()
+    model.fit(*sets["train"], epochs=2, batch_size=32, verbose=0, callbacks=[times])
+    return model, median(times.seconds[len(times.seconds) // 4 :])
+
+
+def compare(directory: Path, sets: dict) -> keras.Model:
+    """Runs every method, prints the table, and returns the model tuned with SVFT."""
+    rows, kept, frozen = [], None, None
+    for label, (method, rate) in RUNS.items():
+        print(f"\n{label}, Adam({rate:g})")
+        model, seconds = fine_tune(directory, method, rate, sets)
+        frozen = frozen or seconds
+        accuracy = model.evaluate(*sets["test"], batch_size=100, verbose=0)[1]
+        values = sum(int(np.prod(weight.shape)) for weight in model.trainable_weights)
+        size = "-"
+        if isinstance(method, ksa.Method):
+            ksa.save_adapter(model, OUT / "adapter.keras")
+            size = f"{(OUT / 'adapter.keras').stat().st_size / 1e3:,.0f} kB"
+        print(f"accuracy {accuracy:.3f}, {seconds:.3f} s a step")
+        rows.append((label, f"{values:,}", f"{accuracy:.3f}", f"{seconds / frozen:.2f}", size))
+        if method == SVFT:
+            kept = model
+    print()
+    print(table(("method", "trained values", "accuracy", "time / frozen", "adapter file"), rows))
+    print(f"Accuracy on {TEST} sentences; one standard error is about 0.012.")
+    return kept
+
+
+def load_and_predict(directory: Path) -> None:
+    """In a fresh process: the base model, the adapter file, and the same predictions."""
+    sets = split(directory)
+    model, _ = classifier.build(directory)
+    ksa.load_adapter(model, OUT / "svft.keras", verbose=0)
+    loaded = model.predict(sets["test"][0], batch_size=100, verbose=0)
+    expected = np.load(OUT / "expected.npy")
+    print(f"a fresh process: largest difference {np.abs(loaded - expected).max():.1e}")
+    ksa.merge(model)
+    merged = model.predict(sets["test"][0], batch_size=100, verbose=0)
+    print(f"merged:          largest difference {np.abs(merged - expected).max():.1e}")
+    assert np.abs(loaded - expected).max() < 1e-4
+    assert np.abs(merged - expected).max() < 1e-4
+
+
+def split(directory: Path) -> dict[str, tuple]:
+    """Token ids and labels for training and for testing."""
+    texts, labels = data.movie_sentences()
+    tokens = classifier.tokenize(directory, texts[: TRAIN + TEST])
+
+    def rows(part: slice) -> tuple:
+        return {name: value[part] for name, value in tokens.items()}, labels[part]
+
+    return {"train": rows(slice(TRAIN)), "test": rows(slice(TRAIN, TRAIN + TEST))}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--load", action="store_true", help="only load the adapter and predict")
+    arguments = parser.parse_args()
+    OUT.mkdir(exist_ok=True)
+    directory = data.minilm_directory()
+    if arguments.load:
+        return load_and_predict(directory)
+
+    start = time.perf_counter()
+    print(f"Keras {keras.__version__} on {keras.backend.backend()}")
+    sets = split(directory)
+    model, _ = classifier.build(directory)
+    print(f"\nThe plan for {SVFT}, before anything is touched:\n{ksa.plan(model, SVFT)}")
+    tuned = compare(directory, sets)
+    print(f"\n{ksa.status(tuned)}")
+    ksa.save_adapter(tuned, OUT / "svft.keras")
+    np.save(OUT / "expected.npy", tuned.predict(sets["test"][0], batch_size=100, verbose=0))
+    print(f"\nSaved {OUT / 'svft.keras'}; loading it elsewhere:")
+    subprocess.run([sys.executable, __file__, "--load"], check=True)
+    print(f"\n{time.perf_counter() - start:.0f} s in all")
+    return None
+
+
+if __name__ == "__main__":
+    main()
