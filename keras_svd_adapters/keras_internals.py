@@ -9,7 +9,8 @@ fails where Keras moves one of them.
 - `REGISTERED_OBJS_TO_NAMES`, `GLOBAL_CUSTOM_NAMES`: the name that a configuration gives to such a
   subclass; the public decorator would also redirect the name of the class itself.
 - `_trainable`: setting `trainable` on a parent would change all that lies below it.
-- `_exclude_from_weight_decay`: the public setter forgets what was excluded before.
+- `_exclude_from_weight_decay`, `_apply_weight_decay`: the public setter forgets what was excluded
+  before, and Keras on torch fails where nothing is left to decay.
 - `_learning_rate`: the schedule behind `learning_rate`, which gives its first value alone.
 - `_flatten_layers`, `_keras_history`: which models hold a layer, which layer makes an output.
 - `_track_variables` (torch): new variables join `model.parameters()` only when asked.
@@ -216,12 +217,20 @@ def unpin(variable: keras.Variable) -> None:
 
 
 def exclude_from_weight_decay(
-    optimizer: keras.optimizers.Optimizer, variables: list[keras.Variable]
+    optimizer: keras.optimizers.Optimizer,
+    variables: list[keras.Variable],
+    among: list[keras.Variable],
 ) -> None:
-    """Excludes variables from decay on top of what was excluded before."""
+    """Excludes variables from decay on top of what was excluded before.
+
+    Where none is left to decay, decay itself is skipped: on torch, Keras would pass an empty list
+    to an operation that refuses one.
+    """
     before: set[Any] = getattr(optimizer, "_exclude_from_weight_decay", set())
     optimizer._exclude_from_weight_decay = before | {optimizer._var_key(v) for v in variables}
     optimizer._exclude_from_weight_decay_cache = {}
+    if not any(optimizer._use_weight_decay(v) for v in among):
+        optimizer._apply_weight_decay = lambda variables: None
 
 
 def peak_learning_rate(optimizer: keras.optimizers.Optimizer) -> float:

@@ -115,9 +115,9 @@ def _docstring(method: type[Method]) -> str:
         "        base_layer: A built `Dense` or `EinsumDense`.\n",
     ) + (
         "    Example:\n\n"
-        "    >>> base = keras.layers.Dense(6)\n"
-        "    >>> base.build((None, 8))\n"
+        "    >>> base = keras.layers.Dense(16)\n"
+        "    >>> base.build((None, 32))\n"
         f"    >>> layer = keras_svd_adapters.{method.__name__}Dense(base)\n"
-        "    >>> layer(keras.ops.ones((2, 8))).shape\n"
-        "    (2, 6)\n    "
+        "    >>> tuple(layer(keras.ops.ones((2, 32))).shape)\n"
+        "    (2, 16)\n    "
     )

@@ -37,7 +37,7 @@ def care_for_adapters() -> None:
 def protect_starts(optimizer: Any, variables: list[keras.Variable]) -> None:
     """Excludes from weight decay what does not start at zero: decay would undo the base model."""
     if kept := [v for v in variables if not getattr(v, "decays", True)]:
-        exclude_from_weight_decay(optimizer, kept)
+        exclude_from_weight_decay(optimizer, kept, variables)
 
 
 def warn_if_slow(optimizer: Any, variables: list[keras.Variable]) -> None:

@@ -102,10 +102,10 @@ def matches(site: Site, pattern: Pattern) -> bool:
             "A target is a layer name, a path, a glob, a compiled regular expression or a "
             f"callable on a site. Received: {pattern!r}"
         )
-    names = {site.name, site.path, site.key, *_suffixes(site.path)}
+    names = set(_suffixes(site.path))
     if "*" in pattern or "?" in pattern:
         return any(fnmatchcase(name, pattern) for name in names)
-    return pattern in names
+    return pattern in names or pattern == site.key
 
 
 def _suffixes(path: str) -> Iterable[str]:

@@ -7,6 +7,7 @@ import keras_hub
 import models
 import numpy as np
 import pytest
+from cases import numpy
 
 import keras_svd_adapters as ksa
 
@@ -36,7 +37,7 @@ def learns(model, x, y, name):
     for weight in model.trainable_weights:
         assert not np.array_equal(weight.numpy(), start[weight.path]), weight.path
     after = np.asarray(model.predict(x, verbose=0))
-    np.testing.assert_allclose(after, np.asarray(model(x)), atol=1e-5)
+    np.testing.assert_allclose(after, numpy(model(x)), atol=1e-5)
     return np.abs(after - before).max() > 1e-6
 
 
@@ -132,8 +133,8 @@ def test_code_that_reads_the_kernel_sees_the_adapter():
     ksa.enable(layer, ksa.SVF())
     layer.adapter_default.z.assign(np.linspace(0.5, 1.5, 6))
     x = np.eye(8, dtype="float32")
-    effective = keras.ops.convert_to_numpy(layer.kernel)
-    np.testing.assert_allclose(effective, np.asarray(layer(x)) - layer.bias.numpy(), atol=1e-6)
+    effective = numpy(layer.kernel)
+    np.testing.assert_allclose(effective, numpy(layer(x)) - layer.bias.numpy(), atol=1e-6)
     assert np.abs(effective - plain).max() > 0.01
     with ksa.disabled(layer):
-        np.testing.assert_array_equal(keras.ops.convert_to_numpy(layer.kernel), plain)
+        np.testing.assert_array_equal(numpy(layer.kernel), plain)

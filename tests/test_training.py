@@ -121,11 +121,14 @@ def test_weight_decay_never_pulls_towards_a_start_that_is_not_zero(name):
 
 def test_weight_decay_keeps_what_the_user_excluded():
     build, shape = dense(12, 40)
-    layer = adapted(METHODS["svft_banded"], build_layer(build))
+    layer = adapted(METHODS["lora"], build_layer(build))
     optimizer = keras.optimizers.AdamW(RATE)
-    optimizer.exclude_from_weight_decay(var_list=layer.trainable_weights)
-    compiled(around(layer, shape), optimizer).fit(batch(shape), batch((5, 40)), verbose=0)
-    assert not optimizer._use_weight_decay(layer.trainable_weights[0])
+    model = around(layer, shape)
+    model.add(keras.layers.Dense(3))
+    optimizer.exclude_from_weight_decay(var_names=["bias"])
+    compiled(model, optimizer).fit(batch(shape), batch((5, 3)), verbose=0)
+    decays = [w.name for w in model.trainable_weights if optimizer._use_weight_decay(w)]
+    assert decays == ["lora_b", "kernel"]
 
 
 @pytest.mark.parametrize(

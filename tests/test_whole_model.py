@@ -45,12 +45,19 @@ def layer(method):
 BUILDERS = {"functional": functional, "rooted": rooted, "task": task, "layer": layer}
 
 
+PLAN = [
+    ("functional", "lora"),
+    ("functional", "svft_random"),
+    ("rooted", "svft_banded"),
+    ("task", "svf"),
+    ("layer", "svf_factored"),
+    ("layer", "svft_plain"),
+]
+
+
 def test_reload_and_learn(tmp_path):
     cases = {}
-    names = [name for name, case in METHODS.items() if not case.square_only]
-    plan = [("functional", name) for name in names]
-    plan += [(where, "svft_banded") for where in ("rooted", "task", "layer")] + [("layer", "lora")]
-    for where, name in plan:
+    for where, name in PLAN:
         keras.utils.set_random_seed(5)
         model, x, y = BUILDERS[where](METHODS[name].method)
         shake(model, 0.02)

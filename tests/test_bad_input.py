@@ -1,0 +1,172 @@
+"""Bad input: a clear error that ends in `Received: ...`, and the model as it was."""
+
+import importlib
+
+import keras
+import models
+import numpy as np
+import pytest
+
+import keras_svd_adapters as ksa
+from keras_svd_adapters.host import AdaptedLayer
+from keras_svd_adapters.root import AdaptedModel
+
+
+def snapshot(model):
+    weights = {w.path: (w.trainable, type(w), w.numpy().tobytes()) for w in model.weights}
+    layers = [
+        (type(layer), layer.trainable, sorted(vars(layer))) for layer in model._flatten_layers()
+    ]
+    return weights, layers, list(model.trainable_weights)
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: ksa.LoRA(rank=0), "rank=0"),
+        (lambda: ksa.LoRA(rank=2.5), "rank=2.5"),
+        (lambda: ksa.LoRA(dropout=1.0), "dropout=1.0"),
+        (lambda: ksa.LoRA(alpha=-1), "alpha=-1"),
+        (lambda: ksa.SVF(formulation="fast"), "formulation='fast'"),
+        (lambda: ksa.SVFT(pattern="diagonal"), "pattern='diagonal'"),
+        (lambda: ksa.SVFT(d=2), "pattern='plain', d=2"),
+        (lambda: ksa.SVFT(pattern="banded"), "d=0"),
+        (lambda: ksa.SVFT(pattern="banded", d=-1), "d=-1"),
+        (lambda: ksa.SVFT(pattern="banded", d=1, nnz=5), "nnz=5"),
+        (lambda: ksa.SVFT(pattern="random", d=1, nnz=5), "nnz=5"),
+        (lambda: ksa.SVFT(pattern="random", nnz=0), "nnz=0"),
+        (lambda: ksa.SVFT(pattern="banded", d=1, seed=3), "seed=3"),
+    ],
+)
+def test_hyperparameters(make, words):
+    with pytest.raises(ValueError, match="Received: ") as caught:
+        make()
+    assert words in str(caught.value).split("Received: ")[1]
+
+
+@pytest.mark.parametrize(
+    ("how", "words"),
+    [
+        ({"method": ksa.LoRA(rank=17)}, ["rank 16 at the most", "Received: rank=17"]),
+        ({"method": ksa.SVFT(pattern="banded", d=16)}, ["`d` can be 15", "Received: d=16"]),
+        ({"method": ksa.SVFT(pattern="random", nnz=257)}, ["nnz=256", "Received: nnz=257"]),
+        ({"method": ksa.SVFT(pattern="top_k", d=1)}, ["square", "Received: pattern='top_k'"]),
+        ({"method": ksa.SVFT}, ["arguments in brackets", "Received: method="]),
+        ({"method": None}, ["Received: method=None"]),
+        ({"method": ksa.SVF(), "targets": "nothing"}, ["Received: targets='nothing'"]),
+        ({"method": ksa.SVF(), "train": "nothing"}, ["Received: train='nothing'"]),
+        ({"method": ksa.SVF(), "name": "two words"}, ["Received: name='two words'"]),
+        ({"method": ksa.SVF(), "verbose": 7}, ["Received: verbose=7"]),
+    ],
+)
+def test_enable_refuses_and_touches_nothing(how, words):
+    backbone, x = models.bert()
+    before, y = snapshot(backbone), models.output(backbone(x))
+    with pytest.raises(ValueError, match="Received: ") as caught:
+        ksa.enable(backbone, **how)
+    for word in words:
+        assert word in str(caught.value)
+    assert snapshot(backbone) == before
+    np.testing.assert_array_equal(models.output(backbone(x)), y)
+
+
+def test_a_taken_name():
+    backbone, _ = models.bert()
+    ksa.enable(backbone, ksa.SVF(), targets="query")
+    before = snapshot(backbone)
+    with pytest.raises(ValueError, match="has an adapter of this name.*Received: name='default'"):
+        ksa.enable(backbone, ksa.LoRA(rank=2))
+    assert snapshot(backbone) == before
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_a_kernel_that_is_not_finite(bad):
+    backbone, _ = models.bert()
+    kernel = backbone.get_layer("transformer_layer_1")._feedforward_output_dense.kernel
+    value = kernel.numpy().copy()
+    value[3, 4] = bad
+    kernel.assign(value)
+    before = snapshot(backbone)
+    with pytest.raises(ValueError, match="transformer_layer_1/feedforward_output_dense.*Received"):
+        ksa.enable(backbone, ksa.SVF())
+    assert snapshot(backbone) == before
+    assert not any(isinstance(x, (AdaptedLayer, AdaptedModel)) for x in backbone._flatten_layers())
+
+
+def test_interrupted_half_way(monkeypatch):
+    enable = importlib.import_module("keras_svd_adapters.enable")
+    right, calls = enable.decompose, []
+
+    def interrupted(K):
+        calls.append(1)
+        if len(calls) == 5:
+            raise KeyboardInterrupt
+        return right(K)
+
+    monkeypatch.setattr(enable, "decompose", interrupted)
+    backbone, x = models.bert()
+    before, y = snapshot(backbone), models.output(backbone(x))
+    with pytest.raises(KeyboardInterrupt):
+        ksa.enable(backbone, ksa.SVF())
+    assert snapshot(backbone) == before
+    monkeypatch.setattr(enable, "decompose", right)
+    ksa.enable(backbone, ksa.SVF())
+    np.testing.assert_array_equal(models.output(backbone(x)), y)
+
+
+def test_unbuilt_layers():
+    with pytest.raises(ValueError, match=r"build it first.*Received"):
+        ksa.SVFDense(keras.layers.Dense(3))
+    with pytest.raises(ValueError, match="built Dense or EinsumDense.*Received"):
+        ksa.LoRADense(keras.layers.Dropout(0.1))
+    with pytest.raises(ValueError, match="not built.*Received"):
+        ksa.enable(keras.Sequential([keras.layers.Dense(3), keras.layers.Dense(2)]), ksa.SVF())
+
+
+def test_keras_lora_and_ours_do_not_meet():
+    backbone, _ = models.bert()
+    backbone.enable_lora(2)
+    before = snapshot(backbone)
+    with pytest.raises(ValueError, match=r"Keras's own LoRA is enabled.*Received"):
+        ksa.enable(backbone, ksa.SVF(), targets="query")
+    assert snapshot(backbone) == before
+    backbone, _ = models.bert()
+    ksa.enable(backbone, ksa.SVF())
+    before = snapshot(backbone)
+    for call in (lambda: backbone.enable_lora(2), lambda: query(backbone).enable_lora(2)):
+        with pytest.raises(ValueError, match="a second one.*Received: enable_lora"):
+            call()
+    assert snapshot(backbone) == before
+
+
+def query(backbone):
+    return backbone.get_layer("transformer_layer_0")._self_attention_layer._query_dense
+
+
+def test_quantized_layers():
+    layer = keras.layers.Dense(4)
+    layer.build((None, 8))
+    layer.quantize("int8")
+    with pytest.raises(ValueError, match=r"quantized \(int8\).*Received"):
+        ksa.SVFDense(layer)
+    model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(8), keras.layers.Dense(2)])
+    ksa.enable(model, ksa.SVF())
+    with pytest.raises(ValueError, match="merge.*Received: quantize"):
+        model.quantize("int8")
+    assert model.layers[1].quantization_mode is None
+
+
+VERBS = {
+    "merge": ksa.merge,
+    "save": lambda model: ksa.save_adapter(model, "nowhere.keras"),
+    "disabled": lambda model: ksa.disabled(model).__enter__(),
+    "set": lambda model: ksa.set_adapter(model, "pirate"),
+    "delete": lambda model: ksa.delete_adapter(model, "pirate"),
+}
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_verbs_on_a_plain_model(verb):
+    backbone, _ = models.bert()
+    with pytest.raises(ValueError, match="no such adapter.*Received: name="):
+        VERBS[verb](backbone)

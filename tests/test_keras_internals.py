@@ -1,0 +1,118 @@
+"""Each private part of Keras that the package leans on, alone: a move by Keras fails here."""
+
+import keras
+import models
+import numpy as np
+import pytest
+from keras.src.saving import saving_lib
+
+from keras_svd_adapters import keras_internals as internals
+from keras_svd_adapters.host import AdaptedLayer
+
+
+class Recorder(saving_lib.H5IOStore):
+    """A weights store that notes the paths under which Keras saves."""
+
+    def __init__(self):
+        self.paths = []
+
+    def make(self, path, metadata=None):
+        self.paths.append(path)
+        return {}
+
+    def __bool__(self):
+        return True
+
+    def close(self):
+        pass
+
+
+@pytest.mark.parametrize("family", models.FAMILIES)
+def test_walk_gives_the_paths_of_weight_files(family):
+    model, _ = models.FAMILIES[family]()
+    recorder = Recorder()
+    saving_lib._save_state(model, recorder, None, inner_path="", visited_saveables=set())
+    found = [path for path, _ in internals.walk(model)]
+    layers = [path for path in recorder.paths if "seed_generator" not in path]
+    assert found == layers
+
+
+def test_graft_keeps_name_and_configuration():
+    layer = keras.layers.Dense(3)
+    layer.build((None, 2))
+    plain = keras.saving.serialize_keras_object(layer)
+    internals.graft(layer, AdaptedLayer)
+    assert type(layer).__name__ == "Dense"
+    assert isinstance(layer, keras.layers.Dense)
+    assert keras.saving.serialize_keras_object(layer) == plain
+    internals.ungraft(layer, AdaptedLayer)
+    assert type(layer) is keras.layers.Dense
+
+
+def test_a_built_layer_takes_and_gives_back_a_child():
+    layer, child = keras.layers.Dense(3), keras.layers.Dense(2)
+    layer.build((None, 2))
+    child.build((None, 2))
+    with pytest.raises(ValueError, match="cannot add new elements"):
+        layer.child = child
+    internals.attach_child(layer, "child", child)
+    assert len(layer.weights) == 4
+    with pytest.raises(ValueError, match="cannot add new elements"):
+        layer.other = keras.layers.Dense(2)
+    internals.detach_child(layer, "child")
+    assert len(layer.weights) == 2
+    assert not hasattr(layer, "child")
+
+
+def test_pin_outlives_every_switch():
+    layer = keras.layers.Dense(3)
+    layer.build((None, 2))
+    internals.pin(layer.kernel)
+    layer.trainable = False
+    layer.trainable = True
+    assert [w.name for w in layer.trainable_weights] == ["bias"]
+    internals.unpin(layer.kernel)
+    assert len(layer.trainable_weights) == 2
+    assert type(layer.kernel) is keras.Variable
+    layer.bias.trainable = False
+    internals.pin(layer.bias)
+    internals.unpin(layer.bias)
+    assert not layer.bias.trainable
+
+
+def test_models_around_a_layer():
+    layer = keras.layers.Dense(3)
+    inputs = keras.Input((2,))
+    inner = keras.Model(inputs, layer(inputs))
+    outer = keras.Sequential([inner, keras.layers.Dense(1)])
+    other = keras.Sequential([keras.layers.Dense(1)])
+    found = internals.models_around([layer])
+    assert any(model is inner for model in found)
+    assert any(model is outer for model in found)
+    assert not any(model is other for model in found)
+
+
+def test_exclusions_from_weight_decay_add_up():
+    first, second = keras.Variable(np.ones(2)), keras.Variable(np.ones(2))
+    optimizer = keras.optimizers.AdamW(0.1, weight_decay=0.5)
+    optimizer.exclude_from_weight_decay(var_list=[first])
+    internals.exclude_from_weight_decay(optimizer, [second], [first, second])
+    copy = internals.fresh_optimizer(optimizer)
+    third = keras.Variable(np.ones(2))
+    copy.apply([keras.ops.zeros(2)] * 3, [first, second, third])
+    np.testing.assert_array_equal(first.numpy(), np.ones(2))
+    np.testing.assert_array_equal(second.numpy(), np.ones(2))
+    assert third.numpy().max() < 1
+
+
+def test_peak_learning_rate():
+    schedule = keras.optimizers.schedules.PolynomialDecay(0.3, 100, 0.1)
+    assert internals.peak_learning_rate(keras.optimizers.SGD(schedule)) == pytest.approx(0.3)
+    assert internals.peak_learning_rate(keras.optimizers.SGD(0.2)) == pytest.approx(0.2)
+
+
+def test_output_layers():
+    inputs = keras.Input((2,))
+    layer = keras.layers.Dense(3)
+    assert internals.output_layers(keras.Model(inputs, {"y": layer(inputs)})) == [layer]
+    assert internals.output_layers(layer) == []

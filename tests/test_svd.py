@@ -1,0 +1,54 @@
+"""The decomposition against LAPACK: orthogonality, reconstruction, signs, hard cases."""
+
+import numpy as np
+import pytest
+
+from keras_svd_adapters.svd import decompose
+
+SHAPES = [(40, 12), (12, 40), (24, 24), (1, 7), (7, 1)]
+
+
+def spectrum(m, n, s, seed=0):
+    rng = np.random.default_rng(seed)
+    left = np.linalg.qr(rng.normal(size=(m, m)))[0][:, : len(s)]
+    right = np.linalg.qr(rng.normal(size=(n, n)))[0][:, : len(s)]
+    return left @ np.diag(s) @ right.T
+
+
+def check(K, svd, tolerance=1e-6):
+    k = min(K.shape)
+    assert svd.U.shape == (K.shape[0], k)
+    assert svd.Vt.shape == (k, K.shape[1])
+    assert np.abs(svd.U.T @ svd.U - np.eye(k)).max() < tolerance
+    assert np.abs(svd.Vt @ svd.Vt.T - np.eye(k)).max() < tolerance
+    assert np.abs(svd.U @ np.diag(svd.s) @ svd.Vt - K).max() <= tolerance * max(svd.s[0], 1e-30)
+    assert (np.diff(svd.s) <= 1e-12 * max(svd.s[0], 1e-30)).all()
+    assert (svd.U[np.abs(svd.U).argmax(axis=0), range(k)] > 0).all()
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_random_kernels(shape):
+    K = np.random.default_rng(1).normal(size=shape).astype("float32")
+    svd = decompose(K)
+    check(K, svd)
+    np.testing.assert_allclose(svd.s, np.linalg.svd(K.astype("float64"))[1], rtol=1e-9)
+
+
+@pytest.mark.parametrize("shape", SHAPES[:3])
+@pytest.mark.parametrize("smallest", [1e-2, 1e-5, 4e-7, 1e-9, 0.0])
+def test_any_condition_number(shape, smallest):
+    k = min(shape)
+    K = spectrum(*shape, np.geomspace(1, smallest, k) if smallest else np.eye(k)[0])
+    check(K, decompose(K))
+
+
+def test_a_zero_kernel():
+    check(np.zeros((5, 3)), decompose(np.zeros((5, 3))))
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_values_that_are_not_finite(bad):
+    K = np.ones((4, 3))
+    K[1, 2] = bad
+    with pytest.raises(ValueError, match="NaN or infinity.*Received: 1 such values"):
+        decompose(K)
