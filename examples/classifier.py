@@ -8,7 +8,7 @@ import keras
 import keras_hub
 import numpy as np
 
-LENGTH = 40
+LENGTH = 32
 
 
 def build(directory: Path) -> tuple[keras.Model, keras_hub.models.BertBackbone]:

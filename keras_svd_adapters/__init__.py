@@ -2,7 +2,7 @@
 
 from keras_svd_adapters.adapter_file import load_adapter, save_adapter
 from keras_svd_adapters.archive import AdapterFileError
-from keras_svd_adapters.enable import delete_adapter, disabled, enable, set_adapter
+from keras_svd_adapters.enable import enable
 from keras_svd_adapters.keras_hub import join_keras_hub
 from keras_svd_adapters.layers import dense_layer
 from keras_svd_adapters.merge import merge
@@ -15,6 +15,7 @@ from keras_svd_adapters.plan import Plan, plan
 from keras_svd_adapters.root import keep_adapters_when_saved
 from keras_svd_adapters.site import Site
 from keras_svd_adapters.status import Status, status
+from keras_svd_adapters.switching import delete_adapter, disabled, set_adapter
 from keras_svd_adapters.version import __version__
 
 LoRADense, SVFDense, SVFTDense = dense_layer(LoRA), dense_layer(SVF), dense_layer(SVFT)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import keras
 from keras import ops
 
-from keras_svd_adapters.enable import require_adapter, restore_plain
 from keras_svd_adapters.host import adapters_of, base_kernel, detach
+from keras_svd_adapters.switching import require_adapter, restore_plain
 from keras_svd_adapters.training import own_weights
 
 

@@ -1,0 +1,118 @@
+"""Whether an adapter file fits a model, checked before the model is touched."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_svd_adapters.adapter import Adapter
+from keras_svd_adapters.archive import AdapterFileError, Contents
+from keras_svd_adapters.fingerprint import factor_sample, kernel_fingerprint, same_factor
+from keras_svd_adapters.methods.method import Method
+from keras_svd_adapters.site import Site, find_sites
+from keras_svd_adapters.training import own_weights
+
+FACTORS = ("U", "Vt")
+Path = str | os.PathLike[str]
+
+
+def fit_sites(
+    model: keras.layers.Layer, contents: Contents, filepath: Path
+) -> list[tuple[Site, Method]]:
+    """The sites and methods of a file, if they fit the model and its kernels."""
+    by_key = {site.key: site for site in find_sites(model)}
+    chosen: list[tuple[Site, Method]] = []
+    for key, told in contents.config["sites"].items():
+        if key not in by_key:
+            near = difflib.get_close_matches(key, by_key, n=1)
+            raise _unfit(filepath, f"it adapts `{key}`, which this model lacks; nearest: {near}")
+        site = by_key[key]
+        if why := site.obstacle():
+            raise _unfit(filepath, f"`{site.path}` cannot be adapted: {why}")
+        ours, theirs = kernel_fingerprint(site.matrix()), told["kernel"]
+        if ours["shape"] != theirs["shape"]:
+            raise _unfit(
+                filepath,
+                f"the kernel of `{site.path}` was {theirs['shape']} and is {ours['shape']}",
+            )
+        if ours != theirs:
+            raise _unfit(filepath, f"the kernel of `{site.path}` has other values")
+        method = _method(told, filepath)
+        _check_values(site, method, contents, filepath)
+        chosen.append((site, method))
+    if not chosen:
+        raise _unfit(filepath, "it adapts no layer")
+    return chosen
+
+
+def _method(told: dict[str, Any], filepath: Path) -> Method:
+    known = Method.registry.get(told["method"])
+    if known is None:
+        raise _unfit(
+            filepath,
+            f"its method {told['method']!r} is not one of {', '.join(sorted(Method.registry))}",
+        )
+    return known.from_config(told["config"])
+
+
+def _check_values(site: Site, method: Method, contents: Contents, filepath: Path) -> None:
+    m, n = site.view.m, site.view.n
+    for name, array in method.arrays(m, n, method.form(m, n)).items():
+        if array.trainable or name == "pairs":
+            value = contents.values[f"sites/{site.key}/{name}"]
+            if value.shape != array.shape or value.dtype != np.dtype(array.dtype):
+                raise _unfit(
+                    filepath,
+                    f"`{name}` of `{site.path}` is {value.dtype} {value.shape}, not "
+                    f"{array.dtype} {array.shape}",
+                )
+            if name == "pairs" and not ((value >= 0) & (value < min(m, n))).all():
+                raise _unfit(filepath, f"`pairs` of `{site.path}` lie outside the matrix")
+
+
+def fit_weights(
+    model: keras.layers.Layer, contents: Contents, filepath: Path
+) -> dict[str, keras.Variable]:
+    """The other trained weights of a file, if the model has them."""
+    weights = {key: weight for key, _, weight in own_weights(model)}
+    for key in contents.config["train"]:
+        shape = contents.values[f"train/{key}"].shape
+        if key not in weights or tuple(weights[key].shape) != shape:
+            raise _unfit(filepath, f"it trained `{key}` {shape}, which this model lacks")
+    return {key: weights[key] for key in contents.config["train"]}
+
+
+def check_factors(site: Site, adapter: Adapter, contents: Contents, filepath: Path) -> None:
+    for name, ours in factor_samples(adapter).items():
+        theirs = contents.values.get(f"sites/{site.key}/{name}")
+        if theirs is not None and not same_factor(ours, theirs):
+            raise _unfit(
+                filepath,
+                f"the singular vectors of `{site.path}` come out differently here (equal or "
+                "nearly equal singular values), so that its values would mean something else",
+            )
+
+
+def _unfit(filepath: Path, why: str) -> AdapterFileError:
+    return AdapterFileError(
+        f"The adapter does not fit this model: {why}. Load the base model that it was trained "
+        f"on. Received: {str(filepath)!r}"
+    )
+
+
+def factor_samples(adapter: Adapter) -> dict[str, np.ndarray]:
+    if not adapter.method.basis_matters:
+        return {}
+    factors = {name: adapter.arrays[name] for name in FACTORS if name in adapter.arrays}
+    return {f"sample_{name}": factor_sample(to_numpy(v)) for name, v in factors.items()}
+
+
+def to_numpy(variable: keras.Variable) -> np.ndarray:
+    value = keras.ops.convert_to_tensor(variable)
+    if keras.backend.is_float_dtype(value.dtype):
+        value = keras.ops.cast(value, "float32")
+    return keras.ops.convert_to_numpy(value)
