@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,8 +12,10 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_svd_adapters.keras_internals import only_shapes_matter
 from keras_svd_adapters.kernel import KernelView
 from keras_svd_adapters.methods.method import SVD, Array, Base, Method
+from keras_svd_adapters.svd import decompose
 
 
 class Adapter(keras.layers.Layer):
@@ -45,6 +49,7 @@ class Adapter(keras.layers.Layer):
         self.view = view
         self.form = form
         self.has_values = values is not None
+        self.kernel: Callable[[], Any] = no_kernel
         self.dropout = getattr(method, "dropout", 0.0)
         self.seed_generator = keras.random.SeedGenerator() if self.dropout else None
         arrays = method.arrays(view.m, view.n, form)
@@ -113,7 +118,7 @@ class Adapter(keras.layers.Layer):
         return SimpleNamespace(**{k: _cast_float(v, "float32") for k, v in values.items()})
 
     def _check_values(self) -> None:
-        if not self.has_values:
+        if not self.has_values and not only_shapes_matter():
             raise RuntimeError(
                 "This adapter was rebuilt from a configuration and holds no values yet. Load "
                 "the model's weights, or call `keras_svd_adapters.enable` on a model that is "
@@ -131,6 +136,8 @@ class Adapter(keras.layers.Layer):
             store[name] = variable
 
     def load_own_variables(self, store: Any) -> None:
+        if not store.keys() and self.has_values:
+            return self.follow_kernel()
         if set(store.keys()) != set(self._array_names):
             raise ValueError(
                 f"The saved adapter does not hold the arrays of {self.method}: it has "
@@ -140,8 +147,34 @@ class Adapter(keras.layers.Layer):
         for name, variable in self.arrays.items():
             variable.assign(store[name])
         self.has_values = True
+        return None
+
+    def follow_kernel(self) -> None:
+        """Finds the factors of the kernel as it is now: a file of base weights was loaded."""
+        if self.method.needs_svd:
+            matrix = self.view.to_matrix(ops.convert_to_numpy(ops.cast(self.kernel(), "float32")))
+            values = self.method.start(
+                self.view.m, self.view.n, self.form, np.random.default_rng(), decompose(matrix)
+            )
+            for name in ("U", "s", "Vt"):
+                if name in self.arrays:
+                    self.arrays[name].assign(values[name])
 
 
 def _cast_float(value: Any, dtype: str) -> Any:
     is_float = keras.backend.is_float_dtype(value.dtype)
     return ops.cast(value, dtype) if is_float else value
+
+
+def no_kernel() -> Any:
+    """Stands in until the adapter is attached to a layer."""
+    raise RuntimeError("The adapter is not attached to a layer. Received: an adapter alone")
+
+
+@contextmanager
+def name_scopes(path: str) -> Iterator[None]:
+    """Within, new variables have a path under that of a layer."""
+    with ExitStack() as stack:
+        for part in path.split("/"):
+            stack.enter_context(keras.name_scope(part))
+        yield

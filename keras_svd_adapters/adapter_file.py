@@ -24,15 +24,16 @@ from keras_svd_adapters.enable import (
     check_methods,
     check_name,
     start_adapter,
+    undone_on_failure,
 )
 from keras_svd_adapters.fingerprint import kernel_fingerprint
-from keras_svd_adapters.host import adapters_of
+from keras_svd_adapters.host import activate, adapters_of
 from keras_svd_adapters.methods.method import Method
-from keras_svd_adapters.root import PACKAGE, trained_with
+from keras_svd_adapters.root import PACKAGE
 from keras_svd_adapters.site import Site, adapted_sites
 from keras_svd_adapters.status import Status, status
 from keras_svd_adapters.switching import finish, require_adapter
-from keras_svd_adapters.training import own_weights
+from keras_svd_adapters.training import own_weights, trained_with
 
 
 @keras.saving.register_keras_serializable(PACKAGE, "AdapterFile")
@@ -73,12 +74,12 @@ def save_adapter(model: keras.layers.Layer, filepath: Path, name: str | None = N
         config["sites"][site.key] = {
             "method": adapter.method.name,
             "config": adapter.method.get_config(),
-            "kernel": kernel_fingerprint(site.matrix()),
+            "kernel": kernel_fingerprint(site.matrix(), site.dtype),
         }
         for array, value in _saved_arrays(adapter).items():
             values[f"sites/{site.key}/{array}"] = value
     for key, _, weight in own_weights(model):
-        if name in trained_with(weight) or weight.trainable:
+        if trained_with(weight) == name or (weight.trainable and trained_with(weight) is None):
             config["train"].append(key)
             values[f"train/{key}"] = to_numpy(weight)
     identity = {"module": PACKAGE, "class_name": "AdapterFile", "config": config}
@@ -136,12 +137,16 @@ def load_adapter(
         ) from None
     if adapted_sites(model, name):
         _assign(model, chosen, contents, name, filepath)
+        for site, _ in chosen:
+            activate(site.layer, name)
+        finish(model, name, list(weights.values()))
     else:
         check_methods(chosen, name)
-        attach_all(chosen, name, verbose, _starter(contents, filepath))
+        with undone_on_failure(model, chosen, name):
+            attach_all(chosen, name, verbose, _starter(contents, filepath))
+            finish(model, name, list(weights.values()))
     for key, weight in weights.items():
         weight.assign(contents.values[f"train/{key}"])
-    finish(model, name, list(weights.values()))
     return status(model)
 
 

@@ -11,12 +11,16 @@ import numpy as np
 
 from keras_svd_adapters.adapter import Adapter
 from keras_svd_adapters.archive import AdapterFileError, Contents
-from keras_svd_adapters.fingerprint import factor_sample, kernel_fingerprint, same_factor
+from keras_svd_adapters.fingerprint import (
+    factor_sample,
+    has_equal_values,
+    kernel_fingerprint,
+    same_factor,
+)
 from keras_svd_adapters.methods.method import Method
 from keras_svd_adapters.site import Site, find_sites
 from keras_svd_adapters.training import own_weights
 
-FACTORS = ("U", "Vt")
 Path = str | os.PathLike[str]
 
 
@@ -33,13 +37,19 @@ def fit_sites(
         site = by_key[key]
         if why := site.obstacle():
             raise _unfit(filepath, f"`{site.path}` cannot be adapted: {why}")
-        ours, theirs = kernel_fingerprint(site.matrix()), told["kernel"]
+        ours, theirs = kernel_fingerprint(site.matrix(), site.dtype), told["kernel"]
         if ours["shape"] != theirs["shape"]:
             raise _unfit(
                 filepath,
                 f"the kernel of `{site.path}` was {theirs['shape']} and is {ours['shape']}",
             )
-        if ours != theirs:
+        if ours["dtype"] != theirs["dtype"]:
+            raise _unfit(
+                filepath,
+                f"it was trained on {theirs['dtype']} kernels and these are {ours['dtype']}; load "
+                f"the base model with `dtype={theirs['dtype']!r}`",
+            )
+        if ours["sha256"] != theirs["sha256"]:
             raise _unfit(filepath, f"the kernel of `{site.path}` has other values")
         method = _method(told, filepath)
         _check_values(site, method, contents, filepath)
@@ -56,7 +66,10 @@ def _method(told: dict[str, Any], filepath: Path) -> Method:
             filepath,
             f"its method {told['method']!r} is not one of {', '.join(sorted(Method.registry))}",
         )
-    return known.from_config(told["config"])
+    try:
+        return known.from_config(told["config"])
+    except (TypeError, ValueError) as error:
+        raise _unfit(filepath, f"its method has hyperparameters unknown here: {error}") from None
 
 
 def _check_values(site: Site, method: Method, contents: Contents, filepath: Path) -> None:
@@ -105,10 +118,12 @@ def _unfit(filepath: Path, why: str) -> AdapterFileError:
 
 
 def factor_samples(adapter: Adapter) -> dict[str, np.ndarray]:
-    if not adapter.method.basis_matters:
+    """Marks of the factors, where the trained values depend on which they are."""
+    arrays = {name: to_numpy(v) for name, v in adapter.arrays.items() if name in ("U", "s", "Vt")}
+    if "s" not in arrays or not (adapter.method.basis_matters or has_equal_values(arrays["s"])):
         return {}
-    factors = {name: adapter.arrays[name] for name in FACTORS if name in adapter.arrays}
-    return {f"sample_{name}": factor_sample(to_numpy(v)) for name, v in factors.items()}
+    vectors = {"U": arrays.get("U"), "Vt": arrays["Vt"].T if "Vt" in arrays else None}
+    return {f"sample_{name}": factor_sample(v) for name, v in vectors.items() if v is not None}
 
 
 def to_numpy(variable: keras.Variable) -> np.ndarray:

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from typing import Any
 
 import keras
 
-from keras_svd_adapters.adapter import Adapter
-from keras_svd_adapters.host import activate, adapters_of, attach, detach
+from keras_svd_adapters.adapter import Adapter, name_scopes
+from keras_svd_adapters.host import PREFIX, activate, adapters_of, attach, detach
+from keras_svd_adapters.keras_internals import is_pinned
 from keras_svd_adapters.methods.method import Method
 from keras_svd_adapters.progress import Progress
-from keras_svd_adapters.site import Site
+from keras_svd_adapters.site import Site, adapted_sites
 from keras_svd_adapters.status import Status, status
 from keras_svd_adapters.svd import decompose
-from keras_svd_adapters.switching import finish
+from keras_svd_adapters.switching import finish, restore_plain, settle
 from keras_svd_adapters.targets import Targets, choose, matches
-from keras_svd_adapters.training import choose_weights
+from keras_svd_adapters.training import choose_weights, own_weights, trained_with
 
 Chosen = list[tuple[Site, Method]]
 
@@ -46,7 +47,9 @@ def enable(
             method, where the first that matches counts.
         exclude: Which of these to leave out.
         train: What trains besides: layer names, or paths of weights such as
-            `"*/bias"`. It goes into the adapter file.
+            `"*/bias"`. It goes into the adapter file. These weights are the
+            model's own and change in place: switching, disabling or deleting
+            the adapter leaves them as trained.
         name: Name of the adapter. A second one on the same layers needs
             another name and becomes the active one.
         verbose: 0 for silence, 1 for a progress bar, `"auto"` for a bar where
@@ -69,9 +72,10 @@ def enable(
     check_name(name)
     chosen = choose_methods(model, method, targets, exclude)
     check_methods(chosen, name)
-    extra = choose_weights(model, train)
-    attach_all(chosen, name, verbose)
-    finish(model, name, list(extra.values()))
+    extra = choose_weights(model, train, name, [site for site, _ in chosen])
+    with undone_on_failure(model, chosen, name):
+        attach_all(chosen, name, verbose)
+        finish(model, name, extra)
     return status(model)
 
 
@@ -107,13 +111,19 @@ def _require_method(method: Any) -> Method:
 
 def check_methods(chosen: Chosen, name: str) -> None:
     """Raises where a kernel does not suit its method, or has an adapter of this name."""
-    for site, method in chosen:
-        if name in adapters_of(site.layer):
+    check_shapes(chosen)
+    for site, _ in chosen:
+        if hasattr(site.layer, PREFIX + name):
             raise ValueError(
                 f"`{site.path}` has an adapter of this name. Give the new one another, "
                 "`name=...`, or `keras_svd_adapters.merge(model)` first. "
                 f"Received: name={name!r}"
             )
+
+
+def check_shapes(chosen: Chosen) -> None:
+    """Raises where a kernel does not suit its method."""
+    for site, method in chosen:
         try:
             method.check(site.view.m, site.view.n)
         except ValueError as error:
@@ -126,21 +136,33 @@ def attach_all(
     verbose: int | str,
     start: Callable[[Site, Method], Adapter] | None = None,
 ) -> None:
-    """Attaches adapters one kernel at a time; whatever stops it, none stays."""
+    """Attaches adapters, one kernel after the other."""
     start = start or start_adapter
+    progress = Progress(len(chosen), verbose)
+    for site, method in chosen:
+        attach(site.layer, name, start(site, method))
+        progress.step()
+
+
+@contextmanager
+def undone_on_failure(model: keras.layers.Layer, chosen: Chosen, name: str) -> Iterator[None]:
+    """Within, whatever stops the attaching of an adapter, nothing of it stays."""
     before = {id(site.layer): getattr(site.layer, "active_adapter", None) for site, _ in chosen}
-    done: list[keras.layers.Layer] = []
+    weights = [(w, trained_with(w), is_pinned(w)) for _, _, w in own_weights(model)]
     try:
-        with Progress(len(chosen), verbose) as progress:
-            for site, method in chosen:
-                attach(site.layer, name, start(site, method))
-                done.append(site.layer)
-                progress.step()
+        yield
     except BaseException:
-        for layer in done:
-            detach(layer, name)
-            if adapters_of(layer):
-                activate(layer, before[id(layer)])
+        for site, _ in chosen:
+            if name in adapters_of(site.layer):
+                detach(site.layer, name)
+            if adapters_of(site.layer):
+                activate(site.layer, before[id(site.layer)])
+        settled = any(is_pinned(weight) != was for weight, _, was in weights)
+        for weight, owner, _ in weights:
+            if trained_with(weight) != owner:
+                weight.trained_with = owner
+        if settled:
+            settle(model) if adapted_sites(model) else restore_plain(model)
         raise
 
 
@@ -152,12 +174,3 @@ def start_adapter(site: Site, method: Method) -> Adapter:
         raise ValueError(f"`{site.path}`: {error}") from None
     with name_scopes(site.path):
         return Adapter.start(method, site.view, svd, dtype=site.layer.dtype_policy)
-
-
-@contextmanager
-def name_scopes(path: str) -> Iterator[None]:
-    """Within, new variables have a path under that of a layer."""
-    with ExitStack() as stack:
-        for part in path.split("/"):
-            stack.enter_context(keras.name_scope(part))
-        yield

@@ -9,26 +9,34 @@ import numpy as np
 
 KERNEL_SAMPLES = 4096
 FACTOR_SAMPLES = 16
+EQUAL = 1e-7
 
 
-def kernel_fingerprint(matrix: np.ndarray) -> dict[str, Any]:
-    """Shape and a hash of sampled values of an `(m, n)` kernel, read as float32."""
+def kernel_fingerprint(matrix: np.ndarray, dtype: str) -> dict[str, Any]:
+    """Shape, dtype and a hash of sampled values of an `(m, n)` kernel, read as float32."""
     flat = np.ascontiguousarray(matrix, dtype="<f4").ravel()
-    sample = flat[:: _odd_step(flat.size, KERNEL_SAMPLES)]
-    return {"shape": list(matrix.shape), "sha256": hashlib.sha256(sample.tobytes()).hexdigest()}
+    sample = flat[
+        :: max(1, flat.size // KERNEL_SAMPLES) | 1
+    ]  # odd: not one column of an even width
+    sha256 = hashlib.sha256(sample.tobytes()).hexdigest()
+    return {"shape": list(matrix.shape), "dtype": dtype, "sha256": sha256}
 
 
-def factor_sample(factor: np.ndarray) -> np.ndarray:
-    """Sampled entries of a factor, on whose signs and rotations off-diagonal values depend."""
-    flat = np.asarray(factor, dtype="float32").ravel()
-    return np.ascontiguousarray(flat[:: _odd_step(flat.size, FACTOR_SAMPLES)])
+def factor_sample(vectors: np.ndarray) -> np.ndarray:
+    """A few weighted sums over all the singular vectors, which are the columns.
+
+    A vector that is flipped, or a pair that is rotated, changes every sum.
+    """
+    rows = np.asarray(vectors, dtype="float32")[:: max(1, len(vectors) // FACTOR_SAMPLES)]
+    weights = 1 + 0.5 * np.cos(np.arange(vectors.shape[1]))
+    return (rows[:FACTOR_SAMPLES] @ weights).astype("float32")
 
 
 def same_factor(ours: np.ndarray, theirs: np.ndarray) -> bool:
     """Whether two samples are of one factor, up to the rounding of other machines."""
-    return ours.shape == theirs.shape and bool(np.allclose(ours, theirs, rtol=1e-2, atol=1e-4))
+    return ours.shape == theirs.shape and bool(np.allclose(ours, theirs, rtol=0, atol=5e-3))
 
 
-def _odd_step(size: int, samples: int) -> int:
-    """A stride that does not stay in one column of a matrix of even width."""
-    return max(1, size // samples) | 1
+def has_equal_values(s: np.ndarray) -> bool:
+    """Whether some singular values are equal, so that their vectors are not unique."""
+    return bool((np.abs(np.diff(s)) <= EQUAL * s.max(initial=0)).any())

@@ -31,7 +31,7 @@ class AdaptedLayer:
     of which at most one is active.
     """
 
-    adapter_names: tuple[str, ...] = ()
+    carried_adapters: tuple[str, ...] = ()
     active_adapter: str | None = None
     reads_base: bool = False
 
@@ -113,18 +113,19 @@ def attach(layer: keras.layers.Layer, name: str, adapter: Adapter) -> None:
     if not isinstance(layer, AdaptedLayer):
         graft(layer, AdaptedLayer)
     attach_child(layer, PREFIX + name, adapter)
-    _remember(layer, "adapter_names", (*layer.adapter_names, name))
+    adapter.kernel = lambda: ops.convert_to_tensor(layer.base_kernel)
+    _remember(layer, "carried_adapters", (*layer.carried_adapters, name))
     activate(layer, name)
 
 
 def detach(layer: keras.layers.Layer, name: str) -> None:
     """Takes back `attach`."""
     detach_child(layer, PREFIX + name)
-    _remember(layer, "adapter_names", tuple(n for n in layer.adapter_names if n != name))
+    _remember(layer, "carried_adapters", tuple(n for n in layer.carried_adapters if n != name))
     if layer.active_adapter == name:
         _remember(layer, "active_adapter", None)
-    if not layer.adapter_names:
-        for attribute in ("adapter_names", "active_adapter", "reads_base"):
+    if not layer.carried_adapters:
+        for attribute in ("carried_adapters", "active_adapter", "reads_base"):
             vars(layer).pop(attribute, None)
         ungraft(layer, AdaptedLayer)
 
@@ -133,13 +134,17 @@ def activate(layer: keras.layers.Layer, name: str | None) -> None:
     """Makes one adapter of a layer the active one; the others rest and do not train."""
     for other, adapter in adapters_of(layer).items():
         for variable in adapter.trained.values():
-            unpin(variable) if other == name else pin(variable)
+            if other == name:
+                unpin(variable)
+                variable.trainable = True
+            else:
+                pin(variable)
     _remember(layer, "active_adapter", name)
 
 
 def adapters_of(layer: keras.layers.Layer) -> dict[str, Adapter]:
     """The adapters of a layer by name."""
-    return {name: getattr(layer, PREFIX + name) for name in getattr(layer, "adapter_names", ())}
+    return {name: getattr(layer, PREFIX + name) for name in getattr(layer, "carried_adapters", ())}
 
 
 def _remember(layer: keras.layers.Layer, attribute: str, value: Any) -> None:

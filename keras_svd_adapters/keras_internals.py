@@ -12,6 +12,7 @@ fails where Keras moves one of them.
 - `_exclude_from_weight_decay`, `_apply_weight_decay`: the public setter forgets what was excluded
   before, and Keras on torch fails where nothing is left to decay.
 - `_learning_rate`: the schedule behind `learning_rate`, which gives its first value alone.
+- `in_symbolic_scope`: Keras calls layers before their weights are loaded, for their shapes.
 - `_flatten_layers`, `_keras_history`: which models hold a layer, which layer makes an output.
 - `_track_variables` (torch): new variables join `model.parameters()` only when asked.
 """
@@ -25,6 +26,7 @@ from typing import Any
 
 import keras
 from keras.src.api_export import REGISTERED_OBJS_TO_NAMES
+from keras.src.backend.common.symbolic_scope import in_symbolic_scope
 from keras.src.saving.object_registration import GLOBAL_CUSTOM_NAMES
 from keras.src.saving.saving_lib import _get_unique_name, _walk_saveable
 from keras.src.utils.naming import to_snake_case
@@ -47,22 +49,29 @@ def walk(model: keras.layers.Layer) -> Iterator[tuple[str, tuple[keras.layers.La
         if isinstance(child, keras.layers.Layer):
             yield from visit(child, path, chain)
         elif isinstance(child, (list, tuple, dict)):
-            yield from visit_container(child, path, chain)
+            yield from visit_container(child, path, chain, set())
 
-    def visit_container(items: Any, path: str, chain: tuple[Any, ...]) -> Iterator[Any]:
-        if id(items) in seen:
+    def visit_container(
+        items: Any, path: str, chain: tuple[Any, ...], within: set[int]
+    ) -> Iterator[Any]:
+        if id(items) in within:
             return
-        seen.add(id(items))
+        within = within | {id(items)}
         used: dict[str, int] = {}
         for item in list(items.values()) if isinstance(items, dict) else items:
             if isinstance(item, (list, tuple, dict)):
                 name = _get_unique_name("container", used)
-                yield from visit_container(item, f"{path}/{name}", chain)
+                yield from visit_container(item, f"{path}/{name}", chain, within)
             elif hasattr(item, "save_own_variables"):
                 name = _get_unique_name(to_snake_case(item.__class__.__name__), used)
                 yield from visit_child(item, f"{path}/{name}", chain)
 
     yield from visit(model, "", ())
+
+
+def only_shapes_matter() -> bool:
+    """Whether Keras is working out shapes, without values."""
+    return bool(in_symbolic_scope())
 
 
 def output_layers(model: keras.layers.Layer) -> list[keras.layers.Layer]:
@@ -165,22 +174,30 @@ def trainable_by_birth(layer: keras.layers.Layer) -> list[keras.Variable]:
 
 
 def let_train(layer: keras.layers.Layer) -> None:
-    """Sets a layer's own `trainable`, and that of nothing below it."""
+    """Sets a layer's own `trainable`, and that of nothing below it, until `let_move`."""
+    _remember_trainable(layer)
     layer._trainable = True
 
 
 def hold_still(layer: keras.layers.Layer) -> None:
     """Freezes a layer as a whole until `let_move`."""
-    if not hasattr(layer, "trained_before_hold"):
-        layer.trained_before_hold = layer.trainable
+    _remember_trainable(layer)
     layer._trainable = False
 
 
 def let_move(layer: keras.layers.Layer) -> None:
-    """Takes back `hold_still`."""
-    if hasattr(layer, "trained_before_hold"):
-        layer._trainable = layer.trained_before_hold
-        del layer.trained_before_hold
+    """Takes back `let_train` and `hold_still`."""
+    if "trainable_at_first" in vars(layer):
+        layer._trainable = vars(layer).pop("trainable_at_first")
+
+
+def trainable_at_first(layer: keras.layers.Layer) -> bool | None:
+    """What `let_move` will restore, `None` if nothing."""
+    return vars(layer).get("trainable_at_first")
+
+
+def _remember_trainable(layer: keras.layers.Layer) -> None:
+    vars(layer).setdefault("trainable_at_first", layer.trainable)
 
 
 class PinnedVariable(keras.Variable):
@@ -239,7 +256,7 @@ def peak_learning_rate(optimizer: keras.optimizers.Optimizer) -> float:
     with _outside_any_graph():
         if isinstance(rate, keras.optimizers.schedules.LearningRateSchedule):
             return max(float(rate(step)) for step in (0, 10, 100, 1000, 10000))
-        return float(rate)
+        return float(rate() if callable(rate) else rate)
 
 
 def _outside_any_graph() -> AbstractContextManager[Any]:

@@ -55,7 +55,8 @@ class KernelView:
         Raises:
             ValueError: If the kernel is not one matrix: a label shared by the
                 input, the kernel and the output (one matrix a slice), or a
-                label of the kernel that nothing else uses.
+                label of the kernel that nothing else uses; or if the layer
+                sums or reorders other axes.
         """
         inputs, output = equation.replace(" ", "").split("->")
         x, kernel = inputs.split(",")
@@ -72,6 +73,11 @@ class KernelView:
                 "new in the output can be adapted: each axis of "
                 f"`{kernel}` must appear in exactly one of `{x}` and `{output}`. Name the "
                 f"other layers in `targets`. Received: equation={equation!r}"
+            )
+        if [i for i in x if i not in kernel] != [i for i in output if i not in kernel]:
+            raise ValueError(
+                "Only a layer that leaves the other axes of its input in place can be adapted. "
+                f"Received: equation={equation!r}"
             )
         return cls(
             tuple(shape),

@@ -8,9 +8,9 @@ from typing import Any
 
 import keras
 
-from keras_svd_adapters.adapter import Adapter
+from keras_svd_adapters.adapter import Adapter, name_scopes
 from keras_svd_adapters.enable import check_methods, start_adapter
-from keras_svd_adapters.host import AdaptedLayer, attach
+from keras_svd_adapters.host import AdaptedLayer, adapters_of, attach
 from keras_svd_adapters.keras_internals import pin
 from keras_svd_adapters.methods.method import Method
 from keras_svd_adapters.root import PACKAGE
@@ -37,7 +37,8 @@ class AdaptedDense(keras.layers.Layer):
         elif restoring == "merged":
             adapter = None
         else:
-            adapter = Adapter(method, site.view, restoring, dtype=base_layer.dtype_policy)
+            with name_scopes(site.path):
+                adapter = Adapter(method, site.view, restoring, dtype=base_layer.dtype_policy)
         self.base_layer = base_layer
         self.method = method
         self.supports_masking = base_layer.supports_masking
@@ -56,15 +57,17 @@ class AdaptedDense(keras.layers.Layer):
     def merged_kernel(self) -> Any:
         """The effective kernel in float32, in the shape of the base layer's kernel."""
         layer = self.base_layer
-        return layer.merged_kernel() if isinstance(layer, AdaptedLayer) else layer.kernel
+        if isinstance(layer, AdaptedLayer):
+            return layer.merged_kernel()
+        return keras.ops.cast(layer.kernel, "float32")
 
     def get_config(self) -> dict[str, Any]:
-        adapted = isinstance(self.base_layer, AdaptedLayer)
+        adapter = adapters_of(self.base_layer).get(NAME)
         return {
             **super().get_config(),
             "base_layer": keras.saving.serialize_keras_object(self.base_layer),
             **self.method.get_config(),
-            "restoring": self.base_layer.adapter().form if adapted else "merged",
+            "restoring": adapter.form if adapter is not None else "merged",
         }
 
     @classmethod
@@ -78,7 +81,11 @@ def _only_site(layer: keras.layers.Layer) -> Site:
     site = next((site for site in sites if site.layer is layer), None)
     if site is None:
         built = getattr(layer, "built", None)
-        hint = "build it first, as in `base.build((None, 64))`" if built is False else "use one"
+        hint = (
+            "build it first, as in `base.build((None, 64))`"
+            if built is False
+            else "pass such a layer"
+        )
         raise ValueError(
             f"`base_layer` must be a built Dense or EinsumDense: {hint}. Received: {layer!r}"
         )

@@ -42,8 +42,9 @@ def protect_starts(optimizer: Any, variables: list[keras.Variable]) -> None:
 
 def warn_if_slow(optimizer: Any, variables: list[keras.Variable]) -> None:
     """Warns where the learning rate is below a twentieth of what a method needs."""
-    rate = peak_learning_rate(optimizer)
-    for method in {v.adapted_by for v in variables if hasattr(v, "adapted_by")}:
+    methods = {v.adapted_by for v in variables if hasattr(v, "adapted_by")}
+    rate = peak_learning_rate(optimizer) if methods else 0.0
+    for method in methods:
         if rate < method.recommended_learning_rate / TOO_SLOW:
             warnings.warn(_advice(method, rate), stacklevel=4)
 

@@ -9,7 +9,7 @@ from functools import lru_cache
 import keras
 import numpy as np
 
-from keras_svd_adapters.enable import choose_methods
+from keras_svd_adapters.enable import check_shapes, choose_methods
 from keras_svd_adapters.methods.method import Array, Method
 from keras_svd_adapters.site import Site
 from keras_svd_adapters.table import table
@@ -122,8 +122,7 @@ def plan(
     28
     """
     chosen = choose_methods(model, method, targets, exclude)
-    for site, chosen_method in chosen:
-        chosen_method.check(site.view.m, site.view.n)
+    check_shapes(chosen)
     sites = tuple(_plan_site(site, chosen_method) for site, chosen_method in chosen)
     return Plan(sites, model.count_params())
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from typing import Any
 
 import keras
 
@@ -23,12 +22,6 @@ class Progress:
         shown = _somebody_looks() if verbose == "auto" else bool(verbose)
         self._bar = keras.utils.Progbar(total, unit_name="kernel") if shown else None
         self._done = 0
-
-    def __enter__(self) -> Progress:
-        return self
-
-    def __exit__(self, *_: Any) -> None:
-        pass
 
     def step(self) -> None:
         """Says that one more kernel is done."""

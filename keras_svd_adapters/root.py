@@ -7,12 +7,19 @@ from typing import Any
 
 import keras
 
-from keras_svd_adapters.adapter import Adapter
+from keras_svd_adapters.adapter import Adapter, name_scopes
 from keras_svd_adapters.host import activate, adapters_of, attach
-from keras_svd_adapters.keras_internals import graft, is_pinned, plain_class, ungraft
+from keras_svd_adapters.keras_internals import (
+    graft,
+    is_pinned,
+    plain_class,
+    trainable_at_first,
+    ungraft,
+    walk,
+)
 from keras_svd_adapters.methods.method import Method
 from keras_svd_adapters.site import Site, adapted_sites, find_sites
-from keras_svd_adapters.training import own_weights, pin_all_but
+from keras_svd_adapters.training import own_weights, pin_all_but, trained_with
 
 PACKAGE = "keras_svd_adapters"
 
@@ -34,13 +41,14 @@ class AdaptedModel:
         finally:
             object.__setattr__(self, "__class__", adapted)
         model.pop("compile_config", None)
-        free = [key for key, _, weight in own_weights(self) if not is_pinned(weight)]
-        return {"model": model, "adapters": describe_adapters(self), "free": free}
+        told = {"adapters": describe_adapters(self), "freezing": describe_freezing(self)}
+        return {"model": model, **told}
 
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> Any:
         model = keras.saving.deserialize_keras_object(config["model"], custom_objects)
-        restore_adapters(model, config["adapters"], set(config["free"]))
+        restore_adapters(model, config["adapters"])
+        restore_freezing(model, config["freezing"])
         return model
 
     def enable_lora(self, *args: Any, **kwargs: Any) -> None:
@@ -71,11 +79,22 @@ def make_root(model: keras.layers.Layer) -> None:
     """Lets a model's configuration carry its adapters."""
     if isinstance(model, keras.Model) and not isinstance(model, AdaptedModel):
         graft(model, AdaptedModel, serialized_as=f"{PACKAGE}>AdaptedModel")
+        object.__setattr__(model, "quantize_at_first", model.quantize)
+        object.__setattr__(model, "quantize", _refuse_to_quantize)
 
 
 def unmake_root(model: keras.layers.Layer) -> None:
     """Takes back `make_root`."""
-    ungraft(model, AdaptedModel)
+    if isinstance(model, AdaptedModel):
+        object.__setattr__(model, "quantize", vars(model).pop("quantize_at_first"))
+        ungraft(model, AdaptedModel)
+
+
+def _refuse_to_quantize(*args: Any, **kwargs: Any) -> None:
+    raise ValueError(
+        "An adapted model cannot be quantized. Call `keras_svd_adapters.merge(model)` first. "
+        f"Received: quantize{args}"
+    )
 
 
 def roots(sites: list[Site]) -> list[keras.Model]:
@@ -94,7 +113,7 @@ def describe_adapters(model: keras.layers.Layer) -> list[dict[str, Any]]:
             "sites": {
                 site.key: _describe(site, name) for site in sites if name in adapters_of(site.layer)
             },
-            "train": [key for key, _, weight in own_weights(model) if name in trained_with(weight)],
+            "train": [key for key, _, weight in own_weights(model) if trained_with(weight) == name],
         }
         for name in names
     ]
@@ -110,15 +129,30 @@ def _describe(site: Site, name: str) -> dict[str, Any]:
     }
 
 
-def restore_adapters(
-    model: keras.layers.Layer, adapters: list[dict[str, Any]], free: set[str]
-) -> None:
+def describe_freezing(model: keras.layers.Layer) -> dict[str, Any]:
+    """The weights that adapters did not freeze, and what each layer's `trainable` was before."""
+    before = {key: trainable_at_first(chain[-1]) for key, chain in walk(model)}
+    return {
+        "free": [key for key, _, weight in own_weights(model) if not is_pinned(weight)],
+        "trainable_at_first": {key: was for key, was in before.items() if was is not None},
+    }
+
+
+def restore_freezing(model: keras.layers.Layer, told: dict[str, Any]) -> None:
+    """Freezes what `describe_freezing` tells."""
+    free = set(told["free"])
+    pin_all_but(model, [weight for key, _, weight in own_weights(model) if key in free])
+    for key, chain in walk(model):
+        if key in told["trainable_at_first"]:
+            vars(chain[-1])["trainable_at_first"] = told["trainable_at_first"][key]
+
+
+def restore_adapters(model: keras.layers.Layer, adapters: list[dict[str, Any]]) -> None:
     """Attaches empty adapters, as `describe_adapters` tells, where there are none yet.
 
     Args:
         model: A plain model, or one whose parts have their adapters.
         adapters: What `describe_adapters` told.
-        free: Keys of the weights that the adapters did not freeze.
     """
     by_key = {site.key: site for site in find_sites(model)}
     weights = {key: weight for key, _, weight in own_weights(model)}
@@ -134,10 +168,9 @@ def restore_adapters(
         for key, told in adapter["sites"].items():
             _restore(by_key[key], name, told)
         for key in adapter["train"]:
-            weights[key].trained_with = {*trained_with(weights[key]), name}
+            weights[key].trained_with = name
     for root in roots(adapted_sites(model)):
         make_root(root)
-    pin_all_but(model, [weight for key, weight in weights.items() if key in free])
 
 
 def _restore(site: Site, name: str, told: dict[str, Any]) -> None:
@@ -145,13 +178,8 @@ def _restore(site: Site, name: str, told: dict[str, Any]) -> None:
         return
     method = Method.registry[told["method"]].from_config(told["config"])
     before = getattr(site.layer, "active_adapter", None)
-    attach(
-        site.layer, name, Adapter(method, site.view, told["form"], dtype=site.layer.dtype_policy)
-    )
+    with name_scopes(site.path):
+        adapter = Adapter(method, site.view, told["form"], dtype=site.layer.dtype_policy)
+    attach(site.layer, name, adapter)
     if not told["active"]:
         activate(site.layer, before)
-
-
-def trained_with(weight: keras.Variable) -> set[str]:
-    """The names of the adapters together with which a weight of the model trains."""
-    return getattr(weight, "trained_with", set())

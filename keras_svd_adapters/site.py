@@ -52,6 +52,11 @@ class Site:
         """Shape of the kernel as the layer stores it."""
         return tuple(base_kernel(self.layer).shape)
 
+    @property
+    def dtype(self) -> str:
+        """Dtype of the kernel as the layer stores it."""
+        return str(base_kernel(self.layer).dtype)
+
     def matrix(self) -> np.ndarray:
         """The kernel as an `(m, n)` float32 array on the host, without adapters."""
         kernel = keras.ops.cast(keras.ops.convert_to_tensor(base_kernel(self.layer)), "float32")

@@ -9,7 +9,7 @@ import keras
 
 from keras_svd_adapters.host import activate, adapters_of, detach
 from keras_svd_adapters.keras_internals import all_layers, let_train, models_around
-from keras_svd_adapters.root import make_root, roots, trained_with, unmake_root
+from keras_svd_adapters.root import make_root, unmake_root
 from keras_svd_adapters.site import Site, adapted_sites
 from keras_svd_adapters.training import (
     forget_graphs,
@@ -18,49 +18,29 @@ from keras_svd_adapters.training import (
     pin_all_but,
     release,
     thaw,
+    trained_with,
 )
 
 
 def finish(model: keras.layers.Layer, name: str, extra: list[keras.Variable]) -> None:
     """Freezes what does not train, and tells the model and those around it."""
     for weight in extra:
-        weight.trained_with = {*trained_with(weight), name}
+        weight.trained_with = name
     settle(model)
 
 
 def settle(model: keras.layers.Layer) -> None:
     """Makes what trains, what saves and what is compiled agree with the adapters there are."""
     sites = adapted_sites(model)
-    active = {site.layer.active_adapter for site in sites}
-    train = [weight for _, _, weight in own_weights(model) if trained_with(weight) & active]
+    active = {site.layer.active_adapter for site in sites} - {None}
+    train = [weight for _, _, weight in own_weights(model) if trained_with(weight) in active]
     pin_all_but(model, train)
     thaw(model, train)
     for layer in {layer for site in sites for layer in site.chain}:
         let_train(layer)
-    for root in roots(sites):
-        make_root(root)
+    for around in models_around([site.layer for site in sites]):
+        make_root(around)
     forget_graphs(model)
-
-
-def delete_adapter(model: keras.layers.Layer, name: str) -> None:
-    """Takes an adapter off a model; without any left, the model is as it was before.
-
-    Args:
-        model: An adapted model.
-        name: Name of the adapter.
-
-    Raises:
-        ValueError: If there is no adapter of this name.
-    """
-    sites = require_adapter(model, name)
-    for site in sites:
-        detach(site.layer, name)
-    for _, _, weight in own_weights(model):
-        weight.trained_with = trained_with(weight) - {name}
-    if adapted_sites(model):
-        settle(model)
-    else:
-        restore_plain(model)
 
 
 def restore_plain(model: keras.layers.Layer) -> None:
@@ -72,20 +52,51 @@ def restore_plain(model: keras.layers.Layer) -> None:
     forget_graphs(model)
 
 
-def set_adapter(model: keras.layers.Layer, name: str | None) -> None:
-    """Switches to another adapter, or with `None` to the plain model.
+def delete_adapter(model: keras.layers.Layer, name: str) -> None:
+    """Takes an adapter off a model; after the last one, it is an ordinary model again.
+
+    What `train` named at `enable` stays as trained. Adapters that rested go on
+    resting: `set_adapter` wakes one.
 
     Args:
         model: An adapted model.
-        name: Name of the adapter that computes and trains from now on.
+        name: Name of the adapter.
 
     Raises:
         ValueError: If there is no adapter of this name.
     """
-    if name is not None:
-        require_adapter(model, name)
-    for site in adapted_sites(model):
-        activate(site.layer, name if name in adapters_of(site.layer) else None)
+    for site in require_adapter(model, name):
+        detach(site.layer, name)
+    for _, _, weight in own_weights(model):
+        if trained_with(weight) == name:
+            weight.trained_with = None
+    settle(model) if adapted_sites(model) else restore_plain(model)
+
+
+def set_adapter(model: keras.layers.Layer, name: str | list[str] | None) -> None:
+    """Switches to another adapter, or with `None` to the plain model.
+
+    Args:
+        model: An adapted model.
+        name: Name of the adapter that computes and trains from now on, or a
+            list of names of adapters on different layers.
+
+    Raises:
+        ValueError: If there is no adapter of a name, or two are on one layer.
+    """
+    names = [name] if isinstance(name, str) else list(name or [])
+    for each in names:
+        require_adapter(model, each)
+    sites = adapted_sites(model)
+    chosen = [[n for n in adapters_of(site.layer) if n in names] for site in sites]
+    for site, found in zip(sites, chosen, strict=True):
+        if len(found) > 1:
+            raise ValueError(
+                "One adapter of a layer can be active at a time. "
+                f"Received: name={name!r}, both on `{site.path}`"
+            )
+    for site, found in zip(sites, chosen, strict=True):
+        activate(site.layer, found[0] if found else None)
     settle(model)
 
 
@@ -101,7 +112,9 @@ def require_adapter(model: keras.layers.Layer, name: str | None = None) -> list[
 
 @contextmanager
 def disabled(model: keras.layers.Layer) -> Iterator[keras.layers.Layer]:
-    """Within, the model computes as if it had never been adapted.
+    """Within, the model computes with its own kernels, as if they had never been adapted.
+
+    What `train` named at `enable` stays as trained.
 
     Args:
         model: An adapted model.

@@ -6,11 +6,11 @@ import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
-from typing import Any
 
 import keras
 
 from keras_svd_adapters.adapter import Adapter
+from keras_svd_adapters.host import base_kernel
 from keras_svd_adapters.keras_internals import (
     all_layers,
     direct_weights,
@@ -25,6 +25,7 @@ from keras_svd_adapters.keras_internals import (
     unpin,
     walk,
 )
+from keras_svd_adapters.site import Site, adapted_sites
 
 GRAPHS = ("train_function", "test_function", "predict_function", "generate_function")
 
@@ -43,8 +44,25 @@ def own_weights(model: keras.layers.Layer) -> Iterator[tuple[str, str, keras.Var
                 yield f"{key}/{index}_{name}".lstrip("/"), f"{path}/{name}".lstrip("/"), weight
 
 
-def choose_weights(model: keras.layers.Layer, train: str | Iterable[str] | None) -> dict[str, Any]:
-    """The weights that `train` names, by key: of a layer, or of a path such as `*/bias`."""
+def choose_weights(
+    model: keras.layers.Layer, train: str | Iterable[str] | None, name: str, sites: list[Site]
+) -> list[keras.Variable]:
+    """The weights that `train` names: those of a layer, or of a path such as `*/bias`.
+
+    Args:
+        model: A built model.
+        train: Names, paths or globs.
+        name: Name of the adapter with which they train.
+        sites: The kernels that it adapts, which cannot train themselves.
+
+    Returns:
+        A list of weights. With a weight of a batch normalization come all of
+        that layer's, since its statistics then move.
+
+    Raises:
+        ValueError: If a pattern names nothing, an adapted kernel, or what
+            trains with another adapter.
+    """
     chosen: dict[str, keras.Variable] = {}
     patterns = [train] if isinstance(train, str) else list(train or [])
     weights = list(own_weights(model))
@@ -58,7 +76,35 @@ def choose_weights(model: keras.layers.Layer, train: str | Iterable[str] | None)
                 f"Received: train={pattern!r}"
             )
         chosen |= hits
-    return chosen
+    kernels = {id(base_kernel(site.layer)): site.path for site in [*sites, *adapted_sites(model)]}
+    for weight in chosen.values():
+        if id(weight) in kernels:
+            raise ValueError(
+                f"`train` names the kernel of `{kernels[id(weight)]}`, which is adapted. Leave "
+                f"the layer out with `exclude`, or train its bias alone. Received: train={train!r}"
+            )
+        if trained_with(weight) not in (None, name):
+            raise ValueError(
+                f"`{weight.path}` trains with the adapter {trained_with(weight)!r} already, and a "
+                f"weight can belong to one only. Received: train={train!r}, name={name!r}"
+            )
+    return _with_statistics(model, list(chosen.values()))
+
+
+def _with_statistics(
+    model: keras.layers.Layer, weights: list[keras.Variable]
+) -> list[keras.Variable]:
+    wanted = {id(weight): weight for weight in weights}
+    for layer in all_layers(model):
+        if isinstance(layer, keras.layers.BatchNormalization):
+            own = {id(weight): weight for weight in layer.weights}
+            wanted |= own if own.keys() & wanted.keys() else {}
+    return list(wanted.values())
+
+
+def trained_with(weight: keras.Variable) -> str | None:
+    """The name of the adapter together with which a weight of the model trains."""
+    return getattr(weight, "trained_with", None)
 
 
 def _names(pattern: str, path: str) -> bool:
@@ -94,11 +140,18 @@ def thaw(model: keras.layers.Layer, weights: Iterable[keras.Variable]) -> None:
 
 
 def release(model: keras.layers.Layer) -> None:
-    """Gives every weight back the `trainable` that it had before the first adapter."""
-    for _, _, weight in own_weights(model):
-        unpin(weight)
-    for layer in all_layers(model):
-        let_move(layer)
+    """Gives weights and layers back the `trainable` that they had before the first adapter.
+
+    Also in the models around this one, but nowhere that an adapter remains.
+    """
+    around = models_around(all_layers(model))
+    adapted = [other for other in around if adapted_sites(other)]
+    kept = {id(layer) for other in adapted for layer in all_layers(other)}
+    for layer in {id(x): x for other in [model, *around] for x in all_layers(other)}.values():
+        if id(layer) not in kept:
+            for weight in direct_weights(layer):
+                unpin(weight)
+            let_move(layer)
 
 
 def forget_graphs(model: keras.layers.Layer, new_trainables: bool = True) -> None:
@@ -129,7 +182,7 @@ def forget_graphs(model: keras.layers.Layer, new_trainables: bool = True) -> Non
 def other_graphs(model: keras.layers.Layer) -> Iterator[None]:
     """Within, the models around this one trace anew; after, their graphs are back."""
     kept = [
-        (around, graph, getattr(around, graph))
+        (around, graph, getattr(around, graph), getattr(around, "optimizer", None))
         for around in models_around(all_layers(model))
         for graph in GRAPHS
         if getattr(around, graph, None) is not None
@@ -139,5 +192,6 @@ def other_graphs(model: keras.layers.Layer) -> Iterator[None]:
         yield
     finally:
         forget_graphs(model, new_trainables=False)
-        for around, graph, function in kept:
-            setattr(around, graph, function)
+        for around, graph, function, optimizer in kept:
+            if getattr(around, "optimizer", None) is optimizer:
+                setattr(around, graph, function)

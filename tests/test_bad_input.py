@@ -93,6 +93,45 @@ def test_a_kernel_that_is_not_finite(bad):
     assert not any(isinstance(x, (AdaptedLayer, AdaptedModel)) for x in backbone._flatten_layers())
 
 
+def test_what_cannot_train_besides():
+    model, _, _ = models.classifier()
+    before = snapshot(model)
+    with pytest.raises(ValueError, match="kernel of `.*query`, which is adapted.*Received: train="):
+        ksa.enable(model, ksa.SVF(), train="query")
+    assert snapshot(model) == before
+    ksa.enable(model, ksa.SVF(), train=["head", "query/bias"])
+    before = snapshot(model)
+    with pytest.raises(ValueError, match="trains with the adapter 'default' already.*Received"):
+        ksa.enable(model, ksa.LoRA(rank=1), train="head", name="second")
+    assert snapshot(model) == before
+
+
+@pytest.mark.parametrize("name", ["names", "kernel", "adapters", "default"])
+def test_any_word_is_a_name(name):
+    backbone, x = models.bert()
+    y = models.output(backbone(x))
+    ksa.enable(backbone, ksa.SVF(), name=name)
+    np.testing.assert_array_equal(models.output(backbone(x)), y)
+    ksa.delete_adapter(backbone, name)
+
+
+def test_a_failure_after_attaching(monkeypatch):
+    switching = importlib.import_module("keras_svd_adapters.switching")
+
+    def broken(model):
+        raise RuntimeError("broken")
+
+    backbone, _ = models.bert()
+    before = snapshot(backbone)
+    with monkeypatch.context() as patched:
+        patched.setattr(switching, "make_root", broken)
+        with pytest.raises(RuntimeError, match="broken"):
+            ksa.enable(backbone, ksa.SVF())
+    weights, layers, trainable = snapshot(backbone)
+    assert (weights, trainable) == (before[0], before[2])
+    assert [layer[:2] for layer in layers] == [layer[:2] for layer in before[1]]
+
+
 def test_interrupted_half_way(monkeypatch):
     enable = importlib.import_module("keras_svd_adapters.enable")
     right, calls = enable.decompose, []
@@ -153,7 +192,10 @@ def test_quantized_layers():
     ksa.enable(model, ksa.SVF())
     with pytest.raises(ValueError, match="merge.*Received: quantize"):
         model.quantize("int8")
-    assert model.layers[1].quantization_mode is None
+    assert all(layer.quantization_mode is None for layer in model.layers)
+    ksa.merge(model)
+    model.quantize("int8")
+    assert model.layers[1].quantization_mode == "int8"
 
 
 VERBS = {

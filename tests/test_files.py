@@ -204,6 +204,46 @@ def test_flipped_singular_vectors_are_refused(tmp_path, monkeypatch):
     refuses(fresh, tmp_path / "a.keras", "singular vectors")
 
 
+@pytest.mark.parametrize("method", [ksa.SVF(), ksa.SVFT()])
+def test_equal_singular_values_are_marked(method, tmp_path, monkeypatch):
+    def build():
+        model = keras.layers.Dense(8, use_bias=False)
+        model.build((None, 8))
+        hadamard = np.array([[1.0]])
+        for _ in range(3):
+            hadamard = np.block([[hadamard, hadamard], [hadamard, -hadamard]])
+        model.kernel.assign(hadamard)
+        return model
+
+    tuned_layer = build()
+    ksa.enable(tuned_layer, method)
+    ksa.save_adapter(tuned_layer, tmp_path / "a.keras")
+    ksa.load_adapter(build(), tmp_path / "a.keras")
+    svd = importlib.import_module("keras_svd_adapters.svd")
+    monkeypatch.setattr(svd, "_by_gram", lambda K: None)
+    with pytest.raises(ksa.AdapterFileError, match="singular vectors"):
+        ksa.load_adapter(build(), tmp_path / "a.keras")
+
+
+def test_another_precision(tmp_path):
+    backbone, _ = tuned(ksa.SVF())
+    ksa.save_adapter(backbone, tmp_path / "a.keras")
+    half, _ = models.bert("bfloat16")
+    refuses(half, tmp_path / "a.keras", "dtype='float32'")
+
+
+def test_a_zip_bomb(tmp_path):
+    backbone, _ = tuned(ksa.SVF())
+    path = tmp_path / "a.keras"
+    ksa.save_adapter(backbone, path)
+    with zipfile.ZipFile(path) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, data in members.items():
+            archive.writestr(name, bytes(50_000_000) if name.endswith("tensors") else data)
+    refuses(models.bert()[0], path, "claims more than")
+
+
 def test_names_of_adapters(tmp_path):
     backbone, _ = tuned(ksa.SVF())
     ksa.enable(backbone, ksa.LoRA(rank=2), name="pirate")

@@ -1,9 +1,10 @@
 """At step 0 the adapted model is the base model, bit for bit."""
 
+import keras
 import models
 import numpy as np
 import pytest
-from cases import DTYPES, adapted, batch, build_layer, method_kernel_pairs, numpy
+from cases import DTYPES, adapted, batch, build_layer, method_kernel_pairs, numpy, shake
 
 import keras_svd_adapters as ksa
 
@@ -28,6 +29,22 @@ def test_layer_equals_its_base(case, build, shape, dtype):
     else:
         rtol = 1e-5 if dtype == "float32" else 3e-2
         np.testing.assert_allclose(numpy(after), numpy(before), rtol=rtol, atol=rtol)
+
+
+@pytest.mark.parametrize("shape", [(8, 32), (32, 8), (8, 8)])
+@pytest.mark.parametrize("method", METHODS[:3])
+@pytest.mark.parametrize("rank", [0, 2])
+def test_a_kernel_of_low_rank(shape, method, rank):
+    layer = keras.layers.Dense(shape[1])
+    layer.build((None, shape[0]))
+    rng = np.random.default_rng(0)
+    layer.kernel.assign(rng.normal(size=(shape[0], rank)) @ rng.normal(size=(rank, shape[1])))
+    x = batch((4, shape[0]))
+    before = numpy(layer(x))
+    ksa.enable(layer, method)
+    np.testing.assert_array_equal(numpy(layer(x)), before)
+    shake(layer)
+    assert np.isfinite(numpy(layer(x))).all()
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])

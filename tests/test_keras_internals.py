@@ -37,6 +37,21 @@ def test_walk_gives_the_paths_of_weight_files(family):
     assert found == layers
 
 
+def test_walk_is_the_same_every_time():
+    class Net(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.mid = [keras.layers.Dense(2)]
+            self.z = {"a": [keras.layers.Dense(3)], "b": self.mid}
+
+        def call(self, x):
+            return self.z["a"][0](self.mid[0](x))
+
+    net = Net()
+    net(np.ones((1, 2), dtype="float32"))
+    assert len({tuple(path for path, _ in internals.walk(net)) for _ in range(100)}) == 1
+
+
 def test_graft_keeps_name_and_configuration():
     layer = keras.layers.Dense(3)
     layer.build((None, 2))

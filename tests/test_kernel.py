@@ -39,7 +39,10 @@ def test_einsum_is_a_matrix_product(equation):
     np.testing.assert_array_equal(keras.ops.convert_to_numpy(back), keras.ops.convert_to_numpy(y))
 
 
-@pytest.mark.parametrize("equation", ["abc,bcd->abd", "ab,bc->a", "ab,cd->acd", "ab...,bc->ac..."])
+@pytest.mark.parametrize(
+    "equation",
+    ["abc,bcd->abd", "ab,bc->a", "ab,cd->acd", "ab...,bc->ac...", "abc,cd->bad", "abc,cd->ad"],
+)
 def test_other_equations_are_refused(equation):
     with pytest.raises(ValueError, match="Received: equation="):
         KernelView.from_equation(equation, (2, 3, 4)[: len(equation.split(",")[1].split("->")[0])])

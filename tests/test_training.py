@@ -6,7 +6,7 @@ import keras
 import models
 import numpy as np
 import pytest
-from cases import METHODS, adapted, batch, build_layer, dense, method_kernel_pairs
+from cases import METHODS, adapted, batch, build_layer, dense, method_kernel_pairs, shake
 
 import keras_svd_adapters as ksa
 
@@ -100,6 +100,68 @@ def test_batch_normalization_of_the_base_stands_still():
     assert all(np.array_equal(v, start[k]) for k, v in values(model.layers[1].weights).items())
     ksa.merge(model)
     assert model.layers[1].trainable
+
+
+def test_statistics_that_move_are_saved(tmp_path):
+    def build():
+        keras.utils.set_random_seed(1)
+        dense, norm = keras.layers.Dense(8), keras.layers.BatchNormalization(name="norm")
+        return keras.Sequential([keras.Input((6,)), dense, norm, keras.layers.Dense(2)])
+
+    model = build()
+    ksa.enable(model, ksa.SVF(), train="*gamma")
+    compiled(model).fit(batch((8, 6)), batch((8, 2)), verbose=0)
+    ksa.save_adapter(model, tmp_path / "a.keras")
+    fresh = build()
+    ksa.load_adapter(fresh, tmp_path / "a.keras")
+    x = batch((8, 6), seed=5)
+    np.testing.assert_array_equal(fresh.predict(x, verbose=0), model.predict(x, verbose=0))
+
+
+def test_a_callable_rate_of_a_plain_model():
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
+    compiled(model, keras.optimizers.Adam(lambda: 1e-3))
+    model.fit(batch((8, 4)), batch((8, 2)), verbose=0)
+
+
+@pytest.mark.parametrize("merged", ["inner", "outer"])
+def test_merging_a_part_leaves_no_pin_and_thaws_nothing(merged):
+    model, backbone, _ = models.classifier()
+    count = len(model.trainable_weights)
+    ksa.enable(model, ksa.SVF(), targets="*query")
+    if merged == "inner":
+        ksa.merge(backbone)
+        assert len(model.trainable_weights) == count
+        return
+    block = backbone.get_layer("transformer_layer_0")
+    ksa.merge(block)
+    assert [weight.name for weight in model.trainable_weights] == ["z"]
+    ksa.merge(model)
+    assert len(model.trainable_weights) == count
+
+
+def test_a_rested_adapter_trains_again():
+    backbone, _ = models.bert()
+    ksa.enable(backbone, ksa.SVF())
+    backbone.trainable = False
+    ksa.enable(backbone, ksa.LoRA(rank=2), name="second")
+    ksa.set_adapter(backbone, "default")
+    assert [weight.name for weight in backbone.trainable_weights] == ["z"] * 12
+
+
+def test_adapters_side_by_side():
+    backbone, x = models.bert()
+    ksa.enable(backbone, ksa.SVF(), targets="query")
+    ksa.enable(backbone, ksa.LoRA(rank=2), targets="value", name="second")
+    assert len(backbone.trainable_weights) == 2 + 4
+    ksa.set_adapter(backbone, "second")
+    assert len(backbone.trainable_weights) == 4
+    ksa.set_adapter(backbone, ["default", "second"])
+    assert len(backbone.trainable_weights) == 2 + 4
+    shake(backbone)
+    y = models.output(backbone(x))
+    ksa.merge(backbone)
+    np.testing.assert_allclose(models.output(backbone(x)), y, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["svf", "lora", "svft_banded"])

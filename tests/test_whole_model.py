@@ -79,6 +79,90 @@ def reloaded_slots(path):
     return [v.numpy() for v in keras.saving.load_model(path).optimizer.variables]
 
 
+@keras.saving.register_keras_serializable("tests")
+class Around(keras.Model):
+    """A subclassed model that holds a backbone and layers that Keras builds late."""
+
+    def __init__(self, backbone, **kwargs):
+        super().__init__(**kwargs)
+        self.backbone, self.head = backbone, keras.layers.Dense(2)
+
+    def call(self, x):
+        return self.head(self.backbone(x)["sequence_output"])
+
+    def get_config(self):
+        return {"backbone": keras.saving.serialize_keras_object(self.backbone)}
+
+    @classmethod
+    def from_config(cls, config):
+        return cls(keras.saving.deserialize_keras_object(config["backbone"]))
+
+
+@pytest.mark.parametrize("adapted", ["backbone", "model"])
+def test_a_subclassed_model(adapted, tmp_path):
+    backbone, x = models.bert()
+    model = Around(backbone)
+    model.predict(x, verbose=0)
+    ksa.enable(backbone if adapted == "backbone" else model, ksa.SVF())
+    shake(model)
+    expected = model.predict(x, verbose=0)
+    model.save(tmp_path / "m.keras")
+    again = keras.saving.load_model(tmp_path / "m.keras")
+    np.testing.assert_array_equal(again.predict(x, verbose=0), expected)
+    names = [[w.name for w in m.trainable_weights] for m in (again, model)]
+    assert names[0] == names[1]
+
+
+def test_models_that_share_layers(tmp_path):
+    model, backbone, x = models.classifier()
+    ksa.enable(backbone, ksa.SVF())
+    shake(backbone)
+    expected = model.predict(x, verbose=0)
+    keras.saving.save_model(model, tmp_path / "m.keras")
+    again = keras.saving.load_model(tmp_path / "m.keras")
+    np.testing.assert_array_equal(again.predict(x, verbose=0), expected)
+
+
+def test_what_trained_before_trains_after_reload_and_merge(tmp_path):
+    layers = [keras.layers.Dense(8), keras.layers.BatchNormalization(), keras.layers.Dense(2)]
+    model = keras.Sequential([keras.Input((6,)), *layers])
+    count = len(model.trainable_weights)
+    ksa.enable(model, ksa.SVF())
+    model.save(tmp_path / "m.keras")
+    again = keras.saving.load_model(tmp_path / "m.keras")
+    ksa.merge(again)
+    assert len(again.trainable_weights) == count
+
+
+def test_a_public_layer_whose_adapter_rests(tmp_path):
+    model, x, _ = layer(METHODS["svft_banded"].method)
+    shake(model)
+    tuned = model.predict(x, verbose=0)
+    ksa.set_adapter(model, None)
+    model.save(tmp_path / "m.keras")
+    again = keras.saving.load_model(tmp_path / "m.keras")
+    ksa.set_adapter(again, "default")
+    np.testing.assert_array_equal(again.predict(x, verbose=0), tuned)
+
+
+@pytest.mark.parametrize("name", ["lora", "svf", "svft_banded"])
+def test_base_weights_into_an_adapted_model(name, tmp_path):
+    method = METHODS[name].method
+    other, x = models.bert()
+    for weight in other.weights:
+        weight.assign(weight * 1.5)
+    other.save_weights(tmp_path / "base.weights.h5")
+    backbone, _ = models.bert()
+    ksa.enable(backbone, method)
+    backbone.load_weights(tmp_path / "base.weights.h5")
+    np.testing.assert_array_equal(models.output(backbone(x)), models.output(other(x)))
+    ksa.enable(other, method)
+    for model in (backbone, other):
+        for weight in model.trainable_weights:
+            weight.assign(np.full(weight.shape, 0.1))
+    np.testing.assert_allclose(models.output(backbone(x)), models.output(other(x)), atol=1e-5)
+
+
 def test_weights_files_cross(tmp_path):
     backbone, x = models.bert()
     backbone.save_weights(tmp_path / "base.weights.h5")

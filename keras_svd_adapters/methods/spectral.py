@@ -4,7 +4,7 @@
 
 Four forms compute the same `x K'`:
 
-    two_sided   x K + ((x U) C) Vt, or x (K + U C Vt) once the tokens outnumber 2 k
+    two_sided   x K + ((x U) C) Vt; in float32, x (K + U C Vt) once the tokens outnumber 2 k
     input       (x + ((x U) C / s) U^T) K        m <= n: only U is stored
     output      y + ((y V / s) C) V^T, y = x K   n <= m: only Vt is stored
     factored    ((x U) (diag(s) + C)) Vt         K is not read; equal to about 1e-6
@@ -20,6 +20,7 @@ from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import numpy as np
+from keras.backend import standardize_dtype
 from keras.ops import matmul, transpose
 
 from keras_svd_adapters.methods.method import SVD, Array, Base, Dropout, Method
@@ -92,7 +93,7 @@ class Spectral(Method):
             return y + matmul(self.project(y, transpose(c.Vt), c, form), c.Vt)
         if form == "factored":
             return matmul(self.project(x, c.U, c, form), c.Vt)
-        if many_tokens(x, 2 * c.U.shape[-1]):
+        if many_tokens(x, 2 * c.U.shape[-1]) and is_float32(x):
             return base(x, matmul(self.mix(c.U, c, form), c.Vt))
         return base(x) + matmul(self.project(x, c.U, c, form), c.Vt)
 
@@ -104,6 +105,11 @@ class Spectral(Method):
         if form == "output":
             return matmul(self.project(K, transpose(c.Vt), c, form), c.Vt)
         return matmul(self.mix(c.U, c, form), c.Vt)
+
+
+def is_float32(x: Any) -> bool:
+    """Whether a kernel plus a small delta keeps the delta."""
+    return bool(standardize_dtype(x.dtype) == "float32")
 
 
 def many_tokens(x: Any, limit: int) -> bool:

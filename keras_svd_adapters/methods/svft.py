@@ -28,7 +28,7 @@ from keras_svd_adapters.methods.sparse import (
 from keras_svd_adapters.methods.spectral import Spectral, many_tokens
 
 PATTERNS = ("plain", "banded", "random", "top_k")
-SMALLEST_SAFE_RATIO = 0.05
+SMALLEST_TO_MEDIAN, SMALLEST_TO_LARGEST = 0.05, 1e-3
 
 
 @dataclass(frozen=True, repr=False)
@@ -161,7 +161,11 @@ class SVFT(Spectral):
         return {}
 
     def one_sided_is_safe(self, s: np.ndarray) -> bool:
-        return bool(s[-1] >= SMALLEST_SAFE_RATIO * np.median(s))
+        return bool(
+            s[0] > 0
+            and s[-1] >= SMALLEST_TO_MEDIAN * np.median(s)
+            and s[-1] >= SMALLEST_TO_LARGEST * s[0]
+        )
 
     def coefficients(self, v: SimpleNamespace, form: str) -> dict[str, Any]:
         if form in ("input", "output"):
