@@ -15,10 +15,8 @@ EQUAL = 1e-7
 def kernel_fingerprint(matrix: np.ndarray, dtype: str) -> dict[str, Any]:
     """Shape, dtype and a hash of sampled values of an `(m, n)` kernel, read as float32."""
     flat = np.ascontiguousarray(matrix, dtype="<f4").ravel()
-    sample = flat[
-        :: max(1, flat.size // KERNEL_SAMPLES) | 1
-    ]  # odd: not one column of an even width
-    sha256 = hashlib.sha256(sample.tobytes()).hexdigest()
+    step = max(1, flat.size // KERNEL_SAMPLES) | 1  # odd, so as not to stay in one column
+    sha256 = hashlib.sha256(flat[::step].tobytes()).hexdigest()
     return {"shape": list(matrix.shape), "dtype": dtype, "sha256": sha256}
 
 

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import keras
@@ -191,9 +191,27 @@ def let_move(layer: keras.layers.Layer) -> None:
         layer._trainable = vars(layer).pop("trainable_at_first")
 
 
-def trainable_at_first(layer: keras.layers.Layer) -> bool | None:
-    """What `let_move` will restore, `None` if nothing."""
-    return vars(layer).get("trainable_at_first")
+def set_until_move(layer: keras.layers.Layer, value: bool) -> None:
+    """`let_train` or `hold_still`."""
+    let_train(layer) if value else hold_still(layer)
+
+
+def changed_layers(model: keras.layers.Layer) -> list[keras.layers.Layer]:
+    """The layers that `let_move` would set back."""
+    return [layer for layer in all_layers(model) if "trainable_at_first" in vars(layer)]
+
+
+@contextmanager
+def trainable_as_at_first(model: keras.layers.Layer) -> Iterator[None]:
+    """Within, each layer's own `trainable` is what `let_move` would restore."""
+    now = [(layer, layer._trainable) for layer in changed_layers(model)]
+    for layer, _ in now:
+        layer._trainable = vars(layer)["trainable_at_first"]
+    try:
+        yield
+    finally:
+        for layer, value in now:
+            layer._trainable = value
 
 
 def _remember_trainable(layer: keras.layers.Layer) -> None:

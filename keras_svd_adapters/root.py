@@ -10,16 +10,18 @@ import keras
 from keras_svd_adapters.adapter import Adapter, name_scopes
 from keras_svd_adapters.host import activate, adapters_of, attach
 from keras_svd_adapters.keras_internals import (
+    changed_layers,
     graft,
     is_pinned,
     plain_class,
-    trainable_at_first,
+    set_until_move,
+    trainable_as_at_first,
     ungraft,
     walk,
 )
 from keras_svd_adapters.methods.method import Method
 from keras_svd_adapters.site import Site, adapted_sites, find_sites
-from keras_svd_adapters.training import own_weights, pin_all_but, trained_with
+from keras_svd_adapters.training import own_weights, pin_all_but, thaw, trained_with
 
 PACKAGE = "keras_svd_adapters"
 
@@ -37,7 +39,8 @@ class AdaptedModel:
         adapted = type(self)
         object.__setattr__(self, "__class__", plain_class(self, AdaptedModel))
         try:
-            model = keras.saving.serialize_keras_object(self)
+            with trainable_as_at_first(self):
+                model = keras.saving.serialize_keras_object(self)
         finally:
             object.__setattr__(self, "__class__", adapted)
         model.pop("compile_config", None)
@@ -130,21 +133,24 @@ def _describe(site: Site, name: str) -> dict[str, Any]:
 
 
 def describe_freezing(model: keras.layers.Layer) -> dict[str, Any]:
-    """The weights that adapters did not freeze, and what each layer's `trainable` was before."""
-    before = {key: trainable_at_first(chain[-1]) for key, chain in walk(model)}
+    """The weights that adapters did not freeze, and the layers whose `trainable` they set."""
+    changed = {id(layer) for layer in changed_layers(model)}
+    layers = {key: chain[-1] for key, chain in walk(model) if id(chain[-1]) in changed}
     return {
         "free": [key for key, _, weight in own_weights(model) if not is_pinned(weight)],
-        "trainable_at_first": {key: was for key, was in before.items() if was is not None},
+        "trainable": {key: layer.trainable for key, layer in layers.items()},
     }
 
 
 def restore_freezing(model: keras.layers.Layer, told: dict[str, Any]) -> None:
     """Freezes what `describe_freezing` tells."""
     free = set(told["free"])
-    pin_all_but(model, [weight for key, _, weight in own_weights(model) if key in free])
+    weights = [weight for key, _, weight in own_weights(model) if key in free]
+    pin_all_but(model, weights)
+    thaw(model, [weight for weight in weights if trained_with(weight)])
     for key, chain in walk(model):
-        if key in told["trainable_at_first"]:
-            vars(chain[-1])["trainable_at_first"] = told["trainable_at_first"][key]
+        if key in told["trainable"]:
+            set_until_move(chain[-1], told["trainable"][key])
 
 
 def restore_adapters(model: keras.layers.Layer, adapters: list[dict[str, Any]]) -> None:

@@ -130,8 +130,19 @@ def test_what_trained_before_trains_after_reload_and_merge(tmp_path):
     ksa.enable(model, ksa.SVF())
     model.save(tmp_path / "m.keras")
     again = keras.saving.load_model(tmp_path / "m.keras")
+    assert len(again.trainable_weights) == 1
     ksa.merge(again)
     assert len(again.trainable_weights) == count
+
+
+def test_a_backbone_that_was_frozen_reloads_with_a_training_adapter(tmp_path):
+    model, backbone, _ = models.classifier()
+    backbone.trainable = False
+    ksa.enable(model, ksa.SVF(), train="embeddings_layer_norm")
+    expected = [weight.name for weight in model.trainable_weights]
+    model.save(tmp_path / "m.keras")
+    again = keras.saving.load_model(tmp_path / "m.keras")
+    assert [weight.name for weight in again.trainable_weights] == expected
 
 
 def test_a_public_layer_whose_adapter_rests(tmp_path):
