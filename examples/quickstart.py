@@ -97,9 +97,7 @@ def compare(directory: Path, sets: dict) -> keras.Model:
     print()
     print(table(("method", "trained values", "accuracy", "time / frozen", "adapter file"), rows))
     print(f"Accuracy on {TEST} sentences (standard error 0.012). Our methods adapt all kernels of")
-    print(
-        "the blocks; time is that of a training step, of which a frozen encoder has no backward pass."
-    )
+    print("the blocks. Time is that of a training step; a frozen encoder has no backward pass.")
     return kept
 
 

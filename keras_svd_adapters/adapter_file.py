@@ -33,7 +33,7 @@ from keras_svd_adapters.root import PACKAGE
 from keras_svd_adapters.site import Site, adapted_sites
 from keras_svd_adapters.status import Status, status
 from keras_svd_adapters.switching import finish, require_adapter
-from keras_svd_adapters.training import own_weights, trained_with
+from keras_svd_adapters.weights import own_weights, trained_with
 
 
 @keras.saving.register_keras_serializable(PACKAGE, "AdapterFile")

@@ -19,7 +19,7 @@ from keras_svd_adapters.fingerprint import (
 )
 from keras_svd_adapters.methods.method import Method
 from keras_svd_adapters.site import Site, find_sites
-from keras_svd_adapters.training import own_weights
+from keras_svd_adapters.weights import own_weights
 
 Path = str | os.PathLike[str]
 

@@ -18,7 +18,7 @@ from keras_svd_adapters.status import Status, status
 from keras_svd_adapters.svd import decompose
 from keras_svd_adapters.switching import finish, restore_plain, settle
 from keras_svd_adapters.targets import Targets, choose, matches
-from keras_svd_adapters.training import choose_weights, own_weights, trained_with
+from keras_svd_adapters.weights import choose_weights, own_weights, trained_with
 
 Chosen = list[tuple[Site, Method]]
 

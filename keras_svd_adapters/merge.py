@@ -8,7 +8,7 @@ from keras import ops
 from keras_svd_adapters.host import adapters_of, base_kernel, detach
 from keras_svd_adapters.site import Site
 from keras_svd_adapters.switching import require_adapter, restore_plain
-from keras_svd_adapters.training import own_weights
+from keras_svd_adapters.weights import own_weights
 
 
 def merge(model: keras.layers.Layer) -> None:

@@ -21,7 +21,8 @@ from keras_svd_adapters.keras_internals import (
 )
 from keras_svd_adapters.methods.method import Method
 from keras_svd_adapters.site import Site, adapted_sites, find_sites
-from keras_svd_adapters.training import own_weights, pin_all_but, thaw, trained_with
+from keras_svd_adapters.training import pin_all_but, thaw
+from keras_svd_adapters.weights import own_weights, trained_with
 
 PACKAGE = "keras_svd_adapters"
 

@@ -11,15 +11,8 @@ from keras_svd_adapters.host import activate, adapters_of, detach
 from keras_svd_adapters.keras_internals import all_layers, let_train, models_around
 from keras_svd_adapters.root import make_root, unmake_root
 from keras_svd_adapters.site import Site, adapted_sites
-from keras_svd_adapters.training import (
-    forget_graphs,
-    other_graphs,
-    own_weights,
-    pin_all_but,
-    release,
-    thaw,
-    trained_with,
-)
+from keras_svd_adapters.training import forget_graphs, other_graphs, pin_all_but, release, thaw
+from keras_svd_adapters.weights import own_weights, trained_with
 
 
 def finish(model: keras.layers.Layer, name: str, extra: list[keras.Variable]) -> None:

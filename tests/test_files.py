@@ -17,7 +17,7 @@ from cases import METHODS, shake
 import keras_svd_adapters as ksa
 from keras_svd_adapters.archive import FORMAT_VERSION, read_archive
 from keras_svd_adapters.methods.method import SVD
-from keras_svd_adapters.training import own_weights
+from keras_svd_adapters.weights import own_weights
 
 HERE = Path(__file__).parent
 ADAPTED = {name: case for name, case in METHODS.items() if not case.square_only}

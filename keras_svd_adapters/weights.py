@@ -1,0 +1,97 @@
+"""The weights of a model outside its adapters, and which of them train besides."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from fnmatch import fnmatchcase
+
+import keras
+
+from keras_svd_adapters.adapter import Adapter
+from keras_svd_adapters.host import base_kernel
+from keras_svd_adapters.keras_internals import all_layers, direct_weights, walk
+from keras_svd_adapters.site import Site, adapted_sites
+
+
+def own_weights(model: keras.layers.Layer) -> Iterator[tuple[str, str, keras.Variable]]:
+    """Every weight outside the adapters: its key in files, its path of names, itself."""
+    seen: set[int] = set()
+    for key, chain in walk(model):
+        if any(isinstance(parent, Adapter) for parent in chain):
+            continue
+        path = "/".join(parent.name for parent in chain[1:])
+        for index, weight in enumerate(direct_weights(chain[-1])):
+            if id(weight) not in seen:
+                seen.add(id(weight))
+                name = weight.name
+                yield f"{key}/{index}_{name}".lstrip("/"), f"{path}/{name}".lstrip("/"), weight
+
+
+def choose_weights(
+    model: keras.layers.Layer, train: str | Iterable[str] | None, name: str, sites: list[Site]
+) -> list[keras.Variable]:
+    """The weights that `train` names: those of a layer, or of a path such as `*/bias`.
+
+    Args:
+        model: A built model.
+        train: Names, paths or globs.
+        name: Name of the adapter with which they train.
+        sites: The kernels that it adapts, which cannot train themselves.
+
+    Returns:
+        A list of weights. With a weight of a batch normalization come all of
+        that layer's, since its statistics then move.
+
+    Raises:
+        ValueError: If a pattern names nothing, an adapted kernel, or what
+            trains with another adapter.
+    """
+    chosen: dict[str, keras.Variable] = {}
+    patterns = [train] if isinstance(train, str) else list(train or [])
+    weights = list(own_weights(model))
+    for pattern in patterns:
+        hits = {key: weight for key, path, weight in weights if _names(pattern, path)}
+        if not hits:
+            layers = sorted({path.rsplit("/", 1)[0] for _, path, _ in weights})
+            raise ValueError(
+                "`train` matches no layer and no weight. Name a layer, or a path with `*`, such "
+                f"as '*/bias'; the layers with weights are {', '.join(layers)}. "
+                f"Received: train={pattern!r}"
+            )
+        chosen |= hits
+    kernels = {id(base_kernel(site.layer)): site.path for site in [*sites, *adapted_sites(model)]}
+    for weight in chosen.values():
+        if id(weight) in kernels:
+            raise ValueError(
+                f"`train` names the kernel of `{kernels[id(weight)]}`, which is adapted. Leave "
+                f"the layer out with `exclude`, or train its bias alone. Received: train={train!r}"
+            )
+        if trained_with(weight) not in (None, name):
+            raise ValueError(
+                f"`{weight.path}` trains with the adapter {trained_with(weight)!r} already, and a "
+                f"weight can belong to one only. Received: train={train!r}, name={name!r}"
+            )
+    return _with_statistics(model, list(chosen.values()))
+
+
+def _with_statistics(
+    model: keras.layers.Layer, weights: list[keras.Variable]
+) -> list[keras.Variable]:
+    wanted = {id(weight): weight for weight in weights}
+    for layer in all_layers(model):
+        if isinstance(layer, keras.layers.BatchNormalization):
+            own = {id(weight): weight for weight in layer.weights}
+            wanted |= own if own.keys() & wanted.keys() else {}
+    return list(wanted.values())
+
+
+def trained_with(weight: keras.Variable) -> str | None:
+    """The name of the adapter together with which a weight of the model trains."""
+    return getattr(weight, "trained_with", None)
+
+
+def _names(pattern: str, path: str) -> bool:
+    """Whether a pattern names the weight at a path, or a layer above it."""
+    parts = path.split("/")
+    spans = {"/".join(parts[i:j]) for i in range(len(parts)) for j in range(i + 1, len(parts) + 1)}
+    return any(fnmatchcase(span, pattern) for span in spans)
