@@ -6,8 +6,11 @@ from keras_svd_adapters.enable import enable
 from keras_svd_adapters.keras_hub import join_keras_hub
 from keras_svd_adapters.layers import dense_layer
 from keras_svd_adapters.merge import merge
+from keras_svd_adapters.methods.dora import DoRA
 from keras_svd_adapters.methods.lora import LoRA
+from keras_svd_adapters.methods.lora_xs import LoRAXS
 from keras_svd_adapters.methods.method import Method
+from keras_svd_adapters.methods.pissa import MiLoRA, PiSSA
 from keras_svd_adapters.methods.svf import SVF
 from keras_svd_adapters.methods.svft import SVFT
 from keras_svd_adapters.optimizer_care import care_for_adapters
@@ -18,7 +21,9 @@ from keras_svd_adapters.status import Status, status
 from keras_svd_adapters.switching import delete_adapter, disabled, set_adapter
 from keras_svd_adapters.version import __version__
 
-LoRADense, SVFDense, SVFTDense = dense_layer(LoRA), dense_layer(SVF), dense_layer(SVFT)
+LoRADense, DoRADense, LoRAXSDense = map(dense_layer, (LoRA, DoRA, LoRAXS))
+PiSSADense, MiLoRADense = map(dense_layer, (PiSSA, MiLoRA))
+SVFDense, SVFTDense = map(dense_layer, (SVF, SVFT))
 
 care_for_adapters()
 keep_adapters_when_saved()
@@ -26,9 +31,17 @@ join_keras_hub()
 
 __all__ = [
     "AdapterFileError",
+    "DoRA",
+    "DoRADense",
     "LoRA",
     "LoRADense",
+    "LoRAXS",
+    "LoRAXSDense",
     "Method",
+    "MiLoRA",
+    "MiLoRADense",
+    "PiSSA",
+    "PiSSADense",
     "Plan",
     "SVF",
     "SVFDense",

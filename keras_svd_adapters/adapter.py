@@ -76,11 +76,18 @@ class Adapter(keras.layers.Layer):
         setattr(self, name, variable)
 
     @classmethod
-    def start(cls, method: Method, view: KernelView, svd: SVD | None, dtype: Any = None) -> Adapter:
+    def start(
+        cls,
+        method: Method,
+        view: KernelView,
+        matrix: np.ndarray,
+        svd: SVD | None,
+        dtype: Any = None,
+    ) -> Adapter:
         """An adapter with its initial values, at which it changes nothing."""
         form = method.form(view.m, view.n, None if svd is None else svd.s)
         rng = np.random.default_rng(random.getrandbits(32))
-        values = method.start(view.m, view.n, form, rng, svd)
+        values = method.start(matrix, form, rng, svd)
         return cls(method, view, form, values, dtype)
 
     @property
@@ -91,13 +98,18 @@ class Adapter(keras.layers.Layer):
     @property
     def trained(self) -> dict[str, keras.Variable]:
         """The trained variables by name, whether or not they train right now."""
-        declared = self.method.arrays(self.view.m, self.view.n, self.form)
-        return {k: v for k, v in self.arrays.items() if declared[k].trainable}
+        declared = self.declared
+        return {name: v for name, v in self.arrays.items() if declared[name].trainable}
+
+    @property
+    def declared(self) -> dict[str, Array]:
+        """What the method declares of each variable."""
+        return self.method.arrays(self.view.m, self.view.n, self.form)
 
     def adapt(self, x: Any, base: Base, training: bool | None) -> Any:
         """`x K'`, from `(..., m)` to `(..., n)`, in the dtype of `x`."""
         self._check_values()
-        c = self.method.coefficients(self._float32_values(), self.form)
+        c = self.method.coefficients(self._float32_values(), self.form, self._float32_kernel)
         cast = {name: _cast_float(value, self.compute_dtype) for name, value in c.items()}
 
         def dropout(x: Any) -> Any:
@@ -112,6 +124,9 @@ class Adapter(keras.layers.Layer):
         self._check_values()
         matrix = ops.cast(self.view.to_matrix(ops.convert_to_tensor(kernel)), "float32")
         return self.view.from_matrix(self.method.delta(matrix, self._float32_values(), self.form))
+
+    def _float32_kernel(self) -> Any:
+        return self.view.to_matrix(ops.cast(self.kernel(), "float32"))
 
     def _float32_values(self) -> SimpleNamespace:
         values = {name: ops.convert_to_tensor(v) for name, v in self.arrays.items()}
@@ -152,10 +167,9 @@ class Adapter(keras.layers.Layer):
     def follow_kernel(self) -> None:
         """Finds the factors of the kernel as it is now: a file of base weights was loaded."""
         if self.method.needs_svd:
-            matrix = self.view.to_matrix(ops.convert_to_numpy(ops.cast(self.kernel(), "float32")))
-            values = self.method.start(
-                self.view.m, self.view.n, self.form, np.random.default_rng(), decompose(matrix)
-            )
+            matrix = ops.convert_to_numpy(self._float32_kernel())
+            rng = np.random.default_rng()
+            values = self.method.start(matrix, self.form, rng, decompose(matrix))
             for name in ("U", "s", "Vt"):
                 if name in self.arrays:
                     self.arrays[name].assign(values[name])

@@ -99,9 +99,8 @@ def _only_name(model: keras.layers.Layer) -> str:
 
 def _saved_arrays(adapter: Adapter) -> dict[str, np.ndarray]:
     """Trained values, the frozen ones that the base cannot give back, and marks of the factors."""
-    saved = {name: to_numpy(v) for name, v in adapter.trained.items()}
-    if "pairs" in adapter.arrays:
-        saved["pairs"] = to_numpy(adapter.arrays["pairs"])
+    declared = adapter.declared
+    saved = {name: to_numpy(v) for name, v in adapter.arrays.items() if declared[name].in_file}
     return saved | factor_samples(adapter)
 
 

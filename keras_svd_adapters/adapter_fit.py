@@ -75,7 +75,7 @@ def _method(told: dict[str, Any], filepath: Path) -> Method:
 def _check_values(site: Site, method: Method, contents: Contents, filepath: Path) -> None:
     m, n = site.view.m, site.view.n
     for name, array in method.arrays(m, n, method.form(m, n)).items():
-        if array.trainable or name == "pairs":
+        if array.in_file:
             value = contents.values[f"sites/{site.key}/{name}"]
             if value.shape != array.shape or value.dtype != np.dtype(array.dtype):
                 raise _unfit(

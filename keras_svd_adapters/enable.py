@@ -169,8 +169,9 @@ def undone_on_failure(model: keras.layers.Layer, chosen: Chosen, name: str) -> I
 def start_adapter(site: Site, method: Method) -> Adapter:
     """A new adapter for a site, with its factors from the kernel as it is."""
     try:
-        svd = decompose(site.matrix()) if method.needs_svd else None
+        matrix = site.matrix()
+        svd = decompose(matrix) if method.needs_svd else None
     except ValueError as error:
         raise ValueError(f"`{site.path}`: {error}") from None
     with name_scopes(site.path):
-        return Adapter.start(method, site.view, svd, dtype=site.layer.dtype_policy)
+        return Adapter.start(method, site.view, matrix, svd, dtype=site.layer.dtype_policy)

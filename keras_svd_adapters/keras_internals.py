@@ -292,4 +292,6 @@ def fresh_optimizer(optimizer: keras.optimizers.Optimizer) -> keras.optimizers.O
     for name in ("_exclude_from_weight_decay", "_exclude_from_weight_decay_pattern"):
         if hasattr(optimizer, name):
             setattr(copy, name, getattr(optimizer, name))
+    if hasattr(optimizer, "inner_optimizer"):
+        copy.inner_optimizer = fresh_optimizer(optimizer.inner_optimizer)
     return copy

@@ -62,6 +62,13 @@ class AdaptedModel:
             f"Received: enable_lora on {self.name}"  # type: ignore[attr-defined]
         )
 
+    def save_to_preset(self, preset_dir: Any, **kwargs: Any) -> None:
+        raise ValueError(
+            "A KerasHub preset holds a plain model. Call `merge(model)` first, or save the adapter "
+            "beside the preset of the base model with `save_adapter`. "
+            f"Received: preset_dir={preset_dir!r}"
+        )
+
 
 def keep_adapters_when_saved() -> None:
     """Wraps `keras.Model.save`, once, so that a model built around adapted layers keeps them."""

@@ -90,12 +90,13 @@ def _rows(sites: list[Site]) -> list[tuple[str, ...]]:
 
 def largest_move(adapter: Adapter) -> float:
     """The largest distance of a trained value from its start, where that is one number."""
-    declared = adapter.method.arrays(adapter.view.m, adapter.view.n, adapter.form)
-    return max(
+    declared = adapter.declared
+    moves = [
         float(np.abs(keras.ops.convert_to_numpy(variable) - declared[name].start).max())
         for name, variable in adapter.trained.items()
         if declared[name].start is not None
-    )
+    ]
+    return max(moves, default=float("nan"))
 
 
 def _count(weights: list[keras.Variable]) -> int:

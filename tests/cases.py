@@ -21,6 +21,11 @@ class MethodCase:
 METHODS = {
     "lora": MethodCase(ksa.LoRA(rank=3), closed_forms.lora),
     "lora_scaled": MethodCase(ksa.LoRA(rank=3, alpha=12, rslora=True), closed_forms.lora),
+    "dora": MethodCase(ksa.DoRA(rank=3, alpha=6), closed_forms.dora),
+    "dora_full": MethodCase(ksa.DoRA(rank=3, detach_norm=False), closed_forms.dora),
+    "pissa": MethodCase(ksa.PiSSA(rank=3, alpha=6), closed_forms.pissa),
+    "milora": MethodCase(ksa.MiLoRA(rank=3), closed_forms.milora),
+    "lora_xs": MethodCase(ksa.LoRAXS(rank=3, alpha=6), closed_forms.lora_xs),
     "svf": MethodCase(ksa.SVF(), closed_forms.svf),
     "svf_factored": MethodCase(
         ksa.SVF(formulation="factored"), closed_forms.svf, exact_at_start=False

@@ -21,6 +21,43 @@ def lora(K, method, v):
     return K + c * A @ B, lambda G: {"lora_a": c * G @ B.T, "lora_b": c * A.T @ G}
 
 
+def dora(K, method, v):
+    A, B, m = v["lora_a"], v["lora_b"], v["magnitude"]
+    c = method.scale
+    V = K + c * A @ B
+    norm = np.linalg.norm(V, axis=0)
+
+    def gradients(G):
+        dV = G * (m / norm)
+        if not method.detach_norm:
+            dV = dV - V * (m * (G * V).sum(axis=0) / norm**3)
+        dm = (G * V).sum(axis=0) / norm
+        return {"lora_a": c * dV @ B.T, "lora_b": c * A.T @ dV, "magnitude": dm}
+
+    return V * (m / norm), gradients
+
+
+def pissa(K, method, v, part=slice(0, 3)):
+    U, s, Vt = svd(K)
+    c = method.rank if method.alpha is None else method.alpha
+    c = c / method.rank
+    residual = K - U[:, part] @ np.diag(s[part]) @ Vt[part]
+    A, B = v["lora_a"], v["lora_b"]
+    return residual + c * A @ B, lambda G: {"lora_a": c * G @ B.T, "lora_b": c * A.T @ G}
+
+
+def milora(K, method, v):
+    return pissa(K, method, v, slice(min(K.shape) - method.rank, None))
+
+
+def lora_xs(K, method, v):
+    U, s, Vt = svd(K)
+    r = method.rank
+    A, B = U[:, :r] * s[:r], Vt[:r]
+    c = 1.0 if method.alpha is None else method.alpha / r
+    return K + c * A @ v["latent"] @ B, lambda G: {"latent": c * A.T @ G @ B.T}
+
+
 def svf(K, method, v):
     U, s, Vt = svd(K)
     return U @ np.diag(s * v["z"]) @ Vt, lambda G: {"z": s * np.diag(U.T @ G @ Vt.T)}

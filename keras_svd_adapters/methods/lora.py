@@ -86,10 +86,10 @@ class LoRA(Method):
         }
 
     def start(
-        self, m: int, n: int, form: str, rng: np.random.Generator, svd: SVD | None
+        self, K: np.ndarray, form: str, rng: np.random.Generator, svd: SVD | None
     ) -> dict[str, np.ndarray]:
-        bound = 1 / sqrt(m)
-        return {"lora_a": rng.uniform(-bound, bound, (m, self.rank))}
+        bound = 1 / sqrt(len(K))
+        return {"lora_a": rng.uniform(-bound, bound, (len(K), self.rank))}
 
     def apply(self, x: Any, base: Base, c: SimpleNamespace, form: str, dropout: Dropout) -> Any:
         # (..., m) @ (m, r) @ (r, n)

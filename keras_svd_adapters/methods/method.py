@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import MISSING, dataclass, fields
 from types import SimpleNamespace
 from typing import Any, ClassVar, NamedTuple, Protocol
@@ -20,12 +20,20 @@ class Array(NamedTuple):
             gives them. Weight decay acts on a trained array that starts at 0
             and leaves every other alone.
         dtype: `"compute"` for the compute dtype of the layer, else a dtype.
+        saved: Whether a frozen array goes into the adapter file, since the
+            base model cannot give it back.
     """
 
     shape: tuple[int, ...]
     trainable: bool = False
     start: float | None = None
     dtype: str = "float32"
+    saved: bool = False
+
+    @property
+    def in_file(self) -> bool:
+        """Whether the adapter file holds it."""
+        return self.trainable or self.saved
 
 
 class SVD(NamedTuple):
@@ -44,8 +52,7 @@ class Base(Protocol):
         ...
 
 
-Arrays = Mapping[str, np.ndarray]
-Shapes = tuple[int, int]
+Kernel = Callable[[], Any]
 Dropout = Callable[[Any], Any]
 
 
@@ -85,13 +92,16 @@ class Method:
         raise NotImplementedError
 
     def start(
-        self, m: int, n: int, form: str, rng: np.random.Generator, svd: SVD | None
+        self, K: np.ndarray, form: str, rng: np.random.Generator, svd: SVD | None
     ) -> dict[str, np.ndarray]:
-        """Initial values of the arrays that declare no `start`; more are ignored."""
+        """Initial values of the arrays that declare no `start`; more are ignored.
+
+        `K` is the kernel, and `svd` its decomposition if the method needs one.
+        """
         return {}
 
-    def coefficients(self, v: SimpleNamespace, form: str) -> dict[str, Any]:
-        """The arrays as `apply` wants them, computed in float32."""
+    def coefficients(self, v: SimpleNamespace, form: str, kernel: Kernel) -> dict[str, Any]:
+        """The arrays as `apply` wants them, computed in float32; `kernel()` is K in float32."""
         return vars(v)
 
     def apply(self, x: Any, base: Base, c: SimpleNamespace, form: str, dropout: Dropout) -> Any:

@@ -72,7 +72,7 @@ class Spectral(Method):
         return arrays
 
     def start(
-        self, m: int, n: int, form: str, rng: np.random.Generator, svd: SVD | None
+        self, K: np.ndarray, form: str, rng: np.random.Generator, svd: SVD | None
     ) -> dict[str, np.ndarray]:
         assert svd is not None
         return self.start_core(svd) | {"s": svd.s, "U": svd.U, "Vt": svd.Vt}
@@ -99,7 +99,7 @@ class Spectral(Method):
 
     def delta(self, K: Any, v: SimpleNamespace, form: str) -> Any:
         form = "two_sided" if form == "factored" else form
-        c = SimpleNamespace(**self.coefficients(v, form))
+        c = SimpleNamespace(**self.coefficients(v, form, lambda: K))
         if form == "input":
             return matmul(matmul(self.mix(c.U, c, form), transpose(c.U)), K)
         if form == "output":

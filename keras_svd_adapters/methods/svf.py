@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any, ClassVar
 
-from keras_svd_adapters.methods.method import Array
+from keras_svd_adapters.methods.method import Array, Kernel
 from keras_svd_adapters.methods.spectral import Spectral
 
 
@@ -50,7 +50,7 @@ class SVF(Spectral):
     def core(self, k: int) -> dict[str, Array]:
         return {"z": Array((k,), trainable=True, start=1.0)}
 
-    def coefficients(self, v: SimpleNamespace, form: str) -> dict[str, Any]:
+    def coefficients(self, v: SimpleNamespace, form: str, kernel: Kernel) -> dict[str, Any]:
         if form == "factored":
             gain = v.s * v.z
         elif form == "two_sided":

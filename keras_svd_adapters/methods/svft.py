@@ -17,7 +17,7 @@ from typing import Any, ClassVar
 import numpy as np
 from keras.ops import matmul
 
-from keras_svd_adapters.methods.method import SVD, Array
+from keras_svd_adapters.methods.method import SVD, Array, Kernel
 from keras_svd_adapters.methods.sparse import (
     banded_count,
     banded_product,
@@ -149,7 +149,7 @@ class SVFT(Spectral):
     def core(self, k: int) -> dict[str, Array]:
         arrays = {"m": Array((self.count(k),), trainable=True, start=0.0)}
         if self.scattered:
-            arrays["pairs"] = Array((self.count(k), 2), dtype="int32")
+            arrays["pairs"] = Array((self.count(k), 2), dtype="int32", saved=True)
         return arrays
 
     def start_core(self, svd: SVD) -> dict[str, np.ndarray]:
@@ -167,7 +167,7 @@ class SVFT(Spectral):
             and s[-1] >= SMALLEST_TO_LARGEST * s[0]
         )
 
-    def coefficients(self, v: SimpleNamespace, form: str) -> dict[str, Any]:
+    def coefficients(self, v: SimpleNamespace, form: str, kernel: Kernel) -> dict[str, Any]:
         if form in ("input", "output"):
             return {**vars(v), "inverse": 1.0 / v.s}
         return vars(v)
