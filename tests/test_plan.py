@@ -33,6 +33,9 @@ def nbytes(weight):
     return int(np.prod(weight.shape)) * (2 if weight.dtype == "bfloat16" else 4)
 
 
+# Counts of the papers' tables; SVFT's there have a gate per kernel more, which ours do not have.
+GEMMA_2B = 18 * [(2048, 2048), (2048, 256), (2048, 256), (2048, 2048)]
+GEMMA_2B += 18 * [(2048, 16384), (2048, 16384), (16384, 2048)]
 VIT_B = 12 * [(768, 768)] * 4 + 12 * [(768, 3072), (3072, 768)]
 
 
@@ -46,6 +49,14 @@ VIT_B = 12 * [(768, 768)] * 4 + 12 * [(768, 3072), (3072, 768)]
         (ksa.SVFT(), 24 * [(768, 768)], 18_432),
         (ksa.LoRA(rank=8), VIT_B, 1_327_104),
         (ksa.LoRA(rank=1), VIT_B, 165_888),
+        (ksa.DoRA(rank=8), VIT_B, 1_410_048),
+        (ksa.DoRA(rank=1), VIT_B, 248_832),
+        (ksa.PiSSA(rank=8), VIT_B, 1_327_104),
+        (ksa.SVFT(), GEMMA_2B, 193_662 - 126),
+        (ksa.SVFT(pattern="banded", d=16), GEMMA_2B, 6_352_542 - 126),
+        (ksa.SVFT(pattern="top_k", d=12), 128 * [(4096, 4096)], 13_087_360 - 128),
+        (ksa.LoRAXS(rank=25), 96 * [(1024, 1024)], 60_000),
+        (ksa.LoRAXS(rank=128), 224 * [(4096, 4096)], 3_670_016),
     ],
 )
 def test_published_counts(method, shapes, count):
