@@ -125,6 +125,17 @@ def ungraft(target: Any, mixin: type) -> None:
         object.__setattr__(target, "__class__", plain_class(target, mixin))
 
 
+@contextmanager
+def ungrafted(target: Any, mixin: type) -> Iterator[None]:
+    """Within, an object has the class that it had before `graft`."""
+    now = type(target)
+    object.__setattr__(target, "__class__", plain_class(target, mixin))
+    try:
+        yield
+    finally:
+        object.__setattr__(target, "__class__", now)
+
+
 def plain_class(target: Any, mixin: type) -> type:
     """The class that an object had before `graft`."""
     order = type(target).__mro__

@@ -13,10 +13,10 @@ from keras_svd_adapters.keras_internals import (
     changed_layers,
     graft,
     is_pinned,
-    plain_class,
     set_until_move,
     trainable_as_at_first,
     ungraft,
+    ungrafted,
     walk,
 )
 from keras_svd_adapters.methods.method import Method
@@ -37,13 +37,8 @@ class AdaptedModel:
     """
 
     def get_config(self) -> dict[str, Any]:
-        adapted = type(self)
-        object.__setattr__(self, "__class__", plain_class(self, AdaptedModel))
-        try:
-            with trainable_as_at_first(self):
-                model = keras.saving.serialize_keras_object(self)
-        finally:
-            object.__setattr__(self, "__class__", adapted)
+        with ungrafted(self, AdaptedModel), trainable_as_at_first(self):
+            model = keras.saving.serialize_keras_object(self)
         model.pop("compile_config", None)
         told = {"adapters": describe_adapters(self), "freezing": describe_freezing(self)}
         return {"model": model, **told}
