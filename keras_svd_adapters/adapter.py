@@ -141,10 +141,7 @@ class Adapter(keras.layers.Layer):
             )
 
     def quantize(self, *args: Any, **kwargs: Any) -> None:
-        raise ValueError(
-            "An adapted model cannot be quantized. Call `keras_svd_adapters.merge(model)` "
-            f"first. Received: quantize on a layer adapted by {self.method}"
-        )
+        refuse_to_quantize(*args)
 
     def save_own_variables(self, store: Any) -> None:
         for name, variable in self.arrays.items():
@@ -178,6 +175,14 @@ class Adapter(keras.layers.Layer):
 def _cast_float(value: Any, dtype: str) -> Any:
     is_float = keras.backend.is_float_dtype(value.dtype)
     return ops.cast(value, dtype) if is_float else value
+
+
+def refuse_to_quantize(*args: Any, **kwargs: Any) -> None:
+    """Raises: `quantize` on a model with adapters."""
+    raise ValueError(
+        "An adapted model cannot be quantized. Call `keras_svd_adapters.merge(model)` first. "
+        f"Received: quantize{args}"
+    )
 
 
 def no_kernel() -> Any:

@@ -119,11 +119,17 @@ def _unfit(filepath: Path, why: str) -> AdapterFileError:
 
 def factor_samples(adapter: Adapter) -> dict[str, np.ndarray]:
     """Marks of the factors, where the trained values depend on which they are."""
-    arrays = {name: to_numpy(v) for name, v in adapter.arrays.items() if name in ("U", "s", "Vt")}
-    if "s" not in arrays or not (adapter.method.basis_matters or has_equal_values(arrays["s"])):
+    arrays = adapter.arrays
+    if "s" not in arrays:
         return {}
-    vectors = {"U": arrays.get("U"), "Vt": arrays["Vt"].T if "Vt" in arrays else None}
-    return {f"sample_{name}": factor_sample(v) for name, v in vectors.items() if v is not None}
+    if not (adapter.method.basis_matters or has_equal_values(to_numpy(arrays["s"]))):
+        return {}
+    samples = {}
+    if "U" in arrays:
+        samples["sample_U"] = factor_sample(to_numpy(arrays["U"]))
+    if "Vt" in arrays:
+        samples["sample_Vt"] = factor_sample(to_numpy(arrays["Vt"]).T)
+    return samples
 
 
 def to_numpy(variable: keras.Variable) -> np.ndarray:

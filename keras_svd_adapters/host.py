@@ -97,15 +97,20 @@ class AdaptedLayer:
             super().save_own_variables(store)  # type: ignore[misc]
 
     def enable_lora(self, *args: Any, **kwargs: Any) -> None:
-        raise ValueError(
-            "This layer carries an adapter of keras_svd_adapters, and Keras's own LoRA would be "
-            "a second one. Use `keras_svd_adapters.enable(model, LoRA(...))`, or `merge` first. "
-            f"Received: enable_lora on {self.path}"  # type: ignore[attr-defined]
-        )
+        refuse_keras_lora(self.path)  # type: ignore[attr-defined]
 
     def __dir__(self) -> list[str]:
         # Saving reads every attribute; computing the effective kernel for that would be slow.
         return [name for name in super().__dir__() if name != "kernel"]
+
+
+def refuse_keras_lora(where: str) -> None:
+    """Raises: Keras's own LoRA on what has an adapter of ours."""
+    raise ValueError(
+        "An adapter of keras_svd_adapters is there, and Keras's own LoRA would be a second one. "
+        "Use `keras_svd_adapters.enable(model, LoRA(...))`, or `merge` first. "
+        f"Received: enable_lora on {where}"
+    )
 
 
 def attach(layer: keras.layers.Layer, name: str, adapter: Adapter) -> None:

@@ -7,8 +7,8 @@ from typing import Any
 
 import keras
 
-from keras_svd_adapters.adapter import Adapter, name_scopes
-from keras_svd_adapters.host import activate, adapters_of, attach
+from keras_svd_adapters.adapter import Adapter, name_scopes, refuse_to_quantize
+from keras_svd_adapters.host import activate, adapters_of, attach, refuse_keras_lora
 from keras_svd_adapters.keras_internals import (
     changed_layers,
     graft,
@@ -51,11 +51,7 @@ class AdaptedModel:
         return model
 
     def enable_lora(self, *args: Any, **kwargs: Any) -> None:
-        raise ValueError(
-            "This model carries an adapter of keras_svd_adapters, and Keras's own LoRA would be "
-            "a second one. Use `keras_svd_adapters.enable(model, LoRA(...))`, or `merge` first. "
-            f"Received: enable_lora on {self.name}"  # type: ignore[attr-defined]
-        )
+        refuse_keras_lora(self.name)  # type: ignore[attr-defined]
 
     def save_to_preset(self, preset_dir: Any, **kwargs: Any) -> None:
         raise ValueError(
@@ -86,7 +82,7 @@ def make_root(model: keras.layers.Layer) -> None:
     if isinstance(model, keras.Model) and not isinstance(model, AdaptedModel):
         graft(model, AdaptedModel, serialized_as=f"{PACKAGE}>AdaptedModel")
         object.__setattr__(model, "quantize_at_first", model.quantize)
-        object.__setattr__(model, "quantize", _refuse_to_quantize)
+        object.__setattr__(model, "quantize", refuse_to_quantize)
 
 
 def unmake_root(model: keras.layers.Layer) -> None:
@@ -94,13 +90,6 @@ def unmake_root(model: keras.layers.Layer) -> None:
     if isinstance(model, AdaptedModel):
         object.__setattr__(model, "quantize", vars(model).pop("quantize_at_first"))
         ungraft(model, AdaptedModel)
-
-
-def _refuse_to_quantize(*args: Any, **kwargs: Any) -> None:
-    raise ValueError(
-        "An adapted model cannot be quantized. Call `keras_svd_adapters.merge(model)` first. "
-        f"Received: quantize{args}"
-    )
 
 
 def roots(sites: list[Site]) -> list[keras.Model]:
