@@ -2,6 +2,7 @@
 
 from keras_svd_adapters.adapter_file import load_adapter, save_adapter
 from keras_svd_adapters.archive import AdapterFileError
+from keras_svd_adapters.convert import to_lora
 from keras_svd_adapters.enable import enable
 from keras_svd_adapters.keras_hub import join_keras_hub
 from keras_svd_adapters.layers import dense_layer
@@ -13,6 +14,7 @@ from keras_svd_adapters.methods.method import Method
 from keras_svd_adapters.methods.pissa import MiLoRA, PiSSA
 from keras_svd_adapters.methods.svf import SVF
 from keras_svd_adapters.methods.svft import SVFT
+from keras_svd_adapters.methods.vera import VeRA
 from keras_svd_adapters.optimizer_care import care_for_adapters
 from keras_svd_adapters.plan import Plan, plan
 from keras_svd_adapters.root import keep_adapters_when_saved
@@ -23,7 +25,7 @@ from keras_svd_adapters.version import __version__
 
 LoRADense, DoRADense, LoRAXSDense = map(dense_layer, (LoRA, DoRA, LoRAXS))
 PiSSADense, MiLoRADense = map(dense_layer, (PiSSA, MiLoRA))
-SVFDense, SVFTDense = map(dense_layer, (SVF, SVFT))
+SVFDense, SVFTDense, VeRADense = map(dense_layer, (SVF, SVFT, VeRA))
 
 care_for_adapters()
 keep_adapters_when_saved()
@@ -49,6 +51,8 @@ __all__ = [
     "SVFTDense",
     "Site",
     "Status",
+    "VeRA",
+    "VeRADense",
     "__version__",
     "delete_adapter",
     "disabled",
@@ -59,4 +63,5 @@ __all__ = [
     "save_adapter",
     "set_adapter",
     "status",
+    "to_lora",
 ]

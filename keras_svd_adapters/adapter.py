@@ -15,6 +15,7 @@ from keras import ops
 from keras_svd_adapters.keras_internals import only_shapes_matter
 from keras_svd_adapters.kernel import KernelView
 from keras_svd_adapters.methods.method import SVD, Array, Base, Method
+from keras_svd_adapters.shared import SharedArrays
 from keras_svd_adapters.svd import decompose
 
 
@@ -34,6 +35,7 @@ class Adapter(keras.layers.Layer):
             the adapter waits for its weights to be loaded and refuses to run
             before.
         dtype: Dtype policy of the adapted layer.
+        shared: What it reads of arrays that the model has once.
     """
 
     def __init__(
@@ -43,16 +45,18 @@ class Adapter(keras.layers.Layer):
         form: str,
         values: dict[str, np.ndarray] | None = None,
         dtype: Any = None,
+        shared: SharedArrays | None = None,
     ):
         super().__init__(dtype=dtype)
         self.method = method
         self.view = view
         self.form = form
+        self.shared = shared
         self.has_values = values is not None
         self.kernel: Callable[[], Any] = no_kernel
         self.dropout = getattr(method, "dropout", 0.0)
         self.seed_generator = keras.random.SeedGenerator() if self.dropout else None
-        arrays = method.arrays(view.m, view.n, form)
+        arrays = {k: v for k, v in self.declared.items() if not v.shared}
         self._array_names = tuple(arrays)
         for name, array in arrays.items():
             fill = array.start if array.start is not None else 0
@@ -80,15 +84,16 @@ class Adapter(keras.layers.Layer):
         cls,
         method: Method,
         view: KernelView,
+        form: str,
         matrix: np.ndarray,
         svd: SVD | None,
         dtype: Any = None,
+        shared: SharedArrays | None = None,
     ) -> Adapter:
         """An adapter with its initial values, at which it changes nothing."""
-        form = method.form(view.m, view.n, None if svd is None else svd.s)
         rng = np.random.default_rng(random.getrandbits(32))
         values = method.start(matrix, form, rng, svd)
-        return cls(method, view, form, values, dtype)
+        return cls(method, view, form, values, dtype, shared)
 
     @property
     def arrays(self) -> dict[str, keras.Variable]:
@@ -125,15 +130,24 @@ class Adapter(keras.layers.Layer):
         matrix = ops.cast(self.view.to_matrix(ops.convert_to_tensor(kernel)), "float32")
         return self.view.from_matrix(self.method.delta(matrix, self._float32_values(), self.form))
 
+    def numpy_values(self) -> SimpleNamespace:
+        """All that the algebra reads, as float64 arrays on the host."""
+        values = vars(self._float32_values())
+        return SimpleNamespace(**{k: _to_float64(v) for k, v in values.items()})
+
     def _float32_kernel(self) -> Any:
         return self.view.to_matrix(ops.cast(self.kernel(), "float32"))
 
     def _float32_values(self) -> SimpleNamespace:
         values = {name: ops.convert_to_tensor(v) for name, v in self.arrays.items()}
+        for name, array in self.declared.items():
+            if array.shared and self.shared is not None:
+                values[name] = self.shared.part(name, array.shape)
         return SimpleNamespace(**{k: _cast_float(v, "float32") for k, v in values.items()})
 
     def _check_values(self) -> None:
-        if not self.has_values and not only_shapes_matter():
+        filled = self.has_values and (self.shared is None or self.shared.has_values)
+        if not filled and not only_shapes_matter():
             raise RuntimeError(
                 "This adapter was rebuilt from a configuration and holds no values yet. Load "
                 "the model's weights, or call `keras_svd_adapters.enable` on a model that is "
@@ -170,6 +184,11 @@ class Adapter(keras.layers.Layer):
             for name in ("U", "s", "Vt"):
                 if name in self.arrays:
                     self.arrays[name].assign(values[name])
+
+
+def _to_float64(value: Any) -> np.ndarray:
+    array = ops.convert_to_numpy(value)
+    return array.astype("float64") if array.dtype.kind == "f" else array
 
 
 def _cast_float(value: Any, dtype: str) -> Any:

@@ -13,6 +13,7 @@ from keras_svd_adapters.adapter_fit import (
     Path,
     check_factors,
     factor_samples,
+    fit_shared,
     fit_sites,
     fit_weights,
     to_numpy,
@@ -30,9 +31,10 @@ from keras_svd_adapters.fingerprint import kernel_fingerprint
 from keras_svd_adapters.host import activate, adapters_of
 from keras_svd_adapters.methods.method import Method
 from keras_svd_adapters.root import PACKAGE
+from keras_svd_adapters.sharing import Shared, seed_is_enough, shared_in
 from keras_svd_adapters.site import Site, adapted_sites
 from keras_svd_adapters.status import Status, status
-from keras_svd_adapters.switching import finish, require_adapter
+from keras_svd_adapters.switching import finish, only_adapter, require_adapter
 from keras_svd_adapters.weights import own_weights, trained_with
 
 
@@ -65,9 +67,9 @@ def save_adapter(model: keras.layers.Layer, filepath: Path, name: str | None = N
     Raises:
         ValueError: If there is no such adapter, or several and no `name`.
     """
-    name = name or _only_name(model)
+    name = name or only_adapter(model)
     sites = require_adapter(model, name)
-    config: dict[str, Any] = {"sites": {}, "train": []}
+    config: dict[str, Any] = {"sites": {}, "shared": {}, "train": []}
     values: dict[str, np.ndarray] = {}
     for site in sites:
         adapter = adapters_of(site.layer)[name]
@@ -78,6 +80,11 @@ def save_adapter(model: keras.layers.Layer, filepath: Path, name: str | None = N
         }
         for array, value in _saved_arrays(adapter).items():
             values[f"sites/{site.key}/{array}"] = value
+    for method, shared in shared_in(sites, name).items():
+        config["shared"][method] = {array: list(shape) for array, shape in shared.shapes.items()}
+        if not (seed_is_enough(shared) and _only_seed(sites, name)):
+            for array, variable in shared.arrays.items():
+                values[f"shared/{method}/{array}"] = to_numpy(variable)
     for key, _, weight in own_weights(model):
         if trained_with(weight) == name or (weight.trainable and trained_with(weight) is None):
             config["train"].append(key)
@@ -87,14 +94,10 @@ def save_adapter(model: keras.layers.Layer, filepath: Path, name: str | None = N
     write_archive(filepath, Contents(identity, values))
 
 
-def _only_name(model: keras.layers.Layer) -> str:
-    names = sorted({name for site in require_adapter(model) for name in adapters_of(site.layer)})
-    if len(names) > 1:
-        raise ValueError(
-            "The model has several adapters: say which with `name=`. "
-            f"Received: adapters {names}, name=None"
-        )
-    return names[0]
+def _only_seed(sites: list[Site], name: str) -> bool:
+    """Whether no adapter wants its shared arrays in the file."""
+    adapters = [adapters_of(site.layer)[name] for site in sites]
+    return not any(x.shared and x.saved for a in adapters for x in a.declared.values())
 
 
 def _saved_arrays(adapter: Adapter) -> dict[str, np.ndarray]:
@@ -129,6 +132,7 @@ def load_adapter(
     contents = read_archive(filepath)
     try:
         chosen = fit_sites(model, contents, filepath)
+        shared = fit_shared(model, chosen, contents, filepath)
         weights = fit_weights(model, contents, filepath)
     except (KeyError, TypeError, AttributeError) as error:
         raise AdapterFileError(
@@ -142,18 +146,18 @@ def load_adapter(
     else:
         check_methods(chosen, name)
         with undone_on_failure(model, chosen, name):
-            attach_all(chosen, name, verbose, _starter(contents, filepath))
+            attach_all(chosen, name, verbose, shared, _starter(contents, filepath))
             finish(model, name, list(weights.values()))
     for key, weight in weights.items():
         weight.assign(contents.values[f"train/{key}"])
     return status(model)
 
 
-def _starter(contents: Contents, filepath: Path) -> Callable[[Site, Method], Adapter]:
+def _starter(contents: Contents, filepath: Path) -> Callable[[Site, Method, Shared], Adapter]:
     """Makes adapters that start at the values of the file."""
 
-    def start(site: Site, method: Method) -> Adapter:
-        adapter = start_adapter(site, method)
+    def start(site: Site, method: Method, shared: Shared) -> Adapter:
+        adapter = start_adapter(site, method, shared)
         check_factors(site, adapter, contents, filepath)
         _take(site, adapter, contents)
         return adapter

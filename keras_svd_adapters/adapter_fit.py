@@ -18,6 +18,7 @@ from keras_svd_adapters.fingerprint import (
     same_factor,
 )
 from keras_svd_adapters.methods.method import Method
+from keras_svd_adapters.sharing import Shared, Values, same_values, share
 from keras_svd_adapters.site import Site, find_sites
 from keras_svd_adapters.weights import own_weights
 
@@ -74,8 +75,8 @@ def _method(told: dict[str, Any], filepath: Path) -> Method:
 
 def _check_values(site: Site, method: Method, contents: Contents, filepath: Path) -> None:
     m, n = site.view.m, site.view.n
-    for name, array in method.arrays(m, n, method.form(m, n)).items():
-        if array.in_file:
+    for name, array in method.arrays(m, n, site.form(method)).items():
+        if array.in_file and not array.shared:
             value = contents.values[f"sites/{site.key}/{name}"]
             if value.shape != array.shape or value.dtype != np.dtype(array.dtype):
                 raise _unfit(
@@ -85,6 +86,33 @@ def _check_values(site: Site, method: Method, contents: Contents, filepath: Path
                 )
             if name == "pairs" and not ((value >= 0) & (value < min(m, n))).all():
                 raise _unfit(filepath, f"`pairs` of `{site.path}` lie outside the matrix")
+
+
+def fit_shared(
+    model: keras.layers.Layer,
+    chosen: list[tuple[Site, Method]],
+    contents: Contents,
+    filepath: Path,
+) -> Shared:
+    """The arrays that the adapters of a file share: the model's own, if they are the same."""
+    methods = {method.name: method for _, method in chosen}
+    values: Values = {}
+    for name, told in contents.config["shared"].items():
+        shapes = {array: tuple(shape) for array, shape in told.items()}
+        stored = {array: f"shared/{name}/{array}" for array in shapes}
+        if contents.values.keys() >= set(stored.values()):
+            values[name] = {array: contents.values[key] for array, key in stored.items()}
+        else:
+            values[name] = methods[name].start_shared(shapes)
+    found = share(model, chosen, values)
+    for name, shared in found.items():
+        if name in values and not same_values(shared, values[name]):
+            raise _unfit(
+                filepath,
+                f"its {name} adapters share other random arrays than those that are on the model; "
+                "take those off with `delete_adapter`",
+            )
+    return found
 
 
 def fit_weights(

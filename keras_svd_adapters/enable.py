@@ -13,12 +13,13 @@ from keras_svd_adapters.host import PREFIX, activate, adapters_of, attach, detac
 from keras_svd_adapters.keras_internals import is_pinned
 from keras_svd_adapters.methods.method import Method
 from keras_svd_adapters.progress import Progress
+from keras_svd_adapters.sharing import Shared, share
 from keras_svd_adapters.site import Site, adapted_sites
 from keras_svd_adapters.status import Status, status
 from keras_svd_adapters.svd import decompose
 from keras_svd_adapters.switching import finish, restore_plain, settle
 from keras_svd_adapters.targets import Targets, choose, matches
-from keras_svd_adapters.weights import choose_weights, own_weights, trained_with
+from keras_svd_adapters.weights import choose_biases, choose_weights, own_weights, trained_with
 
 Chosen = list[tuple[Site, Method]]
 
@@ -30,6 +31,7 @@ def enable(
     exclude: Targets = None,
     train: Any = None,
     name: str = "default",
+    bias: str = "none",
     verbose: int | str = "auto",
 ) -> Status:
     """Adapts a model in place: its kernels freeze, and a few new values train.
@@ -52,6 +54,8 @@ def enable(
             the adapter leaves them as trained.
         name: Name of the adapter. A second one on the same layers needs
             another name and becomes the active one.
+        bias: Which biases train besides, as if `train` named them: `"none"`,
+            those of the `"adapted"` layers, or `"all"` of the model.
         verbose: 0 for silence, 1 for a progress bar, `"auto"` for a bar where
             a person looks on.
 
@@ -72,9 +76,11 @@ def enable(
     check_name(name)
     chosen = choose_methods(model, method, targets, exclude)
     check_methods(chosen, name)
-    extra = choose_weights(model, train, name, [site for site, _ in chosen])
+    sites = [site for site, _ in chosen]
+    extra = choose_weights(model, train, name, sites) + choose_biases(model, bias, name, sites)
+    shared = share(model, chosen)
     with undone_on_failure(model, chosen, name):
-        attach_all(chosen, name, verbose)
+        attach_all(chosen, name, verbose, shared)
         finish(model, name, extra)
     return status(model)
 
@@ -125,7 +131,7 @@ def check_shapes(chosen: Chosen) -> None:
     """Raises where a kernel does not suit its method."""
     for site, method in chosen:
         try:
-            method.check(site.view.m, site.view.n)
+            site.check(method)
         except ValueError as error:
             raise ValueError(f"{method} does not suit `{site.path}`. {error}") from None
 
@@ -134,13 +140,14 @@ def attach_all(
     chosen: Chosen,
     name: str,
     verbose: int | str,
-    start: Callable[[Site, Method], Adapter] | None = None,
+    shared: Shared,
+    start: Callable[[Site, Method, Shared], Adapter] | None = None,
 ) -> None:
     """Attaches adapters, one kernel after the other."""
     start = start or start_adapter
     progress = Progress(len(chosen), verbose)
     for site, method in chosen:
-        attach(site.layer, name, start(site, method))
+        attach(site.layer, name, start(site, method, shared))
         progress.step()
 
 
@@ -166,12 +173,20 @@ def undone_on_failure(model: keras.layers.Layer, chosen: Chosen, name: str) -> I
         raise
 
 
-def start_adapter(site: Site, method: Method) -> Adapter:
+def start_adapter(site: Site, method: Method, shared: Shared) -> Adapter:
     """A new adapter for a site, with its factors from the kernel as it is."""
     try:
         matrix = site.matrix()
-        svd = decompose(matrix) if method.needs_svd else None
+        svd = decompose(matrix, method.truncation) if method.needs_svd else None
     except ValueError as error:
         raise ValueError(f"`{site.path}`: {error}") from None
     with name_scopes(site.path):
-        return Adapter.start(method, site.view, matrix, svd, dtype=site.layer.dtype_policy)
+        return Adapter.start(
+            method,
+            site.view,
+            site.form(method, None if svd is None else svd.s),
+            matrix,
+            svd,
+            site.layer.dtype_policy,
+            shared.get(method.name),
+        )

@@ -1,10 +1,11 @@
-"""What a Dense or EinsumDense becomes while it carries adapters."""
+"""What a layer becomes while it carries adapters, whatever its kind."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import keras
 from keras import ops
@@ -15,6 +16,7 @@ from keras_svd_adapters.keras_internals import (
     detach_child,
     graft,
     pin,
+    plain_class,
     ungraft,
     unpin,
 )
@@ -23,55 +25,68 @@ from keras_svd_adapters.kernel import KernelView
 PREFIX = "adapter_"
 
 
-class AdaptedLayer:
-    """Mixin that adds the active adapter's output to a Dense or EinsumDense.
+@dataclass(frozen=True)
+class Operation:
+    """The frozen operation of a layer, as `methods.method.Base` tells.
 
-    Mixed into the class of a layer by `attach`. The layer keeps its kernel,
-    bias and activation; its adapters are child layers named `adapter_<name>`,
-    of which at most one is active.
+    Args:
+        run: `x K`, or `x (K + delta)`.
+        times: `x A` for any `(m, r)` matrix.
     """
+
+    run: Callable[..., Any]
+    times: Callable[[Any, Any], Any]
+
+    def __call__(self, x: Any, delta: Any = None) -> Any:
+        return self.run(x, delta)
+
+
+class AdaptedLayer:
+    """Mixin that adds the active adapter's output to a layer; one subclass per kind of layer.
+
+    Mixed into the class of a layer by `attach`. The layer keeps its kernel; its
+    adapters are child layers named `adapter_<name>`, of which at most one is
+    active. A subclass that names the layer classes it `adapts` is found by
+    `kind_of`, and its kernels become sites.
+    """
+
+    adapts: ClassVar[tuple[type, ...]] = ()
+    kernel_name: ClassVar[str] = "kernel"
+    looks_up: ClassVar[bool] = False
+    kinds: ClassVar[list[type[AdaptedLayer]]] = []
 
     carried_adapters: tuple[str, ...] = ()
     active_adapter: str | None = None
     reads_base: bool = False
 
-    def call(self, inputs: Any, training: bool | None = None) -> Any:
-        if self.active_adapter is None or self.reads_base:
-            with self.base():
-                return super().call(inputs, training=training)  # type: ignore[misc]
-        adapter = self.adapter()
-        x = adapter.view.flatten_input(inputs)
-        y = adapter.view.unflatten_output(adapter.adapt(x, self._base_projection, training))
-        if self.bias is not None:  # type: ignore[attr-defined]
-            y = ops.add(y, self.bias)  # type: ignore[attr-defined]
-        if self.activation is not None:  # type: ignore[attr-defined]
-            y = self.activation(y)  # type: ignore[attr-defined]
-        return y
+    def __init_subclass__(cls) -> None:
+        if "adapts" in vars(cls):
+            AdaptedLayer.kinds.append(cls)
 
-    def _base_projection(self, x: Any, delta: Any = None) -> Any:
-        """`x (K + delta)` by the layer's own operation, so that it is bit for bit its own."""
-        view = self.adapter().view
-        kernel = self.base_kernel
-        if delta is not None:
-            kernel = ops.add(kernel, view.from_matrix(delta))
-        x = view.unflatten_input(x)
-        if isinstance(self, keras.layers.EinsumDense):
-            return view.flatten_output(ops.einsum(self.equation, x, kernel))
-        return ops.matmul(x, kernel)
+    @staticmethod
+    def view(layer: keras.layers.Layer) -> KernelView:
+        """The kernel of a built layer of this kind as a matrix."""
+        raise NotImplementedError
+
+    @staticmethod
+    def obstacle(layer: keras.layers.Layer) -> str | None:
+        """Why a layer of this kind cannot be adapted, `None` if it can."""
+        return None
+
+    @property
+    def rests(self) -> bool:
+        """Whether the layer computes with its own kernel."""
+        return self.active_adapter is None or self.reads_base
 
     @property
     def base_kernel(self) -> keras.Variable:
         """The kernel variable, without any adapter."""
         with self.base():
-            return self.kernel
+            return getattr(self, self.kernel_name)
 
-    @property
-    def kernel(self) -> Any:
-        """The effective kernel, for code that reads it instead of calling the layer."""
-        base = super().kernel  # type: ignore[misc]
-        if self.active_adapter is None or self.reads_base:
-            return base
-        return ops.cast(self.merged_kernel(), base.dtype)
+    def effective(self, base: Any) -> Any:
+        """The kernel for code that reads it instead of calling the layer."""
+        return base if self.rests else ops.cast(self.merged_kernel(), base.dtype)
 
     def merged_kernel(self) -> Any:
         """The effective kernel in float32."""
@@ -101,7 +116,7 @@ class AdaptedLayer:
 
     def __dir__(self) -> list[str]:
         # Saving reads every attribute; computing the effective kernel for that would be slow.
-        return [name for name in super().__dir__() if name != "kernel"]
+        return [name for name in super().__dir__() if name != self.kernel_name]
 
 
 def refuse_keras_lora(where: str) -> None:
@@ -116,7 +131,9 @@ def refuse_keras_lora(where: str) -> None:
 def attach(layer: keras.layers.Layer, name: str, adapter: Adapter) -> None:
     """Gives a layer an adapter and makes it the active one."""
     if not isinstance(layer, AdaptedLayer):
-        graft(layer, AdaptedLayer)
+        kind = kind_of(layer)
+        assert kind is not None
+        graft(layer, kind)
     attach_child(layer, PREFIX + name, adapter)
     adapter.kernel = lambda: ops.convert_to_tensor(layer.base_kernel)
     _remember(layer, "carried_adapters", (*layer.carried_adapters, name))
@@ -152,19 +169,25 @@ def adapters_of(layer: keras.layers.Layer) -> dict[str, Adapter]:
     return {name: getattr(layer, PREFIX + name) for name in getattr(layer, "carried_adapters", ())}
 
 
-def _remember(layer: keras.layers.Layer, attribute: str, value: Any) -> None:
+def _remember(layer: Any, attribute: str, value: Any) -> None:
     """Sets an attribute that Keras and the backend need not know of."""
     object.__setattr__(layer, attribute, value)
 
 
-def view_of(layer: keras.layers.Layer) -> KernelView:
-    """The kernel of a built Dense or EinsumDense as a matrix."""
-    shape = tuple(base_kernel(layer).shape)
-    if isinstance(layer, keras.layers.EinsumDense):
-        return KernelView.from_equation(layer.equation, shape)
-    return KernelView.from_dense(shape)
+def kind_of(layer: keras.layers.Layer) -> type[AdaptedLayer] | None:
+    """The kind of a built layer, if it computes with its kernel as one of that kind does."""
+    plain = plain_class(layer, AdaptedLayer)
+    for kind in AdaptedLayer.kinds:
+        for cls in kind.adapts:
+            if issubclass(plain, cls) and getattr(plain, "call", None) is vars(cls)["call"]:
+                return kind if layer.built else None
+    return None
 
 
 def base_kernel(layer: keras.layers.Layer) -> keras.Variable:
     """The kernel variable of a layer, adapted or not."""
-    return layer.base_kernel if isinstance(layer, AdaptedLayer) else layer.kernel
+    if isinstance(layer, AdaptedLayer):
+        return layer.base_kernel
+    kind = kind_of(layer)
+    assert kind is not None
+    return getattr(layer, kind.kernel_name)

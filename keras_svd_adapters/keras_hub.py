@@ -25,10 +25,11 @@ def enable_adapter(
     exclude: Any = None,
     train: Any = None,
     name: str = "default",
+    bias: str = "none",
     verbose: int | str = "auto",
 ) -> Status:
     """Adapts the backbone with a method; see `keras_svd_adapters.enable`."""
-    return enable(self, method, targets, exclude, train, name, verbose)
+    return enable(self, method, targets, exclude, train, name, bias, verbose)
 
 
 def save_backbone_adapter(
@@ -50,7 +51,7 @@ def merge_adapter(self: Any) -> None:
     merge(self)
 
 
-VERBS = ("targets", "exclude", "train", "name", "verbose")
+VERBS = ("targets", "exclude", "train", "name", "bias", "verbose")
 
 
 def enable_method(method: type[Method]) -> Any:
@@ -64,7 +65,7 @@ def enable_method(method: type[Method]) -> Any:
     enable_it.__name__ = f"enable_{method.name}"
     enable_it.__doc__ = (
         f"Adapts the backbone with `{method.__name__}`. Takes its arguments, and `targets`, "
-        f"`exclude`, `train`, `name` and `verbose` as `keras_svd_adapters.enable` does.\n\n"
+        f"`exclude`, `train`, `name`, `bias` and `verbose` as `keras_svd_adapters.enable` does.\n\n"
         f"{method.__doc__}"
     )
     return enable_it

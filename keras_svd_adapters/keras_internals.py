@@ -13,6 +13,7 @@ fails where Keras moves one of them.
   before, and Keras on torch fails where nothing is left to decay.
 - `_learning_rate`: the schedule behind `learning_rate`, which gives its first value alone.
 - `in_symbolic_scope`: Keras calls layers before their weights are loaded, for their shapes.
+- `uninitialized_variables`: a model built for its shapes must not be filled with values later.
 - `_flatten_layers`, `_keras_history`: which models hold a layer, which layer makes an output.
 - `_track_variables` (torch): new variables join `model.parameters()` only when asked.
 """
@@ -26,6 +27,7 @@ from typing import Any
 
 import keras
 from keras.src.api_export import REGISTERED_OBJS_TO_NAMES
+from keras.src.backend.common import global_state
 from keras.src.backend.common.symbolic_scope import in_symbolic_scope
 from keras.src.saving.object_registration import GLOBAL_CUSTOM_NAMES
 from keras.src.saving.saving_lib import _get_unique_name, _walk_saveable
@@ -72,6 +74,17 @@ def walk(model: keras.layers.Layer) -> Iterator[tuple[str, tuple[keras.layers.La
 def only_shapes_matter() -> bool:
     """Whether Keras is working out shapes, without values."""
     return bool(in_symbolic_scope())
+
+
+@contextmanager
+def shapes_only() -> Iterator[None]:
+    """Within, a model that is built has shapes and no values, now and later."""
+    waiting = list(global_state.get_global_attribute("uninitialized_variables", None) or [])
+    try:
+        with keras.StatelessScope(initialize_variables=False):
+            yield
+    finally:
+        global_state.set_global_attribute("uninitialized_variables", waiting)
 
 
 def output_layers(model: keras.layers.Layer) -> list[keras.layers.Layer]:

@@ -14,6 +14,8 @@ from keras_svd_adapters.host import AdaptedLayer, adapters_of, attach
 from keras_svd_adapters.keras_internals import pin
 from keras_svd_adapters.methods.method import Method
 from keras_svd_adapters.root import PACKAGE
+from keras_svd_adapters.shared import SharedArrays
+from keras_svd_adapters.sharing import share, shared_shapes
 from keras_svd_adapters.site import Site, find_sites
 
 NAME = "default"
@@ -33,12 +35,11 @@ class AdaptedDense(keras.layers.Layer):
         site = _only_site(base_layer)
         if restoring is None:
             check_methods([(site, method)], NAME)
-            adapter = start_adapter(site, method)
+            adapter = start_adapter(site, method, share(base_layer, [(site, method)]))
         elif restoring == "merged":
             adapter = None
         else:
-            with name_scopes(site.path):
-                adapter = Adapter(method, site.view, restoring, dtype=base_layer.dtype_policy)
+            adapter = _empty_adapter(site, method, restoring)
         self.base_layer = base_layer
         self.method = method
         self.supports_masking = base_layer.supports_masking
@@ -76,9 +77,17 @@ class AdaptedDense(keras.layers.Layer):
         return cls(**{**config, "base_layer": base_layer})
 
 
+def _empty_adapter(site: Site, method: Method, form: str) -> Adapter:
+    policy = site.layer.dtype_policy
+    shapes = shared_shapes([(site, method)])
+    shared = SharedArrays(method, shapes, dtype=policy) if shapes else None
+    with name_scopes(site.path):
+        return Adapter(method, site.view, form, dtype=policy, shared=shared)
+
+
 def _only_site(layer: keras.layers.Layer) -> Site:
     sites = find_sites(layer) if isinstance(layer, keras.layers.Layer) else []
-    site = next((site for site in sites if site.layer is layer), None)
+    site = next((site for site in sites if site.layer is layer and not site.host.looks_up), None)
     if site is None:
         built = getattr(layer, "built", None)
         hint = (

@@ -9,9 +9,11 @@ from functools import lru_cache
 import keras
 import numpy as np
 
-from keras_svd_adapters.enable import check_shapes, choose_methods
+from keras_svd_adapters.blueprint import Blueprint, draw
+from keras_svd_adapters.enable import Chosen, check_shapes, choose_methods
 from keras_svd_adapters.methods.method import Array, Method
-from keras_svd_adapters.site import Site
+from keras_svd_adapters.sharing import check_sharing, shared_in, shared_shapes
+from keras_svd_adapters.site import Site, adapted_sites
 from keras_svd_adapters.table import table
 from keras_svd_adapters.targets import Targets
 from keras_svd_adapters.tree import tree
@@ -41,10 +43,12 @@ class Plan:
     Args:
         sites: One `PlannedSite` per kernel.
         model_parameters: Number of values of the model.
+        shared_bytes: Bytes of frozen arrays that all kernels share.
     """
 
     sites: tuple[PlannedSite, ...]
     model_parameters: int
+    shared_bytes: int = 0
 
     @property
     def trainable_parameters(self) -> int:
@@ -58,9 +62,9 @@ class Plan:
 
     @property
     def frozen_bytes(self) -> int:
-        """Bytes of frozen factors that would be added. A kernel whose spectrum forbids the
+        """Bytes of frozen arrays that would be added. A kernel whose spectrum forbids the
         one-sided form needs more, which only the decomposition can tell."""
-        return sum(site.frozen_bytes for site in self.sites)
+        return self.shared_bytes + sum(site.frozen_bytes for site in self.sites)
 
     @property
     def seconds(self) -> float:
@@ -83,18 +87,19 @@ class Plan:
             for (method, form), sites in groups.items()
         ]
         head = ("method", "form", "kernels", "trains", "frozen factors", "decompositions")
+        shared = f"; {self.shared_bytes / 1e6:,.1f} MB shared by them all" * bool(self.shared_bytes)
         share = 100 * self.trainable_parameters / max(self.model_parameters, 1)
         return (
             f"{table(head, rows)}\n{tree(planned.site for planned in self.sites)}\n"
             f"{self.trainable_parameters:,} values would train, {share:.3g} % of "
-            f"{self.model_parameters:,}; file about {self.trainable_bytes / 1e3:,.0f} kB"
+            f"{self.model_parameters:,}; file about {self.trainable_bytes / 1e3:,.0f} kB{shared}"
         )
 
     __repr__ = __str__
 
 
 def plan(
-    model: keras.layers.Layer,
+    model: keras.layers.Layer | Blueprint,
     method: Method | None = None,
     targets: Targets = None,
     exclude: Targets = None,
@@ -102,7 +107,10 @@ def plan(
     """Tells what `enable` would cost, and touches nothing.
 
     Args:
-        model: A built Keras model.
+        model: A built Keras model. Or what has no weights yet: a KerasHub
+            preset, by its directory or name; a configuration, such as
+            `{"class_name": "GemmaBackbone", "config": {...}}`. Of these only
+            shapes are built, so that a laptop plans for 70 billion values.
         method: As in `enable`.
         targets: As in `enable`.
         exclude: As in `enable`.
@@ -121,17 +129,28 @@ def plan(
     >>> ksa.plan(model, ksa.LoRA(rank=2)).trainable_parameters
     28
     """
+    if not isinstance(model, keras.layers.Layer):
+        model = draw(model)
     chosen = choose_methods(model, method, targets, exclude)
     check_shapes(chosen)
     sites = tuple(_plan_site(site, chosen_method) for site, chosen_method in chosen)
-    return Plan(sites, model.count_params())
+    return Plan(sites, model.count_params(), _shared_bytes(model, chosen))
+
+
+def _shared_bytes(model: keras.layers.Layer, chosen: Chosen) -> int:
+    """Bytes of the shared arrays that the model does not have yet."""
+    check_sharing(model, chosen)
+    there = shared_in(adapted_sites(model))
+    dtype = chosen[0][0].layer.compute_dtype
+    shapes = shared_shapes([(site, m) for site, m in chosen if m.name not in there])
+    return sum(_bytes(Array(shape, dtype="compute"), dtype) for shape in shapes.values())
 
 
 def _plan_site(site: Site, method: Method) -> PlannedSite:
     m, n = site.view.m, site.view.n
-    form = method.form(m, n)
+    form = site.form(method)
     arrays = method.arrays(m, n, form).values()
-    frozen = [a for a in arrays if not a.trainable]
+    frozen = [a for a in arrays if not a.trainable and not a.shared]
     return PlannedSite(
         site=site,
         method=method,

@@ -20,6 +20,8 @@ from keras_svd_adapters.keras_internals import (
     walk,
 )
 from keras_svd_adapters.methods.method import Method
+from keras_svd_adapters.shared import SharedArrays
+from keras_svd_adapters.sharing import shared_in
 from keras_svd_adapters.site import Site, adapted_sites, find_sites
 from keras_svd_adapters.training import pin_all_but, thaw
 from keras_svd_adapters.weights import own_weights, trained_with
@@ -108,6 +110,7 @@ def describe_adapters(model: keras.layers.Layer) -> list[dict[str, Any]]:
             "sites": {
                 site.key: _describe(site, name) for site in sites if name in adapters_of(site.layer)
             },
+            "shared": {m: shared.shapes for m, shared in shared_in(sites, name).items()},
             "train": [key for key, _, weight in own_weights(model) if trained_with(weight) == name],
         }
         for name in names
@@ -164,20 +167,32 @@ def restore_adapters(model: keras.layers.Layer, adapters: list[dict[str, Any]]) 
                 f"Received: {', '.join(missing)}"
             )
         for key, told in adapter["sites"].items():
-            _restore(by_key[key], name, told)
+            _restore(model, by_key[key], name, told, adapter["shared"])
         for key in adapter["train"]:
             weights[key].trained_with = name
     for root in roots(adapted_sites(model)):
         make_root(root)
 
 
-def _restore(site: Site, name: str, told: dict[str, Any]) -> None:
+def _restore(
+    model: keras.layers.Layer,
+    site: Site,
+    name: str,
+    told: dict[str, Any],
+    shapes: dict[str, dict[str, list[int]]],
+) -> None:
     if name in adapters_of(site.layer):
         return
     method = Method.registry[told["method"]].from_config(told["config"])
     before = getattr(site.layer, "active_adapter", None)
+    shared = shared_in(adapted_sites(model)).get(method.name)
+    if shared is None and method.name in shapes:
+        sizes = {array: tuple(shape) for array, shape in shapes[method.name].items()}
+        shared = SharedArrays(method, sizes, dtype=site.layer.dtype_policy)
     with name_scopes(site.path):
-        adapter = Adapter(method, site.view, told["form"], dtype=site.layer.dtype_policy)
+        adapter = Adapter(
+            method, site.view, told["form"], dtype=site.layer.dtype_policy, shared=shared
+        )
     attach(site.layer, name, adapter)
     if not told["active"]:
         activate(site.layer, before)

@@ -8,11 +8,14 @@ from functools import cached_property
 import keras
 import numpy as np
 
-from keras_svd_adapters.host import AdaptedLayer, adapters_of, base_kernel, view_of
-from keras_svd_adapters.keras_internals import plain_class, walk
+from keras_svd_adapters.embedding import AdaptedEmbedding
+from keras_svd_adapters.host import AdaptedLayer, adapters_of, base_kernel, kind_of
+from keras_svd_adapters.keras_internals import walk
 from keras_svd_adapters.kernel import KernelView
+from keras_svd_adapters.methods.method import Method
+from keras_svd_adapters.projection import AdaptedProjection
 
-LAYER_CLASSES = (keras.layers.Dense, keras.layers.EinsumDense)
+KINDS = (AdaptedProjection, AdaptedEmbedding)
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,7 +48,29 @@ class Site:
     @cached_property
     def view(self) -> KernelView:
         """The kernel as a matrix."""
-        return view_of(self.layer)
+        return self.host.view(self.layer)
+
+    @property
+    def host(self) -> type[AdaptedLayer]:
+        """What the layer becomes while it carries adapters."""
+        kind = kind_of(self.layer)
+        assert kind is not None
+        return kind
+
+    def form(self, method: Method, s: np.ndarray | None = None) -> str:
+        """The formulation of a method for this kernel, with singular values `s`."""
+        if self.host.looks_up:
+            return str(method.lookup_form)
+        return method.form(self.view.m, self.view.n, s)
+
+    def check(self, method: Method) -> None:
+        """Raises `ValueError` where a method cannot adapt this kernel."""
+        if self.host.looks_up and method.lookup_form is None:
+            raise ValueError(
+                "It is an embedding, which LoRA and DoRA adapt; give it one of these by a mapping "
+                f"in `targets`, or leave it out. Received: {self.kind}"
+            )
+        method.check(self.view.m, self.view.n)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -69,8 +94,8 @@ class Site:
             return f"it is quantized ({layer.quantization_mode}); adapt the float model"
         if getattr(layer, "lora_enabled", False):
             return "Keras's own LoRA is enabled on it; use a model without `enable_lora`"
-        if layer.kernel_constraint is not None:
-            return "its kernel has a constraint, which an adapter would not obey"
+        if why := self.host.obstacle(layer):
+            return why
         try:
             _ = self.view
         except ValueError as error:
@@ -79,24 +104,16 @@ class Site:
 
 
 def find_sites(model: keras.layers.Layer) -> list[Site]:
-    """Every Dense and EinsumDense of a model, in the order of its weight files."""
+    """Every kernel of a model, in the order of its weight files."""
     return [
         Site(key, _path(chain), chain[-1], chain)
         for key, chain in walk(model)
-        if _is_kernel_layer(chain[-1])
+        if kind_of(chain[-1]) is not None
     ]
 
 
 def _path(chain: tuple[keras.layers.Layer, ...]) -> str:
     return "/".join(layer.name for layer in chain[1:]) or chain[0].name
-
-
-def _is_kernel_layer(layer: keras.layers.Layer) -> bool:
-    """Whether a layer computes with its kernel as Dense or EinsumDense do."""
-    plain = plain_class(layer, AdaptedLayer)
-    return layer.built and any(
-        issubclass(plain, cls) and getattr(plain, "call", None) is cls.call for cls in LAYER_CLASSES
-    )
 
 
 def adapted_sites(model: keras.layers.Layer, name: str | None = None) -> list[Site]:

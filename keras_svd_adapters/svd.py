@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 
-from keras_svd_adapters.methods.method import SVD
+from keras_svd_adapters.methods.method import SVD, Truncation
 
 SMALLEST_GRAM_RATIO = 1e-6
+KRYLOV_STEPS = 5
 
 
-def decompose(K: np.ndarray) -> SVD:
+def decompose(K: np.ndarray, part: Truncation | None = None) -> SVD:
     """Economy decomposition `K = U diag(s) Vt` of an `(m, n)` matrix.
 
     The eigenvectors of the smaller Gram matrix give one factor, one product
@@ -22,10 +23,12 @@ def decompose(K: np.ndarray) -> SVD:
 
     Args:
         K: `(m, n)` array of any float dtype.
+        part: The largest triplets alone, approximately, by a block Krylov
+            method (Musco and Musco, 2015); all of them where that is as quick.
 
     Returns:
         `SVD(U, s, Vt)`, float64 arrays of shapes `(m, k)`, `(k,)`, `(k, n)`
-        with `k = min(m, n)` and `s` from large to small.
+        with `k = min(m, n)`, or the rank of `part`, and `s` from large to small.
 
     Raises:
         ValueError: If `K` holds NaN or infinity.
@@ -38,10 +41,32 @@ def decompose(K: np.ndarray) -> SVD:
             f"leave the layer out with `exclude`. Received: {bad} such values in a kernel of "
             f"shape {K.shape}"
         )
+    if part is not None and _krylov_pays(K, part):
+        return _fix_signs(_by_krylov(K, part))
     if K.shape[0] > K.shape[1]:
         V, s, Ut = _decompose_wide(K.T)
-        return _fix_signs(SVD(Ut.T, s, V.T))
-    return _fix_signs(_decompose_wide(K))
+        svd = _fix_signs(SVD(Ut.T, s, V.T))
+    else:
+        svd = _fix_signs(_decompose_wide(K))
+    r = None if part is None else part.rank
+    return SVD(svd.U[:, :r], svd.s[:r], svd.Vt[:r])
+
+
+def _krylov_pays(K: np.ndarray, part: Truncation) -> bool:
+    return 2 * (part.rank + part.oversampling) * (KRYLOV_STEPS + 1) < min(K.shape)
+
+
+def _by_krylov(K: np.ndarray, part: Truncation) -> SVD:
+    """The largest triplets within the span of K B, (K K^T) K B, and so on, B a random block."""
+    rng = np.random.default_rng(part.seed)
+    block = K @ rng.normal(size=(K.shape[1], part.rank + part.oversampling))
+    blocks = [np.linalg.qr(block)[0]]
+    for _ in range(KRYLOV_STEPS):
+        blocks.append(np.linalg.qr(K @ (K.T @ blocks[-1]))[0])
+    basis = np.linalg.qr(np.concatenate(blocks, axis=1))[0]
+    U, s, Vt = np.linalg.svd(basis.T @ K, full_matrices=False)
+    r = part.rank
+    return SVD(basis @ U[:, :r], s[:r], Vt[:r])
 
 
 def _decompose_wide(K: np.ndarray) -> SVD:

@@ -103,6 +103,17 @@ def require_adapter(model: keras.layers.Layer, name: str | None = None) -> list[
     return sites
 
 
+def only_adapter(model: keras.layers.Layer) -> str:
+    """The name of a model's only adapter; raises where there are several."""
+    names = sorted({name for site in require_adapter(model) for name in adapters_of(site.layer)})
+    if len(names) > 1:
+        raise ValueError(
+            "The model has several adapters: say which with `name=`. "
+            f"Received: adapters {names}, name=None"
+        )
+    return names[0]
+
+
 @contextmanager
 def disabled(model: keras.layers.Layer) -> Iterator[keras.layers.Layer]:
     """Within, the model computes with its own kernels, as if they had never been adapted.

@@ -26,11 +26,11 @@ def choose(
 
     Args:
         model: A built Keras model or layer.
-        targets: `None` for every kernel inside the repeated blocks (in a model
-            without such, every kernel but the output head); or an exact layer
-            name or path, a glob with `*` or `?`, a compiled regular
-            expression searched in the path, a callable on a `Site`, or a list
-            of these.
+        targets: `None` for every Dense and EinsumDense inside the repeated
+            blocks (in a model without such, every one but the output head); or
+            an exact layer name or path, a glob with `*` or `?`, a compiled
+            regular expression searched in the path, a callable on a `Site`, or
+            a list of these. An embedding is named by its name or path only.
         exclude: Likewise, what to leave out.
 
     Returns:
@@ -92,11 +92,11 @@ def _matching(sites: list[Site], patterns: Targets, argument: str) -> list[Site]
 
 
 def matches(site: Site, pattern: Pattern) -> bool:
-    """Whether a pattern names a site."""
+    """Whether a pattern names a site; an embedding is named by its name or path alone."""
     if isinstance(pattern, re.Pattern):
-        return pattern.search(site.path) is not None
+        return not site.host.looks_up and pattern.search(site.path) is not None
     if callable(pattern):
-        return bool(pattern(site))
+        return not site.host.looks_up and bool(pattern(site))
     if not isinstance(pattern, str):
         raise ValueError(
             "A target is a layer name, a path, a glob, a compiled regular expression or a "
@@ -104,7 +104,7 @@ def matches(site: Site, pattern: Pattern) -> bool:
         )
     names = set(_suffixes(site.path))
     if "*" in pattern or "?" in pattern:
-        return any(fnmatchcase(name, pattern) for name in names)
+        return not site.host.looks_up and any(fnmatchcase(name, pattern) for name in names)
     return pattern in names or pattern == site.key
 
 
@@ -118,18 +118,19 @@ def _no_match(sites: list[Site], pattern: Any, argument: str) -> str:
     near = difflib.get_close_matches(str(pattern), names, n=3, cutoff=0.4)
     hint = f"Did you mean {' or '.join(repr(name) for name in near)}? " if near else ""
     return (
-        f"`{argument}` matches no Dense or EinsumDense layer. {hint}The model has\n"
+        f"`{argument}` matches no layer that can be adapted. {hint}The model has\n"
         f"{tree(sites)}\nReceived: {argument}={pattern!r}"
     )
 
 
 def default_sites(model: keras.layers.Layer, sites: list[Site]) -> list[Site]:
     """Every site inside repeated blocks, else every site but the output head."""
-    if sites[0].layer is model:
+    sites = [site for site in sites if not site.host.looks_up]
+    if sites and sites[0].layer is model:
         return sites
     blocks = {id(block) for block in _blocks(sites)}
     inside = [site for site in sites if any(id(layer) in blocks for layer in site.chain)]
-    if inside:
+    if inside or not sites:
         return inside
     head = _head(model, sites)
     return [site for site in sites if site is not head]

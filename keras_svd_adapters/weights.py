@@ -12,6 +12,8 @@ from keras_svd_adapters.host import base_kernel
 from keras_svd_adapters.keras_internals import all_layers, direct_weights, walk
 from keras_svd_adapters.site import Site, adapted_sites
 
+BIASES = ("none", "adapted", "all")
+
 
 def own_weights(model: keras.layers.Layer) -> Iterator[tuple[str, str, keras.Variable]]:
     """Every weight outside the adapters: its key in files, its path of names, itself."""
@@ -72,6 +74,41 @@ def choose_weights(
                 f"weight can belong to one only. Received: train={train!r}, name={name!r}"
             )
     return _with_statistics(model, list(chosen.values()))
+
+
+def choose_biases(
+    model: keras.layers.Layer, bias: str, name: str, sites: list[Site]
+) -> list[keras.Variable]:
+    """The biases that train besides: of no layer, of the adapted ones, or of all.
+
+    Args:
+        model: A built model.
+        bias: `"none"`, `"adapted"` or `"all"`.
+        name: Name of the adapter with which they train.
+        sites: The kernels that it adapts.
+
+    Returns:
+        A list of weights.
+
+    Raises:
+        ValueError: If there is no such bias.
+    """
+    if bias not in BIASES:
+        raise ValueError(f"`bias` must be one of {BIASES}. Received: bias={bias!r}")
+    if bias == "none":
+        return []
+    adapted = {id(weight) for site in sites for weight in direct_weights(site.layer)}
+    paths = [
+        path
+        for _, path, weight in own_weights(model)
+        if weight.name == "bias" and (bias == "all" or id(weight) in adapted)
+    ]
+    if not paths:
+        raise ValueError(
+            "There is no such bias to train: leave `bias` out, or name other weights in `train`. "
+            f"Received: bias={bias!r}"
+        )
+    return choose_weights(model, paths, name, sites)
 
 
 def _with_statistics(

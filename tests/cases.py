@@ -26,6 +26,7 @@ METHODS = {
     "pissa": MethodCase(ksa.PiSSA(rank=3, alpha=6), closed_forms.pissa),
     "milora": MethodCase(ksa.MiLoRA(rank=3), closed_forms.milora),
     "lora_xs": MethodCase(ksa.LoRAXS(rank=3, alpha=6), closed_forms.lora_xs),
+    "vera": MethodCase(ksa.VeRA(rank=24, seed=3), closed_forms.vera),
     "svf": MethodCase(ksa.SVF(), closed_forms.svf),
     "svf_factored": MethodCase(
         ksa.SVF(formulation="factored"), closed_forms.svf, exact_at_start=False
@@ -125,7 +126,8 @@ def numpy(tensor):
 def arrays_of(layer):
     """The arrays of the adapter of a public layer, as float64."""
     adapter = layer.base_layer.adapter()
-    values = {name: keras.ops.convert_to_numpy(v) for name, v in adapter.arrays.items()}
+    arrays = adapter.arrays | (adapter.shared.arrays if adapter.shared else {})
+    values = {name: keras.ops.convert_to_numpy(v) for name, v in arrays.items()}
     return adapter, {
         k: v.astype("float64") if v.dtype.kind == "f" else v for k, v in values.items()
     }

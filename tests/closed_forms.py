@@ -58,6 +58,19 @@ def lora_xs(K, method, v):
     return K + c * A @ v["latent"] @ B, lambda G: {"latent": c * A.T @ G @ B.T}
 
 
+def vera(K, method, v):
+    (m, n), d, b = K.shape, v["lambda_d"], v["lambda_b"]
+    A, B = v["vera_a"][:m], v["vera_b"][:, :n]
+
+    def gradients(G):
+        return {
+            "lambda_d": np.diag(A.T @ G @ np.diag(b) @ B.T),
+            "lambda_b": ((A @ np.diag(d) @ B) * G).sum(axis=0),
+        }
+
+    return K + A @ np.diag(d) @ B @ np.diag(b), gradients
+
+
 def svf(K, method, v):
     U, s, Vt = svd(K)
     return U @ np.diag(s * v["z"]) @ Vt, lambda G: {"z": s * np.diag(U.T @ G @ Vt.T)}

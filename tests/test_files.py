@@ -54,7 +54,7 @@ def test_the_file_holds_what_trains(name, tmp_path):
     saved = read_archive(tmp_path / "a.keras").values
     extra = {f"train/{key}" for key, _, w in own_weights(backbone) if w.trainable}
     assert {key for key in saved if key.startswith("train/")} == extra
-    besides = ("sample_U", "sample_Vt", "pairs", "start_a", "start_b")
+    besides = ("sample_U", "sample_Vt", "pairs", "start_a", "start_b", "vera_a", "vera_b")
     trained = {key: v for key, v in saved.items() if key.split("/")[-1] not in besides}
     assert len(trained) == len(backbone.trainable_weights)
     total = sum(value.size for value in trained.values())
@@ -193,7 +193,7 @@ def test_flipped_singular_vectors_are_refused(tmp_path, monkeypatch):
     ksa.save_adapter(backbone, tmp_path / "a.keras")
     right = enable.decompose
 
-    def flipped(K):
+    def flipped(K, part=None):
         U, s, Vt = right(K)
         sign = np.where(np.arange(len(s)) == 1, -1.0, 1.0)
         return SVD(U * sign, s, Vt * sign[:, None])

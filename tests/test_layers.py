@@ -5,7 +5,7 @@ import inspect
 import keras
 import numpy as np
 import pytest
-from cases import METHODS, batch, wrapped_layer
+from cases import METHODS, batch, numpy, wrapped_layer
 
 import keras_svd_adapters as ksa
 
@@ -82,3 +82,23 @@ def test_merged_layer_saves_as_merged(tmp_path):
     model.save(tmp_path / "m.keras")
     again = keras.saving.load_model(tmp_path / "m.keras")
     np.testing.assert_allclose(again.predict(x, verbose=0), expected, atol=1e-5)
+
+
+def test_pissa_from_a_randomized_decomposition():
+    base = keras.layers.Dense(200)
+    base.build((None, 240))
+    K = base.kernel.numpy()
+    x = batch((3, 240))
+    expected = numpy(base(x))
+    layer = ksa.PiSSADense(base, rank=4, svd="randomized")
+    np.testing.assert_array_equal(numpy(layer(x)), expected)
+    start = layer.base_layer.adapter().arrays
+    found = start["start_a"].numpy() @ start["start_b"].numpy()
+    energy = np.linalg.svd(K, compute_uv=False)[:4]
+    assert 0.97 < np.linalg.norm(found) / np.linalg.norm(energy) <= 1 + 1e-6
+
+
+@pytest.mark.parametrize("bad", [{"svd": "quick"}, {"oversampling": -1}, {"dropout": 0.1}])
+def test_what_pissa_does_not_take(bad):
+    with pytest.raises((ValueError, TypeError)):
+        ksa.PiSSA(rank=4, **bad)

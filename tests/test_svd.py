@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from keras_svd_adapters.methods.method import Truncation
 from keras_svd_adapters.svd import decompose
 
 SHAPES = [(40, 12), (12, 40), (24, 24), (1, 7), (7, 1)]
@@ -52,3 +53,29 @@ def test_values_that_are_not_finite(bad):
     K[1, 2] = bad
     with pytest.raises(ValueError, match="NaN or infinity.*Received: 1 such values"):
         decompose(K)
+
+
+@pytest.mark.parametrize("shape", [(300, 200), (200, 300)])
+@pytest.mark.parametrize("decay", [0.0, 0.6])
+def test_the_largest_triplets(shape, decay):
+    s = np.sort(np.arange(1, 201) ** -decay * np.random.default_rng(3).uniform(0.9, 1.1, 200))
+    K = spectrum(*shape, s[::-1])
+    rank = 6
+    svd = decompose(K, Truncation(rank, oversampling=8, seed=0))
+    assert svd.U.shape == (shape[0], rank)
+    assert svd.Vt.shape == (rank, shape[1])
+    assert np.abs(svd.U.T @ svd.U - np.eye(rank)).max() < 1e-6
+    exact = decompose(K)
+    assert (svd.s <= exact.s[:rank] * (1 + 1e-9)).all()
+    assert (svd.s**2).sum() > (0.99 if decay else 0.97) * (exact.s[:rank] ** 2).sum()
+    again = decompose(K, Truncation(rank, oversampling=8, seed=0))
+    np.testing.assert_array_equal(svd.U, again.U)
+    assert np.abs(svd.U - decompose(K, Truncation(rank, oversampling=8, seed=1)).U).max() > 0
+    assert (svd.U[np.abs(svd.U).argmax(axis=0), range(rank)] > 0).all()
+
+
+def test_the_largest_triplets_of_a_small_kernel_are_exact():
+    K = np.random.default_rng(4).normal(size=(40, 30))
+    part, whole = decompose(K, Truncation(4, 8, 0)), decompose(K)
+    np.testing.assert_array_equal(part.U, whole.U[:, :4])
+    np.testing.assert_array_equal(part.Vt, whole.Vt[:4])

@@ -231,3 +231,29 @@ def test_dropout_is_on_the_branch_and_in_training_only():
     layer.trainable_weights[1].assign(np.zeros((4, 20)))
     still = [keras.ops.convert_to_numpy(layer(x, training=mode)) for mode in (False, True)]
     np.testing.assert_array_equal(*still)
+
+
+def test_biases_train_besides(tmp_path):
+    method, biases = (
+        ksa.LoRA(rank=2),
+        lambda m: [w for w in m.trainable_weights if w.name == "bias"],
+    )
+    for bias, count in (("none", 0), ("adapted", 2), ("all", 13)):
+        backbone, x = models.bert()
+        ksa.enable(backbone, method, targets="query", bias=bias)
+        assert len(biases(backbone)) == count
+        shake(backbone)
+        ksa.save_adapter(backbone, tmp_path / "a.keras")
+        fresh, _ = models.bert()
+        ksa.load_adapter(fresh, tmp_path / "a.keras")
+        assert len(biases(fresh)) == count
+        np.testing.assert_array_equal(models.output(fresh(x)), models.output(backbone(x)))
+
+
+@pytest.mark.parametrize(("bias", "words"), [("some", "must be one of"), ("all", "no such bias")])
+def test_biases_that_are_not_there(bias, words):
+    backbone, _ = models.llama()
+    before = [(w.path, w.trainable) for w in backbone.weights]
+    with pytest.raises(ValueError, match=words):
+        backbone.enable_svf(bias=bias)
+    assert [(w.path, w.trainable) for w in backbone.weights] == before

@@ -93,7 +93,7 @@ class DoRA(LoRA):
 
     def apply(self, x: Any, base: Base, c: SimpleNamespace, form: str, dropout: Dropout) -> Any:
         dropped = dropout(x)
-        branch = self.scale * matmul(matmul(dropped, c.lora_a), c.lora_b)
+        branch = self.scale * matmul(base.times(dropped, c.lora_a), c.lora_b)
         if dropped is x:
             return c.gain * (base(x) + branch)
         return base(x) + (c.gain - 1) * base(dropped) + c.gain * branch
@@ -101,3 +101,6 @@ class DoRA(LoRA):
     def delta(self, K: Any, v: SimpleNamespace, form: str) -> Any:
         c = SimpleNamespace(**self.coefficients(v, form, lambda: K))
         return (c.gain - 1) * K + c.gain * super().delta(K, v, form)
+
+    def low_rank(self, v: SimpleNamespace) -> tuple[Any, Any] | None:
+        return None

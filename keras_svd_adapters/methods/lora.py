@@ -2,9 +2,10 @@
 
     K' = K + c A B        A (m, r), B (r, n),  c = alpha / r,  rsLoRA: alpha / sqrt(r)
 
-Hu et al. 2021, arXiv:2106.09685; Kalajdzievski 2023, arXiv:2312.03732. `A` starts as in
-HF PEFT, uniform in +-1/sqrt(m), and `B` at zero. `K` is the kernel as a matrix, so that
-the heads of an attention kernel share one rank, unlike in Keras's own `enable_lora`.
+Hu et al. 2021, arXiv:2106.09685; Kalajdzievski 2023, arXiv:2312.03732. As in HF PEFT, `A` starts
+uniform in +-1/sqrt(m) and `B` at zero; for an embedding `A` at zero and `B` normal. `K` is the
+kernel as a matrix, so that the heads of an attention kernel share one rank, unlike in Keras's own
+`enable_lora`.
 """
 
 from __future__ import annotations
@@ -32,7 +33,8 @@ class LoRA(Method):
             `rank`, a scale of 1. Changing the rank changes the step unless
             alpha is set.
         rslora: Boolean. Whether to scale by `alpha / sqrt(rank)` instead.
-        dropout: Float in [0, 1), applied to the input of the branch only.
+        dropout: Float in [0, 1), applied to the input of the branch only;
+            an embedding has none.
 
     Raises:
         ValueError: If a hyperparameter is out of its range.
@@ -54,6 +56,7 @@ class LoRA(Method):
     dropout: float = 0.0
 
     name: ClassVar[str] = "lora"
+    lookup_form: ClassVar[str | None] = "lookup"
 
     def __post_init__(self) -> None:
         if not isinstance(self.rank, int) or self.rank < 1:
@@ -80,20 +83,26 @@ class LoRA(Method):
         check_rank(self.rank, m, n)
 
     def arrays(self, m: int, n: int, form: str) -> dict[str, Array]:
+        a, b = (0.0, None) if form == "lookup" else (None, 0.0)
         return {
-            "lora_a": Array((m, self.rank), trainable=True),
-            "lora_b": Array((self.rank, n), trainable=True, start=0.0),
+            "lora_a": Array((m, self.rank), trainable=True, start=a),
+            "lora_b": Array((self.rank, n), trainable=True, start=b),
         }
 
     def start(
         self, K: np.ndarray, form: str, rng: np.random.Generator, svd: SVD | None
     ) -> dict[str, np.ndarray]:
+        if form == "lookup":
+            return {"lora_b": rng.normal(size=(self.rank, K.shape[1]))}
         bound = 1 / sqrt(len(K))
         return {"lora_a": rng.uniform(-bound, bound, (len(K), self.rank))}
 
     def apply(self, x: Any, base: Base, c: SimpleNamespace, form: str, dropout: Dropout) -> Any:
         # (..., m) @ (m, r) @ (r, n)
-        return base(x) + self.scale * matmul(matmul(dropout(x), c.lora_a), c.lora_b)
+        return base(x) + self.scale * matmul(base.times(dropout(x), c.lora_a), c.lora_b)
 
     def delta(self, K: Any, v: SimpleNamespace, form: str) -> Any:
         return self.scale * matmul(v.lora_a, v.lora_b)
+
+    def low_rank(self, v: SimpleNamespace) -> tuple[Any, Any] | None:
+        return self.scale * v.lora_a, v.lora_b

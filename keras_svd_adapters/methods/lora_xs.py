@@ -94,8 +94,11 @@ class LoRAXS(Method):
 
     def apply(self, x: Any, base: Base, c: SimpleNamespace, form: str, dropout: Dropout) -> Any:
         # (..., m) @ (m, r) @ (r, r) @ (r, n)
-        return base(x) + matmul(matmul(matmul(x, c.U), c.core), c.Vt)
+        return base(x) + matmul(matmul(base.times(x, c.U), c.core), c.Vt)
 
     def delta(self, K: Any, v: SimpleNamespace, form: str) -> Any:
         c = SimpleNamespace(**self.coefficients(v, form, lambda: K))
         return matmul(matmul(c.U, c.core), c.Vt)
+
+    def low_rank(self, v: SimpleNamespace) -> tuple[Any, Any] | None:
+        return v.U @ (self.scale * v.s[:, None] * v.latent), v.Vt

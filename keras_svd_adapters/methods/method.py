@@ -22,6 +22,8 @@ class Array(NamedTuple):
         dtype: `"compute"` for the compute dtype of the layer, else a dtype.
         saved: Whether a frozen array goes into the adapter file, since the
             base model cannot give it back.
+        shared: Whether the model has one such array, of which each kernel
+            reads the leading part, as large as `shape`. Such arrays are frozen.
     """
 
     shape: tuple[int, ...]
@@ -29,6 +31,7 @@ class Array(NamedTuple):
     start: float | None = None
     dtype: str = "float32"
     saved: bool = False
+    shared: bool = False
 
     @property
     def in_file(self) -> bool:
@@ -51,6 +54,24 @@ class Base(Protocol):
         """`x K`, or `x (K + delta)` where an `(m, n)` delta is given."""
         ...
 
+    def times(self, x: Any, matrix: Any) -> Any:
+        """`x A` for any `(m, r)` matrix; an embedding looks its rows up."""
+        ...
+
+
+class Truncation(NamedTuple):
+    """The part of a decomposition that a method asks for: about the largest triplets.
+
+    Args:
+        rank: How many.
+        oversampling: How many more are computed, for their accuracy.
+        seed: Of the random block that the computation starts from.
+    """
+
+    rank: int
+    oversampling: int
+    seed: int
+
 
 Kernel = Callable[[], Any]
 Dropout = Callable[[Any], Any]
@@ -64,11 +85,19 @@ class Method:
     hyperparameters. It knows nothing of layers, files, dtypes or models.
     `form` names one of several equal ways to compute the same function; methods
     that have only one ignore it.
+
+    Class attributes: `needs_svd`, whether `start` wants the decomposition;
+    `basis_matters`, whether the trained values mean something only between
+    these very factors; `lookup_form`, the form for an embedding, `None` if
+    the method adapts none; `shared_by`, the hyperparameters in which all
+    adapters of a model that share arrays must agree.
     """
 
     name: ClassVar[str]
     needs_svd: ClassVar[bool] = False
     basis_matters: ClassVar[bool] = False
+    lookup_form: ClassVar[str | None] = None
+    shared_by: ClassVar[tuple[str, ...]] = ()
     registry: ClassVar[dict[str, type[Method]]] = {}
 
     def __init_subclass__(cls) -> None:
@@ -79,6 +108,11 @@ class Method:
     def recommended_learning_rate(self) -> float:
         """A rate for Adam and its kin at which this method learns."""
         raise NotImplementedError
+
+    @property
+    def truncation(self) -> Truncation | None:
+        """What part of the decomposition is enough, `None` for all of it."""
+        return None
 
     def check(self, m: int, n: int) -> None:
         """Raises `ValueError` where this method cannot adapt an `(m, n)` kernel."""
@@ -100,6 +134,10 @@ class Method:
         """
         return {}
 
+    def start_shared(self, shapes: dict[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
+        """Values of the shared arrays, of shapes that hold every kernel's part."""
+        return {}
+
     def coefficients(self, v: SimpleNamespace, form: str, kernel: Kernel) -> dict[str, Any]:
         """The arrays as `apply` wants them, computed in float32; `kernel()` is K in float32."""
         return vars(v)
@@ -111,6 +149,10 @@ class Method:
     def delta(self, K: Any, v: SimpleNamespace, form: str) -> Any:
         """`K' - K`, an `(m, n)` matrix in float32."""
         raise NotImplementedError
+
+    def low_rank(self, v: SimpleNamespace) -> tuple[Any, Any] | None:
+        """`(m, r)` and `(r, n)` arrays whose product is `K' - K`, if the method has such."""
+        return None
 
     def trainable_count(self, m: int, n: int) -> int:
         """Number of trained values for an `(m, n)` kernel."""

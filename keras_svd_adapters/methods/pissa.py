@@ -17,7 +17,7 @@ import numpy as np
 from keras.ops import matmul
 
 from keras_svd_adapters.methods.lora import LoRA
-from keras_svd_adapters.methods.method import SVD, Array, Base, Dropout, Kernel
+from keras_svd_adapters.methods.method import SVD, Array, Base, Dropout, Kernel, Truncation
 
 
 @dataclass(frozen=True, repr=False)
@@ -31,6 +31,10 @@ class PiSSA(LoRA):
         rank: Integer, the number of triplets. The paper uses 16 to 128.
         alpha: Float, numerator of the scale `c = alpha / rank`; the paper has
             `alpha = rank`, which `None` means.
+        svd: `"exact"`, or `"randomized"`: quicker, and close to the largest
+            triplets; at step 0 the model is the base model either way.
+        oversampling: Integer, how many more triplets `"randomized"` computes.
+        seed: Integer, for `"randomized"`.
 
     Raises:
         ValueError: If a hyperparameter is out of its range.
@@ -49,9 +53,29 @@ class PiSSA(LoRA):
 
     rslora: bool = field(default=False, init=False)
     dropout: float = field(default=0.0, init=False)
+    svd: str = "exact"
+    oversampling: int = 8
+    seed: int = 0
 
     name: ClassVar[str] = "pissa"
     needs_svd: ClassVar[bool] = True
+    lookup_form: ClassVar[str | None] = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.svd not in ("exact", "randomized"):
+            raise ValueError(f"`svd` must be 'exact' or 'randomized'. Received: svd={self.svd!r}")
+        if not isinstance(self.oversampling, int) or self.oversampling < 0:
+            raise ValueError(
+                "`oversampling` must be a non-negative integer. "
+                f"Received: oversampling={self.oversampling!r}"
+            )
+
+    @property
+    def truncation(self) -> Truncation | None:
+        if self.svd == "exact":
+            return None
+        return Truncation(self.rank, self.oversampling, self.seed)
 
     @property
     def recommended_learning_rate(self) -> float:
@@ -86,12 +110,16 @@ class PiSSA(LoRA):
         }
 
     def apply(self, x: Any, base: Base, c: SimpleNamespace, form: str, dropout: Dropout) -> Any:
-        moved = matmul(matmul(x, c.moved_a), c.lora_b) + matmul(matmul(x, c.start_a), c.moved_b)
-        return base(x) + moved
+        moved = matmul(base.times(x, c.moved_a), c.lora_b)
+        return base(x) + (moved + matmul(base.times(x, c.start_a), c.moved_b))
 
     def delta(self, K: Any, v: SimpleNamespace, form: str) -> Any:
         c = SimpleNamespace(**self.coefficients(v, form, lambda: K))
         return matmul(c.moved_a, c.lora_b) + matmul(c.start_a, c.moved_b)
+
+    def low_rank(self, v: SimpleNamespace) -> tuple[Any, Any] | None:
+        a = np.concatenate([v.lora_a, -v.start_a], axis=1)
+        return self.scale * a, np.concatenate([v.lora_b, v.start_b])
 
 
 @dataclass(frozen=True, repr=False)
@@ -120,6 +148,10 @@ class MiLoRA(PiSSA):
     Reference:
         - [Wang et al., 2024](https://arxiv.org/abs/2406.09044)
     """
+
+    svd: str = field(default="exact", init=False)  # only the largest come cheaply
+    oversampling: int = field(default=8, init=False)
+    seed: int = field(default=0, init=False)
 
     name: ClassVar[str] = "milora"
 

@@ -1,0 +1,113 @@
+"""The frozen arrays that all kernels of a model share, as VeRA's random pair."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_svd_adapters.methods.method import Array, Method
+
+Shapes = dict[str, tuple[int, ...]]
+
+
+class SharedArrays(keras.layers.Layer):
+    """Holds them once for a model; every adapter that reads them has it as a child.
+
+    Args:
+        method: The `Method` whose arrays they are.
+        shapes: Their shapes, which hold the part of every kernel.
+        values: Their values; without, they wait for weights to be loaded.
+        dtype: Dtype policy of an adapted layer.
+    """
+
+    def __init__(
+        self,
+        method: Method,
+        shapes: Shapes,
+        values: dict[str, np.ndarray] | None = None,
+        dtype: Any = None,
+    ):
+        super().__init__(dtype=dtype, name=f"shared_{method.name}")
+        self.method = method
+        self.shapes = shapes
+        self.has_values = values is not None
+        for name, shape in shapes.items():
+            value = 0 if values is None else values[name]
+            self._add_array(name, shape, value)
+        self.built = True
+
+    def _add_array(self, name: str, shape: tuple[int, ...], value: np.ndarray | float) -> None:
+        def initial(shape: Any, dtype: Any = None) -> Any:
+            return ops.cast(np.broadcast_to(value, shape), dtype)
+
+        variable = self.add_weight(
+            name=name,
+            shape=shape,
+            dtype=self.compute_dtype,
+            initializer=initial,
+            trainable=False,
+            autocast=False,
+        )
+        setattr(self, name, variable)
+
+    @property
+    def arrays(self) -> dict[str, keras.Variable]:
+        """The variables by name."""
+        return {name: getattr(self, name) for name in self.shapes}
+
+    def part(self, name: str, shape: tuple[int, ...]) -> Any:
+        """The leading part of an array, as a kernel reads it."""
+        whole = ops.convert_to_tensor(getattr(self, name))
+        return whole if tuple(whole.shape) == shape else whole[tuple(map(slice, shape))]
+
+    def save_own_variables(self, store: Any) -> None:
+        for name, variable in self.arrays.items():
+            store[name] = variable
+
+    def load_own_variables(self, store: Any) -> None:
+        if store.keys() or not self.has_values:
+            for name, variable in self.arrays.items():
+                variable.assign(store[name])
+            self.has_values = True
+
+
+def covering_shapes(arrays: list[dict[str, Array]]) -> Shapes:
+    """Shapes that hold what each of several kernels reads of the shared arrays."""
+    shapes: Shapes = {}
+    for declared in arrays:
+        for name, array in declared.items():
+            if array.shared:
+                known = shapes.get(name, array.shape)
+                shapes[name] = tuple(map(max, known, array.shape))
+    return shapes
+
+
+def check_agreement(methods: list[Method]) -> None:
+    """Raises where methods that would share arrays differ in what those depend on."""
+    first: dict[str, Method] = {}
+    for method in methods:
+        if not method.shared_by:
+            continue
+        other = first.setdefault(method.name, method)
+        for field in method.shared_by:
+            ours, theirs = getattr(method, field), getattr(other, field)
+            if ours != theirs:
+                raise ValueError(
+                    f"All {type(method).__name__} adapters of a model share the same random "
+                    f"arrays, so their `{field}` must agree: use `{field}={theirs!r}`, or take "
+                    f"the other adapter off. Received: {field}={ours!r} beside {other}"
+                )
+
+
+def check_room(shared: SharedArrays, shapes: Shapes) -> None:
+    """Raises where a kernel would read more of the shared arrays than there is."""
+    for name, shape in shapes.items():
+        if any(need > have for need, have in zip(shape, shared.shapes[name], strict=True)):
+            raise ValueError(
+                f"`{name}`, which all {shared.method.name} adapters of this model share, was made "
+                f"for smaller kernels: {shared.shapes[name]}. Adapt the larger kernels first, or "
+                f"leave them out with `exclude`. Received: kernels that need {shape}"
+            )

@@ -1,0 +1,54 @@
+"""To a LoRA that computes the same."""
+
+import models
+import numpy as np
+import pytest
+from cases import shake
+
+import keras_svd_adapters as ksa
+
+EXACT = {
+    "lora": (ksa.LoRA(rank=3, alpha=12, rslora=True), 3),
+    "pissa": (ksa.PiSSA(rank=3, alpha=6), 6),
+    "milora": (ksa.MiLoRA(rank=3), 6),
+    "pissa_of_more_than_half": (ksa.PiSSA(rank=10), 16),
+    "lora_xs": (ksa.LoRAXS(rank=5, alpha=10), 5),
+    "vera": (ksa.VeRA(rank=4), 4),
+    "vera_of_more_than_all": (ksa.VeRA(rank=40), 16),
+}
+
+
+@pytest.mark.parametrize(("method", "rank"), EXACT.values(), ids=EXACT)
+def test_the_lora_computes_the_same(method, rank, tmp_path):
+    model, x = models.bert()
+    ksa.enable(model, method)
+    shake(model)
+    expected = models.output(model(x))
+    report = ksa.to_lora(model, into="as_lora")
+    np.testing.assert_allclose(models.output(model(x)), expected, atol=1e-5)
+    assert f"LoRA(rank={rank})" in str(report)
+    ksa.delete_adapter(model, "default")
+    ksa.set_adapter(model, "as_lora")
+    ksa.save_adapter(model, tmp_path / "a.keras")
+    fresh, _ = models.bert()
+    ksa.load_adapter(fresh, tmp_path / "a.keras")
+    np.testing.assert_allclose(models.output(fresh(x)), expected, atol=1e-5)
+    ksa.merge(fresh)
+    np.testing.assert_allclose(models.output(fresh(x)), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("method", [ksa.DoRA(rank=2), ksa.SVF(), ksa.SVFT(pattern="banded", d=2)])
+def test_no_lora_is_exactly_that(method):
+    model, _ = models.bert()
+    ksa.enable(model, method)
+    before = [w.path for w in model.weights]
+    with pytest.raises(ValueError, match=r"PiSSA.*Received: name='default'"):
+        ksa.to_lora(model)
+    assert [w.path for w in model.weights] == before
+
+
+def test_the_name_is_taken():
+    model, _ = models.bert()
+    ksa.enable(model, ksa.LoRA(rank=2))
+    with pytest.raises(ValueError, match="has an adapter of this name"):
+        ksa.to_lora(model, into="default")

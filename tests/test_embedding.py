@@ -1,0 +1,121 @@
+"""An embedding's table as a site of LoRA and DoRA."""
+
+import keras
+import models
+import numpy as np
+import pytest
+from autodiff import gradients
+from cases import METHODS, batch, numpy, shake
+from test_gradient import close
+
+import keras_svd_adapters as ksa
+from keras_svd_adapters.host import base_kernel
+from keras_svd_adapters.site import find_sites
+
+ADAPTING = {name: METHODS[name] for name in ("lora", "lora_scaled", "dora", "dora_full")}
+
+
+def table(kind, dtype="float32"):
+    layer = {
+        "Embedding": lambda: keras.layers.Embedding(20, 6, dtype=dtype, name="words"),
+        "Untied": lambda: keras.layers.ReversibleEmbedding(
+            20, 6, tie_weights=False, dtype=dtype, name="words"
+        ),
+    }[kind]()
+    model = keras.Sequential([keras.Input((5,), dtype="int32"), layer])
+    rng = np.random.default_rng(5)
+    for weight in layer.weights:
+        weight.assign(rng.normal(size=weight.shape))
+    return model, layer
+
+
+@pytest.fixture
+def ids():
+    return np.random.default_rng(1).integers(0, 20, (4, 5)).astype("int32")
+
+
+@pytest.mark.parametrize("dtype", ["float32", "mixed_bfloat16", "bfloat16"])
+@pytest.mark.parametrize("kind", ["Embedding", "Untied"])
+@pytest.mark.parametrize("name", ADAPTING)
+def test_it_starts_at_the_table(name, kind, dtype, ids):
+    model, layer = table(kind, dtype)
+    expected = numpy(model(ids))
+    ksa.enable(model, ADAPTING[name].method, targets="words")
+    np.testing.assert_array_equal(numpy(model(ids)), expected)
+    assert layer(ids).dtype == model(ids).dtype
+    start = layer.adapter().arrays
+    assert not np.any(numpy(start["lora_a"]))
+    assert 0.5 < numpy(start["lora_b"]).std() < 1.6
+
+
+@pytest.mark.parametrize("kind", ["Embedding", "Untied"])
+@pytest.mark.parametrize("name", ADAPTING)
+def test_against_closed_form(name, kind, ids):
+    model, layer = table(kind)
+    K = base_kernel(layer).numpy().astype("float64")
+    case = ADAPTING[name]
+    ksa.enable(model, case.method, targets="words")
+    shake(model)
+    values = {key: numpy(v).astype("float64") for key, v in layer.adapter().arrays.items()}
+    kernel, expected = case.reference(K, case.method, values)
+    close(numpy(model(ids)), kernel[ids])
+    g = batch((4, 5, 6))
+    G = np.zeros_like(K)
+    np.add.at(G, ids, g)
+    for weight, found in zip(model.trainable_weights, gradients(model, ids, g), strict=True):
+        close(found, expected(G)[weight.name])
+    close(numpy(layer.embeddings), kernel)
+    before = numpy(model(ids))
+    ksa.merge(model)
+    np.testing.assert_allclose(numpy(model(ids)), before, atol=1e-5)
+
+
+def test_it_is_adapted_by_name_only():
+    backbone, x = models.llama()
+    everything = ksa.plan(backbone, ksa.LoRA(rank=2), targets="*")
+    assert not any(site.site.host.looks_up for site in everything.sites)
+    before = models.output(backbone(x))
+    ksa.enable(
+        backbone, targets={"token_embedding": ksa.DoRA(rank=2), "query": ksa.SVF()}, verbose=0
+    )
+    np.testing.assert_array_equal(models.output(backbone(x)), before)
+    shake(backbone)
+    assert np.abs(models.output(backbone(x)) - before).max() > 1e-3
+
+
+def test_save_load_and_reverse(tmp_path):
+    backbone, x = models.llama()
+    embedding = backbone.token_embedding
+    hidden = batch((2, 3, 16))
+    logits = numpy(embedding(hidden, reverse=True))
+    ksa.enable(backbone, ksa.LoRA(rank=2), targets="token_embedding")
+    shake(backbone)
+    np.testing.assert_array_equal(numpy(embedding(hidden, reverse=True)), logits)
+    expected = models.output(backbone(x))
+    ksa.save_adapter(backbone, tmp_path / "a.keras")
+    backbone.save(tmp_path / "m.keras")
+    fresh, _ = models.llama()
+    ksa.load_adapter(fresh, tmp_path / "a.keras")
+    np.testing.assert_array_equal(models.output(fresh(x)), expected)
+    again = keras.saving.load_model(tmp_path / "m.keras")
+    np.testing.assert_array_equal(models.output(again(x)), expected)
+
+
+def test_a_tied_table_is_refused():
+    backbone, _ = models.bert()
+    with pytest.raises(ValueError, match="tie_weights=True"):
+        ksa.enable(backbone, ksa.LoRA(rank=2), targets="token_embedding")
+
+
+@pytest.mark.parametrize("method", [ksa.SVF(), ksa.PiSSA(rank=2), ksa.VeRA(rank=2)])
+def test_methods_that_adapt_no_table(method):
+    model, _ = table("Embedding")
+    with pytest.raises(ValueError, match="LoRA and DoRA adapt"):
+        ksa.enable(model, method, targets="words")
+    assert len(find_sites(model)) == 1
+
+
+def test_nothing_but_a_table():
+    model, _ = table("Embedding")
+    with pytest.raises(ValueError, match="words"):
+        ksa.enable(model, ksa.LoRA(rank=2))

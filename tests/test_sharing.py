@@ -1,0 +1,133 @@
+"""One random pair for a model: shared, saved or drawn again, and never in disagreement."""
+
+import keras
+import models
+import numpy as np
+import pytest
+from cases import shake
+
+import keras_svd_adapters as ksa
+from keras_svd_adapters.archive import read_archive
+from keras_svd_adapters.sharing import shared_in
+from keras_svd_adapters.site import adapted_sites
+
+
+def pair(model):
+    return shared_in(adapted_sites(model))["vera"]
+
+
+def tuned(method, name="default", model=None, **how):
+    model = model or models.bert()[0]
+    ksa.enable(model, method, name=name, **how)
+    shake(model)
+    return model
+
+
+def test_the_model_has_one_pair_that_holds_its_largest_kernel():
+    model = tuned(ksa.VeRA(rank=6))
+    names = [w.name for w in model.non_trainable_weights]
+    assert names.count("vera_a") == names.count("vera_b") == 1
+    assert pair(model).shapes == {"vera_a": (32, 6), "vera_b": (6, 32)}
+
+
+def test_the_pair_is_the_same_numbers_everywhere():
+    a, b = ksa.VeRA(rank=4, seed=7).start_shared({"vera_a": (6, 4), "vera_b": (4, 9)}).values()
+    assert a.dtype == b.dtype == np.float32
+    np.testing.assert_array_equal(a[0], GOLDEN_A)
+    np.testing.assert_array_equal(b[-1, -3:], GOLDEN_B)
+    big = ksa.VeRA(rank=64).start_shared({"vera_a": (600, 64), "vera_b": (64, 900)})
+    for name, fan in (("vera_a", 600), ("vera_b", 64)):
+        bound = np.sqrt(6 / fan)
+        assert 0.99 * bound < np.abs(big[name]).max() <= bound * (1 + 1e-6)
+        assert abs(big[name].std() - np.sqrt(2 / fan)) < 0.01 * np.sqrt(2 / fan)
+        assert abs(big[name].mean()) < 0.01 * bound
+
+
+GOLDEN_A = np.float32(
+    [0.7441468238830566, -0.4092693328857422, -0.15980470180511475, -0.1892155408859253]
+)
+GOLDEN_B = np.float32([0.6303837299346924, -0.05187283083796501, 0.7781908512115479])
+
+
+@pytest.mark.parametrize("stored", [True, False])
+def test_the_file_holds_the_pair_or_its_seed(stored, tmp_path):
+    model = tuned(ksa.VeRA(rank=6, seed=2, save_projections=stored))
+    ksa.save_adapter(model, tmp_path / "a.keras")
+    values = read_archive(tmp_path / "a.keras").values
+    assert ("shared/vera/vera_a" in values) == stored
+    fresh, x = models.bert()
+    ksa.load_adapter(fresh, tmp_path / "a.keras")
+    np.testing.assert_array_equal(models.output(fresh(x)), models.output(model(x)))
+
+
+def test_a_pair_that_no_seed_gives_is_stored_anyway(tmp_path):
+    model = tuned(ksa.VeRA(rank=6, save_projections=False))
+    pair(model).vera_a.assign_add(np.ones((32, 6)))
+    ksa.save_adapter(model, tmp_path / "a.keras")
+    fresh, x = models.bert()
+    ksa.load_adapter(fresh, tmp_path / "a.keras")
+    np.testing.assert_array_equal(models.output(fresh(x)), models.output(model(x)))
+
+
+def test_a_second_adapter_shares_the_pair(tmp_path):
+    model = tuned(ksa.VeRA(rank=6))
+    first = pair(model)
+    ksa.save_adapter(model, tmp_path / "a.keras")
+    tuned(ksa.VeRA(rank=6, d_initial=0.01), "second", model, targets="query")
+    ksa.load_adapter(model, tmp_path / "a.keras", name="third")
+    assert pair(model) is first
+    assert [w.name for w in model.weights].count("vera_a") == 1
+    ksa.delete_adapter(model, "default")
+    assert pair(model) is first
+
+
+@pytest.mark.parametrize(
+    ("method", "targets", "words"),
+    [
+        (ksa.VeRA(rank=5), None, "use `rank=6`"),
+        (ksa.VeRA(rank=6, seed=1), None, "use `seed=0`"),
+        (ksa.VeRA(rank=6), "*feedforward*", "larger kernels first"),
+    ],
+)
+def test_adapters_that_disagree(method, targets, words):
+    model = tuned(ksa.VeRA(rank=6), targets="query")
+    before = [w.path for w in model.weights]
+    for do in (ksa.plan, lambda *args: ksa.enable(*args, name="second")):
+        with pytest.raises(ValueError, match=words) as caught:
+            do(model, method, targets)
+        assert "Received: " in str(caught.value)
+    assert [w.path for w in model.weights] == before
+
+
+def test_two_in_one_call_that_disagree():
+    model, _ = models.bert()
+    rules = {"query": ksa.VeRA(rank=4), "value": ksa.VeRA(rank=5)}
+    with pytest.raises(ValueError, match="must agree"):
+        ksa.enable(model, targets=rules)
+    assert not adapted_sites(model)
+
+
+def test_a_file_with_another_pair_is_refused(tmp_path):
+    model = tuned(ksa.VeRA(rank=6))
+    pair(model).vera_b.assign_add(np.ones((6, 32)))
+    ksa.save_adapter(model, tmp_path / "a.keras")
+    other = tuned(ksa.VeRA(rank=6))
+    with pytest.raises(ksa.AdapterFileError, match="other random arrays"):
+        ksa.load_adapter(other, tmp_path / "a.keras", name="second")
+
+
+def test_a_whole_model_keeps_one_pair(tmp_path):
+    model, backbone, x = models.classifier()
+    tuned(ksa.VeRA(rank=6), model=backbone)
+    tuned(ksa.VeRA(rank=6), "head", model, targets="head")
+    expected = model.predict(x, verbose=0)
+    model.save(tmp_path / "m.keras")
+    again = keras.saving.load_model(tmp_path / "m.keras")
+    np.testing.assert_array_equal(again.predict(x, verbose=0), expected)
+    assert [w.name for w in again.weights].count("vera_a") == 1
+
+
+@pytest.mark.parametrize("bad", [{"rank": 0}, {"seed": -1}, {"dropout": 1}, {"d_initial": 0}])
+def test_bad_hyperparameters(bad):
+    with pytest.raises(ValueError, match=r"Received: "):
+        ksa.VeRA(**bad)
