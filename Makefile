@@ -4,10 +4,13 @@ BIN := .venv/bin
 BACKENDS := jax tensorflow torch
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
-.PHONY: demo test $(BACKENDS:%=test-%) lint clean
+.PHONY: demo demo-all test $(BACKENDS:%=test-%) lint clean
 
 demo: .venv/ready
 	KERAS_BACKEND=$${KERAS_BACKEND:-jax} $(BIN)/python examples/quickstart.py
+
+demo-all: .venv/ready
+	KERAS_BACKEND=$${KERAS_BACKEND:-jax} $(BIN)/python examples/quickstart.py --all
 
 test: $(BACKENDS:%=test-%)
 

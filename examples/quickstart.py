@@ -1,6 +1,6 @@
-"""Fine-tunes a real encoder on real sentences, by six methods, and keeps one in a small file.
+"""Fine-tunes a real encoder on real sentences, by several methods, and keeps one in a small file.
 
-Run it with `make demo`. The backend is that of `KERAS_BACKEND`. Each method trains as many steps,
+Run it with `make demo`, or with `make demo-all` for every method. The backend is that of `KERAS_BACKEND`. Each method trains as many steps,
 at the rate of a few (`RUNS`) that did best on a validation split.
 """
 
@@ -35,6 +35,13 @@ RUNS = {
     "SVF()": (ksa.SVF(), 3e-2),
     "SVFT banded d=2": (SVFT, 1e-2),
     "SVFT banded d=2 factored": (ksa.SVFT(pattern="banded", d=2, formulation="factored"), 1e-2),
+}
+MORE = {
+    "DoRA(rank=8)": (ksa.DoRA(rank=8), 2e-3),
+    "PiSSA(rank=8)": (ksa.PiSSA(rank=8), 1e-3),
+    "MiLoRA(rank=8)": (ksa.MiLoRA(rank=8), 2e-3),
+    "LoRAXS(rank=16)": (ksa.LoRAXS(rank=16), 1e-2),
+    "VeRA(rank=256)": (ksa.VeRA(rank=256), 2e-2),
 }
 
 
@@ -77,10 +84,10 @@ def fine_tune(directory: Path, method: ksa.Method | str | None, rate: float, set
     return model, median(times.seconds[len(times.seconds) // 4 :])
 
 
-def compare(directory: Path, sets: dict) -> keras.Model:
+def compare(directory: Path, sets: dict, runs: dict) -> keras.Model:
     """Runs every method, prints the table, and returns the model tuned with SVFT."""
     rows, kept, frozen = [], None, None
-    for label, (method, rate) in RUNS.items():
+    for label, (method, rate) in runs.items():
         print(f"\n{label}, Adam({rate:g})")
         model, seconds = fine_tune(directory, method, rate, sets)
         frozen = frozen or seconds
@@ -130,6 +137,7 @@ def split(directory: Path) -> dict[str, tuple]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--load", action="store_true", help="only load the adapter and predict")
+    parser.add_argument("--all", action="store_true", help="compare every method")
     arguments = parser.parse_args()
     OUT.mkdir(exist_ok=True)
     directory = data.minilm_directory()
@@ -141,7 +149,7 @@ def main() -> None:
     sets = split(directory)
     model, _ = classifier.build(directory)
     print(f"\nThe plan for {SVFT}, before anything is touched:\n{ksa.plan(model, SVFT)}")
-    tuned = compare(directory, sets)
+    tuned = compare(directory, sets, RUNS | MORE if arguments.all else RUNS)
     print(f"\n{ksa.status(tuned)}")
     ksa.save_adapter(tuned, OUT / "svft.keras")
     np.save(OUT / "expected.npy", tuned.predict(sets["test"][0], batch_size=100, verbose=0))

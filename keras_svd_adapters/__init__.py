@@ -19,6 +19,7 @@ from keras_svd_adapters.optimizer_care import care_for_adapters
 from keras_svd_adapters.plan import Plan, plan
 from keras_svd_adapters.root import keep_adapters_when_saved
 from keras_svd_adapters.site import Site
+from keras_svd_adapters.spectrum import Spectrum, spectrum
 from keras_svd_adapters.status import Status, status
 from keras_svd_adapters.switching import delete_adapter, disabled, set_adapter
 from keras_svd_adapters.version import __version__
@@ -50,6 +51,7 @@ __all__ = [
     "SVFT",
     "SVFTDense",
     "Site",
+    "Spectrum",
     "Status",
     "VeRA",
     "VeRADense",
@@ -62,6 +64,7 @@ __all__ = [
     "plan",
     "save_adapter",
     "set_adapter",
+    "spectrum",
     "status",
     "to_lora",
 ]

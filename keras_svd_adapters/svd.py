@@ -33,14 +33,7 @@ def decompose(K: np.ndarray, part: Truncation | None = None) -> SVD:
     Raises:
         ValueError: If `K` holds NaN or infinity.
     """
-    K = np.asarray(K, dtype="float64")
-    if not np.isfinite(K).all():
-        bad = int(K.size - np.isfinite(K).sum())
-        raise ValueError(
-            "A kernel with NaN or infinity has no decomposition: load the weights again, or "
-            f"leave the layer out with `exclude`. Received: {bad} such values in a kernel of "
-            f"shape {K.shape}"
-        )
+    K = _finite(K)
     if part is not None and _krylov_pays(K, part):
         return _fix_signs(_by_krylov(K, part))
     if K.shape[0] > K.shape[1]:
@@ -50,6 +43,29 @@ def decompose(K: np.ndarray, part: Truncation | None = None) -> SVD:
         svd = _fix_signs(_decompose_wide(K))
     r = None if part is None else part.rank
     return SVD(svd.U[:, :r], svd.s[:r], svd.Vt[:r])
+
+
+def singular_values(K: np.ndarray) -> np.ndarray:
+    """The singular values of an `(m, n)` matrix alone, from large to small.
+
+    They come from the eigenvalues of the smaller Gram matrix, in float64, so
+    that one below 1e-8 of the largest is that small and no more is known.
+    """
+    K = _finite(K)
+    gram = K @ K.T if K.shape[0] <= K.shape[1] else K.T @ K
+    return np.sqrt(np.maximum(np.linalg.eigvalsh(gram)[::-1], 0))
+
+
+def _finite(K: np.ndarray) -> np.ndarray:
+    K = np.asarray(K, dtype="float64")
+    if not np.isfinite(K).all():
+        bad = int(K.size - np.isfinite(K).sum())
+        raise ValueError(
+            "A kernel with NaN or infinity has no decomposition: load the weights again, or "
+            f"leave the layer out with `exclude`. Received: {bad} such values in a kernel of "
+            f"shape {K.shape}"
+        )
+    return K
 
 
 def _krylov_pays(K: np.ndarray, part: Truncation) -> bool:

@@ -4,7 +4,7 @@ import keras
 import numpy as np
 
 
-def gradients(layer, x, g):
+def gradients(layer, x, g, **call):
     """Gradient of `sum(layer(x) * g)` for each trainable weight, in their order."""
     weights = layer.trainable_weights
     x, g = keras.ops.convert_to_tensor(x), keras.ops.convert_to_tensor(g)
@@ -13,7 +13,7 @@ def gradients(layer, x, g):
         import jax
 
         def loss(trainable):
-            y, _ = layer.stateless_call(trainable, layer.non_trainable_variables, x)
+            y, _ = layer.stateless_call(trainable, layer.non_trainable_variables, x, **call)
             return keras.ops.sum(keras.ops.cast(y, "float32") * g)
 
         found = jax.grad(loss)([w.value for w in weights])
@@ -21,11 +21,11 @@ def gradients(layer, x, g):
         import tensorflow as tf
 
         with tf.GradientTape() as tape:
-            loss = keras.ops.sum(keras.ops.cast(layer(x), "float32") * g)
+            loss = keras.ops.sum(keras.ops.cast(layer(x, **call), "float32") * g)
         found = tape.gradient(loss, [w.value for w in weights])
     else:
         for w in weights:
             w.value.grad = None
-        keras.ops.sum(keras.ops.cast(layer(x), "float32") * g).backward()
+        keras.ops.sum(keras.ops.cast(layer(x, **call), "float32") * g).backward()
         found = [w.value.grad for w in weights]
     return [np.asarray(keras.ops.convert_to_numpy(gradient)) for gradient in found]

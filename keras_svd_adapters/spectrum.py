@@ -1,0 +1,171 @@
+"""The singular values of a model's kernels, beside those of random ones."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_svd_adapters.progress import Progress
+from keras_svd_adapters.svd import singular_values
+from keras_svd_adapters.table import table
+from keras_svd_adapters.targets import Targets, choose
+
+ENERGY = 0.9
+QUANTILES = (0.05, 0.5, 0.95)
+
+
+@dataclass(frozen=True)
+class KernelSpectrum:
+    """The singular values of one kernel.
+
+    Args:
+        path: The names of the layers from the model to this one.
+        shape: `(m, n)` of the kernel as a matrix.
+        s: The `min(m, n)` singular values, from large to small.
+    """
+
+    path: str
+    shape: tuple[int, int]
+    s: np.ndarray = field(repr=False)
+
+    @property
+    def gaussian(self) -> np.ndarray:
+        """Singular values of a random Gaussian kernel of this shape and norm."""
+        return gaussian_spectrum(*self.shape, norm=float(np.linalg.norm(self.s)))
+
+    def quantile(self, q: float) -> float:
+        """The value below which a share `q` of the singular values lies."""
+        return float(np.quantile(self.s, q))
+
+    def rank(self, energy: float = ENERGY) -> int:
+        """How many of the largest hold this share of the sum of squares."""
+        return rank_for(self.s, energy)
+
+    def share(self, low: float, high: float) -> float:
+        """The share of the singular values between two numbers."""
+        return float(((self.s >= low) & (self.s <= high)).mean())
+
+
+@dataclass(frozen=True)
+class Spectrum:
+    """The singular values of several kernels. Printing it shows a table.
+
+    Args:
+        kernels: One `KernelSpectrum` per kernel.
+        interval: Two numbers; the table tells how many values lie between.
+    """
+
+    kernels: tuple[KernelSpectrum, ...]
+    interval: tuple[float, float]
+
+    @property
+    def share(self) -> float:
+        """The share of all singular values in the interval."""
+        return _mean_share(self.kernels, self.interval)
+
+    def __str__(self) -> str:
+        low, high = self.interval
+        values = ("largest", "5 %", "median", "95 %", "smallest")
+        rank = (f"rank for {ENERGY:.0%}", "Gaussian")
+        head = ("kernel", "shape", *values, *rank, f"in [{low:g}, {high:g}]")
+        text = table(head, [_row(kernel, self.interval) for kernel in self.kernels])
+        count = sum(len(kernel.s) for kernel in self.kernels)
+        return f"{text}\n{self.share:.1%} of {count:,} singular values lie in [{low:g}, {high:g}]"
+
+    __repr__ = __str__
+
+    def plot(self) -> Any:
+        """Draws the spectra, a panel for each layer name; needs matplotlib.
+
+        Returns:
+            A matplotlib `Figure`.
+        """
+        from keras_svd_adapters.pictures import draw_spectrum
+
+        return draw_spectrum(self)
+
+
+def spectrum(
+    model: keras.layers.Layer,
+    targets: Targets = None,
+    exclude: Targets = None,
+    interval: tuple[float, float] = (0.1, 1.1),
+    verbose: int | str = "auto",
+) -> Spectrum:
+    """The singular values of a model's kernels: what SVD methods have to work with.
+
+    A kernel that needs far fewer values for 90 % of its energy than a Gaussian
+    of equal norm has learned low-rank structure, which PiSSA starts from; a
+    flat one gives SVF and SVFT many directions of alike strength.
+
+    Args:
+        model: A built Keras model.
+        targets: Which kernels, as in `enable`.
+        exclude: Which of these to leave out.
+        interval: Two numbers; the table tells how many values lie between.
+        verbose: As in `enable`.
+
+    Returns:
+        A `Spectrum`; print it, or call its `plot()`.
+
+    Raises:
+        ValueError: If a pattern matches nothing, or a kernel is not finite.
+
+    Example:
+
+    >>> import keras, keras_svd_adapters as ksa
+    >>> model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(6), keras.layers.Dense(2)])
+    >>> len(ksa.spectrum(model).kernels[0].s)
+    6
+
+    Reference:
+        - [Transformer^2, Sun et al., 2025](https://arxiv.org/abs/2501.06252)
+    """
+    low, high = interval
+    if not low < high:
+        raise ValueError(f"`interval` is a smaller and a larger number. Received: {interval!r}")
+    sites = choose(model, targets, exclude)
+    progress = Progress(len(sites), verbose)
+    kernels = []
+    for site in sites:
+        s = singular_values(site.matrix())
+        kernels.append(KernelSpectrum(site.path, (site.view.m, site.view.n), s))
+        progress.step()
+    return Spectrum(tuple(kernels), (low, high))
+
+
+def _row(kernel: KernelSpectrum, interval: tuple[float, float]) -> tuple[str, ...]:
+    numbers = [kernel.s[0], *map(kernel.quantile, QUANTILES), kernel.s[-1]]
+    return (
+        kernel.path,
+        f"{kernel.shape[0]} x {kernel.shape[1]}",
+        *(f"{number:.3g}" for number in numbers),
+        f"{kernel.rank()} of {len(kernel.s)}",
+        str(rank_for(kernel.gaussian, ENERGY)),
+        f"{kernel.share(*interval):.1%}",
+    )
+
+
+def _mean_share(kernels: tuple[KernelSpectrum, ...], interval: tuple[float, float]) -> float:
+    inside = sum(kernel.share(*interval) * len(kernel.s) for kernel in kernels)
+    return inside / sum(len(kernel.s) for kernel in kernels)
+
+
+def rank_for(s: np.ndarray, energy: float) -> int:
+    """How many of the largest singular values hold a share of the sum of squares."""
+    squares = np.cumsum(s.astype("float64") ** 2)
+    return int(np.searchsorted(squares, energy * squares[-1] * (1 - 1e-12)) + 1)
+
+
+def gaussian_spectrum(m: int, n: int, norm: float) -> np.ndarray:
+    """Expected singular values of a Gaussian kernel, by the law of Marchenko and Pastur."""
+    k, ratio = min(m, n), min(m, n) / max(m, n)
+    angle = np.linspace(0, np.pi, 4001)  # even in the angle, the density has no poles
+    x = 1 + ratio - 2 * np.sqrt(ratio) * np.cos(angle)
+    density = np.sin(angle) ** 2 / np.maximum(x, 1e-12)
+    share = np.cumsum(density) - density / 2
+    squares = np.interp((np.arange(k) + 0.5) / k, share / density.sum(), x)[::-1]
+    return np.sqrt(squares) * norm / np.sqrt(squares.sum())

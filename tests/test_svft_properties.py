@@ -1,0 +1,73 @@
+"""The three properties that the authors of SVFT state: structure, rank, expressivity."""
+
+import keras
+import numpy as np
+import pytest
+from cases import build_layer, dense, einsum, numpy
+
+import keras_svd_adapters as ksa
+from keras_svd_adapters.svd import decompose
+
+KERNELS = {
+    "square": dense(16, 16),
+    "tall": dense(40, 12),
+    "wide": dense(12, 40),
+    "heads": einsum("btd,ndh->btnh", (2, 3, 16), (None, 4, 4)),
+}
+
+
+def tuned(build, method, size=0.3):
+    """A layer whose M holds generic values, and its kernel before and after, as matrices."""
+    base = build_layer(build)
+    K = base.kernel.numpy().astype("float64")
+    layer = ksa.SVFTDense(base, **method.get_config())
+    adapter = layer.base_layer.adapter()
+    rng = np.random.default_rng(6)
+    adapter.m.assign(size * rng.normal(size=adapter.m.shape))
+    matrices = (adapter.view.to_matrix(k) for k in (K, numpy(layer.merged_kernel())))
+    return layer, adapter, *(np.asarray(matrix, "float64") for matrix in matrices)
+
+
+@pytest.mark.parametrize(("build", "shape"), KERNELS.values(), ids=KERNELS)
+def test_structure(build, shape):
+    """A diagonal M keeps the singular vectors, up to their order and sign."""
+    _, _, before, after = tuned(build, ksa.SVFT())
+    old, new = decompose(before), decompose(after)
+    left, right = np.abs(old.U.T @ new.U), np.abs(old.Vt @ new.Vt.T)
+    order = left.argmax(axis=0)
+    assert sorted(order) == list(range(len(order)))
+    np.testing.assert_allclose(left[order, range(len(order))], 1, atol=1e-4)
+    np.testing.assert_allclose(right[order, range(len(order))], 1, atol=1e-4)
+
+
+@pytest.mark.parametrize("nnz", [1, 3, 7, 12, 100])
+@pytest.mark.parametrize(("build", "shape"), KERNELS.values(), ids=KERNELS)
+def test_rank_is_at_most_the_number_of_entries(build, shape, nnz):
+    _, adapter, before, after = tuned(build, ksa.SVFT(pattern="random", nnz=nnz, seed=1))
+    rank = np.linalg.matrix_rank(after - before, tol=1e-4)
+    rows, columns = numpy(adapter.pairs).T
+    k = min(before.shape)
+    assert rank <= min(nnz, k)
+    assert rank <= min(len(set(rows)), len(set(columns)))
+
+
+@pytest.mark.parametrize("method", [ksa.SVFT(), ksa.SVFT(pattern="banded", d=2)])
+@pytest.mark.parametrize(("build", "shape"), KERNELS.values(), ids=KERNELS)
+def test_generic_values_reach_the_full_rank(build, shape, method):
+    _, _, before, after = tuned(build, method)
+    assert np.linalg.matrix_rank(after - before, tol=1e-4) == min(before.shape)
+
+
+def test_expressivity():
+    """With a full M, a square kernel can become any other."""
+    base = build_layer(KERNELS["square"][0])
+    K = base.kernel.numpy().astype("float64")
+    target = np.random.default_rng(8).normal(size=K.shape)
+    svd = decompose(K)
+    layer = ksa.SVFTDense(base, pattern="banded", d=15)
+    M = svd.U.T @ (target - K) @ svd.Vt.T
+    layer.base_layer.adapter().m.assign(M.ravel())
+    np.testing.assert_allclose(numpy(layer.merged_kernel()), target, atol=1e-5)
+    x = np.random.default_rng(9).normal(size=(3, 16))
+    expected = keras.activations.gelu(x @ target + base.bias.numpy())
+    np.testing.assert_allclose(numpy(layer(x)), numpy(expected), atol=1e-4)
