@@ -1,7 +1,8 @@
 """Fine-tunes a real encoder on real sentences, by several methods, and keeps one in a small file.
 
-Run it with `make demo`, or with `make demo-all` for every method. The backend is that of `KERAS_BACKEND`. Each method trains as many steps,
-at the rate of a few (`RUNS`) that did best on a validation split.
+Run it with `make demo`, or with `make demo-all` for every method. The backend is that of
+`KERAS_BACKEND`. Each method trains as many steps, at the rate of a few that did best on a
+validation split.
 """
 
 from __future__ import annotations

@@ -94,6 +94,8 @@ class Site:
             return f"it is quantized ({layer.quantization_mode}); adapt the float model"
         if getattr(layer, "lora_enabled", False):
             return "Keras's own LoRA is enabled on it; use a model without `enable_lora`"
+        if not keras.backend.is_float_dtype(self.dtype):
+            return f"its kernel is {self.dtype}; adapt the float model"
         if why := self.host.obstacle(layer):
             return why
         try:

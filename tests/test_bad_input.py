@@ -223,3 +223,19 @@ def test_verbs_on_a_plain_model(verb):
     backbone, _ = models.bert()
     with pytest.raises(ValueError, match="no such adapter.*Received: name="):
         VERBS[verb](backbone)
+
+
+@pytest.mark.parametrize("method", [ksa.PiSSA(rank=2), ksa.LoRA(rank=2)])
+def test_an_integer_kernel(method):
+    layer = keras.layers.Dense(4, use_bias=False)
+    layer.build((None, 6))
+    layer.kernel._dtype = "int8"
+    with pytest.raises(ValueError, match=r"its kernel is int8.*Received: "):
+        ksa.enable(layer, method)
+
+
+def test_more_than_one_matrix():
+    layer = keras.layers.EinsumDense("bed,edf->bef", output_shape=(3, 5))
+    layer.build((None, 3, 4))
+    with pytest.raises(ValueError, match=r"every axis.*Received: "):
+        ksa.enable(layer, ksa.DoRA(rank=2))
