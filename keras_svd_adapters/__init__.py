@@ -6,7 +6,8 @@ from keras_svd_adapters.convert import to_lora
 from keras_svd_adapters.enable import enable
 from keras_svd_adapters.keras_hub import join_keras_hub
 from keras_svd_adapters.layers import dense_layer
-from keras_svd_adapters.merge import merge
+from keras_svd_adapters.merge import merge, unmerge
+from keras_svd_adapters.merge_report import MergeReport
 from keras_svd_adapters.methods.dora import DoRA
 from keras_svd_adapters.methods.lora import LoRA
 from keras_svd_adapters.methods.lora_xs import LoRAXS
@@ -40,6 +41,7 @@ __all__ = [
     "LoRADense",
     "LoRAXS",
     "LoRAXSDense",
+    "MergeReport",
     "Method",
     "MiLoRA",
     "MiLoRADense",
@@ -67,4 +69,5 @@ __all__ = [
     "spectrum",
     "status",
     "to_lora",
+    "unmerge",
 ]

@@ -11,7 +11,8 @@ from typing import Any
 
 from keras_svd_adapters.adapter_file import load_adapter, save_adapter
 from keras_svd_adapters.enable import enable
-from keras_svd_adapters.merge import merge
+from keras_svd_adapters.merge import merge, unmerge
+from keras_svd_adapters.merge_report import MergeReport
 from keras_svd_adapters.methods.method import Method
 from keras_svd_adapters.status import Status
 
@@ -46,9 +47,14 @@ def load_backbone_adapter(
     return load_adapter(self, filepath, name, verbose)
 
 
-def merge_adapter(self: Any) -> None:
+def merge_adapter(self: Any, tolerance: float | None = None, probe: Any = None) -> MergeReport:
     """Folds the active adapter into the kernels; see `keras_svd_adapters.merge`."""
-    merge(self)
+    return merge(self, tolerance, probe)
+
+
+def unmerge_adapter(self: Any) -> None:
+    """Takes `merge_adapter` back; see `keras_svd_adapters.unmerge`."""
+    unmerge(self)
 
 
 VERBS = ("targets", "exclude", "train", "name", "bias", "verbose")
@@ -77,6 +83,7 @@ def add_backbone_methods(backbone: type) -> None:
     backbone.save_adapter = save_backbone_adapter  # type: ignore[attr-defined]
     backbone.load_adapter = load_backbone_adapter  # type: ignore[attr-defined]
     backbone.merge_adapter = merge_adapter  # type: ignore[attr-defined]
+    backbone.unmerge_adapter = unmerge_adapter  # type: ignore[attr-defined]
     for name, method in Method.registry.items():
         if not hasattr(backbone, f"enable_{name}"):
             setattr(backbone, f"enable_{name}", enable_method(method))

@@ -1,17 +1,50 @@
-"""Folding adapters into the kernels they adapt."""
+"""Folding adapters into the kernels they adapt, and back."""
 
 from __future__ import annotations
 
+import hashlib
+from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
+
 import keras
+import numpy as np
 from keras import ops
 
-from keras_svd_adapters.host import adapters_of, base_kernel, detach
-from keras_svd_adapters.site import Site
-from keras_svd_adapters.switching import require_adapter, restore_plain
-from keras_svd_adapters.weights import own_weights
+from keras_svd_adapters.adapter import Adapter
+from keras_svd_adapters.host import adapters_of, attach, base_kernel, detach
+from keras_svd_adapters.keras_internals import all_layers, direct_weights, models_around
+from keras_svd_adapters.merge_report import MergedKernel, MergeReport, measure, output_change
+from keras_svd_adapters.site import Site, adapted_sites
+from keras_svd_adapters.switching import require_adapter, restore_plain, settle
+from keras_svd_adapters.weights import own_weights, trained_with
 
 
-def merge(model: keras.layers.Layer) -> None:
+class Merged(NamedTuple):
+    """What takes the merging of one kernel back."""
+
+    layer: keras.layers.Layer
+    name: str
+    adapter: Adapter
+    base: np.ndarray
+    merged_sha256: str
+
+
+class Record(NamedTuple):
+    """What takes a merge back."""
+
+    kernels: list[Merged]
+    trained: list[tuple[keras.Variable, str]]
+
+
+_records: WeakKeyDictionary[keras.layers.Layer, Record] = WeakKeyDictionary()
+
+
+def merge(
+    model: keras.layers.Layer,
+    tolerance: float | None = None,
+    probe: Any = None,
+    keep_base: bool = True,
+) -> MergeReport:
     """Folds the active adapter into the kernels, which then costs nothing.
 
     The delta is computed in float32, added to the kernel and rounded once. The
@@ -20,24 +53,134 @@ def merge(model: keras.layers.Layer) -> None:
 
     Args:
         model: An adapted model.
+        tolerance: The relative change of outputs to put up with: of the
+            model's on `probe`, or of the worst kernel's on random inputs.
+        probe: Inputs of the model, to measure its outputs before and after.
+        keep_base: Whether to keep a copy of the kernels on the host, so that
+            `unmerge` can restore them.
+
+    Returns:
+        A `MergeReport` of what rounding changed; print it.
 
     Raises:
-        ValueError: If there is no active adapter, if others rest beside it, or
-            if its values are not finite. The model is left as it was.
+        ValueError: If there is no active adapter, if others rest beside it, if
+            its values are not finite, if a kernel belongs to another layer as
+            well, or if outputs change by more than `tolerance`. The model is
+            left as it was.
     """
     sites = require_adapter(model)
+    holders = _holders(model)
     for site in sites:
-        _check(site)
-    for site in sites:
-        kernel = base_kernel(site.layer)
-        kernel.assign(ops.cast(site.layer.merged_kernel(), kernel.dtype))
-        detach(site.layer, site.layer.active_adapter)
-    for _, _, weight in own_weights(model):
+        _check(site, holders)
+    kernels = tuple(_measure(site) for site in sites)
+    if probe is None:
+        _check_tolerance(MergeReport(kernels), tolerance)
+    before = _outputs(model, probe)
+    record = Record(
+        [_fold(site) for site in sites],
+        [(w, owner) for _, _, w in own_weights(model) if (owner := trained_with(w)) is not None],
+    )
+    for weight, _ in record.trained:
         weight.trained_with = None
     restore_plain(model)
+    change = output_change(before, _outputs(model, probe)) if before else None
+    report = MergeReport(kernels, change)
+    try:
+        _check_tolerance(report, tolerance)
+    except ValueError:
+        _take_back(model, record)
+        raise
+    if keep_base:
+        _records[model] = record
+    return report
 
 
-def _check(site: Site) -> None:
+def unmerge(model: keras.layers.Layer) -> None:
+    """Takes the last `merge` back: the kernels' own bits, and the adapter beside them.
+
+    Args:
+        model: The model that was merged, in this process.
+
+    Raises:
+        ValueError: If it was not merged, was merged with `keep_base=False`,
+            has adapters, or its kernels changed since. The model is left as it
+            was.
+    """
+    if adapted_sites(model):
+        raise ValueError(
+            "The model has adapters: take them off with `delete_adapter` before `unmerge`. "
+            f"Received: {model!r}"
+        )
+    if model not in _records:
+        raise ValueError(
+            "There is no merge to take back: `unmerge` works on the model object that "
+            "`merge(model)` was called with, unless `keep_base=False`. "
+            f"Received: {model!r}"
+        )
+    record = _records[model]
+    for merged in record.kernels:
+        if _sha256(base_kernel(merged.layer)) != merged.merged_sha256:
+            raise ValueError(
+                "A kernel changed since the merge, by training or loading, which `unmerge` would "
+                f"lose. Received: the kernel of `{merged.layer.path}`"
+            )
+    del _records[model]
+    _take_back(model, record)
+
+
+def _take_back(model: keras.layers.Layer, record: Record) -> None:
+    for merged in record.kernels:
+        base_kernel(merged.layer).assign(merged.base)
+        attach(merged.layer, merged.name, merged.adapter)
+    for weight, owner in record.trained:
+        weight.trained_with = owner
+    settle(model)
+
+
+def _fold(site: Site) -> Merged:
+    layer = site.layer
+    kernel, name, adapter = base_kernel(layer), layer.active_adapter, layer.adapter()
+    base = to_host(kernel)
+    kernel.assign(ops.cast(layer.merged_kernel(), kernel.dtype))
+    detach(layer, name)
+    return Merged(layer, name, adapter, base, _sha256(kernel))
+
+
+def _measure(site: Site) -> MergedKernel:
+    delta = site.layer.adapter().delta(base_kernel(site.layer))
+    rounded = ops.cast(ops.cast(site.layer.merged_kernel(), site.dtype), "float32")
+    delta, rounded = (site.view.to_matrix(ops.convert_to_numpy(k)) for k in (delta, rounded))
+    return measure(site.path, site.matrix(), delta, rounded)
+
+
+def _outputs(model: keras.layers.Layer, probe: Any) -> list[np.ndarray]:
+    """The outputs of a model on a probe, as float32 arrays."""
+    if probe is None:
+        return []
+    outputs = keras.tree.flatten(model(probe, training=False))
+    return [ops.convert_to_numpy(ops.cast(y, "float32")) for y in outputs]
+
+
+def _check_tolerance(report: MergeReport, tolerance: float | None) -> None:
+    if tolerance is not None and not report.relative <= tolerance:
+        raise ValueError(
+            f"Merging would change outputs by {report.relative:.1e} of their norm, more than "
+            "`tolerance`. Go on with the adapter unmerged, or merge a float32 copy of the "
+            f"model. Received: tolerance={tolerance}\n{report}"
+        )
+
+
+def _holders(model: keras.layers.Layer) -> dict[int, list[keras.layers.Layer]]:
+    """The layers that own each weight, in this model and those around it."""
+    holders: dict[int, dict[int, keras.layers.Layer]] = {}
+    for around in [model, *models_around(all_layers(model))]:
+        for layer in all_layers(around):
+            for weight in direct_weights(layer):
+                holders.setdefault(id(weight), {})[id(layer)] = layer
+    return {key: list(layers.values()) for key, layers in holders.items()}
+
+
+def _check(site: Site, holders: dict[int, list[keras.layers.Layer]]) -> None:
     """Raises where the adapter of a site cannot be merged."""
     names = sorted(adapters_of(site.layer))
     if len(names) > 1:
@@ -50,9 +193,26 @@ def _check(site: Site) -> None:
             "The adapter is not active: `set_adapter(model, name)` first. "
             f"Received: adapter {names[0]!r} on `{site.path}`"
         )
+    others = [x.path for x in holders[id(base_kernel(site.layer))] if x is not site.layer]
+    if others:
+        raise ValueError(
+            f"The kernel of `{site.path}` also belongs to {', '.join(map(repr, others))}, which "
+            "merging would change as well. Go on with the adapter unmerged. "
+            f"Received: adapter {names[0]!r}"
+        )
     for name, value in site.layer.adapter().trained.items():
         if not bool(ops.all(ops.isfinite(value))):
             raise ValueError(
                 "The adapter has NaN or infinite values and cannot be merged. "
                 f"Received: `{name}` of `{site.path}`"
             )
+
+
+def to_host(variable: keras.Variable) -> np.ndarray:
+    """The value of a variable on the host, bit for bit, in as many bytes."""
+    value = ops.convert_to_numpy(ops.cast(ops.convert_to_tensor(variable), "float32"))
+    return value.astype(variable.dtype)
+
+
+def _sha256(variable: keras.Variable) -> str:
+    return hashlib.sha256(np.ascontiguousarray(to_host(variable)).tobytes()).hexdigest()

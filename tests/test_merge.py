@@ -1,5 +1,8 @@
 """Merged equals unmerged, and costs nothing."""
 
+import importlib
+
+import keras
 import models
 import numpy as np
 import pytest
@@ -7,6 +10,9 @@ from cases import adapted, batch, build_layer, method_kernel_pairs, numpy, shake
 
 import keras_svd_adapters as ksa
 from keras_svd_adapters.host import AdaptedLayer
+
+ksa_merge = importlib.import_module("keras_svd_adapters.merge")
+SVFT = ksa.SVFT(pattern="banded", d=2)
 
 
 @pytest.mark.parametrize(("case", "build", "shape"), method_kernel_pairs())
@@ -62,3 +68,107 @@ def test_other_adapters_are_in_the_way():
         ksa.merge(backbone)
     ksa.set_adapter(backbone, "second")
     ksa.merge(backbone)
+
+
+def bits(model):
+    return {w.path: ksa_merge.to_host(w).tobytes() for w in model.weights}
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "mixed_bfloat16"])
+@pytest.mark.parametrize("method", [ksa.LoRA(rank=2), ksa.DoRA(rank=2), ksa.VeRA(rank=4), SVFT])
+def test_unmerging_restores_every_bit(method, dtype):
+    model, _, x = models.classifier(dtype)
+    ksa.enable(model, method, train="head")
+    shake(model)
+    before, trained = bits(model), [w.path for w in model.trainable_weights]
+    y = numpy(model(x))
+    kernels = [w.path for w in model.weights if w.name == "kernel"]
+    ksa.merge(model)
+    assert sum(bits(model)[path] != before[path] for path in kernels) == 12
+    ksa.unmerge(model)
+    assert bits(model) == before
+    assert [w.path for w in model.trainable_weights] == trained
+    np.testing.assert_array_equal(numpy(model(x)), y)
+    assert ksa.merge(model, probe=x).probe[1] < 0.05
+    ksa.unmerge(model)
+    assert bits(model) == before
+
+
+def test_nothing_to_unmerge():
+    backbone, _ = models.bert()
+    with pytest.raises(ValueError, match=r"no merge to take back.*Received: "):
+        ksa.unmerge(backbone)
+    ksa.enable(backbone, ksa.LoRA(rank=2))
+    with pytest.raises(ValueError, match="has adapters"):
+        ksa.unmerge(backbone)
+    ksa.merge(backbone, keep_base=False)
+    with pytest.raises(ValueError, match="keep_base=False"):
+        ksa.unmerge(backbone)
+
+
+def test_kernels_that_changed_since():
+    backbone, _ = models.bert()
+    backbone.enable_svf()
+    shake(backbone)
+    backbone.merge_adapter()
+    before = bits(backbone)
+    kernel = backbone.get_layer("transformer_layer_1")._feedforward_output_dense.kernel
+    old = kernel.numpy()
+    kernel.assign(old + 1)
+    with pytest.raises(ValueError, match="changed since the merge"):
+        ksa.unmerge(backbone)
+    kernel.assign(old)
+    assert bits(backbone) == before
+    backbone.unmerge_adapter()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("size", [1e-3, 1e-1])
+def test_the_report_is_true(dtype, size):
+    """Against float64: the rounded kernel, the exact one, and the delta between."""
+    backbone, _ = models.bert(dtype)
+    ksa.enable(backbone, ksa.LoRA(rank=2), targets="query")
+    shake(backbone, size)
+    sites = ksa_merge.adapted_sites(backbone)
+    wanted, base = [], [site.matrix().astype("float64") for site in sites]
+    for site, K in zip(sites, base, strict=True):
+        v = site.layer.adapter().numpy_values()
+        wanted.append(K + v.lora_a @ v.lora_b)
+    report = ksa.merge(backbone)
+    for site, K, exact, told in zip(sites, base, wanted, report.kernels, strict=True):
+        error = site.matrix() - exact
+        x = np.random.default_rng(0).normal(size=(64, len(K)))
+        assert told.path == site.path
+        norm = np.linalg.norm
+        assert np.isclose(told.delta, norm(exact - K) / norm(K), rtol=1e-3)
+        rough = {"float32": 0.05, "bfloat16": 1e-3}[dtype]
+        assert np.isclose(told.lost, norm(error) / norm(exact - K), rtol=rough)
+        assert np.isclose(told.relative, norm(x @ error) / norm(x @ exact), rtol=rough)
+        assert np.isclose(told.largest, np.abs(x @ error).max(), rtol=2 * rough)
+    assert f"{report.relative:.1e}" in str(report)
+
+
+@pytest.mark.parametrize("with_probe", [False, True])
+def test_more_error_than_is_put_up_with(with_probe):
+    backbone, x = models.bert("bfloat16")
+    ksa.enable(backbone, ksa.LoRA(rank=2), train="*norm*")
+    shake(backbone)
+    probe = x if with_probe else None
+    before, y = bits(backbone), models.output(backbone(x))
+    with pytest.raises(ValueError, match=r"more than `tolerance`(.|\n)*Received: tolerance=1e-06"):
+        ksa.merge(backbone, tolerance=1e-6, probe=probe)
+    assert bits(backbone) == before
+    np.testing.assert_array_equal(models.output(backbone(x)), y)
+    assert ksa.merge(backbone, tolerance=0.1, probe=probe).relative < 0.1
+
+
+def test_a_kernel_of_two_layers():
+    inputs = keras.Input((6,))
+    first, second = keras.layers.Dense(6, name="first"), keras.layers.Dense(6, name="second")
+    model = keras.Model(inputs, keras.layers.Dense(2, name="head")(second(first(inputs))))
+    second._tracker.unlock()
+    second._kernel = first._kernel
+    ksa.enable(model, ksa.LoRA(rank=2), targets="first")
+    with pytest.raises(ValueError, match="also belongs to 'second'"):
+        ksa.merge(model)
+    assert ksa_merge.adapted_sites(model)

@@ -1,0 +1,93 @@
+"""What merging changed, measured."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from keras_svd_adapters.table import table
+
+PROBES = 64
+
+
+@dataclass(frozen=True)
+class MergedKernel:
+    """How one merged kernel differs from its adapted one, since it is rounded once.
+
+    Args:
+        path: The names of the layers from the model to this one.
+        delta: Norm of the adapter's change, relative to that of the kernel.
+        lost: Share of that change which rounding took away.
+        largest: Largest change of an output, on random inputs of norm about
+            the square root of their length.
+        relative: Norm of the change of these outputs, relative to theirs.
+    """
+
+    path: str
+    delta: float
+    lost: float
+    largest: float
+    relative: float
+
+
+@dataclass(frozen=True)
+class MergeReport:
+    """What `merge` measured. Printing it shows a table.
+
+    Args:
+        kernels: One `MergedKernel` per kernel.
+        probe: Largest and relative change of the model's outputs on the
+            `probe` that `merge` was given, else `None`.
+    """
+
+    kernels: tuple[MergedKernel, ...]
+    probe: tuple[float, float] | None = None
+
+    @property
+    def relative(self) -> float:
+        """The relative change of the outputs: the model's, else of the worst kernel."""
+        return self.probe[1] if self.probe else max(kernel.relative for kernel in self.kernels)
+
+    def __str__(self) -> str:
+        head = ("kernel", "change by the adapter", "lost", "largest error", "relative error")
+        rows = [
+            (k.path, f"{k.delta:.2e}", f"{k.lost:.2%}", f"{k.largest:.1e}", f"{k.relative:.1e}")
+            for k in self.kernels
+        ]
+        end = f"\nThe worst kernel's outputs changed by {self.relative:.1e} of their norm"
+        if self.probe:
+            end = (
+                f"\nThe model's outputs changed by {self.probe[0]:.1e} at most, {self.probe[1]:.1e}"
+            )
+            end += " of their norm"
+        return table(head, rows) + end
+
+    __repr__ = __str__
+
+
+def measure(path: str, K: np.ndarray, delta: np.ndarray, rounded: np.ndarray) -> MergedKernel:
+    """Compares a rounded `(m, n)` kernel with `K + delta`."""
+    K, delta, rounded = (np.asarray(a, "float64") for a in (K, delta, rounded))
+    wanted = K + delta
+    error = rounded - wanted
+    x = np.random.default_rng(0).normal(size=(PROBES, len(K)))
+    y, difference = x @ wanted, x @ error
+    return MergedKernel(
+        path,
+        delta=_ratio(delta, K),
+        lost=_ratio(error, delta),
+        largest=float(np.abs(difference).max()),
+        relative=_ratio(difference, y),
+    )
+
+
+def output_change(before: list[np.ndarray], after: list[np.ndarray]) -> tuple[float, float]:
+    """Largest and relative difference between two lists of outputs."""
+    a, b = (np.concatenate([np.ravel(y).astype("float64") for y in ys]) for ys in (before, after))
+    return float(np.abs(a - b).max()), _ratio(b - a, a)
+
+
+def _ratio(change: np.ndarray, whole: np.ndarray) -> float:
+    size = float(np.linalg.norm(whole))
+    return float(np.linalg.norm(change)) / size if size else 0.0
