@@ -38,10 +38,10 @@ RUNS = {
     "SVFT banded d=2 factored": (ksa.SVFT(pattern="banded", d=2, formulation="factored"), 1e-2),
 }
 MORE = {
-    "DoRA(rank=8)": (ksa.DoRA(rank=8), 2e-3),
-    "PiSSA(rank=8)": (ksa.PiSSA(rank=8), 1e-3),
+    "DoRA(rank=8)": (ksa.DoRA(rank=8), 1e-3),
+    "PiSSA(rank=8)": (ksa.PiSSA(rank=8), 3e-4),
     "MiLoRA(rank=8)": (ksa.MiLoRA(rank=8), 2e-3),
-    "LoRAXS(rank=16)": (ksa.LoRAXS(rank=16), 1e-2),
+    "LoRAXS(rank=16)": (ksa.LoRAXS(rank=16), 4e-3),
     "VeRA(rank=256)": (ksa.VeRA(rank=256), 2e-2),
 }
 

@@ -18,6 +18,8 @@ from keras_svd_adapters.methods.method import SVD, Array, Base, Method
 from keras_svd_adapters.shared import SharedArrays
 from keras_svd_adapters.svd import decompose
 
+SHARED_MARK = "shared_mark"
+
 
 class Adapter(keras.layers.Layer):
     """Holds the variables of a method and runs its algebra on a kernel.
@@ -52,6 +54,7 @@ class Adapter(keras.layers.Layer):
         self.view = view
         self.form = form
         self.shared = shared
+        self.shared_mark: bytes | None = None
         self.has_values = values is not None
         self.kernel: Callable[[], Any] = no_kernel
         self.dropout = getattr(method, "dropout", 0.0)
@@ -154,17 +157,27 @@ class Adapter(keras.layers.Layer):
                 f"not adapted. Received: an empty adapter of {self.method}"
             )
 
+        if self.shared is not None and self.shared_mark not in (None, self.shared.mark):
+            raise RuntimeError(
+                "The weights that were loaded hold this adapter, but not the random arrays that "
+                "it shares with others: they lie with an adapter that this model lacks or has in "
+                "another order. Use `load_adapter`, or give the model the same adapters in the "
+                f"same order before `load_weights`. Received: {self.method} at {self.path}"
+            )
+
     def quantize(self, *args: Any, **kwargs: Any) -> None:
         refuse_to_quantize(*args)
 
     def save_own_variables(self, store: Any) -> None:
         for name, variable in self.arrays.items():
             store[name] = variable
+        if self.shared is not None:
+            store[SHARED_MARK] = np.frombuffer(self.shared.digest(), "uint8")
 
     def load_own_variables(self, store: Any) -> None:
         if not store.keys() and self.has_values:
             return self.follow_kernel()
-        if set(store.keys()) != set(self._array_names):
+        if set(store.keys()) - {SHARED_MARK} != set(self._array_names):
             raise ValueError(
                 f"The saved adapter does not hold the arrays of {self.method}: it has "
                 f"{sorted(store.keys())}, expected {sorted(self._array_names)}. "
@@ -172,6 +185,8 @@ class Adapter(keras.layers.Layer):
             )
         for name, variable in self.arrays.items():
             variable.assign(store[name])
+        if self.shared is not None:
+            self.shared_mark = np.asarray(store[SHARED_MARK]).astype("uint8").tobytes()
         self.has_values = True
         return None
 

@@ -31,7 +31,7 @@ from keras_svd_adapters.fingerprint import kernel_fingerprint
 from keras_svd_adapters.host import activate, adapters_of
 from keras_svd_adapters.methods.method import Method
 from keras_svd_adapters.root import PACKAGE
-from keras_svd_adapters.sharing import Shared, seed_is_enough, shared_in
+from keras_svd_adapters.sharing import Shared, only_shared, seed_is_enough
 from keras_svd_adapters.site import Site, adapted_sites
 from keras_svd_adapters.status import Status, status
 from keras_svd_adapters.switching import finish, only_adapter, require_adapter
@@ -80,9 +80,9 @@ def save_adapter(model: keras.layers.Layer, filepath: Path, name: str | None = N
         }
         for array, value in _saved_arrays(adapter).items():
             values[f"sites/{site.key}/{array}"] = value
-    for method, shared in shared_in(sites, name).items():
+    for method, shared in only_shared(sites, name).items():
         config["shared"][method] = {array: list(shape) for array, shape in shared.shapes.items()}
-        if not (seed_is_enough(shared) and _only_seed(sites, name)):
+        if not (_only_seed(sites, name) and seed_is_enough(shared)):
             for array, variable in shared.arrays.items():
                 values[f"shared/{method}/{array}"] = to_numpy(variable)
     for key, _, weight in own_weights(model):
@@ -130,6 +130,7 @@ def load_adapter(
     """
     check_name(name)
     contents = read_archive(filepath)
+    _require_values(model, filepath)
     try:
         chosen = fit_sites(model, contents, filepath)
         shared = fit_shared(model, chosen, contents, filepath)
@@ -151,6 +152,20 @@ def load_adapter(
     for key, weight in weights.items():
         weight.assign(contents.values[f"train/{key}"])
     return status(model)
+
+
+def _require_values(model: keras.layers.Layer, filepath: Path) -> None:
+    empty = [
+        site.path
+        for site in adapted_sites(model)
+        if not all(adapter.has_values for adapter in adapters_of(site.layer).values())
+    ]
+    if empty:
+        raise AdapterFileError(
+            f"The adapter on `{empty[0]}` was rebuilt from a configuration and holds no values "
+            "yet. Load the model's weights first, or the file onto a model that is not adapted. "
+            f"Received: {str(filepath)!r}"
+        )
 
 
 def _starter(contents: Contents, filepath: Path) -> Callable[[Site, Method, Shared], Adapter]:

@@ -97,14 +97,17 @@ def fit_shared(
     """The arrays that the adapters of a file share: the model's own, if they are the same."""
     methods = {method.name: method for _, method in chosen}
     values: Values = {}
-    for name, told in contents.config["shared"].items():
+    for name, told in contents.config.get("shared", {}).items():
         shapes = {array: tuple(shape) for array, shape in told.items()}
         stored = {array: f"shared/{name}/{array}" for array in shapes}
         if contents.values.keys() >= set(stored.values()):
             values[name] = {array: contents.values[key] for array, key in stored.items()}
         else:
             values[name] = methods[name].start_shared(shapes)
-    found = share(model, chosen, values)
+    try:
+        found = share(model, chosen, values)
+    except ValueError as error:
+        raise _unfit(filepath, f"its shared arrays disagree with the model's: {error}") from None
     for name, shared in found.items():
         if name in values and not same_values(shared, values[name]):
             raise _unfit(

@@ -44,16 +44,24 @@ def draw(source: Blueprint) -> keras.layers.Layer:
             "`model` is a built Keras model, a preset's directory or name, or a configuration. "
             f"Received: {source!r}"
         )
-    import keras_hub
-
+    keras_hub = _keras_hub(source)
     with shapes_only():
         return keras_hub.models.Backbone.from_preset(os.fspath(source), load_weights=False)
 
 
-def _keras_hub_class(name: str) -> Any:
-    import keras_hub
+def _keras_hub(source: Blueprint) -> Any:
+    try:
+        import keras_hub
+    except ImportError:
+        raise ImportError(
+            "Presets and classes of KerasHub need it: `pip install keras-hub`. "
+            f"Received: {source!r}"
+        ) from None
+    return keras_hub
 
-    found = getattr(keras_hub.models, name, None)
+
+def _keras_hub_class(name: str) -> Any:
+    found = getattr(_keras_hub(name).models, name, None)
     if found is None:
         raise ValueError(
             "keras_hub.models has no such class; a configuration of another model also names its "

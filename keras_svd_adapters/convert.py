@@ -20,6 +20,7 @@ from keras_svd_adapters.sharing import Shared
 from keras_svd_adapters.site import Site
 from keras_svd_adapters.status import Status, status
 from keras_svd_adapters.switching import finish, only_adapter, require_adapter
+from keras_svd_adapters.weights import own_weights, trained_with
 
 Factors = tuple[np.ndarray, np.ndarray]
 
@@ -28,7 +29,8 @@ def to_lora(model: keras.layers.Layer, name: str | None = None, into: str = "lor
     """Adds a LoRA adapter that computes what another adapter does, exactly.
 
     PiSSA and MiLoRA of rank r become a LoRA of rank 2 r on the kernel as it
-    is, LoRA-XS and VeRA one of rank r. The new adapter becomes the active one;
+    is, LoRA-XS and VeRA one of rank r. The new adapter becomes the active one,
+    and what `train` named trains and is saved with it from now on;
     `delete_adapter` takes the old one off.
 
     Args:
@@ -58,6 +60,8 @@ def to_lora(model: keras.layers.Layer, name: str | None = None, into: str = "lor
     chosen: Chosen = [(site, LoRA(rank=factors[site.key][0].shape[1])) for site in sites]
     check_methods(chosen, into)
 
+    extra = [weight for _, _, weight in own_weights(model) if trained_with(weight) == name]
+
     def start(site: Site, method: Method, shared: Shared) -> Adapter:
         a, b = factors[site.key]
         values = {"lora_a": a, "lora_b": b}
@@ -66,7 +70,7 @@ def to_lora(model: keras.layers.Layer, name: str | None = None, into: str = "lor
 
     with undone_on_failure(model, chosen, into):
         attach_all(chosen, into, 0, {}, start)
-        finish(model, into, [])
+        finish(model, into, extra)
     return status(model)
 
 

@@ -46,7 +46,8 @@ def enable(
         targets: Which kernels. `None` for all inside the repeated blocks; a
             layer name, a path, a glob, a compiled regular expression, a
             callable, or a list of these; or a mapping from such a pattern to a
-            method, where the first that matches counts.
+            method, where the first that matches counts. An embedding is
+            adapted by its exact name or path, or where a callable picks it.
         exclude: Which of these to leave out.
         train: What trains besides: layer names, or paths of weights such as
             `"*/bias"`. It goes into the adapter file. These weights are the

@@ -80,7 +80,8 @@ class AdaptedDense(keras.layers.Layer):
 def _empty_adapter(site: Site, method: Method, form: str) -> Adapter:
     policy = site.layer.dtype_policy
     shapes = shared_shapes([(site, method)])
-    shared = SharedArrays(method, shapes, dtype=policy) if shapes else None
+    dtype = site.layer.compute_dtype
+    shared = SharedArrays(method, shapes, dtype=dtype) if shapes else None
     with name_scopes(site.path):
         return Adapter(method, site.view, form, dtype=policy, shared=shared)
 

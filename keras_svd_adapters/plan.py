@@ -5,15 +5,17 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, field
 from functools import lru_cache
+from math import prod
 
 import keras
 import numpy as np
 
 from keras_svd_adapters.blueprint import Blueprint, draw
 from keras_svd_adapters.enable import Chosen, check_shapes, choose_methods
-from keras_svd_adapters.methods.method import Array, Method
-from keras_svd_adapters.sharing import check_sharing, shared_in, shared_shapes
-from keras_svd_adapters.site import Site, adapted_sites
+from keras_svd_adapters.methods.method import Array, Method, Truncation
+from keras_svd_adapters.sharing import check_sharing, shared_dtype, shared_shapes
+from keras_svd_adapters.site import Site
+from keras_svd_adapters.svd import KRYLOV_STEPS, krylov_pays
 from keras_svd_adapters.table import table
 from keras_svd_adapters.targets import Targets
 from keras_svd_adapters.tree import tree
@@ -28,6 +30,7 @@ class PlannedSite:
     form: str
     trainable_parameters: int
     frozen_bytes: int
+    file_bytes: int
     seconds: float
 
     @property
@@ -44,11 +47,13 @@ class Plan:
         sites: One `PlannedSite` per kernel.
         model_parameters: Number of values of the model.
         shared_bytes: Bytes of frozen arrays that all kernels share.
+        shared_file_bytes: Bytes of these that an adapter file holds.
     """
 
     sites: tuple[PlannedSite, ...]
     model_parameters: int
     shared_bytes: int = 0
+    shared_file_bytes: int = 0
 
     @property
     def trainable_parameters(self) -> int:
@@ -57,8 +62,13 @@ class Plan:
 
     @property
     def trainable_bytes(self) -> int:
-        """Bytes of these in float32; about the size of the adapter file."""
+        """Bytes of these in float32."""
         return 4 * self.trainable_parameters
+
+    @property
+    def file_bytes(self) -> int:
+        """Bytes of the values in the adapter file; its few kB of text come on top."""
+        return self.shared_file_bytes + sum(site.file_bytes for site in self.sites)
 
     @property
     def frozen_bytes(self) -> int:
@@ -92,7 +102,7 @@ class Plan:
         return (
             f"{table(head, rows)}\n{tree(planned.site for planned in self.sites)}\n"
             f"{self.trainable_parameters:,} values would train, {share:.3g} % of "
-            f"{self.model_parameters:,}; file about {self.trainable_bytes / 1e3:,.0f} kB{shared}"
+            f"{self.model_parameters:,}; file about {self.file_bytes / 1e3:,.0f} kB{shared}"
         )
 
     __repr__ = __str__
@@ -134,16 +144,16 @@ def plan(
     chosen = choose_methods(model, method, targets, exclude)
     check_shapes(chosen)
     sites = tuple(_plan_site(site, chosen_method) for site, chosen_method in chosen)
-    return Plan(sites, model.count_params(), _shared_bytes(model, chosen))
+    written = sum(4 * prod(shape) for shape in shared_shapes(chosen, saved=True).values())
+    return Plan(sites, model.count_params(), _shared_bytes(model, chosen), written)
 
 
 def _shared_bytes(model: keras.layers.Layer, chosen: Chosen) -> int:
     """Bytes of the shared arrays that the model does not have yet."""
-    check_sharing(model, chosen)
-    there = shared_in(adapted_sites(model))
-    dtype = chosen[0][0].layer.compute_dtype
-    shapes = shared_shapes([(site, m) for site, m in chosen if m.name not in there])
-    return sum(_bytes(Array(shape, dtype="compute"), dtype) for shape in shapes.values())
+    there = check_sharing(model, chosen)
+    new = [(site, m) for site, m in chosen if m.shared_by and m.name not in there]
+    shapes = shared_shapes(new).values()
+    return sum(_bytes(Array(shape, dtype=shared_dtype(new))) for shape in shapes)
 
 
 def _plan_site(site: Site, method: Method) -> PlannedSite:
@@ -157,20 +167,25 @@ def _plan_site(site: Site, method: Method) -> PlannedSite:
         form=form,
         trainable_parameters=method.trainable_count(m, n),
         frozen_bytes=sum(_bytes(a, site.layer.compute_dtype) for a in frozen),
-        seconds=_svd_seconds(m, n) if method.needs_svd else 0.0,
+        file_bytes=sum(4 * prod(a.shape) for a in arrays if a.in_file and not a.shared),
+        seconds=_svd_seconds(m, n, method.truncation) if method.needs_svd else 0.0,
     )
 
 
-def _bytes(array: Array, compute_dtype: str) -> int:
+def _bytes(array: Array, compute_dtype: str = "float32") -> int:
     dtype = compute_dtype if array.dtype == "compute" else array.dtype
     size = 2 if dtype in ("bfloat16", "float16") else np.dtype(dtype).itemsize
     return int(np.prod(array.shape)) * size
 
 
-def _svd_seconds(m: int, n: int) -> float:
+def _svd_seconds(m: int, n: int, part: Truncation | None) -> float:
     """Gram matrix and second factor by matmul, and an eigenproblem of about 9 k^3."""
     k, length = min(m, n), max(m, n)
     matmul_rate, eigh_rate = _host_speed()
+    if part is not None and krylov_pays(m, n, part):
+        width = part.rank + part.oversampling
+        products = 4 * m * n * width * (2 * KRYLOV_STEPS + 2)
+        return products / matmul_rate + 9 * (width * (KRYLOV_STEPS + 1)) ** 2 * length / eigh_rate
     return 4 * k * k * length / matmul_rate + 9 * k**3 / eigh_rate
 
 

@@ -21,7 +21,7 @@ from keras_svd_adapters.keras_internals import (
 )
 from keras_svd_adapters.methods.method import Method
 from keras_svd_adapters.shared import SharedArrays
-from keras_svd_adapters.sharing import shared_in
+from keras_svd_adapters.sharing import Shared, shared_in, unify
 from keras_svd_adapters.site import Site, adapted_sites, find_sites
 from keras_svd_adapters.training import pin_all_but, thaw
 from keras_svd_adapters.weights import own_weights, trained_with
@@ -42,13 +42,17 @@ class AdaptedModel:
         with ungrafted(self, AdaptedModel), trainable_as_at_first(self):
             model = keras.saving.serialize_keras_object(self)
         model.pop("compile_config", None)
-        told = {"adapters": describe_adapters(self), "freezing": describe_freezing(self)}
-        return {"model": model, **told}
+        return {
+            "model": model,
+            "adapters": describe_adapters(self),
+            "shared": describe_shared(self),
+            "freezing": describe_freezing(self),
+        }
 
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> Any:
         model = keras.saving.deserialize_keras_object(config["model"], custom_objects)
-        restore_adapters(model, config["adapters"])
+        restore_adapters(model, config["adapters"], config["shared"])
         restore_freezing(model, config["freezing"])
         return model
 
@@ -110,11 +114,19 @@ def describe_adapters(model: keras.layers.Layer) -> list[dict[str, Any]]:
             "sites": {
                 site.key: _describe(site, name) for site in sites if name in adapters_of(site.layer)
             },
-            "shared": {m: shared.shapes for m, shared in shared_in(sites, name).items()},
             "train": [key for key, _, weight in own_weights(model) if trained_with(weight) == name],
         }
         for name in names
     ]
+
+
+def describe_shared(model: keras.layers.Layer) -> dict[str, Any]:
+    """The arrays that all adapters of a method share, without their values."""
+    return {
+        method: {"shapes": found[0].shapes, "dtype": found[0].compute_dtype}
+        for method, found in shared_in(adapted_sites(model)).items()
+        if len(found) == 1
+    }
 
 
 def _describe(site: Site, name: str) -> dict[str, Any]:
@@ -148,15 +160,19 @@ def restore_freezing(model: keras.layers.Layer, told: dict[str, Any]) -> None:
             set_until_move(chain[-1], told["trainable"][key])
 
 
-def restore_adapters(model: keras.layers.Layer, adapters: list[dict[str, Any]]) -> None:
+def restore_adapters(
+    model: keras.layers.Layer, adapters: list[dict[str, Any]], shared: dict[str, Any]
+) -> None:
     """Attaches empty adapters, as `describe_adapters` tells, where there are none yet.
 
     Args:
         model: A plain model, or one whose parts have their adapters.
         adapters: What `describe_adapters` told.
+        shared: What `describe_shared` told.
     """
     by_key = {site.key: site for site in find_sites(model)}
     weights = {key: weight for key, _, weight in own_weights(model)}
+    arrays = _restore_shared(adapters, shared)
     for adapter in adapters:
         name = adapter["name"]
         missing = [key for key in adapter["sites"] if key not in by_key]
@@ -167,28 +183,34 @@ def restore_adapters(model: keras.layers.Layer, adapters: list[dict[str, Any]]) 
                 f"Received: {', '.join(missing)}"
             )
         for key, told in adapter["sites"].items():
-            _restore(model, by_key[key], name, told, adapter["shared"])
+            _restore(by_key[key], name, told, arrays)
         for key in adapter["train"]:
             weights[key].trained_with = name
+    unify(adapted_sites(model), arrays)
     for root in roots(adapted_sites(model)):
         make_root(root)
 
 
-def _restore(
-    model: keras.layers.Layer,
-    site: Site,
-    name: str,
-    told: dict[str, Any],
-    shapes: dict[str, dict[str, list[int]]],
-) -> None:
+def _restore_shared(adapters: list[dict[str, Any]], shared: dict[str, Any]) -> Shared:
+    """The arrays that `describe_shared` tells of, still empty."""
+    sites = [site for adapter in adapters for site in adapter["sites"].values()]
+    methods = {site["method"]: site["config"] for site in sites}
+    return {
+        name: SharedArrays(
+            Method.registry[name].from_config(methods[name]),
+            {array: tuple(shape) for array, shape in told["shapes"].items()},
+            dtype=told["dtype"],
+        )
+        for name, told in shared.items()
+    }
+
+
+def _restore(site: Site, name: str, told: dict[str, Any], arrays: Shared) -> None:
     if name in adapters_of(site.layer):
         return
     method = Method.registry[told["method"]].from_config(told["config"])
     before = getattr(site.layer, "active_adapter", None)
-    shared = shared_in(adapted_sites(model)).get(method.name)
-    if shared is None and method.name in shapes:
-        sizes = {array: tuple(shape) for array, shape in shapes[method.name].items()}
-        shared = SharedArrays(method, sizes, dtype=site.layer.dtype_policy)
+    shared = arrays.get(method.name)
     with name_scopes(site.path):
         adapter = Adapter(
             method, site.view, told["form"], dtype=site.layer.dtype_policy, shared=shared

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import Any
 
 import keras
@@ -20,7 +21,7 @@ class SharedArrays(keras.layers.Layer):
         method: The `Method` whose arrays they are.
         shapes: Their shapes, which hold the part of every kernel.
         values: Their values; without, they wait for weights to be loaded.
-        dtype: Dtype policy of an adapted layer.
+        dtype: Their dtype.
     """
 
     def __init__(
@@ -34,10 +35,13 @@ class SharedArrays(keras.layers.Layer):
         self.method = method
         self.shapes = shapes
         self.has_values = values is not None
+        self.mark = b""
         for name, shape in shapes.items():
             value = 0 if values is None else values[name]
             self._add_array(name, shape, value)
         self.built = True
+        if self.has_values:
+            self.mark = self.digest()
 
     def _add_array(self, name: str, shape: tuple[int, ...], value: np.ndarray | float) -> None:
         def initial(shape: Any, dtype: Any = None) -> Any:
@@ -63,6 +67,14 @@ class SharedArrays(keras.layers.Layer):
         whole = ops.convert_to_tensor(getattr(self, name))
         return whole if tuple(whole.shape) == shape else whole[tuple(map(slice, shape))]
 
+    def digest(self) -> bytes:
+        """A hash of the values, by which an adapter knows the arrays it was trained with."""
+        sha256 = hashlib.sha256()
+        for variable in self.arrays.values():
+            value = ops.cast(ops.convert_to_tensor(variable), "float32")
+            sha256.update(np.ascontiguousarray(ops.convert_to_numpy(value)).tobytes())
+        return sha256.digest()
+
     def save_own_variables(self, store: Any) -> None:
         for name, variable in self.arrays.items():
             store[name] = variable
@@ -72,6 +84,7 @@ class SharedArrays(keras.layers.Layer):
             for name, variable in self.arrays.items():
                 variable.assign(store[name])
             self.has_values = True
+            self.mark = self.digest()
 
 
 def covering_shapes(arrays: list[dict[str, Array]]) -> Shapes:

@@ -9,6 +9,7 @@ import numpy as np
 from keras import ops
 
 from keras_svd_adapters.host import adapters_of
+from keras_svd_adapters.keras_internals import all_layers, attach_child, detach_child, models_around
 from keras_svd_adapters.methods.method import Method
 from keras_svd_adapters.shared import (
     Shapes,
@@ -21,11 +22,10 @@ from keras_svd_adapters.site import Site, adapted_sites
 
 Shared = dict[str, SharedArrays]
 Values = dict[str, dict[str, np.ndarray]]
+Chosen = list[tuple[Site, Method]]
 
 
-def share(
-    model: keras.layers.Layer, chosen: list[tuple[Site, Method]], values: Values | None = None
-) -> Shared:
+def share(model: keras.layers.Layer, chosen: Chosen, values: Values | None = None) -> Shared:
     """The shared arrays for new adapters, by method: those of the model, or new ones.
 
     Args:
@@ -40,32 +40,89 @@ def share(
     Raises:
         ValueError: If adapters that would share disagree.
     """
-    check_sharing(model, chosen)
-    found = shared_in(adapted_sites(model))
-    for name, method in {method.name: method for _, method in chosen if method.shared_by}.items():
+    found = check_sharing(model, chosen)
+    for name, own in _by_method(chosen).items():
         if name not in found:
-            shapes = shared_shapes((site, m) for site, m in chosen if m.name == name)
-            found[name] = _new(method, shapes, (values or {}).get(name), chosen[0][0])
+            method, shapes = own[0][1], shared_shapes(own)
+            here = (values or {}).get(name) or method.start_shared(shapes)
+            sizes = {array: value.shape for array, value in here.items()}
+            found[name] = SharedArrays(method, sizes, here, shared_dtype(own))
+            check_room(found[name], shapes)
     return found
 
 
-def check_sharing(model: keras.layers.Layer, chosen: list[tuple[Site, Method]]) -> None:
-    """Raises where adapters that would share arrays disagree, or one wants more than there is."""
-    there = shared_in(adapted_sites(model))
-    check_agreement([x.method for x in there.values()] + [method for _, method in chosen])
-    for name, shared in there.items():
-        check_room(shared, shared_shapes((site, m) for site, m in chosen if m.name == name))
+def check_sharing(model: keras.layers.Layer, chosen: Chosen) -> Shared:
+    """The shared arrays that there are, in this model and those around it.
+
+    Raises where adapters that would share disagree, or one wants more than there is.
+    """
+    sharing = _by_method(chosen)
+    if not sharing:
+        return {}
+    around = [model, *models_around(all_layers(model))]
+    there = only_shared(site for each in around for site in adapted_sites(each))
+    for name, own in sharing.items():
+        known = [there[name].method] if name in there else []
+        check_agreement(known + [method for _, method in own])
+        if name in there:
+            check_room(there[name], shared_shapes(own))
+    return there
 
 
-def _new(
-    method: Method, shapes: Shapes, values: dict[str, np.ndarray] | None, site: Site
-) -> SharedArrays:
-    values = values or method.start_shared(shapes)
-    shared = SharedArrays(
-        method, {k: v.shape for k, v in values.items()}, values, site.layer.dtype_policy
-    )
-    check_room(shared, shapes)
-    return shared
+def _by_method(chosen: Chosen) -> dict[str, Chosen]:
+    """The sites of each method that shares arrays."""
+    groups: dict[str, Chosen] = {}
+    for site, method in chosen:
+        if method.shared_by:
+            groups.setdefault(method.name, []).append((site, method))
+    return groups
+
+
+def only_shared(sites: Iterable[Site], name: str | None = None) -> Shared:
+    """As `shared_in`; raises where adapters of one method read different arrays."""
+    several = shared_in(sites, name)
+    for method, found in several.items():
+        if len(found) > 1:
+            raise ValueError(
+                f"The {method} adapters of this model read {len(found)} different sets of shared "
+                "arrays, as layers that were adapted one by one do, and an adapter of the model "
+                "has one. Adapt the model by one `enable`, or save it whole with `model.save`. "
+                f"Received: {', '.join(str(shared.method) for shared in found)}"
+            )
+    return {method: found[0] for method, found in several.items()}
+
+
+def shared_in(sites: Iterable[Site], name: str | None = None) -> dict[str, list[SharedArrays]]:
+    """The shared arrays that the adapters of these sites read, by method."""
+    found: dict[str, dict[int, SharedArrays]] = {}
+    for site in sites:
+        for key, adapter in adapters_of(site.layer).items():
+            if (shared := adapter.shared) is not None and name in (None, key):
+                found.setdefault(shared.method.name, {})[id(shared)] = shared
+    return {method: list(arrays.values()) for method, arrays in found.items()}
+
+
+def unify(sites: Iterable[Site], shared: Shared) -> None:
+    """Makes all adapters of a method read the same arrays."""
+    for site in sites:
+        for adapter in adapters_of(site.layer).values():
+            one = shared.get(adapter.method.name)
+            if one is not None and adapter.shared is not one:
+                detach_child(adapter, "shared")
+                attach_child(adapter, "shared", one)
+
+
+def shared_shapes(chosen: Chosen, saved: bool = False) -> Shapes:
+    """Shapes that hold what each site reads of the shared arrays, or of those in files alone."""
+    declared = [m.arrays(site.view.m, site.view.n, site.form(m)) for site, m in chosen]
+    wanted = [{k: a for k, a in arrays.items() if a.saved or not saved} for arrays in declared]
+    return covering_shapes(wanted)
+
+
+def shared_dtype(chosen: Chosen) -> str:
+    """The widest compute dtype of these sites."""
+    dtypes = [site.layer.compute_dtype for site, _ in chosen]
+    return "float32" if "float32" in dtypes else str(dtypes[0])
 
 
 def seed_is_enough(shared: SharedArrays) -> bool:
@@ -79,21 +136,4 @@ def same_values(shared: SharedArrays, values: dict[str, np.ndarray]) -> bool:
         tuple(values[name].shape) == shared.shapes[name]
         and bool(ops.all(ops.equal(variable, ops.cast(values[name], variable.dtype))))
         for name, variable in shared.arrays.items()
-    )
-
-
-def shared_in(sites: Iterable[Site], name: str | None = None) -> Shared:
-    """The shared arrays that the adapters of these sites read, by method."""
-    return {
-        adapter.shared.method.name: adapter.shared
-        for site in sites
-        for key, adapter in adapters_of(site.layer).items()
-        if adapter.shared is not None and name in (None, key)
-    }
-
-
-def shared_shapes(chosen: Iterable[tuple[Site, Method]]) -> Shapes:
-    """Shapes that hold what each of these sites reads of the shared arrays."""
-    return covering_shapes(
-        [method.arrays(site.view.m, site.view.n, "additive") for site, method in chosen]
     )

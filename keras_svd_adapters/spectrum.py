@@ -124,14 +124,17 @@ def spectrum(
     Reference:
         - [Transformer^2, Sun et al., 2025](https://arxiv.org/abs/2501.06252)
     """
-    low, high = interval
+    low, high = interval if isinstance(interval, (tuple, list)) else (interval, interval)
     if not low < high:
         raise ValueError(f"`interval` is a smaller and a larger number. Received: {interval!r}")
     sites = choose(model, targets, exclude)
     progress = Progress(len(sites), verbose)
     kernels = []
     for site in sites:
-        s = singular_values(site.matrix())
+        try:
+            s = singular_values(site.matrix())
+        except ValueError as error:
+            raise ValueError(f"`{site.path}`: {error}") from None
         kernels.append(KernelSpectrum(site.path, (site.view.m, site.view.n), s))
         progress.step()
     return Spectrum(tuple(kernels), (low, high))

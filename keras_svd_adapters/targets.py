@@ -30,7 +30,8 @@ def choose(
             blocks (in a model without such, every one but the output head); or
             an exact layer name or path, a glob with `*` or `?`, a compiled
             regular expression searched in the path, a callable on a `Site`, or
-            a list of these. An embedding is named by its name or path only.
+            a list of these. A glob or a regular expression never means an
+            embedding.
         exclude: Likewise, what to leave out.
 
     Returns:
@@ -92,11 +93,11 @@ def _matching(sites: list[Site], patterns: Targets, argument: str) -> list[Site]
 
 
 def matches(site: Site, pattern: Pattern) -> bool:
-    """Whether a pattern names a site; an embedding is named by its name or path alone."""
+    """Whether a pattern means a site; an embedding is meant by name, path or callable only."""
     if isinstance(pattern, re.Pattern):
         return not site.host.looks_up and pattern.search(site.path) is not None
     if callable(pattern):
-        return not site.host.looks_up and bool(pattern(site))
+        return bool(pattern(site))
     if not isinstance(pattern, str):
         raise ValueError(
             "A target is a layer name, a path, a glob, a compiled regular expression or a "
@@ -116,9 +117,11 @@ def _suffixes(path: str) -> Iterable[str]:
 def _no_match(sites: list[Site], pattern: Any, argument: str) -> str:
     names = sorted({site.name for site in sites} | {site.path for site in sites})
     near = difflib.get_close_matches(str(pattern), names, n=3, cutoff=0.4)
+    tables = any(site.host.looks_up for site in sites)
+    rule = "An embedding is named by its exact name. " if tables else ""
     hint = f"Did you mean {' or '.join(repr(name) for name in near)}? " if near else ""
     return (
-        f"`{argument}` matches no layer that can be adapted. {hint}The model has\n"
+        f"`{argument}` matches no layer that can be adapted. {hint}{rule}The model has\n"
         f"{tree(sites)}\nReceived: {argument}={pattern!r}"
     )
 

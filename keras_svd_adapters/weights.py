@@ -61,19 +61,30 @@ def choose_weights(
                 f"Received: train={pattern!r}"
             )
         chosen |= hits
+    return _checked(model, list(chosen.values()), f"train={train!r}", name, sites)
+
+
+def _checked(
+    model: keras.layers.Layer,
+    chosen: list[keras.Variable],
+    asked: str,
+    name: str,
+    sites: list[Site],
+) -> list[keras.Variable]:
+    """These weights and the statistics beside them, if they can train with an adapter."""
     kernels = {id(base_kernel(site.layer)): site.path for site in [*sites, *adapted_sites(model)]}
-    for weight in chosen.values():
+    for weight in chosen:
         if id(weight) in kernels:
             raise ValueError(
                 f"`train` names the kernel of `{kernels[id(weight)]}`, which is adapted. Leave "
-                f"the layer out with `exclude`, or train its bias alone. Received: train={train!r}"
+                f"the layer out with `exclude`, or train its bias alone. Received: {asked}"
             )
         if trained_with(weight) not in (None, name):
             raise ValueError(
                 f"`{weight.path}` trains with the adapter {trained_with(weight)!r} already, and a "
-                f"weight can belong to one only. Received: train={train!r}, name={name!r}"
+                f"weight can belong to one only. Received: {asked}, name={name!r}"
             )
-    return _with_statistics(model, list(chosen.values()))
+    return _with_statistics(model, chosen)
 
 
 def choose_biases(
@@ -98,17 +109,17 @@ def choose_biases(
     if bias == "none":
         return []
     adapted = {id(weight) for site in sites for weight in direct_weights(site.layer)}
-    paths = [
-        path
-        for _, path, weight in own_weights(model)
+    biases = [
+        weight
+        for _, _, weight in own_weights(model)
         if weight.name == "bias" and (bias == "all" or id(weight) in adapted)
     ]
-    if not paths:
+    if not biases:
         raise ValueError(
             "There is no such bias to train: leave `bias` out, or name other weights in `train`. "
             f"Received: bias={bias!r}"
         )
-    return choose_weights(model, paths, name, sites)
+    return _checked(model, biases, f"bias={bias!r}", name, sites)
 
 
 def _with_statistics(

@@ -21,12 +21,14 @@ EXACT = {
 @pytest.mark.parametrize(("method", "rank"), EXACT.values(), ids=EXACT)
 def test_the_lora_computes_the_same(method, rank, tmp_path):
     model, x = models.bert()
-    ksa.enable(model, method)
+    ksa.enable(model, method, train="*norm*", bias="adapted")
+    trained = {w.path for w in model.trainable_weights if w.name in ("bias", "beta", "gamma")}
     shake(model)
     expected = models.output(model(x))
     report = ksa.to_lora(model, into="as_lora")
     np.testing.assert_allclose(models.output(model(x)), expected, atol=1e-5)
     assert f"LoRA(rank={rank})" in str(report)
+    assert trained < {w.path for w in model.trainable_weights}
     ksa.delete_adapter(model, "default")
     ksa.set_adapter(model, "as_lora")
     ksa.save_adapter(model, tmp_path / "a.keras")
@@ -42,8 +44,10 @@ def test_no_lora_is_exactly_that(method):
     model, _ = models.bert()
     ksa.enable(model, method)
     before = [w.path for w in model.weights]
-    with pytest.raises(ValueError, match=r"PiSSA.*Received: name='default'"):
+    with pytest.raises(ValueError, match=r"; LoRA, .*Received: name='default'") as caught:
         ksa.to_lora(model)
+    listed = str(caught.value).split("exactly it; ")[1].split(" have one")[0].split(", ")
+    assert set(listed) == {"LoRA", "PiSSA", "MiLoRA", "LoRAXS", "VeRA"}
     assert [w.path for w in model.weights] == before
 
 

@@ -6,11 +6,12 @@ import pytest
 from cases import METHODS
 
 import keras_svd_adapters as ksa
+from keras_svd_adapters.archive import read_archive
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("name", [n for n, case in METHODS.items() if not case.square_only])
-def test_plan_is_what_happens(name, dtype):
+def test_plan_is_what_happens(name, dtype, tmp_path):
     method = METHODS[name].method
     model, backbone, _ = models.classifier(dtype)
     before = [(w.path, w.trainable) for w in model.weights]
@@ -22,6 +23,9 @@ def test_plan_is_what_happens(name, dtype):
     assert plan.trainable_parameters == trained
     added = sum(nbytes(w) for w in backbone.weights) - everything - 4 * trained
     assert plan.frozen_bytes == added
+    ksa.save_adapter(backbone, tmp_path / "a.keras")
+    contents = read_archive(tmp_path / "a.keras").values
+    assert plan.file_bytes == sum(v.nbytes for k, v in contents.items() if "sample_" not in k)
     assert (plan.seconds > 0) == method.needs_svd
     assert [site.path for site in plan.sites] == [
         site.path for site in ksa.plan(models.bert(dtype)[0], method).sites

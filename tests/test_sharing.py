@@ -4,16 +4,16 @@ import keras
 import models
 import numpy as np
 import pytest
-from cases import shake
+from cases import numpy, shake
 
 import keras_svd_adapters as ksa
 from keras_svd_adapters.archive import read_archive
-from keras_svd_adapters.sharing import shared_in
+from keras_svd_adapters.sharing import only_shared
 from keras_svd_adapters.site import adapted_sites
 
 
 def pair(model):
-    return shared_in(adapted_sites(model))["vera"]
+    return only_shared(adapted_sites(model))["vera"]
 
 
 def tuned(method, name="default", model=None, **how):
@@ -131,3 +131,90 @@ def test_a_whole_model_keeps_one_pair(tmp_path):
 def test_bad_hyperparameters(bad):
     with pytest.raises(ValueError, match=r"Received: "):
         ksa.VeRA(**bad)
+
+
+def parts():
+    """A model inside a model, and a head."""
+    inner = keras.Sequential(
+        [keras.Input((8,)), keras.layers.Dense(16, name="a"), keras.layers.Dense(8, name="b")],
+        name="inner",
+    )
+    inputs = keras.Input((8,))
+    return keras.Model(inputs, keras.layers.Dense(4, name="head")(inner(inputs))), inner
+
+
+def test_models_around_share_the_pair():
+    model, inner = parts()
+    ksa.enable(model, ksa.VeRA(rank=5, seed=1), targets="head")
+    for method, words in ((ksa.VeRA(rank=5, seed=2), "seed"), (ksa.VeRA(rank=4, seed=1), "rank")):
+        with pytest.raises(ValueError, match=words):
+            ksa.enable(inner, method, targets=["a", "b"])
+        with pytest.raises(ValueError, match=words):
+            ksa.plan(inner, method, targets=["a", "b"])
+    with pytest.raises(ValueError, match="larger kernels first"):
+        ksa.enable(inner, ksa.VeRA(rank=5, seed=1), targets=["a", "b"])
+
+
+def test_models_inside_keep_one_pair(tmp_path):
+    first, second = (
+        keras.Sequential([keras.Input((8,)), keras.layers.Dense(8, name=n)], name=f"in_{n}")
+        for n in "ab"
+    )
+    inputs = keras.Input((8,))
+    model = keras.Model(inputs, second(first(inputs)))
+    tuned(ksa.VeRA(rank=5), model=model, targets=["a", "b"])
+    x = np.ones((2, 8), "float32")
+    model.save(tmp_path / "m.keras")
+    again = keras.saving.load_model(tmp_path / "m.keras")
+    np.testing.assert_array_equal(numpy(again(x)), numpy(model(x)))
+    assert [w.name for w in again.weights].count("vera_a") == 1
+
+
+def test_layers_that_have_their_own_pairs(tmp_path):
+    layers = [ksa.VeRADense(built(8, 32), rank=3), ksa.VeRADense(built(32, 4), rank=3, seed=1)]
+    model = keras.Sequential([keras.Input((8,)), *layers])
+    shake(model)
+    model.save(tmp_path / "m.keras")
+    again = keras.saving.load_model(tmp_path / "m.keras")
+    x = np.ones((2, 8), "float32")
+    np.testing.assert_array_equal(numpy(again(x)), numpy(model(x)))
+    with pytest.raises(ValueError, match="2 different sets of shared arrays"):
+        ksa.save_adapter(model, tmp_path / "a.keras")
+
+
+def built(m, n):
+    layer = keras.layers.Dense(n)
+    layer.build((None, m))
+    return layer
+
+
+def test_weights_without_their_pair_are_noticed(tmp_path):
+    one, _ = parts()
+    tuned(ksa.VeRA(rank=4, seed=1), model=one, targets=["a", "b"])
+    one.save_weights(tmp_path / "w.weights.h5")
+    other, _ = parts()
+    tuned(ksa.VeRA(rank=4, seed=2), "aa", other, targets=["a", "b"])
+    tuned(ksa.VeRA(rank=4, seed=2), "default", other, targets=["a", "b"])
+    other.load_weights(tmp_path / "w.weights.h5", skip_mismatch=True)
+    with pytest.raises(Exception, match="not the random arrays that it shares"):
+        other(np.ones((2, 8), "float32"))
+
+
+def test_the_pair_has_the_widest_dtype(tmp_path):
+    layers = [keras.layers.Dense(8, dtype=d, name=d) for d in ("bfloat16", "float32")]
+    model = keras.Sequential([keras.Input((8,)), *layers])
+    tuned(ksa.VeRA(rank=4), model=model, targets=["bfloat16", "float32"])
+    assert pair(model).compute_dtype == "float32"
+    model.save(tmp_path / "m.keras")
+    again = keras.saving.load_model(tmp_path / "m.keras")
+    assert pair(again).compute_dtype == "float32"
+    x = np.ones((2, 8), "float32")
+    np.testing.assert_array_equal(numpy(again(x)), numpy(model(x)))
+
+
+def test_a_model_without_values_is_not_loaded_onto(tmp_path):
+    model = tuned(ksa.VeRA(rank=6))
+    ksa.save_adapter(model, tmp_path / "a.keras")
+    empty = type(model).from_config(model.get_config())
+    with pytest.raises(ksa.AdapterFileError, match="holds no values yet"):
+        ksa.load_adapter(empty, tmp_path / "a.keras")

@@ -19,7 +19,7 @@ from keras.ops import matmul, maximum, ones_like, sqrt, stop_gradient, transpose
 from keras.ops import sum as total
 
 from keras_svd_adapters.methods.lora import LoRA
-from keras_svd_adapters.methods.method import SVD, Array, Base, Dropout, Kernel
+from keras_svd_adapters.methods.method import SVD, Array, Base, Dropout, Kernel, Method
 
 TINY = 1e-12
 
@@ -102,5 +102,4 @@ class DoRA(LoRA):
         c = SimpleNamespace(**self.coefficients(v, form, lambda: K))
         return (c.gain - 1) * K + c.gain * super().delta(K, v, form)
 
-    def low_rank(self, v: SimpleNamespace) -> tuple[Any, Any] | None:
-        return None
+    low_rank = Method.low_rank  # there is none

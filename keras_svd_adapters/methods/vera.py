@@ -10,7 +10,7 @@ uniform in +-sqrt(6 / fan), where the fan is the rows of A_shared, and the rank 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import sqrt
+from math import isfinite, sqrt
 from types import SimpleNamespace
 from typing import Any, ClassVar
 
@@ -24,8 +24,9 @@ from keras_svd_adapters.methods.method import Array, Base, Dropout, Method
 class VeRA(Method):
     """Vector-based random matrix adaptation: trains `rank + n` values per kernel.
 
-    The random pair is one for the model, whatever the number of its layers,
-    and costs as many operations as LoRA of that rank.
+    All layers that one call adapts, and later ones, share one random pair,
+    which costs as many operations as LoRA of that rank; a layer that is
+    adapted by itself has its own.
 
     Args:
         rank: Integer, the rank of the random pair; it may exceed that of a
@@ -63,15 +64,16 @@ class VeRA(Method):
     shared_by: ClassVar[tuple[str, ...]] = ("rank", "seed")
 
     def __post_init__(self) -> None:
-        if not isinstance(self.rank, int) or self.rank < 1:
+        if type(self.rank) is not int or self.rank < 1:
             raise ValueError(f"`rank` must be a positive integer. Received: rank={self.rank!r}")
         if not isinstance(self.seed, int) or self.seed < 0:
             raise ValueError(f"`seed` must not be negative. Received: seed={self.seed!r}")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"`dropout` must be in [0, 1). Received: dropout={self.dropout!r}")
-        if self.d_initial == 0:
+        if self.d_initial == 0 or not isfinite(self.d_initial):
             raise ValueError(
-                "`d_initial` must not be zero: nothing would ever move. Received: d_initial=0"
+                "`d_initial` must be a number other than zero, at which nothing would ever move. "
+                f"Received: d_initial={self.d_initial!r}"
             )
 
     @property
