@@ -2,6 +2,7 @@
 
 from keras_svd_adapters.adapter_file import load_adapter, save_adapter
 from keras_svd_adapters.archive import AdapterFileError
+from keras_svd_adapters.checkpoint_care import care_for_checkpoints
 from keras_svd_adapters.convert import to_lora
 from keras_svd_adapters.enable import enable
 from keras_svd_adapters.keras_hub import join_keras_hub
@@ -18,7 +19,6 @@ from keras_svd_adapters.methods.svft import SVFT
 from keras_svd_adapters.methods.vera import VeRA
 from keras_svd_adapters.optimizer_care import care_for_adapters
 from keras_svd_adapters.plan import Plan, plan
-from keras_svd_adapters.root import keep_adapters_when_saved
 from keras_svd_adapters.site import Site
 from keras_svd_adapters.spectrum import Spectrum, spectrum
 from keras_svd_adapters.status import Status, status
@@ -30,7 +30,7 @@ PiSSADense, MiLoRADense = map(dense_layer, (PiSSA, MiLoRA))
 SVFDense, SVFTDense, VeRADense = map(dense_layer, (SVF, SVFT, VeRA))
 
 care_for_adapters()
-keep_adapters_when_saved()
+care_for_checkpoints()
 join_keras_hub()
 
 __all__ = [

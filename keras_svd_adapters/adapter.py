@@ -18,7 +18,7 @@ from keras_svd_adapters.methods.method import SVD, Array, Base, Method
 from keras_svd_adapters.shared import SharedArrays
 from keras_svd_adapters.svd import decompose
 
-SHARED_MARK = "shared_mark"
+SHARED_MARK, SEED_STATE = "shared_mark", "seed_state"
 
 
 class Adapter(keras.layers.Layer):
@@ -58,7 +58,9 @@ class Adapter(keras.layers.Layer):
         self.has_values = values is not None
         self.kernel: Callable[[], Any] = no_kernel
         self.dropout = getattr(method, "dropout", 0.0)
-        self.seed_generator = keras.random.SeedGenerator() if self.dropout else None
+        # Without a seed of its own, Keras on torch would draw from a state that no file holds.
+        seed = random.getrandbits(31)
+        self.seed_generator = keras.random.SeedGenerator(seed) if self.dropout else None
         arrays = {k: v for k, v in self.declared.items() if not v.shared}
         self._array_names = tuple(arrays)
         for name, array in arrays.items():
@@ -68,7 +70,8 @@ class Adapter(keras.layers.Layer):
 
     def _add_array(self, name: str, array: Array, value: np.ndarray | float) -> None:
         def initial(shape: Any, dtype: Any = None) -> Any:
-            return ops.cast(np.broadcast_to(value, shape), dtype)
+            # In the order that a loaded value has: others round otherwise.
+            return ops.cast(np.ascontiguousarray(np.broadcast_to(value, shape)), dtype)
 
         variable = self.add_weight(
             name=name,
@@ -173,11 +176,13 @@ class Adapter(keras.layers.Layer):
             store[name] = variable
         if self.shared is not None:
             store[SHARED_MARK] = np.frombuffer(self.shared.digest(), "uint8")
+        if self.seed_generator is not None:
+            store[SEED_STATE] = self.seed_generator.state
 
     def load_own_variables(self, store: Any) -> None:
         if not store.keys() and self.has_values:
             return self.follow_kernel()
-        if set(store.keys()) - {SHARED_MARK} != set(self._array_names):
+        if set(store.keys()) - {SHARED_MARK, SEED_STATE} != set(self._array_names):
             raise ValueError(
                 f"The saved adapter does not hold the arrays of {self.method}: it has "
                 f"{sorted(store.keys())}, expected {sorted(self._array_names)}. "
@@ -187,6 +192,8 @@ class Adapter(keras.layers.Layer):
             variable.assign(store[name])
         if self.shared is not None:
             self.shared_mark = np.asarray(store[SHARED_MARK]).astype("uint8").tobytes()
+        if self.seed_generator is not None:
+            self.seed_generator.state.assign(store[SEED_STATE])
         self.has_values = True
         return None
 

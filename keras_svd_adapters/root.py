@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import wraps
 from typing import Any
 
 import keras
@@ -65,22 +64,6 @@ class AdaptedModel:
             "beside the preset of the base model with `save_adapter`. "
             f"Received: preset_dir={preset_dir!r}"
         )
-
-
-def keep_adapters_when_saved() -> None:
-    """Wraps `keras.Model.save`, once, so that a model built around adapted layers keeps them."""
-    original = keras.Model.save
-    if getattr(original, "keeps_adapters", False):
-        return
-
-    @wraps(original)
-    def save(self: keras.Model, *args: Any, **kwargs: Any) -> Any:
-        for root in roots(adapted_sites(self)):
-            make_root(root)
-        return original(self, *args, **kwargs)
-
-    save.keeps_adapters = True  # type: ignore[attr-defined]
-    keras.Model.save = save
 
 
 def make_root(model: keras.layers.Layer) -> None:

@@ -45,7 +45,7 @@ class SharedArrays(keras.layers.Layer):
 
     def _add_array(self, name: str, shape: tuple[int, ...], value: np.ndarray | float) -> None:
         def initial(shape: Any, dtype: Any = None) -> Any:
-            return ops.cast(np.broadcast_to(value, shape), dtype)
+            return ops.cast(np.ascontiguousarray(np.broadcast_to(value, shape)), dtype)
 
         variable = self.add_weight(
             name=name,
