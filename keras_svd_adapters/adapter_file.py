@@ -8,7 +8,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_svd_adapters.adapter import Adapter
+from keras_svd_adapters.adapter import Adapter, name_scopes
 from keras_svd_adapters.adapter_fit import (
     Path,
     check_factors,
@@ -27,7 +27,7 @@ from keras_svd_adapters.enable import (
     start_adapter,
     undone_on_failure,
 )
-from keras_svd_adapters.fingerprint import kernel_fingerprint
+from keras_svd_adapters.fingerprint import kernel_fingerprint, kernel_sample
 from keras_svd_adapters.host import activate, adapters_of
 from keras_svd_adapters.methods.method import Method
 from keras_svd_adapters.root import PACKAGE
@@ -53,7 +53,13 @@ class AdapterFile:
         )
 
 
-def save_adapter(model: keras.layers.Layer, filepath: Path, name: str | None = None) -> None:
+def save_adapter(
+    model: keras.layers.Layer,
+    filepath: Path,
+    name: str | None = None,
+    include_basis: bool = False,
+    full_hash: bool = False,
+) -> None:
     """Saves the values of an adapter, a few hundred kB.
 
     The file holds every value that trains, its method, and marks of the
@@ -63,6 +69,11 @@ def save_adapter(model: keras.layers.Layer, filepath: Path, name: str | None = N
         model: An adapted model.
         filepath: Where to, such as `"pirate.keras"`.
         name: Name of the adapter, if there are several.
+        include_basis: Whether the file holds the frozen factors as well. It is
+            as large as they are, loads without a decomposition, and does not
+            depend on how another machine rounds one.
+        full_hash: Whether the marks of the kernels are of every value instead
+            of some thousands.
 
     Raises:
         ValueError: If there is no such adapter, or several and no `name`.
@@ -76,9 +87,12 @@ def save_adapter(model: keras.layers.Layer, filepath: Path, name: str | None = N
         config["sites"][site.key] = {
             "method": adapter.method.name,
             "config": adapter.method.get_config(),
-            "kernel": kernel_fingerprint(site.matrix(), site.dtype),
+            "kernel": kernel_fingerprint(matrix := site.matrix(), site.dtype, full_hash),
         }
-        for array, value in _saved_arrays(adapter).items():
+        if include_basis:
+            config["sites"][site.key]["form"] = adapter.form
+        arrays = _saved_arrays(adapter, include_basis) | {"sample_K": kernel_sample(matrix)}
+        for array, value in arrays.items():
             values[f"sites/{site.key}/{array}"] = value
     for method, shared in only_shared(sites, name).items():
         config["shared"][method] = {array: list(shape) for array, shape in shared.shapes.items()}
@@ -100,25 +114,35 @@ def _only_seed(sites: list[Site], name: str) -> bool:
     return not any(x.shared and x.saved for a in adapters for x in a.declared.values())
 
 
-def _saved_arrays(adapter: Adapter) -> dict[str, np.ndarray]:
+def _saved_arrays(adapter: Adapter, include_basis: bool) -> dict[str, np.ndarray]:
     """Trained values, the frozen ones that the base cannot give back, and marks of the factors."""
+    if include_basis:
+        return {name: to_numpy(v) for name, v in adapter.arrays.items()}
     declared = adapter.declared
     saved = {name: to_numpy(v) for name, v in adapter.arrays.items() if declared[name].in_file}
     return saved | factor_samples(adapter)
 
 
 def load_adapter(
-    model: keras.layers.Layer, filepath: Path, name: str = "default", verbose: int | str = "auto"
+    model: keras.layers.Layer,
+    filepath: Path,
+    name: str = "default",
+    strict: bool = True,
+    verbose: int | str = "auto",
 ) -> Status:
     """Loads an adapter onto the model that it was trained on.
 
     A model without an adapter of this name is adapted first. Everything is
-    checked before the model is touched.
+    checked before the model is touched. On the same base in another precision
+    it loads, with a warning that tells how far apart the kernels are.
 
     Args:
         model: The base model, adapted or not.
         filepath: A file of `save_adapter`, from any backend.
         name: The name that the adapter gets.
+        strict: Whether a layer or weight that the model lacks, or a kernel
+            with other values, is an error; else a warning, and what fits is
+            loaded.
         verbose: As in `enable`.
 
     Returns:
@@ -132,9 +156,9 @@ def load_adapter(
     contents = read_archive(filepath)
     _require_values(model, filepath)
     try:
-        chosen = fit_sites(model, contents, filepath)
+        chosen = fit_sites(model, contents, filepath, strict)
         shared = fit_shared(model, chosen, contents, filepath)
-        weights = fit_weights(model, contents, filepath)
+        weights = fit_weights(model, contents, filepath, strict)
     except (KeyError, TypeError, AttributeError) as error:
         raise AdapterFileError(
             f"The adapter file is not well formed: {error!r}. Received: {str(filepath)!r}"
@@ -172,12 +196,34 @@ def _starter(contents: Contents, filepath: Path) -> Callable[[Site, Method, Shar
     """Makes adapters that start at the values of the file."""
 
     def start(site: Site, method: Method, shared: Shared) -> Adapter:
+        if "form" in contents.config["sites"][site.key]:
+            return _whole_adapter(site, method, shared, contents, filepath)
         adapter = start_adapter(site, method, shared)
         check_factors(site, adapter, contents, filepath)
         _take(site, adapter, contents)
         return adapter
 
     return start
+
+
+def _whole_adapter(
+    site: Site, method: Method, shared: Shared, contents: Contents, filepath: Path
+) -> Adapter:
+    """An adapter with the factors of the file."""
+    form = contents.config["sites"][site.key]["form"]
+    with name_scopes(site.path):
+        adapter = Adapter(
+            method, site.view, form, {}, site.layer.dtype_policy, shared.get(method.name)
+        )
+    for name, variable in adapter.arrays.items():
+        value = contents.values.get(f"sites/{site.key}/{name}")
+        if value is None or value.shape != tuple(variable.shape):
+            raise AdapterFileError(
+                f"The adapter file is not well formed: `{name}` of `{site.path}` is missing or "
+                f"has another shape. Received: {str(filepath)!r}"
+            )
+    _take(site, adapter, contents)
+    return adapter
 
 
 def _take(site: Site, adapter: Adapter, contents: Contents) -> None:

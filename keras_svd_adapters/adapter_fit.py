@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import warnings
 from typing import Any
 
 import keras
@@ -12,9 +13,11 @@ import numpy as np
 from keras_svd_adapters.adapter import Adapter
 from keras_svd_adapters.archive import AdapterFileError, Contents
 from keras_svd_adapters.fingerprint import (
+    distance,
     factor_sample,
     has_equal_values,
     kernel_fingerprint,
+    kernel_sample,
     same_factor,
 )
 from keras_svd_adapters.methods.method import Method
@@ -23,41 +26,83 @@ from keras_svd_adapters.site import Site, find_sites
 from keras_svd_adapters.weights import own_weights
 
 Path = str | os.PathLike[str]
+SAME_BASE, SHOWN = 0.05, 3
 
 
 def fit_sites(
-    model: keras.layers.Layer, contents: Contents, filepath: Path
+    model: keras.layers.Layer, contents: Contents, filepath: Path, strict: bool = True
 ) -> list[tuple[Site, Method]]:
-    """The sites and methods of a file, if they fit the model and its kernels."""
+    """The sites and methods of a file, if they fit the model and its kernels.
+
+    Where not all do, it raises, or warns and returns those that do if not `strict`.
+    """
     by_key = {site.key: site for site in find_sites(model)}
     chosen: list[tuple[Site, Method]] = []
+    problems: list[str] = []
+    dtypes: list[tuple[str, str, float]] = []
     for key, told in contents.config["sites"].items():
-        if key not in by_key:
-            near = difflib.get_close_matches(key, by_key, n=1)
-            raise _unfit(filepath, f"it adapts `{key}`, which this model lacks; nearest: {near}")
-        site = by_key[key]
-        if why := site.obstacle():
-            raise _unfit(filepath, f"`{site.path}` cannot be adapted: {why}")
-        ours, theirs = kernel_fingerprint(site.matrix(), site.dtype), told["kernel"]
-        if ours["shape"] != theirs["shape"]:
-            raise _unfit(
-                filepath,
-                f"the kernel of `{site.path}` was {theirs['shape']} and is {ours['shape']}",
-            )
-        if ours["dtype"] != theirs["dtype"]:
-            raise _unfit(
-                filepath,
-                f"it was trained on {theirs['dtype']} kernels and these are {ours['dtype']}; load "
-                f"the base model with `dtype={theirs['dtype']!r}`",
-            )
-        if ours["sha256"] != theirs["sha256"]:
-            raise _unfit(filepath, f"the kernel of `{site.path}` has other values")
-        method = _method(told, filepath)
+        if why := _obstacle(by_key, key, told):
+            problems.append(why)
+            continue
+        site, method = by_key[key], _method(told, filepath)
+        if why := _other_values(site, told, contents, dtypes):
+            problems.append(why)
         _check_values(site, method, contents, filepath)
         chosen.append((site, method))
+    if problems and (strict or not chosen):
+        raise _unfit(filepath, _summary(problems, contents))
+    if problems:
+        _warn_of(_summary(problems, contents), filepath)
+    if dtypes:
+        theirs, ours, far = max(dtypes, key=lambda told: told[2])
+        _warn_of(
+            f"It was trained on {theirs} kernels and these are {ours}, {far:.1e} of their norm "
+            "apart at the most, so outputs will differ as well",
+            filepath,
+        )
     if not chosen:
         raise _unfit(filepath, "it adapts no layer")
     return chosen
+
+
+def _obstacle(by_key: dict[str, Site], key: str, told: dict[str, Any]) -> str | None:
+    """Why the adapter of a layer cannot be attached to this model."""
+    if key not in by_key:
+        near = difflib.get_close_matches(key, by_key, n=1)
+        return f"it adapts `{key}`, which this model lacks; nearest: {near}"
+    site = by_key[key]
+    if why := site.obstacle():
+        return f"`{site.path}` cannot be adapted: {why}"
+    ours, theirs = [site.view.m, site.view.n], told["kernel"]["shape"]
+    return None if ours == theirs else f"the kernel of `{site.path}` was {theirs} and is {ours}"
+
+
+def _other_values(
+    site: Site, told: dict[str, Any], contents: Contents, dtypes: list[tuple[str, str, float]]
+) -> str | None:
+    """Why a kernel is not the one of the file; notes one that differs by its dtype alone."""
+    theirs, matrix = told["kernel"], site.matrix()
+    ours = kernel_fingerprint(matrix, site.dtype, full="sha256_of_all" in theirs)
+    if ours == theirs:
+        return None
+    if ours["dtype"] != theirs["dtype"]:
+        sample = contents.values[f"sites/{site.key}/sample_K"]
+        far = distance(kernel_sample(matrix), sample)
+        if far <= SAME_BASE:
+            dtypes.append((theirs["dtype"], ours["dtype"], far))
+            return None
+    return f"the kernel of `{site.path}` has other values"
+
+
+def _summary(problems: list[str], contents: Contents) -> str:
+    count = len(contents.config["sites"])
+    return f"{count - len(problems)} of its {count} layers match. " + "; ".join(
+        problems[:SHOWN] + ["..."] * (len(problems) > SHOWN)
+    )
+
+
+def _warn_of(what: str, filepath: Path) -> None:
+    warnings.warn(f"{what}. Received: {str(filepath)!r}", stacklevel=4)
 
 
 def _method(told: dict[str, Any], filepath: Path) -> Method:
@@ -119,25 +164,32 @@ def fit_shared(
 
 
 def fit_weights(
-    model: keras.layers.Layer, contents: Contents, filepath: Path
+    model: keras.layers.Layer, contents: Contents, filepath: Path, strict: bool = True
 ) -> dict[str, keras.Variable]:
     """The other trained weights of a file, if the model has them."""
     weights = {key: weight for key, _, weight in own_weights(model)}
+    found: dict[str, keras.Variable] = {}
     for key in contents.config["train"]:
         shape = contents.values[f"train/{key}"].shape
-        if key not in weights or tuple(weights[key].shape) != shape:
+        if key in weights and tuple(weights[key].shape) == shape:
+            found[key] = weights[key]
+        elif strict:
             raise _unfit(filepath, f"it trained `{key}` {shape}, which this model lacks")
-    return {key: weights[key] for key in contents.config["train"]}
+        else:
+            _warn_of(f"It trained `{key}` {shape}, which this model lacks", filepath)
+    return found
 
 
 def check_factors(site: Site, adapter: Adapter, contents: Contents, filepath: Path) -> None:
+    """Raises where the singular vectors here are not those of the file."""
     for name, ours in factor_samples(adapter).items():
         theirs = contents.values.get(f"sites/{site.key}/{name}")
         if theirs is not None and not same_factor(ours, theirs):
             raise _unfit(
                 filepath,
                 f"the singular vectors of `{site.path}` come out differently here (equal or "
-                "nearly equal singular values), so that its values would mean something else",
+                "nearly equal singular values), so that its values would mean something else; "
+                "`save_adapter(..., include_basis=True)` puts them into the file",
             )
 
 

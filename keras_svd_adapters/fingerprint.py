@@ -8,16 +8,40 @@ from typing import Any
 import numpy as np
 
 KERNEL_SAMPLES = 4096
+DISTANCE_SAMPLES = 32
 FACTOR_SAMPLES = 16
 EQUAL = 1e-7
 
 
-def kernel_fingerprint(matrix: np.ndarray, dtype: str) -> dict[str, Any]:
-    """Shape, dtype and a hash of sampled values of an `(m, n)` kernel, read as float32."""
+def kernel_fingerprint(matrix: np.ndarray, dtype: str, full: bool = False) -> dict[str, Any]:
+    """Shape, dtype and a hash of sampled values of an `(m, n)` kernel, or of all, as float32."""
     flat = np.ascontiguousarray(matrix, dtype="<f4").ravel()
-    step = max(1, flat.size // KERNEL_SAMPLES) | 1  # odd, so as not to stay in one column
-    sha256 = hashlib.sha256(flat[::step].tobytes()).hexdigest()
-    return {"shape": list(matrix.shape), "dtype": dtype, "sha256": sha256}
+    marks = {"shape": list(matrix.shape), "dtype": dtype}
+    marks["sha256"] = _sha256(_every(flat, KERNEL_SAMPLES))
+    return marks | ({"sha256_of_all": _sha256(flat)} if full else {})
+
+
+def _sha256(values: np.ndarray) -> str:
+    return hashlib.sha256(values.tobytes()).hexdigest()
+
+
+def _every(flat: np.ndarray, count: int) -> np.ndarray:
+    """About `count` values, evenly spread; by an odd step, so as not to stay in one column."""
+    return flat[:: max(1, flat.size // count) | 1]
+
+
+def kernel_sample(matrix: np.ndarray) -> np.ndarray:
+    """A few values of a kernel, by which its distance from another can be told."""
+    flat = np.asarray(matrix, dtype="float32").ravel()
+    return np.ascontiguousarray(_every(flat, DISTANCE_SAMPLES)[:DISTANCE_SAMPLES])
+
+
+def distance(ours: np.ndarray, theirs: np.ndarray) -> float:
+    """How far apart two samples are, relative to the second."""
+    if ours.shape != theirs.shape:
+        return float("inf")
+    size = float(np.linalg.norm(theirs))
+    return float(np.linalg.norm(ours - theirs)) / size if size else float(np.any(ours))
 
 
 def factor_sample(vectors: np.ndarray) -> np.ndarray:

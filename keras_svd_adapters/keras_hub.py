@@ -34,17 +34,24 @@ def enable_adapter(
 
 
 def save_backbone_adapter(
-    self: Any, filepath: str | os.PathLike[str], name: str | None = None
+    self: Any,
+    filepath: str | os.PathLike[str],
+    name: str | None = None,
+    include_basis: bool = False,
 ) -> None:
     """Saves the values of an adapter; see `keras_svd_adapters.save_adapter`."""
-    save_adapter(self, filepath, name)
+    save_adapter(self, filepath, name, include_basis)
 
 
 def load_backbone_adapter(
-    self: Any, filepath: str | os.PathLike[str], name: str = "default", verbose: int | str = "auto"
+    self: Any,
+    filepath: str | os.PathLike[str],
+    name: str = "default",
+    strict: bool = True,
+    verbose: int | str = "auto",
 ) -> Status:
     """Loads an adapter onto the backbone; see `keras_svd_adapters.load_adapter`."""
-    return load_adapter(self, filepath, name, verbose)
+    return load_adapter(self, filepath, name, strict, verbose)
 
 
 def merge_adapter(self: Any, tolerance: float | None = None, probe: Any = None) -> MergeReport:

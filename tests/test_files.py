@@ -54,7 +54,16 @@ def test_the_file_holds_what_trains(name, tmp_path):
     saved = read_archive(tmp_path / "a.keras").values
     extra = {f"train/{key}" for key, _, w in own_weights(backbone) if w.trainable}
     assert {key for key in saved if key.startswith("train/")} == extra
-    besides = ("sample_U", "sample_Vt", "pairs", "start_a", "start_b", "vera_a", "vera_b")
+    besides = (
+        "sample_U",
+        "sample_Vt",
+        "pairs",
+        "start_a",
+        "start_b",
+        "vera_a",
+        "vera_b",
+        "sample_K",
+    )
     trained = {key: v for key, v in saved.items() if key.split("/")[-1] not in besides}
     assert len(trained) == len(backbone.trainable_weights)
     total = sum(value.size for value in trained.values())
@@ -224,11 +233,78 @@ def test_equal_singular_values_are_marked(method, tmp_path, monkeypatch):
         ksa.load_adapter(build(), tmp_path / "a.keras")
 
 
-def test_another_precision(tmp_path):
-    backbone, _ = tuned(ksa.SVF())
+@pytest.mark.parametrize("method", [ksa.LoRA(rank=2), ksa.SVF(), ksa.SVFT(pattern="banded", d=2)])
+def test_another_precision(method, tmp_path):
+    half, x = tuned(method, family=lambda: models.bert("bfloat16"))
+    ksa.save_adapter(half, tmp_path / "a.keras", include_basis=method.basis_matters)
+    full, _ = models.bert()
+    with pytest.warns(UserWarning, match=r"trained on bfloat16 .* are float32, (\d\S+) of") as told:
+        ksa.load_adapter(full, tmp_path / "a.keras")
+    message = next(str(w.message) for w in told if "trained on" in str(w.message))
+    far = float(message.split("float32, ")[1].split(" of")[0])
+    assert 1e-4 < far < 5e-3
+    expected = models.output(half(x))
+    found = models.output(full(x))
+    assert np.linalg.norm(found - expected) < 0.05 * np.linalg.norm(expected)
+    plain = models.output(models.bert()[0](x))
+    assert np.linalg.norm(found - plain) > 0.1 * np.linalg.norm(expected)
+
+
+def test_what_fits_is_loaded_if_not_strict(tmp_path):
+    backbone, x = tuned(ksa.LoRA(rank=2), train="*norm*")
     ksa.save_adapter(backbone, tmp_path / "a.keras")
-    half, _ = models.bert("bfloat16")
-    refuses(half, tmp_path / "a.keras", "dtype='float32'")
+    other, _ = models.bert()
+    kernel = other.get_layer("transformer_layer_1")._feedforward_output_dense.kernel
+    kernel.assign_add(np.full((32, 16), 1e-3))
+    refuses(other, tmp_path / "a.keras", "11 of its 12 layers match", "has other values")
+    with pytest.warns(UserWarning, match="11 of its 12 layers match"):
+        ksa.load_adapter(other, tmp_path / "a.keras", strict=False)
+    np.testing.assert_allclose(models.output(other(x)), models.output(backbone(x)), atol=0.1)
+
+    rewritten(
+        tmp_path / "a.keras",
+        lambda metadata, config: config["config"]["sites"].update(
+            {"layers/gone": next(iter(config["config"]["sites"].values()))}
+        ),
+    )
+    fresh, _ = models.bert()
+    refuses(fresh, tmp_path / "a.keras", "12 of its 13", "`layers/gone`, which this model lacks")
+    with pytest.warns(UserWarning, match="12 of its 13"):
+        ksa.load_adapter(fresh, tmp_path / "a.keras", strict=False)
+    np.testing.assert_array_equal(models.output(fresh(x)), models.output(backbone(x)))
+    with pytest.raises(ksa.AdapterFileError, match="0 of its 13"):
+        ksa.load_adapter(models.vit()[0], tmp_path / "a.keras", strict=False)
+
+
+@pytest.mark.parametrize("name", ["svft_banded", "svf", "lora_xs", "lora"])
+def test_a_file_with_its_factors(name, tmp_path, monkeypatch):
+    backbone, x = tuned(METHODS[name].method)
+    ksa.save_adapter(backbone, tmp_path / "a.keras", include_basis=True)
+    monkeypatch.setattr(
+        importlib.import_module("keras_svd_adapters.enable"), "decompose", None
+    )  # there is none
+    fresh, _ = models.bert()
+    ksa.load_adapter(fresh, tmp_path / "a.keras")
+    np.testing.assert_array_equal(models.output(fresh(x)), models.output(backbone(x)))
+
+
+def test_a_hash_of_every_value(tmp_path):
+    layer = keras.layers.Dense(200, use_bias=False)
+    layer.build((None, 100))
+    ksa.enable(layer, ksa.LoRA(rank=2))
+    kernel = layer.base_kernel
+    for full, words in ((False, None), (True, "other values")):
+        ksa.save_adapter(layer, tmp_path / "a.keras", full_hash=full)
+        before = kernel.numpy()
+        changed = before.copy()
+        changed[0, 1] += 1  # not among the samples
+        kernel.assign(changed)
+        if words is None:
+            ksa.load_adapter(layer, tmp_path / "a.keras")
+        else:
+            with pytest.raises(ksa.AdapterFileError, match=words):
+                ksa.load_adapter(layer, tmp_path / "a.keras")
+        kernel.assign(before)
 
 
 def test_a_zip_bomb(tmp_path):
