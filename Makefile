@@ -4,7 +4,7 @@ BIN := .venv/bin
 BACKENDS := jax tensorflow torch
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
-.PHONY: demo demo-all test $(BACKENDS:%=test-%) lint clean
+.PHONY: demo demo-all test $(BACKENDS:%=test-%) fuzz lint clean
 
 demo: .venv/ready
 	KERAS_BACKEND=$${KERAS_BACKEND:-jax} $(BIN)/python examples/quickstart.py
@@ -16,6 +16,9 @@ test: $(BACKENDS:%=test-%)
 
 $(BACKENDS:%=test-%): test-%: .venv/ready
 	KERAS_BACKEND=$* $(BIN)/python -m pytest --numprocesses 2
+
+fuzz: .venv/ready
+	KERAS_BACKEND=torch $(BIN)/python tests/fuzzing.py 10000
 
 lint: .venv/ready
 	$(BIN)/ruff format --check .

@@ -196,8 +196,8 @@ def _starter(contents: Contents, filepath: Path) -> Callable[[Site, Method, Shar
     """Makes adapters that start at the values of the file."""
 
     def start(site: Site, method: Method, shared: Shared) -> Adapter:
-        if "form" in contents.config["sites"][site.key]:
-            return _whole_adapter(site, method, shared, contents, filepath)
+        if contents.config["sites"][site.key].get("form") is not None:
+            return _whole_adapter(site, method, shared, contents)
         adapter = start_adapter(site, method, shared)
         check_factors(site, adapter, contents, filepath)
         _take(site, adapter, contents)
@@ -206,22 +206,13 @@ def _starter(contents: Contents, filepath: Path) -> Callable[[Site, Method, Shar
     return start
 
 
-def _whole_adapter(
-    site: Site, method: Method, shared: Shared, contents: Contents, filepath: Path
-) -> Adapter:
+def _whole_adapter(site: Site, method: Method, shared: Shared, contents: Contents) -> Adapter:
     """An adapter with the factors of the file."""
     form = contents.config["sites"][site.key]["form"]
     with name_scopes(site.path):
         adapter = Adapter(
             method, site.view, form, {}, site.layer.dtype_policy, shared.get(method.name)
         )
-    for name, variable in adapter.arrays.items():
-        value = contents.values.get(f"sites/{site.key}/{name}")
-        if value is None or value.shape != tuple(variable.shape):
-            raise AdapterFileError(
-                f"The adapter file is not well formed: `{name}` of `{site.path}` is missing or "
-                f"has another shape. Received: {str(filepath)!r}"
-            )
     _take(site, adapter, contents)
     return adapter
 

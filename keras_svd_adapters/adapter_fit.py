@@ -119,15 +119,20 @@ def _method(told: dict[str, Any], filepath: Path) -> Method:
 
 
 def _check_values(site: Site, method: Method, contents: Contents, filepath: Path) -> None:
+    """Raises where the arrays of a site are not as its method declares them."""
     m, n = site.view.m, site.view.n
-    for name, array in method.arrays(m, n, site.form(method)).items():
-        if array.in_file and not array.shared:
+    form = contents.config["sites"][site.key].get("form")
+    if form is not None and form not in method.forms:
+        raise _unfit(filepath, f"`{site.path}` has the unknown form {form!r}")
+    for name, array in method.arrays(m, n, form or site.form(method)).items():
+        if (array.in_file or form is not None) and not array.shared:
             value = contents.values[f"sites/{site.key}/{name}"]
-            if value.shape != array.shape or value.dtype != np.dtype(array.dtype):
+            dtype = "float32" if array.dtype == "compute" else array.dtype
+            if value.shape != array.shape or value.dtype != np.dtype(dtype):
                 raise _unfit(
                     filepath,
                     f"`{name}` of `{site.path}` is {value.dtype} {value.shape}, not "
-                    f"{array.dtype} {array.shape}",
+                    f"{dtype} {array.shape}",
                 )
             if name == "pairs" and not ((value >= 0) & (value < min(m, n))).all():
                 raise _unfit(filepath, f"`pairs` of `{site.path}` lie outside the matrix")

@@ -56,6 +56,7 @@ class LoRA(Method):
     dropout: float = 0.0
 
     name: ClassVar[str] = "lora"
+    forms: ClassVar[tuple[str, ...]] = ("additive", "lookup")
     lookup_form: ClassVar[str | None] = "lookup"
 
     def __post_init__(self) -> None:

@@ -88,14 +88,16 @@ class Method:
 
     Class attributes: `needs_svd`, whether `start` wants the decomposition;
     `basis_matters`, whether the trained values mean something only between
-    these very factors; `lookup_form`, the form for an embedding, `None` if
-    the method adapts none; `shared_by`, the hyperparameters in which all
-    adapters of a model that share arrays must agree.
+    these very factors; `forms`, what `form` may return; `lookup_form`, the
+    one for an embedding, `None` if the method adapts none; `shared_by`, the
+    hyperparameters in which all adapters of a model that share arrays must
+    agree.
     """
 
     name: ClassVar[str]
     needs_svd: ClassVar[bool] = False
     basis_matters: ClassVar[bool] = False
+    forms: ClassVar[tuple[str, ...]] = ("additive",)
     lookup_form: ClassVar[str | None] = None
     shared_by: ClassVar[tuple[str, ...]] = ()
     registry: ClassVar[dict[str, type[Method]]] = {}

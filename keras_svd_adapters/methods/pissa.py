@@ -59,6 +59,7 @@ class PiSSA(LoRA):
 
     name: ClassVar[str] = "pissa"
     needs_svd: ClassVar[bool] = True
+    forms: ClassVar[tuple[str, ...]] = ("additive",)
     lookup_form: ClassVar[str | None] = None
 
     def __post_init__(self) -> None:

@@ -35,6 +35,7 @@ class Spectral(Method):
     formulation: str = field(default="auto", kw_only=True)
 
     needs_svd: ClassVar[bool] = True
+    forms: ClassVar[tuple[str, ...]] = ("two_sided", "input", "output", "factored")
 
     def __post_init__(self) -> None:
         if self.formulation not in FORMULATIONS:
