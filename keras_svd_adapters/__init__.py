@@ -5,6 +5,7 @@ from keras_svd_adapters.archive import AdapterFileError
 from keras_svd_adapters.checkpoint_care import care_for_checkpoints
 from keras_svd_adapters.convert import to_lora
 from keras_svd_adapters.enable import enable
+from keras_svd_adapters.health import AdapterHealth
 from keras_svd_adapters.keras_hub import join_keras_hub
 from keras_svd_adapters.layers import dense_layer
 from keras_svd_adapters.merge import merge, unmerge
@@ -35,6 +36,7 @@ join_keras_hub()
 
 __all__ = [
     "AdapterFileError",
+    "AdapterHealth",
     "DoRA",
     "DoRADense",
     "LoRA",

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
+    from keras_svd_adapters.health import ArrayHealth
     from keras_svd_adapters.spectrum import KernelSpectrum, Spectrum
 
 COLUMNS = 3
@@ -43,6 +44,23 @@ def _draw_panel(axis: Any, name: str, kernels: list[KernelSpectrum]) -> None:
 
 def _shares(s: np.ndarray) -> np.ndarray:
     return (np.arange(len(s)) + 0.5) / len(s)
+
+
+def draw_health(history: list[tuple[ArrayHealth, ...]]) -> Any:
+    """A panel for each array name: a line per kernel, how far it moved at each look."""
+    panels: dict[str, list[list[float]]] = {}
+    for each in zip(*history, strict=True):
+        panels.setdefault(each[0].name, []).append([look.ratio for look in each])
+    figure, axes = _figure(len(panels))
+    for axis, (name, lines) in zip(axes, panels.items(), strict=True):
+        for line in lines:
+            axis.plot(range(1, len(line) + 1), line, linewidth=1, marker="o", markersize=2)
+        axis.set_title(name, fontsize=9)
+        axis.tick_params(labelsize=8)
+        axis.set_ylim(bottom=0)
+    figure.supxlabel("look")
+    figure.supylabel("norm of the move / norm of the values")
+    return figure
 
 
 def _figure(count: int) -> tuple[Any, list[Any]]:

@@ -12,7 +12,6 @@ import keras_svd_adapters as ksa
 
 METHODS = {
     "lora_dropout": ksa.LoRA(rank=2, dropout=0.3),
-    "dora": ksa.DoRA(rank=2),
     "vera": ksa.VeRA(rank=4),
     "pissa": ksa.PiSSA(rank=2),
     "svft": ksa.SVFT(pattern="random", d=2),

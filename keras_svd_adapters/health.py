@@ -1,0 +1,161 @@
+"""A callback that says after a few steps which adapters do not learn."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_svd_adapters.host import adapters_of
+from keras_svd_adapters.site import adapted_sites
+from keras_svd_adapters.table import table
+
+SHOWN = 3
+
+
+@dataclass(frozen=True)
+class ArrayHealth:
+    """How one trained array has moved.
+
+    Args:
+        path: The names of the layers from the model to the adapted one.
+        name: Name of the array.
+        moved: Largest distance of a value from where training began.
+        ratio: Norm of the move, relative to that of the values.
+        finite: Whether no value is NaN or infinite.
+    """
+
+    path: str
+    name: str
+    moved: float
+    ratio: float
+    finite: bool
+
+
+@keras.saving.register_keras_serializable("keras_svd_adapters")
+class AdapterHealth(keras.callbacks.Callback):
+    """Warns where adapters did not move, or are not finite, and keeps the figures.
+
+    It looks once after `steps` batches and at the end of every epoch. A
+    learning rate near zero, a loss that does not depend on a layer, or
+    gradients that are cut off show within seconds instead of after the run.
+
+    Args:
+        steps: Integer, the number of batches before the first look.
+
+    Raises:
+        ValueError: If `steps` is not positive.
+
+    Example:
+
+    >>> import keras, keras_svd_adapters as ksa
+    >>> model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(6), keras.layers.Dense(2)])
+    >>> _ = ksa.enable(model, ksa.SVF())
+    >>> model.compile(optimizer=keras.optimizers.Adam(1e-2), loss="mse")
+    >>> health = ksa.AdapterHealth(steps=1)
+    >>> x, y = keras.ops.ones((4, 8)), keras.ops.ones((4, 2))
+    >>> _ = model.fit(x, y, epochs=2, verbose=0, callbacks=[health])
+    >>> len(health.history)
+    3
+    """
+
+    def __init__(self, steps: int = 10):
+        super().__init__()
+        if not isinstance(steps, int) or steps < 1:
+            raise ValueError(f"`steps` must be a positive integer. Received: steps={steps!r}")
+        self.steps = steps
+        self.history: list[tuple[ArrayHealth, ...]] = []
+        self._seen = 0
+        self._start: dict[tuple[str, str], np.ndarray] = {}
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        self._seen, self.history = 0, []
+        self._start = self._values()
+        if not self._start:
+            raise ValueError(
+                "The model has no active adapter to watch: `enable` one before `fit`, or leave "
+                f"`AdapterHealth` out. Received: {self.model!r}"
+            )
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        self._seen += 1
+        if self._seen == self.steps:
+            self._look(f"after {self.steps} steps")
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        self._look(f"after epoch {epoch + 1}")
+
+    def _look(self, when: str) -> None:
+        found = tuple(
+            array_health(*key, self._start[key], value) for key, value in self._values().items()
+        )
+        self.history.append(found)
+        broken = [f"{each.path}/{each.name}" for each in found if not each.finite]
+        still = [f"{each.path}/{each.name}" for each in found if each.finite and not each.moved]
+        if broken:
+            warnings.warn(
+                f"{when}, {len(broken)} of {len(found)} arrays of adapters hold NaN or infinity: "
+                "lower the learning rate, or give the optimizer a `global_clipnorm`. "
+                f"Received: {_listed(broken)}",
+                stacklevel=2,
+            )
+        if still:
+            warnings.warn(
+                f"{when}, {len(still)} of {len(found)} arrays of adapters have not moved at all: "
+                "raise the learning rate, and see that the loss depends on these layers. "
+                f"Received: {_listed(still)}",
+                stacklevel=2,
+            )
+
+    def _values(self) -> dict[tuple[str, str], np.ndarray]:
+        """The values that train, by path of the layer and name."""
+        if sync := getattr(self.model, "jax_state_sync", None):
+            sync()  # while it trains, Keras on JAX holds the values elsewhere
+        return {
+            (site.path, name): ops.convert_to_numpy(variable)
+            for site in adapted_sites(self.model)
+            for adapter, holder in adapters_of(site.layer).items()
+            if adapter == site.layer.active_adapter
+            for name, variable in holder.trained.items()
+        }
+
+    def __str__(self) -> str:
+        """The last look as a table."""
+        if not self.history:
+            return "AdapterHealth has not looked yet."
+        rows = [
+            (each.path, each.name, f"{each.moved:.2g}", f"{each.ratio:.2g}", str(each.finite))
+            for each in self.history[-1]
+        ]
+        return table(("layer", "array", "largest move", "move / values", "finite"), rows)
+
+    def plot(self) -> Any:
+        """Draws how far each array has moved at each look; needs matplotlib.
+
+        Returns:
+            A matplotlib `Figure`.
+        """
+        from keras_svd_adapters.pictures import draw_health
+
+        return draw_health(self.history)
+
+    def get_config(self) -> dict[str, Any]:
+        return {"steps": self.steps}
+
+
+def array_health(path: str, name: str, start: np.ndarray, value: np.ndarray) -> ArrayHealth:
+    """How a value differs from its start."""
+    start, value = start.astype("float64"), value.astype("float64")
+    finite = bool(np.isfinite(value).all())
+    move = np.where(np.isfinite(value), value - start, np.inf)
+    size = float(np.linalg.norm(value)) if finite else 1.0
+    ratio = float(np.linalg.norm(move)) / size if size else 0.0
+    return ArrayHealth(path, name, float(np.abs(move).max()), ratio, finite)
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(names[:SHOWN]) + ", ..." * (len(names) > SHOWN)
