@@ -20,7 +20,7 @@ from keras_svd_adapters.methods.method import SVD
 from keras_svd_adapters.weights import own_weights
 
 HERE = Path(__file__).parent
-ADAPTED = {name: case for name, case in METHODS.items() if not case.square_only}
+ADAPTED = {name: case for name, case in METHODS.items() if not (case.square_only or case.variant)}
 
 
 def tuned(method, train=None, family=models.bert):

@@ -4,14 +4,25 @@ import keras
 import numpy as np
 import pytest
 from autodiff import gradients
-from cases import adapted, arrays_of, batch, build_layer, method_kernel_pairs, numpy, shake
+from cases import (
+    adapted,
+    arrays_of,
+    batch,
+    build_layer,
+    many_tokens_pairs,
+    method_kernel_pairs,
+    numpy,
+    shake,
+)
 
 
-@pytest.mark.parametrize("tokens", ["few", "many"])
-@pytest.mark.parametrize(("case", "build", "shape"), method_kernel_pairs())
-def test_against_closed_form(case, build, shape, tokens):
-    if tokens == "many":
-        shape = (60, *shape[1:])
+@pytest.mark.parametrize(("case", "build", "shape"), many_tokens_pairs())
+def test_many_tokens_against_closed_form(case, build, shape):
+    test_against_closed_form(case, build, (60, *shape[1:]))
+
+
+@pytest.mark.parametrize(("case", "build", "shape"), method_kernel_pairs(variants=True))
+def test_against_closed_form(case, build, shape):
     base = build_layer(build)
     base.activation = keras.activations.get("linear")
     bias = 0 if base.bias is None else base.bias.numpy().astype("float64")
