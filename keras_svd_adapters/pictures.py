@@ -35,7 +35,8 @@ def _draw_panel(axis: Any, name: str, kernels: list[KernelSpectrum]) -> None:
         axis.plot(_shares(kernel.s), np.maximum(kernel.s, 1e-12), color=color, linewidth=1)
     middle = kernels[len(kernels) // 2]
     axis.plot(_shares(middle.s), middle.gaussian, color="0.35", linestyle="--", label="Gaussian")
-    axis.axvline(middle.rank() / len(middle.s), color="0.8", linewidth=1, zorder=0)
+    share = middle.rank() / len(middle.s)
+    axis.axvline(share, color="0.8", linewidth=1, zorder=0, label="90 % of the energy")
     axis.set_yscale("log")
     axis.set_title(f"{name} ({middle.shape[0]} x {middle.shape[1]})", fontsize=9)
     axis.tick_params(labelsize=8)
