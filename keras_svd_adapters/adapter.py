@@ -14,9 +14,10 @@ from keras import ops
 
 from keras_svd_adapters.keras_internals import only_shapes_matter
 from keras_svd_adapters.kernel import KernelView
-from keras_svd_adapters.methods.method import SVD, Array, Base, Method
+from keras_svd_adapters.methods.method import Array, Base, Method
 from keras_svd_adapters.shared import SharedArrays
 from keras_svd_adapters.svd import decompose
+from keras_svd_adapters.values import starting_at
 
 SHARED_MARK, SEED_STATE = "shared_mark", "seed_state"
 
@@ -69,37 +70,17 @@ class Adapter(keras.layers.Layer):
         self.built = True
 
     def _add_array(self, name: str, array: Array, value: np.ndarray | float) -> None:
-        def initial(shape: Any, dtype: Any = None) -> Any:
-            # In the order that a loaded value has: others round otherwise.
-            return ops.cast(np.ascontiguousarray(np.broadcast_to(value, shape)), dtype)
-
         variable = self.add_weight(
             name=name,
             shape=array.shape,
             dtype=self.compute_dtype if array.dtype == "compute" else array.dtype,
-            initializer=initial,
+            initializer=starting_at(value),
             trainable=array.trainable,
             autocast=False,
         )
         variable.adapted_by = self.method
         variable.decays = array.start == 0.0
         setattr(self, name, variable)
-
-    @classmethod
-    def start(
-        cls,
-        method: Method,
-        view: KernelView,
-        form: str,
-        matrix: np.ndarray,
-        svd: SVD | None,
-        dtype: Any = None,
-        shared: SharedArrays | None = None,
-    ) -> Adapter:
-        """An adapter with its initial values, at which it changes nothing."""
-        rng = np.random.default_rng(random.getrandbits(32))
-        values = method.start(matrix, form, rng, svd)
-        return cls(method, view, form, values, dtype, shared)
 
     @property
     def arrays(self) -> dict[str, keras.Variable]:
@@ -199,7 +180,7 @@ class Adapter(keras.layers.Layer):
 
     def follow_kernel(self) -> None:
         """Finds the factors of the kernel as it is now: a file of base weights was loaded."""
-        if self.method.needs_svd:
+        if self.method.needs_svd and "s" in self.arrays:
             matrix = ops.convert_to_numpy(self._float32_kernel())
             rng = np.random.default_rng()
             values = self.method.start(matrix, self.form, rng, decompose(matrix))

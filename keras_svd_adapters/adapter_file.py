@@ -8,7 +8,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_svd_adapters.adapter import Adapter, name_scopes
+from keras_svd_adapters.adapter import Adapter
 from keras_svd_adapters.adapter_fit import (
     Path,
     check_factors,
@@ -16,7 +16,6 @@ from keras_svd_adapters.adapter_fit import (
     fit_shared,
     fit_sites,
     fit_weights,
-    to_numpy,
 )
 from keras_svd_adapters.archive import AdapterFileError, Contents, read_archive, write_archive
 from keras_svd_adapters.enable import (
@@ -35,6 +34,7 @@ from keras_svd_adapters.sharing import Shared, only_shared, seed_is_enough
 from keras_svd_adapters.site import Site, adapted_sites
 from keras_svd_adapters.status import Status, status
 from keras_svd_adapters.switching import finish, only_adapter, require_adapter
+from keras_svd_adapters.values import to_numpy
 from keras_svd_adapters.weights import own_weights, trained_with
 
 
@@ -209,10 +209,7 @@ def _starter(contents: Contents, filepath: Path) -> Callable[[Site, Method, Shar
 def _whole_adapter(site: Site, method: Method, shared: Shared, contents: Contents) -> Adapter:
     """An adapter with the factors of the file."""
     form = contents.config["sites"][site.key]["form"]
-    with name_scopes(site.path):
-        adapter = Adapter(
-            method, site.view, form, {}, site.layer.dtype_policy, shared.get(method.name)
-        )
+    adapter = site.new_adapter(method, form, {}, shared.get(method.name))
     _take(site, adapter, contents)
     return adapter
 

@@ -23,6 +23,7 @@ from keras_svd_adapters.fingerprint import (
 from keras_svd_adapters.methods.method import Method
 from keras_svd_adapters.sharing import Shared, Values, same_values, share
 from keras_svd_adapters.site import Site, find_sites
+from keras_svd_adapters.values import to_numpy
 from keras_svd_adapters.weights import own_weights
 
 Path = str | os.PathLike[str]
@@ -218,10 +219,3 @@ def factor_samples(adapter: Adapter) -> dict[str, np.ndarray]:
     if "Vt" in arrays:
         samples["sample_Vt"] = factor_sample(to_numpy(arrays["Vt"]).T)
     return samples
-
-
-def to_numpy(variable: keras.Variable) -> np.ndarray:
-    value = keras.ops.convert_to_tensor(variable)
-    if keras.backend.is_float_dtype(value.dtype):
-        value = keras.ops.cast(value, "float32")
-    return keras.ops.convert_to_numpy(value)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import keras
 import numpy as np
 
-from keras_svd_adapters.adapter import Adapter, name_scopes
+from keras_svd_adapters.adapter import Adapter
 from keras_svd_adapters.enable import (
     Chosen,
     attach_all,
@@ -64,9 +64,7 @@ def to_lora(model: keras.layers.Layer, name: str | None = None, into: str = "lor
 
     def start(site: Site, method: Method, shared: Shared) -> Adapter:
         a, b = factors[site.key]
-        values = {"lora_a": a, "lora_b": b}
-        with name_scopes(site.path):
-            return Adapter(method, site.view, site.form(method), values, site.layer.dtype_policy)
+        return site.new_adapter(method, site.form(method), {"lora_a": a, "lora_b": b})
 
     with undone_on_failure(model, chosen, into):
         attach_all(chosen, into, 0, {}, start)

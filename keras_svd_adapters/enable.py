@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import keras
+import numpy as np
 
-from keras_svd_adapters.adapter import Adapter, name_scopes
+from keras_svd_adapters.adapter import Adapter
 from keras_svd_adapters.host import PREFIX, activate, adapters_of, attach, detach
 from keras_svd_adapters.keras_internals import is_pinned
 from keras_svd_adapters.methods.method import Method
@@ -181,13 +183,7 @@ def start_adapter(site: Site, method: Method, shared: Shared) -> Adapter:
         svd = decompose(matrix, method.truncation) if method.needs_svd else None
     except ValueError as error:
         raise ValueError(f"`{site.path}`: {error}") from None
-    with name_scopes(site.path):
-        return Adapter.start(
-            method,
-            site.view,
-            site.form(method, None if svd is None else svd.s),
-            matrix,
-            svd,
-            site.layer.dtype_policy,
-            shared.get(method.name),
-        )
+    form = site.form(method, None if svd is None else svd.s)
+    rng = np.random.default_rng(random.getrandbits(32))
+    values = method.start(matrix, form, rng, svd)
+    return site.new_adapter(method, form, values, shared.get(method.name))

@@ -8,7 +8,7 @@ from typing import Any
 
 import keras
 
-from keras_svd_adapters.adapter import Adapter, name_scopes
+from keras_svd_adapters.adapter import Adapter
 from keras_svd_adapters.enable import check_methods, start_adapter
 from keras_svd_adapters.host import AdaptedLayer, adapters_of, attach
 from keras_svd_adapters.keras_internals import pin
@@ -78,12 +78,10 @@ class AdaptedDense(keras.layers.Layer):
 
 
 def _empty_adapter(site: Site, method: Method, form: str) -> Adapter:
-    policy = site.layer.dtype_policy
     shapes = shared_shapes([(site, method)])
     dtype = site.layer.compute_dtype
     shared = SharedArrays(method, shapes, dtype=dtype) if shapes else None
-    with name_scopes(site.path):
-        return Adapter(method, site.view, form, dtype=policy, shared=shared)
+    return site.new_adapter(method, form, shared=shared)
 
 
 def _only_site(layer: keras.layers.Layer) -> Site:

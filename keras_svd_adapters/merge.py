@@ -16,6 +16,7 @@ from keras_svd_adapters.keras_internals import all_layers, direct_weights, model
 from keras_svd_adapters.merge_report import MergedKernel, MergeReport, measure, output_change
 from keras_svd_adapters.site import Site, adapted_sites
 from keras_svd_adapters.switching import require_adapter, restore_plain, settle
+from keras_svd_adapters.values import to_numpy
 from keras_svd_adapters.weights import own_weights, trained_with
 
 
@@ -210,8 +211,7 @@ def _check(site: Site, holders: dict[int, list[keras.layers.Layer]]) -> None:
 
 def to_host(variable: keras.Variable) -> np.ndarray:
     """The value of a variable on the host, bit for bit, in as many bytes."""
-    value = ops.convert_to_numpy(ops.cast(ops.convert_to_tensor(variable), "float32"))
-    return value.astype(variable.dtype)
+    return to_numpy(variable).astype(variable.dtype)
 
 
 def _sha256(variable: keras.Variable) -> str:

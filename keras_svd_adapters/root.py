@@ -6,7 +6,7 @@ from typing import Any
 
 import keras
 
-from keras_svd_adapters.adapter import Adapter, name_scopes, refuse_to_quantize
+from keras_svd_adapters.adapter import refuse_to_quantize
 from keras_svd_adapters.host import activate, adapters_of, attach, refuse_keras_lora
 from keras_svd_adapters.keras_internals import (
     changed_layers,
@@ -194,10 +194,7 @@ def _restore(site: Site, name: str, told: dict[str, Any], arrays: Shared) -> Non
     method = Method.registry[told["method"]].from_config(told["config"])
     before = getattr(site.layer, "active_adapter", None)
     shared = arrays.get(method.name)
-    with name_scopes(site.path):
-        adapter = Adapter(
-            method, site.view, told["form"], dtype=site.layer.dtype_policy, shared=shared
-        )
+    adapter = site.new_adapter(method, told["form"], shared=shared)
     attach(site.layer, name, adapter)
     if not told["active"]:
         activate(site.layer, before)

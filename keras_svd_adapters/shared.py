@@ -10,6 +10,7 @@ import numpy as np
 from keras import ops
 
 from keras_svd_adapters.methods.method import Array, Method
+from keras_svd_adapters.values import starting_at, to_numpy
 
 Shapes = dict[str, tuple[int, ...]]
 
@@ -44,14 +45,11 @@ class SharedArrays(keras.layers.Layer):
             self.mark = self.digest()
 
     def _add_array(self, name: str, shape: tuple[int, ...], value: np.ndarray | float) -> None:
-        def initial(shape: Any, dtype: Any = None) -> Any:
-            return ops.cast(np.ascontiguousarray(np.broadcast_to(value, shape)), dtype)
-
         variable = self.add_weight(
             name=name,
             shape=shape,
             dtype=self.compute_dtype,
-            initializer=initial,
+            initializer=starting_at(value),
             trainable=False,
             autocast=False,
         )
@@ -71,8 +69,7 @@ class SharedArrays(keras.layers.Layer):
         """A hash of the values, by which an adapter knows the arrays it was trained with."""
         sha256 = hashlib.sha256()
         for variable in self.arrays.values():
-            value = ops.cast(ops.convert_to_tensor(variable), "float32")
-            sha256.update(np.ascontiguousarray(ops.convert_to_numpy(value)).tobytes())
+            sha256.update(np.ascontiguousarray(to_numpy(variable)).tobytes())
         return sha256.digest()
 
     def save_own_variables(self, store: Any) -> None:

@@ -8,12 +8,14 @@ from functools import cached_property
 import keras
 import numpy as np
 
+from keras_svd_adapters.adapter import Adapter, name_scopes
 from keras_svd_adapters.embedding import AdaptedEmbedding
 from keras_svd_adapters.host import AdaptedLayer, adapters_of, base_kernel, kind_of
 from keras_svd_adapters.keras_internals import walk
 from keras_svd_adapters.kernel import KernelView
 from keras_svd_adapters.methods.method import Method
 from keras_svd_adapters.projection import AdaptedProjection
+from keras_svd_adapters.shared import SharedArrays
 
 KINDS = (AdaptedProjection, AdaptedEmbedding)
 
@@ -86,6 +88,17 @@ class Site:
         """The kernel as an `(m, n)` float32 array on the host, without adapters."""
         kernel = keras.ops.cast(keras.ops.convert_to_tensor(base_kernel(self.layer)), "float32")
         return self.view.to_matrix(keras.ops.convert_to_numpy(kernel))
+
+    def new_adapter(
+        self,
+        method: Method,
+        form: str,
+        values: dict[str, np.ndarray] | None = None,
+        shared: SharedArrays | None = None,
+    ) -> Adapter:
+        """An adapter for this kernel, not attached yet, with the arguments of `Adapter`."""
+        with name_scopes(self.path):
+            return Adapter(method, self.view, form, values, self.layer.dtype_policy, shared)
 
     def obstacle(self) -> str | None:
         """Why this layer cannot be adapted, `None` if it can."""
