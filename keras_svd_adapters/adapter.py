@@ -59,9 +59,10 @@ class Adapter(keras.layers.Layer):
         self.has_values = values is not None
         self.kernel: Callable[[], Any] = no_kernel
         self.dropout = getattr(method, "dropout", 0.0)
-        # Without a seed of its own, Keras on torch would draw from a state that no file holds.
-        seed = random.getrandbits(31)
-        self.seed_generator = keras.random.SeedGenerator(seed) if self.dropout else None
+        self.seed_generator = None
+        if self.dropout:
+            # Without a seed of its own, Keras on torch would draw from a state that no file holds.
+            self.seed_generator = keras.random.SeedGenerator(random.getrandbits(31))
         arrays = {k: v for k, v in self.declared.items() if not v.shared}
         self._array_names = tuple(arrays)
         for name, array in arrays.items():
