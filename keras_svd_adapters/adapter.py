@@ -17,7 +17,7 @@ from keras_svd_adapters.kernel import KernelView
 from keras_svd_adapters.methods.method import Array, Base, Method
 from keras_svd_adapters.shared import SharedArrays
 from keras_svd_adapters.svd import decompose
-from keras_svd_adapters.values import starting_at
+from keras_svd_adapters.values import starting_at, to_numpy
 
 SHARED_MARK, SEED_STATE = "shared_mark", "seed_state"
 
@@ -39,6 +39,8 @@ class Adapter(keras.layers.Layer):
             before.
         dtype: Dtype policy of the adapted layer.
         shared: What it reads of arrays that the model has once.
+        name: Name of the layer, so that its weights have the same paths in
+            every process.
     """
 
     def __init__(
@@ -49,8 +51,9 @@ class Adapter(keras.layers.Layer):
         values: dict[str, np.ndarray] | None = None,
         dtype: Any = None,
         shared: SharedArrays | None = None,
+        name: str | None = None,
     ):
-        super().__init__(dtype=dtype)
+        super().__init__(dtype=dtype, name=name)
         self.method = method
         self.view = view
         self.form = form
@@ -62,7 +65,7 @@ class Adapter(keras.layers.Layer):
         self.seed_generator = None
         if self.dropout:
             # Without a seed of its own, Keras on torch would draw from a state that no file holds.
-            self.seed_generator = keras.random.SeedGenerator(random.getrandbits(31))
+            self.seed_generator = keras.random.SeedGenerator(random.getrandbits(31), "dropout")
         arrays = {k: v for k, v in self.declared.items() if not v.shared}
         self._array_names = tuple(arrays)
         for name, array in arrays.items():
@@ -178,6 +181,17 @@ class Adapter(keras.layers.Layer):
             self.seed_generator.state.assign(store[SEED_STATE])
         self.has_values = True
         return None
+
+    def notice_values(self) -> None:
+        """Looks whether values have come by another way than `load_own_variables`."""
+        for holder in (self, self.shared):
+            if holder is not None and not holder.has_values:
+                holder.has_values = all(to_numpy(v).any() for v in holder.awaited())
+
+    def awaited(self) -> list[keras.Variable]:
+        """The variables that no start fills, which are 0 until their values come."""
+        arrays, declared = self.arrays, self.declared
+        return [v for name, v in arrays.items() if declared[name].start is None]
 
     def follow_kernel(self) -> None:
         """Finds the factors of the kernel as it is now: a file of base weights was loaded."""

@@ -171,7 +171,7 @@ def load_adapter(
     else:
         check_methods(chosen, name)
         with undone_on_failure(model, chosen, name):
-            attach_all(chosen, name, verbose, shared, _starter(contents, filepath))
+            attach_all(chosen, name, verbose, shared, _starter(contents, filepath, name))
             finish(model, name, list(weights.values()))
     for key, weight in weights.items():
         weight.assign(contents.values[f"train/{key}"])
@@ -192,13 +192,15 @@ def _require_values(model: keras.layers.Layer, filepath: Path) -> None:
         )
 
 
-def _starter(contents: Contents, filepath: Path) -> Callable[[Site, Method, Shared], Adapter]:
+def _starter(
+    contents: Contents, filepath: Path, name: str
+) -> Callable[[Site, Method, Shared], Adapter]:
     """Makes adapters that start at the values of the file."""
 
     def start(site: Site, method: Method, shared: Shared) -> Adapter:
         if contents.config["sites"][site.key].get("form") is not None:
-            return _whole_adapter(site, method, shared, contents)
-        adapter = start_adapter(site, method, shared)
+            return _whole_adapter(site, method, shared, contents, name)
+        adapter = start_adapter(site, method, shared, name)
         check_factors(site, adapter, contents, filepath)
         _take(site, adapter, contents)
         return adapter
@@ -206,10 +208,12 @@ def _starter(contents: Contents, filepath: Path) -> Callable[[Site, Method, Shar
     return start
 
 
-def _whole_adapter(site: Site, method: Method, shared: Shared, contents: Contents) -> Adapter:
+def _whole_adapter(
+    site: Site, method: Method, shared: Shared, contents: Contents, name: str
+) -> Adapter:
     """An adapter with the factors of the file."""
     form = contents.config["sites"][site.key]["form"]
-    adapter = site.new_adapter(method, form, {}, shared.get(method.name))
+    adapter = site.new_adapter(method, form, name, {}, shared.get(method.name))
     _take(site, adapter, contents)
     return adapter
 

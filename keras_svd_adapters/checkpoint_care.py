@@ -1,7 +1,8 @@
-"""Two things Keras's own saving must know of adapters, told once at import.
+"""What Keras's own saving must know of adapters, told once at import.
 
 `keras.Model.save` keeps the adapters of a model that was built around adapted layers, and
 `keras.Model.load_weights` says so where a file holds adapters that the model does not have.
+`set_weights` and `set_state_tree` (Orbax) fill adapters that were rebuilt from a configuration.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from keras_svd_adapters.site import adapted_sites
 
 
 def care_for_checkpoints() -> None:
-    """Wraps `keras.Model.save` and `keras.Model.load_weights`, once."""
+    """Wraps the methods of `keras.Model` that save and load, once."""
     save, load = keras.Model.save, keras.Model.load_weights
     if getattr(save, "cares_for_adapters", False):
         return
@@ -43,6 +44,21 @@ def care_for_checkpoints() -> None:
     save_all.cares_for_adapters = True  # type: ignore[attr-defined]
     keras.Model.save = save_all
     keras.Model.load_weights = load_and_tell
+    keras.Model.set_weights = _noticed(keras.Model.set_weights)
+    keras.Model.set_state_tree = _noticed(keras.Model.set_state_tree)
+
+
+def _noticed(assign: Any) -> Any:
+    """A method that assigns weights, after which empty adapters look whether theirs came."""
+
+    @wraps(assign)
+    def assign_and_notice(self: keras.Model, *args: Any, **kwargs: Any) -> None:
+        assign(self, *args, **kwargs)
+        for site in adapted_sites(self):
+            for adapter in adapters_of(site.layer).values():
+                adapter.notice_values()
+
+    return assign_and_notice
 
 
 def tell_of_adapters_left_out(model: keras.Model, filepath: Any) -> None:

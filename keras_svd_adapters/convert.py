@@ -64,7 +64,7 @@ def to_lora(model: keras.layers.Layer, name: str | None = None, into: str = "lor
 
     def start(site: Site, method: Method, shared: Shared) -> Adapter:
         a, b = factors[site.key]
-        return site.new_adapter(method, site.form(method), {"lora_a": a, "lora_b": b})
+        return site.new_adapter(method, site.form(method), into, {"lora_a": a, "lora_b": b})
 
     with undone_on_failure(model, chosen, into):
         attach_all(chosen, into, 0, {}, start)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import keras
@@ -147,7 +148,7 @@ def attach_all(
     start: Callable[[Site, Method, Shared], Adapter] | None = None,
 ) -> None:
     """Attaches adapters, one kernel after the other."""
-    start = start or start_adapter
+    start = start or partial(start_adapter, name=name)
     progress = Progress(len(chosen), verbose)
     for site, method in chosen:
         attach(site.layer, name, start(site, method, shared))
@@ -176,7 +177,7 @@ def undone_on_failure(model: keras.layers.Layer, chosen: Chosen, name: str) -> I
         raise
 
 
-def start_adapter(site: Site, method: Method, shared: Shared) -> Adapter:
+def start_adapter(site: Site, method: Method, shared: Shared, name: str) -> Adapter:
     """A new adapter for a site, with its factors from the kernel as it is."""
     try:
         matrix = site.matrix()
@@ -186,4 +187,4 @@ def start_adapter(site: Site, method: Method, shared: Shared) -> Adapter:
     form = site.form(method, None if svd is None else svd.s)
     rng = np.random.default_rng(random.getrandbits(32))
     values = method.start(matrix, form, rng, svd)
-    return site.new_adapter(method, form, values, shared.get(method.name))
+    return site.new_adapter(method, form, name, values, shared.get(method.name))

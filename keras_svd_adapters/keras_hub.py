@@ -1,4 +1,4 @@
-"""The verbs as methods of every KerasHub backbone."""
+"""The verbs as methods of every KerasHub backbone, and presets that hold adapters."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import importlib.abc
 import importlib.util
 import os
 import sys
+from collections.abc import Callable
 from functools import wraps
 from typing import Any
 
@@ -14,9 +15,8 @@ from keras_svd_adapters.enable import enable
 from keras_svd_adapters.merge import merge, unmerge
 from keras_svd_adapters.merge_report import MergeReport
 from keras_svd_adapters.methods.method import Method
+from keras_svd_adapters.preset import keep_adapters_in_presets
 from keras_svd_adapters.status import Status
-
-BACKBONE_MODULE = "keras_hub.src.models.backbone"
 
 
 def enable_adapter(
@@ -96,11 +96,26 @@ def add_backbone_methods(backbone: type) -> None:
             setattr(backbone, f"enable_{name}", enable_method(method))
 
 
+def join_backbone(module: Any) -> None:
+    add_backbone_methods(module.Backbone)
+    keep_adapters_in_presets(module.Backbone)
+
+
+def join_task(module: Any) -> None:
+    keep_adapters_in_presets(module.Task)
+
+
+JOINED = {"keras_hub.src.models.backbone": join_backbone, "keras_hub.src.models.task": join_task}
+
+
 class _WhenImported(importlib.abc.MetaPathFinder):
-    """Waits for KerasHub's backbone module and adds our methods as it is imported."""
+    """Waits for a module of KerasHub and adds what is ours as it is imported."""
+
+    def __init__(self, name: str, join: Callable[[Any], None]):
+        self.name, self.join = name, join
 
     def find_spec(self, fullname: str, path: Any = None, target: Any = None) -> Any:
-        if fullname != BACKBONE_MODULE:
+        if fullname != self.name:
             return None
         sys.meta_path.remove(self)
         spec = importlib.util.find_spec(fullname)
@@ -109,15 +124,16 @@ class _WhenImported(importlib.abc.MetaPathFinder):
 
             def exec_module(module: Any) -> None:
                 original(module)
-                add_backbone_methods(module.Backbone)
+                self.join(module)
 
             spec.loader.exec_module = exec_module  # type: ignore[method-assign]
         return spec
 
 
 def join_keras_hub() -> None:
-    """Adds our methods to KerasHub's backbones: now if it is imported, else when it is."""
-    if BACKBONE_MODULE in sys.modules:
-        add_backbone_methods(sys.modules[BACKBONE_MODULE].Backbone)
-    else:
-        sys.meta_path.insert(0, _WhenImported())
+    """Adds what is ours to KerasHub's backbones and tasks: now if imported, else when they are."""
+    for name, join in JOINED.items():
+        if name in sys.modules:
+            join(sys.modules[name])
+        else:
+            sys.meta_path.insert(0, _WhenImported(name, join))

@@ -35,7 +35,7 @@ class AdaptedDense(keras.layers.Layer):
         site = _only_site(base_layer)
         if restoring is None:
             check_methods([(site, method)], NAME)
-            adapter = start_adapter(site, method, share(base_layer, [(site, method)]))
+            adapter = start_adapter(site, method, share(base_layer, [(site, method)]), NAME)
         elif restoring == "merged":
             adapter = None
         else:
@@ -81,7 +81,7 @@ def _empty_adapter(site: Site, method: Method, form: str) -> Adapter:
     shapes = shared_shapes([(site, method)])
     dtype = site.layer.compute_dtype
     shared = SharedArrays(method, shapes, dtype=dtype) if shapes else None
-    return site.new_adapter(method, form, shared=shared)
+    return site.new_adapter(method, form, NAME, shared=shared)
 
 
 def _only_site(layer: keras.layers.Layer) -> Site:

@@ -58,13 +58,6 @@ class AdaptedModel:
     def enable_lora(self, *args: Any, **kwargs: Any) -> None:
         refuse_keras_lora(self.name)  # type: ignore[attr-defined]
 
-    def save_to_preset(self, preset_dir: Any, **kwargs: Any) -> None:
-        raise ValueError(
-            "A KerasHub preset holds a plain model. Call `merge(model)` first, or save the adapter "
-            "beside the preset of the base model with `save_adapter`. "
-            f"Received: preset_dir={preset_dir!r}"
-        )
-
 
 def make_root(model: keras.layers.Layer) -> None:
     """Lets a model's configuration carry its adapters."""
@@ -194,7 +187,7 @@ def _restore(site: Site, name: str, told: dict[str, Any], arrays: Shared) -> Non
     method = Method.registry[told["method"]].from_config(told["config"])
     before = getattr(site.layer, "active_adapter", None)
     shared = arrays.get(method.name)
-    adapter = site.new_adapter(method, told["form"], shared=shared)
+    adapter = site.new_adapter(method, told["form"], name, shared=shared)
     attach(site.layer, name, adapter)
     if not told["active"]:
         activate(site.layer, before)

@@ -72,6 +72,10 @@ class SharedArrays(keras.layers.Layer):
             sha256.update(np.ascontiguousarray(to_numpy(variable)).tobytes())
         return sha256.digest()
 
+    def awaited(self) -> list[keras.Variable]:
+        """The variables that are 0 until their values come."""
+        return list(self.arrays.values())
+
     def save_own_variables(self, store: Any) -> None:
         for name, variable in self.arrays.items():
             store[name] = variable

@@ -10,7 +10,7 @@ import numpy as np
 
 from keras_svd_adapters.adapter import Adapter, name_scopes
 from keras_svd_adapters.embedding import AdaptedEmbedding
-from keras_svd_adapters.host import AdaptedLayer, adapters_of, base_kernel, kind_of
+from keras_svd_adapters.host import PREFIX, AdaptedLayer, adapters_of, base_kernel, kind_of
 from keras_svd_adapters.keras_internals import walk
 from keras_svd_adapters.kernel import KernelView
 from keras_svd_adapters.methods.method import Method
@@ -93,12 +93,14 @@ class Site:
         self,
         method: Method,
         form: str,
+        name: str,
         values: dict[str, np.ndarray] | None = None,
         shared: SharedArrays | None = None,
     ) -> Adapter:
-        """An adapter for this kernel, not attached yet, with the arguments of `Adapter`."""
+        """An adapter of this name for the kernel, not attached yet; else as `Adapter` has it."""
         with name_scopes(self.path):
-            return Adapter(method, self.view, form, values, self.layer.dtype_policy, shared)
+            dtype = self.layer.dtype_policy
+            return Adapter(method, self.view, form, values, dtype, shared, PREFIX + name)
 
     def obstacle(self) -> str | None:
         """Why this layer cannot be adapted, `None` if it can."""

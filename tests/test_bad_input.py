@@ -106,17 +106,6 @@ def test_what_cannot_train_besides():
     assert snapshot(model) == before
 
 
-def test_presets_hold_plain_models(tmp_path):
-    backbone, x = models.bert()
-    ksa.enable(backbone, ksa.SVF())
-    with pytest.raises(ValueError, match="merge.*first.*Received: preset_dir="):
-        backbone.save_to_preset(tmp_path / "preset")
-    ksa.merge(backbone)
-    backbone.save_to_preset(tmp_path / "preset")
-    again = type(backbone).from_preset(str(tmp_path / "preset"))
-    np.testing.assert_array_equal(models.output(again(x)), models.output(backbone(x)))
-
-
 @pytest.mark.parametrize("name", ["names", "kernel", "adapters", "default"])
 def test_any_word_is_a_name(name):
     backbone, x = models.bert()

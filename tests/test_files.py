@@ -110,7 +110,7 @@ def test_identical_content_gives_identical_bytes(tmp_path):
     ksa.save_adapter(backbone, tmp_path / "a.keras")
     ksa.save_adapter(backbone, tmp_path / "b.keras")
     assert (tmp_path / "a.keras").read_bytes() == (tmp_path / "b.keras").read_bytes()
-    assert os.listdir(tmp_path).sort() == ["a.keras", "b.keras"].sort()
+    assert sorted(os.listdir(tmp_path)) == ["a.keras", "b.keras"]
 
 
 def state(model):

@@ -33,7 +33,7 @@ def adapted(method, seed=5):
     head.kernel.assign(np.random.default_rng(9).normal(size=head.kernel.shape))
     ksa.enable(model, method, train="head")
     model.compile(
-        optimizer=keras.optimizers.Adam(1e-2, weight_decay=1e-2),
+        optimizer=keras.optimizers.Adam(1e-2, weight_decay=1e-2, name="adam"),
         loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
     )
     return model
@@ -102,6 +102,29 @@ def test_from_shards(tmp_path):
     again.load_weights(tmp_path / "m.weights.json")
     fit(again, EPOCHS, 2 * EPOCHS)
     same(again, expected)
+
+
+def test_from_orbax(tmp_path):
+    method = METHODS["lora_dropout"]
+    expected = straight(method)
+    model = adapted(method)
+    checkpoint = keras.callbacks.OrbaxCheckpoint(tmp_path, save_on_background=False)
+    fit(model, 0, EPOCHS, checkpoint)
+    again = adapted(method, seed=6)
+    again.optimizer.build(again.trainable_variables)
+    again.load_weights(tmp_path)
+    for resumed in (again, keras.saving.load_model(tmp_path)):
+        fit(resumed, EPOCHS, 2 * EPOCHS)
+        same(resumed, expected)
+
+
+@pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
+def test_weights_by_assignment(method):
+    model = adapted(method)
+    again = type(model).from_config(model.get_config())
+    again.set_weights(model.get_weights())
+    x, _ = data()
+    np.testing.assert_array_equal(again.predict(x, verbose=0), model.predict(x, verbose=0))
 
 
 class Killed(keras.callbacks.Callback):
