@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 
 import keras
 
+from keras_svd_adapters.graphs import (
+    computing_without,
+    forget_graphs,
+    set_graphs_aside,
+    take_graphs_up,
+)
 from keras_svd_adapters.host import activate, adapters_of, detach
 from keras_svd_adapters.keras_internals import all_layers, let_train, models_around
 from keras_svd_adapters.root import make_root, unmake_root
 from keras_svd_adapters.site import Site, adapted_sites
-from keras_svd_adapters.training import forget_graphs, other_graphs, pin_all_but, release, thaw
+from keras_svd_adapters.training import pin_all_but, release, thaw
 from keras_svd_adapters.weights import own_weights, trained_with
 
 
@@ -69,6 +75,9 @@ def delete_adapter(model: keras.layers.Layer, name: str) -> None:
 def set_adapter(model: keras.layers.Layer, name: str | list[str] | None) -> None:
     """Switches to another adapter, or with `None` to the plain model.
 
+    `predict` and `generate` are traced once for each, and not again on
+    switching back.
+
     Args:
         model: An adapted model.
         name: Name of the adapter that computes and trains from now on, or a
@@ -88,9 +97,11 @@ def set_adapter(model: keras.layers.Layer, name: str | list[str] | None) -> None
                 "One adapter of a layer can be active at a time. "
                 f"Received: name={name!r}, both on `{site.path}`"
             )
+    aside = set_graphs_aside(model)
     for site, found in zip(sites, chosen, strict=True):
         activate(site.layer, found[0] if found else None)
     settle(model)
+    take_graphs_up(aside)
 
 
 def require_adapter(model: keras.layers.Layer, name: str | None = None) -> list[Site]:
@@ -134,9 +145,5 @@ def disabled(model: keras.layers.Layer) -> Iterator[keras.layers.Layer]:
     >>> with ksa.disabled(model):
     ...     before = model.predict(keras.ops.ones((1, 8)), verbose=0)
     """
-    layers = [site.layer for site in require_adapter(model)]
-    with ExitStack() as stack:
-        stack.enter_context(other_graphs(model))
-        for layer in layers:
-            stack.enter_context(layer.base())
+    with computing_without(model, require_adapter(model)):
         yield model

@@ -1,30 +1,24 @@
-"""What trains in an adapted model, and the compiled functions that must learn of it."""
+"""What trains in an adapted model."""
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 
 import keras
 
 from keras_svd_adapters.keras_internals import (
     all_layers,
     direct_weights,
-    fresh_optimizer,
     hold_still,
     let_move,
     let_train,
     models_around,
     pin,
-    refresh_torch_parameters,
     trainable_by_birth,
     unpin,
 )
 from keras_svd_adapters.site import adapted_sites
 from keras_svd_adapters.weights import own_weights
-
-GRAPHS = ("train_function", "test_function", "predict_function", "generate_function")
 
 
 def pin_all_but(model: keras.layers.Layer, free: Iterable[keras.Variable]) -> None:
@@ -65,46 +59,3 @@ def release(model: keras.layers.Layer) -> None:
             for weight in direct_weights(layer):
                 unpin(weight)
             let_move(layer)
-
-
-def forget_graphs(model: keras.layers.Layer, new_trainables: bool = True) -> None:
-    """Makes every model that shares layers with this one trace and build again.
-
-    Args:
-        model: A model that gained, lost or switched an adapter.
-        new_trainables: Whether other variables train than before, so that an
-            optimizer that is built must start over.
-    """
-    for around in models_around(all_layers(model)):
-        for graph in GRAPHS:
-            if getattr(around, graph, None) is not None:
-                setattr(around, graph, None)
-        refresh_torch_parameters(around)
-        optimizer = getattr(around, "optimizer", None)
-        if new_trainables and optimizer is not None and optimizer.built:
-            around.optimizer = fresh_optimizer(optimizer)
-            warnings.warn(
-                f"The optimizer of `{around.name}` was built for other variables; it was replaced "
-                "by a fresh copy with the same settings, `model.optimizer`. Call "
-                "`model.compile(...)` to choose another.",
-                stacklevel=4,
-            )
-
-
-@contextmanager
-def other_graphs(model: keras.layers.Layer) -> Iterator[None]:
-    """Within, the models around this one trace anew; after, their graphs are back."""
-    kept = [
-        (around, graph, getattr(around, graph), getattr(around, "optimizer", None))
-        for around in models_around(all_layers(model))
-        for graph in GRAPHS
-        if getattr(around, graph, None) is not None
-    ]
-    forget_graphs(model, new_trainables=False)
-    try:
-        yield
-    finally:
-        forget_graphs(model, new_trainables=False)
-        for around, graph, function, optimizer in kept:
-            if getattr(around, "optimizer", None) is optimizer:
-                setattr(around, graph, function)

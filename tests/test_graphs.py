@@ -7,7 +7,7 @@ import keras_hub
 import models
 import numpy as np
 import pytest
-from cases import numpy
+from cases import numpy, shake
 
 import keras_svd_adapters as ksa
 
@@ -138,3 +138,47 @@ def test_code_that_reads_the_kernel_sees_the_adapter():
     assert np.abs(effective - plain).max() > 0.01
     with ksa.disabled(layer):
         np.testing.assert_array_equal(numpy(layer.kernel), plain)
+
+
+def test_switching_back_traces_nothing():
+    model, backbone, x = models.classifier()
+    ksa.enable(backbone, SVFT)
+    ksa.enable(backbone, ksa.LoRA(rank=2), name="second")
+    compile_(model)
+    shake(backbone)
+    outputs, functions = {}, {}
+    for name in ("default", "second", None):
+        ksa.set_adapter(backbone, name)
+        outputs[name] = model.predict(x, verbose=0)
+        functions[name] = model.predict_function
+    assert len(set(functions.values())) == 3
+    backbone.get_layer("transformer_layer_0")._self_attention_layer.query_dense.bias.assign(
+        np.ones((2, 8))
+    )
+    for name in ("second", "default", None):
+        ksa.set_adapter(backbone, name)
+        assert model.predict_function is functions[name]
+        np.testing.assert_allclose(model.predict(x, verbose=0), numpy(model(x)), atol=1e-5)
+        assert np.abs(numpy(model(x)) - outputs[name]).max() > 1e-3
+    ksa.set_adapter(backbone, "default")
+    with ksa.disabled(backbone):
+        assert model.predict_function is functions[None]
+    assert model.predict_function is functions["default"]
+    ksa.delete_adapter(backbone, "second")
+    ksa.set_adapter(backbone, "default")
+    assert model.predict_function is None
+
+
+def test_another_sampler_is_another_function():
+    backbone, _ = models.llama()
+    task = keras_hub.models.LlamaCausalLM(backbone, preprocessor=None)
+    ksa.enable(task, SVFT)
+    prompt = models.text() | {"padding_mask": np.array([[1, 1, 0, 0, 0, 0, 0, 0]] * 2)}
+    functions = []
+    for sampler in ("greedy", "top_k"):
+        task.compile(sampler=sampler)
+        for name in ("default", None):
+            ksa.set_adapter(task, name)
+            task.generate(prompt, stop_token_ids=None)
+            functions.append(task.generate_function)
+    assert len(set(functions)) == 4

@@ -1,0 +1,119 @@
+"""The functions that Keras compiled for a model, which must learn of its adapters."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import keras
+
+from keras_svd_adapters.keras_internals import (
+    all_layers,
+    fresh_optimizer,
+    models_around,
+    refresh_torch_parameters,
+)
+from keras_svd_adapters.site import Site, adapted_sites
+
+TRAINED = ("train_function", "test_function")
+INFERRED = ("predict_function", "generate_function")
+
+
+def forget_graphs(model: keras.layers.Layer, new_trainables: bool = True) -> None:
+    """Makes every model that shares layers with this one trace and build again.
+
+    Args:
+        model: A model that gained, lost or switched an adapter.
+        new_trainables: Whether other variables train than before, so that an
+            optimizer that is built must start over.
+    """
+    for around in models_around(all_layers(model)):
+        vars(around).pop("waiting_graphs", None)
+        for graph in TRAINED + INFERRED:
+            if getattr(around, graph, None) is not None:
+                setattr(around, graph, None)
+        refresh_torch_parameters(around)
+        optimizer = getattr(around, "optimizer", None)
+        if new_trainables and optimizer is not None and optimizer.built:
+            around.optimizer = fresh_optimizer(optimizer)
+            warnings.warn(
+                f"The optimizer of `{around.name}` was built for other variables; it was replaced "
+                "by a fresh copy with the same settings, `model.optimizer`. Call "
+                "`model.compile(...)` to choose another.",
+                stacklevel=4,
+            )
+
+
+@dataclass(eq=False)
+class Waiting:
+    """What a model compiled to predict and to generate, by what it computed and sampled with."""
+
+    graphs: list[tuple[tuple[Any, ...], dict[str, Any]]] = field(default_factory=list)
+
+    def of(self, key: tuple[Any, ...]) -> dict[str, Any]:
+        """The functions that were compiled under a key."""
+        return next((found for known, found in self.graphs if _same(known, key)), {})
+
+    def put(self, key: tuple[Any, ...], graphs: dict[str, Any]) -> None:
+        """Sets functions aside under a key."""
+        self.graphs = [(k, found) for k, found in self.graphs if not _same(k, key)]
+        self.graphs.append((key, graphs))
+
+
+def set_graphs_aside(model: keras.layers.Layer) -> list[tuple[keras.Model, Waiting]]:
+    """What the models around this one compiled, for `take_graphs_up` after a switch."""
+    aside = []
+    for around in models_around(all_layers(model)):
+        waiting = vars(around).get("waiting_graphs", Waiting())
+        graphs = {g: f for g in INFERRED if (f := getattr(around, g, None)) is not None}
+        waiting.put(_key(around), graphs)
+        aside.append((around, waiting))
+    return aside
+
+
+def take_graphs_up(aside: list[tuple[keras.Model, Waiting]]) -> None:
+    """Gives models back what they compiled when these adapters were active before."""
+    for around, waiting in aside:
+        object.__setattr__(around, "waiting_graphs", waiting)
+        for graph, function in waiting.of(_key(around)).items():
+            setattr(around, graph, function)
+
+
+def _key(model: keras.Model) -> tuple[Any, ...]:
+    """On what a compiled function depends besides the values of the weights."""
+    sites = adapted_sites(model)
+    active = tuple((s.key, None if s.layer.rests else s.layer.active_adapter) for s in sites)
+    return (active, getattr(model, "sampler", None), model.run_eagerly, model.jit_compile)
+
+
+def _same(one: tuple[Any, ...], other: tuple[Any, ...]) -> bool:
+    return one[1] is other[1] and one[:1] + one[2:] == other[:1] + other[2:]
+
+
+@contextmanager
+def computing_without(model: keras.layers.Layer, sites: list[Site]) -> Iterator[None]:
+    """Within, these layers compute as before they were adapted, in compiled functions as well."""
+    kept = [
+        (around, graph, getattr(around, graph), getattr(around, "optimizer", None))
+        for around in models_around(all_layers(model))
+        for graph in TRAINED
+        if getattr(around, graph, None) is not None
+    ]
+    aside = set_graphs_aside(model)
+    forget_graphs(model, new_trainables=False)
+    try:
+        with ExitStack() as stack:
+            for site in sites:
+                stack.enter_context(site.layer.base())
+            take_graphs_up(aside)
+            yield
+            aside = set_graphs_aside(model)
+    finally:
+        forget_graphs(model, new_trainables=False)
+        take_graphs_up(aside)
+        for around, graph, function, optimizer in kept:
+            if getattr(around, "optimizer", None) is optimizer:
+                setattr(around, graph, function)
