@@ -12,6 +12,13 @@ demo: .venv/ready
 demo-all: .venv/ready
 	KERAS_BACKEND=$${KERAS_BACKEND:-jax} $(BIN)/python examples/quickstart.py --all
 
+# Two workers on two cores: one thread of linear algebra each, and each graph of JAX compiled once.
+$(BACKENDS:%=test-%): export OMP_NUM_THREADS ?= 1
+$(BACKENDS:%=test-%): export OPENBLAS_NUM_THREADS ?= 1
+$(BACKENDS:%=test-%): export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.cache/jax
+$(BACKENDS:%=test-%): export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS ?= 0
+$(BACKENDS:%=test-%): export JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES ?= -1
+
 test: $(BACKENDS:%=test-%)
 
 $(BACKENDS:%=test-%): test-%: .venv/ready

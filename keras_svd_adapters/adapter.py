@@ -87,6 +87,11 @@ class Adapter(keras.layers.Layer):
         setattr(self, name, variable)
 
     @property
+    def filled(self) -> bool:
+        """Whether all that it reads has values."""
+        return self.has_values and (self.shared is None or self.shared.has_values)
+
+    @property
     def arrays(self) -> dict[str, keras.Variable]:
         """The variables by name, trained and frozen."""
         return {name: getattr(self, name) for name in self._array_names}
@@ -137,8 +142,7 @@ class Adapter(keras.layers.Layer):
         return SimpleNamespace(**{k: _cast_float(v, "float32") for k, v in values.items()})
 
     def _check_values(self) -> None:
-        filled = self.has_values and (self.shared is None or self.shared.has_values)
-        if not filled and not only_shapes_matter():
+        if not self.filled and not only_shapes_matter():
             raise RuntimeError(
                 "This adapter was rebuilt from a configuration and holds no values yet. Load "
                 "the model's weights, or call `keras_svd_adapters.enable` on a model that is "
@@ -195,13 +199,14 @@ class Adapter(keras.layers.Layer):
 
     def follow_kernel(self) -> None:
         """Finds the factors of the kernel as it is now: a file of base weights was loaded."""
+        matrix = ops.convert_to_numpy(self._float32_kernel())
+        values = self.method.follow(matrix, self.numpy_values())
         if self.method.needs_svd and "s" in self.arrays:
-            matrix = ops.convert_to_numpy(self._float32_kernel())
             rng = np.random.default_rng()
-            values = self.method.start(matrix, self.form, rng, decompose(matrix))
-            for name in ("U", "s", "Vt"):
-                if name in self.arrays:
-                    self.arrays[name].assign(values[name])
+            found = self.method.start(matrix, self.form, rng, decompose(matrix))
+            values |= {name: found[name] for name in ("U", "s", "Vt") if name in self.arrays}
+        for name, value in values.items():
+            self.arrays[name].assign(value)
 
 
 def _to_float64(value: Any) -> np.ndarray:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -29,12 +31,13 @@ from keras_svd_adapters.enable import (
 from keras_svd_adapters.fingerprint import kernel_fingerprint, kernel_sample
 from keras_svd_adapters.host import activate, adapters_of
 from keras_svd_adapters.methods.method import Method
+from keras_svd_adapters.progress import tell
 from keras_svd_adapters.root import PACKAGE
 from keras_svd_adapters.sharing import Shared, only_shared, seed_is_enough
 from keras_svd_adapters.site import Site, adapted_sites
 from keras_svd_adapters.status import Status, status
-from keras_svd_adapters.switching import finish, only_adapter, require_adapter
-from keras_svd_adapters.values import to_numpy
+from keras_svd_adapters.switching import finish, only_adapter, require_adapter, require_values
+from keras_svd_adapters.values import as_before_on_failure, to_numpy
 from keras_svd_adapters.weights import own_weights, trained_with
 
 
@@ -80,6 +83,7 @@ def save_adapter(
     """
     name = name or only_adapter(model)
     sites = require_adapter(model, name)
+    require_values(model, f"to save {str(filepath)!r}")
     config: dict[str, Any] = {"sites": {}, "shared": {}, "train": []}
     values: dict[str, np.ndarray] = {}
     for site in sites:
@@ -103,6 +107,12 @@ def save_adapter(
         if trained_with(weight) == name or (weight.trainable and trained_with(weight) is None):
             config["train"].append(key)
             values[f"train/{key}"] = to_numpy(weight)
+    if broken := [key for key, value in values.items() if not np.isfinite(value).all()]:
+        warnings.warn(
+            "The adapter has NaN or infinite values, and so has its file. "
+            f"Received: {str(filepath)!r}, {broken[0]}",
+            stacklevel=2,
+        )
     identity = {"module": PACKAGE, "class_name": "AdapterFile", "config": config}
     identity["registered_name"] = f"{PACKAGE}>AdapterFile"
     write_archive(filepath, Contents(identity, values))
@@ -154,42 +164,37 @@ def load_adapter(
     """
     check_name(name)
     contents = read_archive(filepath)
-    _require_values(model, filepath)
+    require_values(model, f"to load {str(filepath)!r}")
     try:
         chosen = fit_sites(model, contents, filepath, strict)
         shared = fit_shared(model, chosen, contents, filepath)
-        weights = fit_weights(model, contents, filepath, strict)
+        sites = [site for site, _ in chosen]
+        weights = fit_weights(model, contents, filepath, strict, name, sites)
     except (KeyError, TypeError, AttributeError) as error:
         raise AdapterFileError(
             f"The adapter file is not well formed: {error!r}. Received: {str(filepath)!r}"
         ) from None
-    if adapted_sites(model, name):
-        _assign(model, chosen, contents, name, filepath)
-        for site, _ in chosen:
-            activate(site.layer, name)
-        finish(model, name, list(weights.values()))
-    else:
-        check_methods(chosen, name)
-        with undone_on_failure(model, chosen, name):
-            attach_all(chosen, name, verbose, shared, _starter(contents, filepath, name))
+    with as_before_on_failure(weights.values()):
+        for key, weight in weights.items():
+            weight.assign(contents.values[f"train/{key}"])
+        if adapted_sites(model, name):
+            _assign(model, chosen, contents, name, filepath)
+            for site, _ in chosen:
+                activate(site.layer, name)
             finish(model, name, list(weights.values()))
-    for key, weight in weights.items():
-        weight.assign(contents.values[f"train/{key}"])
+        else:
+            check_methods(chosen, name)
+            with undone_on_failure(model, chosen, name):
+                attach_all(chosen, name, verbose, shared, _starter(contents, filepath, name))
+                finish(model, name, list(weights.values()))
+    unexpected = len(contents.config["sites"]) - len(chosen)
+    lacking = len(contents.config["train"]) - len(weights)
+    tell(
+        f"{os.path.basename(filepath)}: {len(chosen)} layers matched, 0 missing, {unexpected} "
+        f"unexpected; {len(weights)} weights besides matched, {lacking} unexpected",
+        verbose,
+    )
     return status(model)
-
-
-def _require_values(model: keras.layers.Layer, filepath: Path) -> None:
-    empty = [
-        site.path
-        for site in adapted_sites(model)
-        if not all(adapter.has_values for adapter in adapters_of(site.layer).values())
-    ]
-    if empty:
-        raise AdapterFileError(
-            f"The adapter on `{empty[0]}` was rebuilt from a configuration and holds no values "
-            "yet. Load the model's weights first, or the file onto a model that is not adapted. "
-            f"Received: {str(filepath)!r}"
-        )
 
 
 def _starter(
@@ -238,5 +243,6 @@ def _assign(
         )
     for site, _ in chosen:
         check_factors(site, ours[site.key], contents, filepath)
-    for site, _ in chosen:
-        _take(site, ours[site.key], contents)
+    with as_before_on_failure(v for adapter in ours.values() for v in adapter.arrays.values()):
+        for site, _ in chosen:
+            _take(site, ours[site.key], contents)

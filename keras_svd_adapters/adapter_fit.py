@@ -21,10 +21,11 @@ from keras_svd_adapters.fingerprint import (
     same_factor,
 )
 from keras_svd_adapters.methods.method import Method
+from keras_svd_adapters.shared import Shapes, covering_shapes
 from keras_svd_adapters.sharing import Shared, Values, same_values, share
 from keras_svd_adapters.site import Site, find_sites
 from keras_svd_adapters.values import to_numpy
-from keras_svd_adapters.weights import own_weights
+from keras_svd_adapters.weights import check_weights, own_weights
 
 Path = str | os.PathLike[str]
 SAME_BASE, SHOWN = 0.05, 3
@@ -129,7 +130,8 @@ def _check_values(site: Site, method: Method, contents: Contents, filepath: Path
         if (array.in_file or form is not None) and not array.shared:
             value = contents.values[f"sites/{site.key}/{name}"]
             dtype = "float32" if array.dtype == "compute" else array.dtype
-            if value.shape != array.shape or value.dtype != np.dtype(dtype):
+            wide = array.dtype == "compute" and value.dtype == "float64"
+            if value.shape != array.shape or (value.dtype != np.dtype(dtype) and not wide):
                 raise _unfit(
                     filepath,
                     f"`{name}` of `{site.path}` is {value.dtype} {value.shape}, not "
@@ -151,6 +153,7 @@ def fit_shared(
     for name, told in contents.config.get("shared", {}).items():
         shapes = {array: tuple(shape) for array, shape in told.items()}
         stored = {array: f"shared/{name}/{array}" for array in shapes}
+        _check_size(model, methods[name], shapes, filepath)
         if contents.values.keys() >= set(stored.values()):
             values[name] = {array: contents.values[key] for array, key in stored.items()}
         else:
@@ -169,10 +172,27 @@ def fit_shared(
     return found
 
 
+def _check_size(model: keras.layers.Layer, method: Method, shapes: Shapes, filepath: Path) -> None:
+    """Raises where shared arrays are larger than all kernels of the model together need."""
+    views = [site.view for site in find_sites(model) if site.obstacle() is None]
+    needed = covering_shapes([method.arrays(v.m, v.n, method.form(v.m, v.n)) for v in views])
+    for array, shape in shapes.items():
+        most = needed.get(array, ())
+        if len(shape) != len(most) or any(a > b for a, b in zip(shape, most, strict=True)):
+            raise _unfit(
+                filepath, f"its shared `{array}` is {shape}, and this model has room for {most}"
+            )
+
+
 def fit_weights(
-    model: keras.layers.Layer, contents: Contents, filepath: Path, strict: bool = True
+    model: keras.layers.Layer,
+    contents: Contents,
+    filepath: Path,
+    strict: bool,
+    name: str,
+    sites: list[Site],
 ) -> dict[str, keras.Variable]:
-    """The other trained weights of a file, if the model has them."""
+    """The other trained weights of a file, if the model has them and nothing else trains them."""
     weights = {key: weight for key, _, weight in own_weights(model)}
     found: dict[str, keras.Variable] = {}
     for key in contents.config["train"]:
@@ -183,18 +203,26 @@ def fit_weights(
             raise _unfit(filepath, f"it trained `{key}` {shape}, which this model lacks")
         else:
             _warn_of(f"It trained `{key}` {shape}, which this model lacks", filepath)
+    try:
+        check_weights(model, list(found.values()), f"file {str(filepath)!r}", name, sites)
+    except ValueError as error:
+        raise AdapterFileError(f"The file trained weights besides. {error}") from None
     return found
 
 
 def check_factors(site: Site, adapter: Adapter, contents: Contents, filepath: Path) -> None:
     """Raises where the singular vectors here are not those of the file."""
+    dtype = contents.config["sites"][site.key]["kernel"]["dtype"]
     for name, ours in factor_samples(adapter).items():
         theirs = contents.values.get(f"sites/{site.key}/{name}")
-        if theirs is not None and not same_factor(ours, theirs):
+        if theirs is not None and not same_factor(ours, theirs, adapter.compute_dtype):
+            why = "equal or nearly equal singular values"
+            if dtype != site.dtype:
+                why = f"it was trained on {dtype} kernels and these are {site.dtype}"
             raise _unfit(
                 filepath,
-                f"the singular vectors of `{site.path}` come out differently here (equal or "
-                "nearly equal singular values), so that its values would mean something else; "
+                f"the singular vectors of `{site.path}` come out differently here ({why}), so "
+                "that its values would mean something else; "
                 "`save_adapter(..., include_basis=True)` puts them into the file",
             )
 

@@ -7,9 +7,11 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import warnings
+import zipfile
 from collections.abc import Iterator
 from functools import wraps
 from pathlib import Path
@@ -19,6 +21,7 @@ import h5py
 import keras
 
 from keras_svd_adapters.host import PREFIX, adapters_of
+from keras_svd_adapters.keras_internals import walk
 from keras_svd_adapters.root import make_root, roots
 from keras_svd_adapters.site import adapted_sites
 
@@ -29,23 +32,31 @@ def care_for_checkpoints() -> None:
     if getattr(save, "cares_for_adapters", False):
         return
 
-    @wraps(save)
-    def save_all(self: keras.Model, *args: Any, **kwargs: Any) -> Any:
-        for root in roots(adapted_sites(self)):
-            make_root(root)
-        return save(self, *args, **kwargs)
-
     @wraps(load)
     def load_and_tell(self: keras.Model, filepath: Any, *args: Any, **kwargs: Any) -> Any:
         result = load(self, filepath, *args, **kwargs)
         tell_of_adapters_left_out(self, filepath)
         return result
 
-    save_all.cares_for_adapters = True  # type: ignore[attr-defined]
-    keras.Model.save = save_all
+    keras.Model.save = _rooted(save)
+    keras.Model.save.cares_for_adapters = True
+    for module in (keras.saving, keras.models):
+        module.save_model = _rooted(module.save_model)
     keras.Model.load_weights = load_and_tell
     keras.Model.set_weights = _noticed(keras.Model.set_weights)
     keras.Model.set_state_tree = _noticed(keras.Model.set_state_tree)
+
+
+def _rooted(save: Any) -> Any:
+    """A function that saves a model whole, which first lets its configuration tell of adapters."""
+
+    @wraps(save)
+    def save_all(model: keras.Model, *args: Any, **kwargs: Any) -> Any:
+        for root in roots(adapted_sites(model)):
+            make_root(root)
+        return save(model, *args, **kwargs)
+
+    return save_all
 
 
 def _noticed(assign: Any) -> Any:
@@ -63,29 +74,37 @@ def _noticed(assign: Any) -> Any:
 
 def tell_of_adapters_left_out(model: keras.Model, filepath: Any) -> None:
     """Warns where a weight file holds adapters that a model lacks: Keras skips them in silence."""
-    there = {name for site in adapted_sites(model) for name in adapters_of(site.layer)}
-    if left_out := sorted(set(adapters_in(filepath)) - there):
+    if not (found := set(adapters_in(filepath))):
+        return
+    there = {key for key, _ in walk(model)}
+    if left_out := sorted(found - there):
+        names = sorted({key.rpartition("/")[2].removeprefix(PREFIX) for key in left_out})
         warnings.warn(
-            f"The file holds adapters {left_out}, which this model does not have: only the base "
-            "weights were loaded. Type `keras_svd_adapters.enable(model, method, name=...)` as "
-            f"when it was saved, before `load_weights`. Received: {str(filepath)!r}",
+            f"The file holds adapters {names} of {len(left_out)} layers, which this model does "
+            "not have: those were left out. Type "
+            "`keras_svd_adapters.enable(model, method, name=...)` as when it was saved, before "
+            f"`load_weights`. Received: {str(filepath)!r}, {left_out[0]}",
             stacklevel=3,
         )
 
 
 def adapters_in(filepath: Any) -> Iterator[str]:
-    """The names of the adapters in a `.weights.h5` file, or in the shards of `.weights.json`."""
+    """The paths of the adapters in a file of weights, its shards, or a whole model."""
     path = Path(os.fspath(filepath))
     if path.name.endswith(".weights.json") and path.exists():
         shards = keras.tree.flatten(json.loads(path.read_text()).get("weight_map", {}))
         for name in sorted(set(shards)):
             yield from adapters_in(path.parent / name)
     elif path.suffix == ".h5" and path.exists():
-        found: set[str] = set()
-        with h5py.File(path) as file:
-            file.visit(lambda name: found.update(_adapter_names(name)))
-        yield from found
+        yield from _adapters_in_h5(path)
+    elif path.suffix == ".keras" and path.exists():
+        with zipfile.ZipFile(path) as archive:
+            for name in (name for name in archive.namelist() if name.endswith(".weights.h5")):
+                yield from _adapters_in_h5(io.BytesIO(archive.read(name)))
 
 
-def _adapter_names(name: str) -> set[str]:
-    return {part[len(PREFIX) :] for part in name.split("/") if part.startswith(PREFIX)}
+def _adapters_in_h5(source: Any) -> set[str]:
+    found: set[str] = set()
+    with h5py.File(source) as file:
+        file.visit(found.add)
+    return {name for name in found if name.rpartition("/")[2].startswith(PREFIX)}

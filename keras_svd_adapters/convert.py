@@ -19,7 +19,7 @@ from keras_svd_adapters.methods.method import Method
 from keras_svd_adapters.sharing import Shared
 from keras_svd_adapters.site import Site
 from keras_svd_adapters.status import Status, status
-from keras_svd_adapters.switching import finish, only_adapter, require_adapter
+from keras_svd_adapters.switching import finish, only_adapter, require_adapter, require_values
 from keras_svd_adapters.weights import own_weights, trained_with
 
 Factors = tuple[np.ndarray, np.ndarray]
@@ -56,6 +56,7 @@ def to_lora(model: keras.layers.Layer, name: str | None = None, into: str = "lor
     check_name(into)
     name = name or only_adapter(model)
     sites = require_adapter(model, name)
+    require_values(model, f"to_lora of {name!r}")
     factors = {site.key: exact_factors(site, name) for site in sites}
     chosen: Chosen = [(site, LoRA(rank=factors[site.key][0].shape[1])) for site in sites]
     check_methods(chosen, into)

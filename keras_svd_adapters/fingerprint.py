@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from math import gcd
 from typing import Any
 
 import numpy as np
@@ -15,25 +16,28 @@ EQUAL = 1e-7
 
 def kernel_fingerprint(matrix: np.ndarray, dtype: str, full: bool = False) -> dict[str, Any]:
     """Shape, dtype and a hash of sampled values of an `(m, n)` kernel, or of all, as float32."""
-    flat = np.ascontiguousarray(matrix, dtype="<f4").ravel()
+    matrix = np.ascontiguousarray(matrix, dtype="<f4")
     marks = {"shape": list(matrix.shape), "dtype": dtype}
-    marks["sha256"] = _sha256(_every(flat, KERNEL_SAMPLES))
-    return marks | ({"sha256_of_all": _sha256(flat)} if full else {})
+    marks["sha256"] = _sha256(_every(matrix, KERNEL_SAMPLES))
+    return marks | ({"sha256_of_all": _sha256(matrix)} if full else {})
 
 
 def _sha256(values: np.ndarray) -> str:
     return hashlib.sha256(values.tobytes()).hexdigest()
 
 
-def _every(flat: np.ndarray, count: int) -> np.ndarray:
-    """About `count` values, evenly spread; by an odd step, so as not to stay in one column."""
-    return flat[:: max(1, flat.size // count) | 1]
+def _every(matrix: np.ndarray, count: int) -> np.ndarray:
+    """About `count` values of an `(m, n)` matrix, evenly spread over its rows and columns."""
+    step = max(1, matrix.size // count)
+    while gcd(step, matrix.shape[1]) > 1:
+        step += 1
+    return matrix.ravel()[::step]
 
 
 def kernel_sample(matrix: np.ndarray) -> np.ndarray:
     """A few values of a kernel, by which its distance from another can be told."""
-    flat = np.asarray(matrix, dtype="float32").ravel()
-    return np.ascontiguousarray(_every(flat, DISTANCE_SAMPLES)[:DISTANCE_SAMPLES])
+    matrix = np.ascontiguousarray(matrix, dtype="float32")
+    return np.ascontiguousarray(_every(matrix, DISTANCE_SAMPLES)[:DISTANCE_SAMPLES])
 
 
 def distance(ours: np.ndarray, theirs: np.ndarray) -> float:
@@ -45,18 +49,27 @@ def distance(ours: np.ndarray, theirs: np.ndarray) -> float:
 
 
 def factor_sample(vectors: np.ndarray) -> np.ndarray:
-    """A few weighted sums over all the singular vectors, which are the columns.
+    """A few weighted sums over all the entries of the singular vectors, which are the columns.
 
-    A vector that is flipped, or a pair that is rotated, changes every sum.
+    A vector that is flipped, or a pair that is rotated, changes the sums by about the angle.
     """
-    rows = np.asarray(vectors, dtype="float32")[:: max(1, len(vectors) // FACTOR_SAMPLES)]
-    weights = 1 + 0.5 * np.cos(np.arange(vectors.shape[1]))
-    return (rows[:FACTOR_SAMPLES] @ weights).astype("float32")
+    total = np.asarray(vectors, "float64") @ (1 + 0.5 * np.cos(np.arange(vectors.shape[1])))
+    if len(total) > FACTOR_SAMPLES:
+        total = _signs(FACTOR_SAMPLES, len(total)) @ total
+    return total.astype("float32")
 
 
-def same_factor(ours: np.ndarray, theirs: np.ndarray) -> bool:
+def _signs(rows: int, columns: int) -> np.ndarray:
+    """The same random signs on every machine."""
+    words = np.random.Philox(key=0).random_raw(-(-rows * columns // 64))
+    bits = np.unpackbits(words.astype("<u8").view("uint8"))[: rows * columns]
+    return 2.0 * bits.reshape(rows, columns) - 1
+
+
+def same_factor(ours: np.ndarray, theirs: np.ndarray, dtype: str) -> bool:
     """Whether two samples are of one factor, up to the rounding of other machines."""
-    return ours.shape == theirs.shape and bool(np.allclose(ours, theirs, rtol=0, atol=5e-3))
+    tolerance = 1e-4 if dtype in ("float32", "float64") else 2e-2
+    return ours.shape == theirs.shape and bool(np.allclose(ours, theirs, rtol=0, atol=tolerance))
 
 
 def has_equal_values(s: np.ndarray) -> bool:

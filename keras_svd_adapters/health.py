@@ -69,11 +69,11 @@ class AdapterHealth(keras.callbacks.Callback):
             raise ValueError(f"`steps` must be a positive integer. Received: steps={steps!r}")
         self.steps = steps
         self.history: list[tuple[ArrayHealth, ...]] = []
-        self._seen = 0
+        self._seen, self._before = 0, 0
         self._start: dict[tuple[str, str], np.ndarray] = {}
 
     def on_train_begin(self, logs: Any = None) -> None:
-        self._seen, self.history = 0, []
+        self._seen, self._before, self.history = 0, 0, []
         self._start = self._values()
         if not self._start:
             raise ValueError(
@@ -82,20 +82,31 @@ class AdapterHealth(keras.callbacks.Callback):
             )
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        self._seen += 1
-        if self._seen == self.steps:
-            self._look(f"after {self.steps} steps")
+        # Keras may run several batches at a time, and then tells the last one's number.
+        self._seen = self._before + batch + 1
+        if not self.history and self._updates() >= self.steps:
+            self._look(f"after {self._seen} steps")
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        self._before = self._seen
         self._look(f"after epoch {epoch + 1}")
 
+    def _updates(self) -> int:
+        """How often the optimizer has moved anything."""
+        gathered = getattr(self.model.optimizer, "gradient_accumulation_steps", None) or 1
+        return int(self._seen // gathered)
+
     def _look(self, when: str) -> None:
+        paths = {site.key: site.path for site in adapted_sites(self.model)}
         found = tuple(
-            array_health(*key, self._start[key], value) for key, value in self._values().items()
+            array_health(paths[key], name, self._start[key, name], value)
+            for (key, name), value in self._values().items()
         )
         self.history.append(found)
         broken = [f"{each.path}/{each.name}" for each in found if not each.finite]
         still = [f"{each.path}/{each.name}" for each in found if each.finite and not each.moved]
+        if self._updates() <= 1 and (not self._updates() or len(still) < len(found)):
+            still = []  # at the first update, the gradient of what is multiplied by 0 is 0
         if broken:
             warnings.warn(
                 f"{when}, {len(broken)} of {len(found)} arrays of adapters hold NaN or infinity: "
@@ -112,11 +123,11 @@ class AdapterHealth(keras.callbacks.Callback):
             )
 
     def _values(self) -> dict[tuple[str, str], np.ndarray]:
-        """The values that train, by path of the layer and name."""
+        """The values that train, by key of the layer and name."""
         if sync := getattr(self.model, "jax_state_sync", None):
             sync()  # while it trains, Keras on JAX holds the values elsewhere
         return {
-            (site.path, name): ops.convert_to_numpy(variable)
+            (site.key, name): ops.convert_to_numpy(variable)
             for site in adapted_sites(self.model)
             for adapter, holder in adapters_of(site.layer).items()
             if adapter == site.layer.active_adapter

@@ -89,9 +89,10 @@ class AdaptedLayer:
         return base if self.rests else ops.cast(self.merged_kernel(), base.dtype)
 
     def merged_kernel(self) -> Any:
-        """The effective kernel in float32."""
+        """The effective kernel in float32, or in float64 where it is stored so."""
         kernel = ops.convert_to_tensor(self.base_kernel)
-        return ops.add(ops.cast(kernel, "float32"), self.adapter().delta(kernel))
+        dtype = keras.backend.result_type(kernel.dtype, "float32")
+        return ops.add(ops.cast(kernel, dtype), ops.cast(self.adapter().delta(kernel), dtype))
 
     def adapter(self) -> Adapter:
         """The active adapter."""

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import dataclass
 from typing import Any, NamedTuple
-from weakref import WeakKeyDictionary
 
 import keras
 import numpy as np
@@ -27,17 +27,15 @@ class Merged(NamedTuple):
     name: str
     adapter: Adapter
     base: np.ndarray
-    merged_sha256: str
+    sha256: str
 
 
-class Record(NamedTuple):
-    """What takes a merge back."""
+@dataclass(frozen=True, eq=False)
+class Record:
+    """What takes a merge back; the model keeps it, out of sight of Keras's saving."""
 
     kernels: list[Merged]
     trained: list[tuple[keras.Variable, str]]
-
-
-_records: WeakKeyDictionary[keras.layers.Layer, Record] = WeakKeyDictionary()
 
 
 def merge(
@@ -69,30 +67,32 @@ def merge(
             well, or if outputs change by more than `tolerance`. The model is
             left as it was.
     """
+    if tolerance is not None and not isinstance(tolerance, int | float):
+        raise ValueError(f"`tolerance` is a number such as 1e-3. Received: tolerance={tolerance!r}")
     sites = require_adapter(model)
     holders = _holders(model)
     for site in sites:
         _check(site, holders)
     kernels = tuple(_measure(site) for site in sites)
+    report = MergeReport(kernels)
     if probe is None:
-        _check_tolerance(MergeReport(kernels), tolerance)
-    before = _outputs(model, probe)
-    record = Record(
-        [_fold(site) for site in sites],
-        [(w, owner) for _, _, w in own_weights(model) if (owner := trained_with(w)) is not None],
-    )
-    for weight, _ in record.trained:
-        weight.trained_with = None
-    restore_plain(model)
-    change = output_change(before, _outputs(model, probe)) if before else None
-    report = MergeReport(kernels, change)
-    try:
         _check_tolerance(report, tolerance)
-    except ValueError:
+    before = _outputs(model, probe)
+    trained = [(w, owner) for _, _, w in own_weights(model) if (owner := trained_with(w))]
+    record = Record([], trained)
+    try:
+        for site in sites:
+            _fold(site, record)
+        for weight, _ in trained:
+            weight.trained_with = None
+        restore_plain(model)
+        if before:
+            report = MergeReport(kernels, output_change(before, _outputs(model, probe)))
+            _check_tolerance(report, tolerance)
+    except BaseException:
         _take_back(model, record)
         raise
-    if keep_base:
-        _records[model] = record
+    object.__setattr__(model, "merge_record", record if keep_base else None)
     return report
 
 
@@ -112,45 +112,53 @@ def unmerge(model: keras.layers.Layer) -> None:
             "The model has adapters: take them off with `delete_adapter` before `unmerge`. "
             f"Received: {model!r}"
         )
-    if model not in _records:
+    record = vars(model).get("merge_record")
+    if record is None:
         raise ValueError(
             "There is no merge to take back: `unmerge` works on the model object that "
             "`merge(model)` was called with, unless `keep_base=False`. "
             f"Received: {model!r}"
         )
-    record = _records[model]
     for merged in record.kernels:
-        if _sha256(base_kernel(merged.layer)) != merged.merged_sha256:
+        lora = getattr(merged.layer, "lora_enabled", False)
+        if lora or _sha256(base_kernel(merged.layer)) != merged.sha256:
             raise ValueError(
                 "A kernel changed since the merge, by training or loading, which `unmerge` would "
                 f"lose. Received: the kernel of `{merged.layer.path}`"
             )
-    del _records[model]
+    object.__setattr__(model, "merge_record", None)
     _take_back(model, record)
 
 
 def _take_back(model: keras.layers.Layer, record: Record) -> None:
     for merged in record.kernels:
         base_kernel(merged.layer).assign(merged.base)
-        attach(merged.layer, merged.name, merged.adapter)
+        if merged.name not in adapters_of(merged.layer):
+            attach(merged.layer, merged.name, merged.adapter)
     for weight, owner in record.trained:
         weight.trained_with = owner
     settle(model)
 
 
-def _fold(site: Site) -> Merged:
+def _fold(site: Site, record: Record) -> None:
     layer = site.layer
-    kernel, name, adapter = base_kernel(layer), layer.active_adapter, layer.adapter()
-    base = to_host(kernel)
-    kernel.assign(ops.cast(layer.merged_kernel(), kernel.dtype))
+    kernel, name = base_kernel(layer), layer.active_adapter
+    merged = ops.cast(layer.merged_kernel(), kernel.dtype)
+    sha256 = _sha256(merged)
+    record.kernels.append(Merged(layer, name, layer.adapter(), to_host(kernel), sha256))
+    kernel.assign(merged)
     detach(layer, name)
-    return Merged(layer, name, adapter, base, _sha256(kernel))
 
 
 def _measure(site: Site) -> MergedKernel:
     delta = site.layer.adapter().delta(base_kernel(site.layer))
     rounded = ops.cast(ops.cast(site.layer.merged_kernel(), site.dtype), "float32")
     delta, rounded = (site.view.to_matrix(ops.convert_to_numpy(k)) for k in (delta, rounded))
+    if not np.isfinite(rounded).all():
+        raise ValueError(
+            f"The merged kernel does not fit into {site.dtype}: it has NaN or infinite values. Go "
+            f"on with the adapter unmerged. Received: the adapter of `{site.path}`"
+        )
     return measure(site.path, site.matrix(), delta, rounded)
 
 
@@ -159,7 +167,13 @@ def _outputs(model: keras.layers.Layer, probe: Any) -> list[np.ndarray]:
     if probe is None:
         return []
     outputs = keras.tree.flatten(model(probe, training=False))
-    return [ops.convert_to_numpy(ops.cast(y, "float32")) for y in outputs]
+    outputs = [ops.convert_to_numpy(ops.cast(y, "float32")) for y in outputs]
+    if not sum(y.size for y in outputs):
+        raise ValueError(
+            "The model has no output on `probe`: give it a batch of inputs. "
+            f"Received: outputs of the shapes {[y.shape for y in outputs]}"
+        )
+    return outputs
 
 
 def _check_tolerance(report: MergeReport, tolerance: float | None) -> None:
@@ -209,10 +223,11 @@ def _check(site: Site, holders: dict[int, list[keras.layers.Layer]]) -> None:
             )
 
 
-def to_host(variable: keras.Variable) -> np.ndarray:
-    """The value of a variable on the host, bit for bit, in as many bytes."""
-    return to_numpy(variable).astype(variable.dtype)
+def to_host(value: Any) -> np.ndarray:
+    """A value on the host, bit for bit, in as many bytes."""
+    value = ops.convert_to_tensor(value)  # JAX may store less than a variable's dtype says
+    return to_numpy(value).astype(keras.backend.standardize_dtype(value.dtype))
 
 
-def _sha256(variable: keras.Variable) -> str:
-    return hashlib.sha256(np.ascontiguousarray(to_host(variable)).tobytes()).hexdigest()
+def _sha256(value: Any) -> str:
+    return hashlib.sha256(np.ascontiguousarray(to_host(value)).tobytes()).hexdigest()

@@ -30,5 +30,11 @@ class Progress:
             self._bar.update(self._done)
 
 
+def tell(text: str, verbose: int | str) -> None:
+    """Prints a line where a bar would be shown."""
+    if _somebody_looks() if verbose == "auto" else verbose:
+        print(text)
+
+
 def _somebody_looks() -> bool:
     return "ipykernel" in sys.modules or sys.stdout.isatty()

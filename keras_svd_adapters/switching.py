@@ -64,6 +64,8 @@ def delete_adapter(model: keras.layers.Layer, name: str) -> None:
     Raises:
         ValueError: If there is no adapter of this name.
     """
+    if not isinstance(name, str):
+        raise ValueError(f"`name` is the name of an adapter. Received: name={name!r}")
     for site in require_adapter(model, name):
         detach(site.layer, name)
     for _, _, weight in own_weights(model):
@@ -86,7 +88,13 @@ def set_adapter(model: keras.layers.Layer, name: str | list[str] | None) -> None
     Raises:
         ValueError: If there is no adapter of a name, or two are on one layer.
     """
-    names = [name] if isinstance(name, str) else list(name or [])
+    names = [name] if isinstance(name, str) else name
+    names = [] if names is None else names
+    if not isinstance(names, list | tuple) or not all(isinstance(n, str) for n in names):
+        raise ValueError(
+            "`name` is the name of an adapter, a list of names, or `None` for the plain model. "
+            f"Received: name={name!r}"
+        )
     for each in names:
         require_adapter(model, each)
     sites = adapted_sites(model)
@@ -112,6 +120,17 @@ def require_adapter(model: keras.layers.Layer, name: str | None = None) -> list[
         known = f"It has {', '.join(map(repr, names))}." if names else "It has none: `enable` one."
         raise ValueError(f"The model has no such adapter. {known} Received: name={name!r}")
     return sites
+
+
+def require_values(model: keras.layers.Layer, what: str) -> None:
+    """Raises where an adapter waits for its values."""
+    for site in adapted_sites(model):
+        if not all(adapter.filled for adapter in adapters_of(site.layer).values()):
+            raise ValueError(
+                f"The adapter on `{site.path}` was rebuilt from a configuration and holds no "
+                "values yet. Load the model's weights first, or take a model that is not adapted. "
+                f"Received: {what}"
+            )
 
 
 def only_adapter(model: keras.layers.Layer) -> str:

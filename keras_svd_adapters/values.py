@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import keras
@@ -10,12 +11,25 @@ import numpy as np
 from keras import ops
 
 
-def to_numpy(variable: keras.Variable) -> np.ndarray:
-    """The value of a variable on the host; a float one as float32."""
+def to_numpy(variable: Any) -> np.ndarray:
+    """The value of a variable on the host; a float one as float32, or float64 as itself."""
     value = ops.convert_to_tensor(variable)
-    if keras.backend.is_float_dtype(value.dtype):
+    dtype = keras.backend.standardize_dtype(value.dtype)
+    if keras.backend.is_float_dtype(dtype) and dtype != "float64":
         value = ops.cast(value, "float32")
     return ops.convert_to_numpy(value)
+
+
+@contextmanager
+def as_before_on_failure(variables: Iterable[keras.Variable]) -> Iterator[None]:
+    """Within, whatever goes wrong, the variables get back the values that they had."""
+    before = [(variable, to_numpy(variable)) for variable in variables]
+    try:
+        yield
+    except BaseException:
+        for variable, value in before:
+            variable.assign(value)
+        raise
 
 
 def starting_at(value: np.ndarray | float) -> Callable[..., Any]:

@@ -61,17 +61,19 @@ def choose_weights(
                 f"Received: train={pattern!r}"
             )
         chosen |= hits
-    return _checked(model, list(chosen.values()), f"train={train!r}", name, sites)
+    found = list(chosen.values())
+    check_weights(model, found, f"train={train!r}", name, sites)
+    return _with_statistics(model, found)
 
 
-def _checked(
+def check_weights(
     model: keras.layers.Layer,
     chosen: list[keras.Variable],
     asked: str,
     name: str,
     sites: list[Site],
-) -> list[keras.Variable]:
-    """These weights and the statistics beside them, if they can train with an adapter."""
+) -> None:
+    """Raises where weights cannot train with an adapter of this name on these sites."""
     kernels = {id(base_kernel(site.layer)): site.path for site in [*sites, *adapted_sites(model)]}
     for weight in chosen:
         if id(weight) in kernels:
@@ -84,7 +86,6 @@ def _checked(
                 f"`{weight.path}` trains with the adapter {trained_with(weight)!r} already, and a "
                 f"weight can belong to one only. Received: {asked}, name={name!r}"
             )
-    return _with_statistics(model, chosen)
 
 
 def choose_biases(
@@ -119,7 +120,8 @@ def choose_biases(
             "There is no such bias to train: leave `bias` out, or name other weights in `train`. "
             f"Received: bias={bias!r}"
         )
-    return _checked(model, biases, f"bias={bias!r}", name, sites)
+    check_weights(model, biases, f"bias={bias!r}", name, sites)
+    return _with_statistics(model, biases)
 
 
 def _with_statistics(

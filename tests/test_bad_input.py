@@ -10,6 +10,7 @@ import pytest
 import keras_svd_adapters as ksa
 from keras_svd_adapters.host import AdaptedLayer
 from keras_svd_adapters.root import AdaptedModel
+from keras_svd_adapters.weights import own_weights, trained_with
 
 
 def snapshot(model):
@@ -126,7 +127,8 @@ def test_a_failure_after_attaching(monkeypatch):
     with monkeypatch.context() as patched:
         patched.setattr(switching, "make_root", broken)
         with pytest.raises(RuntimeError, match="broken"):
-            ksa.enable(backbone, ksa.SVF())
+            ksa.enable(backbone, ksa.SVF(), train="*norm*")
+        assert not [w for _, _, w in own_weights(backbone) if trained_with(w)]
     weights, layers, trainable = snapshot(backbone)
     assert (weights, trainable) == (before[0], before[2])
     assert [layer[:2] for layer in layers] == [layer[:2] for layer in before[1]]
@@ -146,7 +148,7 @@ def test_interrupted_half_way(monkeypatch):
     backbone, x = models.bert()
     before, y = snapshot(backbone), models.output(backbone(x))
     with pytest.raises(KeyboardInterrupt):
-        ksa.enable(backbone, ksa.SVF())
+        ksa.enable(backbone, ksa.SVF(), train="*norm*")
     assert snapshot(backbone) == before
     monkeypatch.setattr(enable, "decompose", right)
     ksa.enable(backbone, ksa.SVF())
@@ -196,6 +198,27 @@ def test_quantized_layers():
     ksa.merge(model)
     model.quantize("int8")
     assert model.layers[1].quantization_mode == "int8"
+
+
+@pytest.mark.parametrize("name", [5, [None], ["default", 1], {"default": 1}])
+def test_what_is_no_name(name):
+    backbone, _ = models.bert()
+    ksa.enable(backbone, ksa.SVF())
+    for verb in (ksa.set_adapter, ksa.delete_adapter):
+        with pytest.raises(ValueError, match="name.*Received: name="):
+            verb(backbone, name)
+    with pytest.raises(ValueError, match="Received: name=None"):
+        ksa.delete_adapter(backbone, None)
+
+
+def test_two_on_one_layer():
+    backbone, _ = models.bert()
+    ksa.enable(backbone, ksa.SVF())
+    ksa.enable(backbone, ksa.LoRA(rank=2), name="second")
+    before = snapshot(backbone)
+    with pytest.raises(ValueError, match="One adapter of a layer.*Received: name="):
+        ksa.set_adapter(backbone, ["default", "second"])
+    assert snapshot(backbone) == before
 
 
 VERBS = {

@@ -9,13 +9,15 @@ import zipfile
 from pathlib import Path
 
 import keras
+import keras_hub
 import models
 import numpy as np
 import pytest
 from cases import METHODS, shake
 
 import keras_svd_adapters as ksa
-from keras_svd_adapters.archive import FORMAT_VERSION, read_archive
+from keras_svd_adapters.archive import FORMAT_VERSION, Contents, read_archive, write_archive
+from keras_svd_adapters.fingerprint import KERNEL_SAMPLES, _every, factor_sample, same_factor
 from keras_svd_adapters.methods.method import SVD
 from keras_svd_adapters.weights import own_weights
 
@@ -170,6 +172,10 @@ def test_files_that_do_not_fit(tmp_path):
     rewritten(path, lambda metadata, config: metadata.update(format_version=FORMAT_VERSION + 1))
     refuses(fresh, path, "format version", "pip install --upgrade")
     path.write_bytes(whole)
+    for version in (0, True):
+        rewritten(path, lambda metadata, config, v=version: metadata.update(format_version=v))
+        refuses(fresh, path, "format version")
+        path.write_bytes(whole)
     rewritten(path, lambda metadata, config: metadata.update(format="something"))
     refuses(fresh, path, "not an adapter file")
     path.write_bytes(whole)
@@ -250,7 +256,119 @@ def test_another_precision(method, tmp_path):
     assert np.linalg.norm(found - plain) > 0.1 * np.linalg.norm(expected)
 
 
-def test_what_fits_is_loaded_if_not_strict(tmp_path):
+def test_another_precision_has_other_singular_vectors(tmp_path):
+    half, _ = tuned(ksa.LoRAXS(rank=4), family=lambda: models.bert("bfloat16"))
+    ksa.save_adapter(half, tmp_path / "a.keras")
+    full, _ = models.bert()
+    with pytest.warns(UserWarning, match="trained on bfloat16"):
+        refuses(full, tmp_path / "a.keras", "on bfloat16 kernels and these", "include_basis=True")
+
+
+@pytest.mark.parametrize("angle", [np.pi, 1e-3])
+def test_marks_see_every_rotation(angle):
+    U = np.linalg.qr(np.random.default_rng(0).normal(size=(300, 300)))[0].astype("float32")
+    mark = factor_sample(U)
+    rng = np.random.default_rng(1)
+    assert same_factor(factor_sample(U + rng.normal(size=U.shape) * 1e-7), mark, "float32")
+    for i in range(299):
+        turned = U.copy()
+        c, s = np.cos(angle), np.sin(angle)
+        turned[:, i : i + 2] = U[:, i : i + 2] @ np.array([[c, s], [-s, c]], "float32")
+        assert not same_factor(factor_sample(turned), mark, "float32"), i
+
+
+@pytest.mark.parametrize("shape", [(4096, 1001), (768, 768), (100, 200), (6, 6)])
+def test_kernel_marks_lie_everywhere(shape):
+    matrix = np.arange(np.prod(shape), dtype="float32").reshape(shape)
+    rows, columns = np.unravel_index(_every(matrix, KERNEL_SAMPLES).astype(int), shape)
+    assert len(rows) > 1000 or len(rows) == matrix.size
+    assert len(set(columns)) > 0.6 * shape[1]
+    assert len(set(rows)) > 0.6 * min(shape[0], KERNEL_SAMPLES)
+
+
+def test_two_files_with_one_head(tmp_path):
+    for name in ("p", "q"):
+        model, _, _ = models.classifier()
+        ksa.enable(model, ksa.LoRA(rank=2), "query", train="head")
+        shake(model)
+        ksa.save_adapter(model, tmp_path / f"{name}.keras")
+    model, _, _ = models.classifier()
+    ksa.load_adapter(model, tmp_path / "p.keras", name="p")
+    refuses(model, tmp_path / "q.keras", "trains with the adapter 'p' already")
+    ksa.delete_adapter(model, "p")
+    ksa.enable(model, ksa.SVF(), "value", name="p")
+    adapted = next(k for k, _, w in own_weights(model) if "value" in w.path and "kernel" in k)
+
+    contents = read_archive(tmp_path / "q.keras")
+    contents.config["train"].append(adapted)
+    kernel = next(w for k, _, w in own_weights(model) if k == adapted)
+    contents.values[f"train/{adapted}"] = np.zeros(kernel.shape, "float32")
+    identity = {"module": "m", "class_name": "c", "config": contents.config}
+    write_archive(tmp_path / "q.keras", Contents(identity, contents.values))
+    refuses(model, tmp_path / "q.keras", "the kernel of", "which is adapted")
+
+
+@pytest.mark.parametrize(
+    ("method", "most"), [(ksa.SVF(), 80_000), (ksa.SVFT(pattern="banded", d=2), 350_000)]
+)
+def test_sizes(method, most, tmp_path):
+    """The 36 kernels of MiniLM."""
+    backbone = keras_hub.models.BertBackbone(models.TOKENS, 6, 12, 384, 1536)
+    ksa.enable(backbone, method)
+    ksa.save_adapter(backbone, tmp_path / "a.keras")
+    assert 36 * 384 * 4 < (tmp_path / "a.keras").stat().st_size < most
+
+
+def test_numbers_of_numpy_are_numbers(tmp_path):
+    backbone, x = tuned(ksa.LoRA(rank=2, alpha=np.float32(4)))
+    ksa.save_adapter(backbone, tmp_path / "a.keras")
+    fresh, _ = models.bert()
+    ksa.load_adapter(fresh, tmp_path / "a.keras")
+    np.testing.assert_array_equal(models.output(fresh(x)), models.output(backbone(x)))
+
+
+def test_values_that_are_not_finite_are_told(tmp_path):
+    backbone, _ = tuned(ksa.SVF())
+    weight = backbone.trainable_weights[0]
+    weight.assign(np.full(weight.shape, np.nan))
+    with pytest.warns(UserWarning, match="NaN or infinite.*Received: "):
+        ksa.save_adapter(backbone, tmp_path / "a.keras")
+
+
+def test_what_fails_leaves_no_litter(tmp_path, monkeypatch):
+    backbone, _ = tuned(ksa.SVF())
+    ksa.save_adapter(backbone, tmp_path / "a.keras")
+    (tmp_path / "link.keras").symlink_to(tmp_path / "a.keras")
+    ksa.save_adapter(backbone, tmp_path / "link.keras")
+    assert (tmp_path / "link.keras").is_symlink()
+    monkeypatch.setattr(os, "fsync", lambda handle: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        ksa.save_adapter(backbone, tmp_path / "b.keras")
+    assert sorted(os.listdir(tmp_path)) == ["a.keras", "link.keras"]
+
+
+def test_interrupted_while_values_come(tmp_path, monkeypatch):
+    adapter_file = importlib.import_module("keras_svd_adapters.adapter_file")
+    model, _, _ = models.classifier()
+    ksa.enable(model, ksa.LoRA(rank=2), train="head")
+    shake(model)
+    ksa.save_adapter(model, tmp_path / "a.keras")
+    shake(model)
+    before, take, calls = state(model), adapter_file._take, []
+
+    def interrupted(*args):
+        calls.append(args)
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        take(*args)
+
+    monkeypatch.setattr(adapter_file, "_take", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        ksa.load_adapter(model, tmp_path / "a.keras")
+    assert state(model) == before
+
+
+def test_what_fits_is_loaded_if_not_strict(tmp_path, capsys):
     backbone, x = tuned(ksa.LoRA(rank=2), train="*norm*")
     ksa.save_adapter(backbone, tmp_path / "a.keras")
     other, _ = models.bert()
@@ -269,8 +387,13 @@ def test_what_fits_is_loaded_if_not_strict(tmp_path):
     )
     fresh, _ = models.bert()
     refuses(fresh, tmp_path / "a.keras", "12 of its 13", "`layers/gone`, which this model lacks")
+    capsys.readouterr()
     with pytest.warns(UserWarning, match="12 of its 13"):
-        ksa.load_adapter(fresh, tmp_path / "a.keras", strict=False)
+        ksa.load_adapter(fresh, tmp_path / "a.keras", strict=False, verbose=1)
+    assert capsys.readouterr().out.splitlines()[-1] == (
+        "a.keras: 12 layers matched, 0 missing, 1 unexpected; 10 weights besides matched, "
+        "0 unexpected"
+    )
     np.testing.assert_array_equal(models.output(fresh(x)), models.output(backbone(x)))
     with pytest.raises(ksa.AdapterFileError, match="0 of its 13"):
         ksa.load_adapter(models.vit()[0], tmp_path / "a.keras", strict=False)

@@ -69,6 +69,56 @@ def test_training_goes_on_as_without_it():
         np.testing.assert_array_equal(with_it, without)
 
 
+def quietly(model, x, y, health, **kwargs):
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message=".*arrays of adapters")
+        model.fit(x, y, verbose=0, callbacks=[health], **kwargs)
+
+
+def test_what_cannot_have_moved_yet():
+    """LoRA's A at the first update, and everything while gradients gather."""
+    x, y = np.ones((12, 6)), np.ones((12, 1))
+    for gathered, looks in ((None, 2), (20, 1)):
+        model = keras.Sequential([keras.Input((6,)), keras.layers.Dense(1)])
+        ksa.enable(model, ksa.LoRA(rank=1), targets="dense*")
+        optimizer = keras.optimizers.SGD(1e-2, gradient_accumulation_steps=gathered)
+        model.compile(optimizer, "mse")
+        health = ksa.AdapterHealth(steps=1)
+        quietly(
+            model,
+            x[:4] if gathered is None else x,
+            y[:4] if gathered is None else y,
+            health,
+            batch_size=4 if gathered is None else 1,
+        )
+        assert len(health.history) == looks
+
+
+class Twins(keras.Model):
+    def __init__(self):
+        super().__init__()
+        self.one = keras.Sequential([keras.layers.Dense(6, name="proj")], name="two")
+        self.other = keras.Sequential([keras.layers.Dense(6, name="proj")], name="two")
+
+    def call(self, x):
+        return self.other(self.one(x))
+
+
+def test_batches_are_counted_and_layers_of_one_name_are_two():
+    model = Twins()
+    model(np.ones((1, 6)))
+    ksa.enable(model, ksa.SVF(), targets="proj")
+    several = 4 if keras.backend.backend() != "torch" else 1
+    model.compile("sgd", "mse", steps_per_execution=several)
+    health = ksa.AdapterHealth(steps=4)
+    x = np.random.default_rng(0).normal(size=(12, 6))
+    quietly(model, x, x, health, batch_size=1)
+    assert len(health.history[0]) == 2
+    assert len(health.history) == 2
+    first, last = health.history[0], health.history[-1]
+    assert 0 < first[0].moved < last[0].moved
+
+
 def test_bad_input():
     with pytest.raises(ValueError, match=r"Received: steps=0"):
         ksa.AdapterHealth(steps=0)

@@ -1,6 +1,8 @@
 """Merged equals unmerged, and costs nothing."""
 
+import gc
 import importlib
+import weakref
 
 import keras
 import models
@@ -76,7 +78,12 @@ def bits(model):
 
 @pytest.mark.parametrize(
     ("method", "dtype"),
-    [(ksa.DoRA(rank=2), "float32"), (ksa.VeRA(rank=4), "mixed_bfloat16"), (SVFT, "bfloat16")],
+    [
+        (ksa.DoRA(rank=2), "float32"),
+        (ksa.VeRA(rank=4), "mixed_bfloat16"),
+        (SVFT, "bfloat16"),
+        (ksa.LoRA(rank=2), "float64"),
+    ],
 )
 def test_unmerging_restores_every_bit(method, dtype):
     model, _, x = models.classifier(dtype)
@@ -164,13 +171,75 @@ def test_more_error_than_is_put_up_with(with_probe):
     assert ksa.merge(backbone, tolerance=0.1, probe=probe).relative < 0.1
 
 
-def test_a_kernel_of_two_layers():
+@pytest.mark.parametrize("around", [False, True])
+def test_a_kernel_of_two_layers(around):
     inputs = keras.Input((6,))
     first, second = keras.layers.Dense(6, name="first"), keras.layers.Dense(6, name="second")
-    model = keras.Model(inputs, keras.layers.Dense(2, name="head")(second(first(inputs))))
+    inner = keras.Model(inputs, first(inputs))
+    model = keras.Model(inputs, keras.layers.Dense(2, name="head")(second(inner(inputs))))
     second._tracker.unlock()
     second._kernel = first._kernel
     ksa.enable(model, ksa.LoRA(rank=2), targets="first")
     with pytest.raises(ValueError, match="also belongs to 'second'"):
+        ksa.merge(inner if around else model)
+    assert ksa_merge.adapted_sites(model)
+
+
+@pytest.mark.parametrize("how", ["no output", "no number", "interrupted"])
+def test_what_goes_wrong_leaves_the_model_adapted(how, monkeypatch):
+    model, _, x = models.classifier()
+    ksa.enable(model, ksa.LoRA(rank=2), train="head")
+    shake(model)
+    before, trained = bits(model), [w.path for w in model.trainable_weights]
+    if how == "no output":
+        empty = {key: value[:0] for key, value in x.items()}
+        with pytest.raises(ValueError, match="no output on `probe`.*Received: "):
+            ksa.merge(model, probe=empty)
+    elif how == "no number":
+        with pytest.raises(ValueError, match="`tolerance` is a number.*Received: "):
+            ksa.merge(model, tolerance="1e-3", probe=x)
+    else:
+        detach, calls = ksa_merge.detach, []
+
+        def interrupted(layer, name):
+            calls.append(layer)
+            if len(calls) == 5:
+                raise KeyboardInterrupt
+            detach(layer, name)
+
+        monkeypatch.setattr(ksa_merge, "detach", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            ksa.merge(model)
+    assert bits(model) == before
+    assert [w.path for w in model.trainable_weights] == trained
+    assert len(ksa_merge.adapted_sites(model)) == 12
+
+
+def test_a_kernel_too_large_for_its_dtype():
+    model = keras.Sequential([keras.Input((6,)), keras.layers.Dense(4, dtype="float16")])
+    ksa.enable(model, ksa.LoRA(rank=2), targets="dense*")
+    for weight in model.trainable_weights:
+        weight.assign(np.full(weight.shape, 300.0))
+    with pytest.raises(ValueError, match="does not fit into float16.*Received: "):
         ksa.merge(model)
     assert ksa_merge.adapted_sites(model)
+
+
+def test_kernels_under_keras_lora_since():
+    backbone, _ = models.bert()
+    backbone.enable_svf()
+    ksa.merge(backbone)
+    backbone.enable_lora(2)
+    with pytest.raises(ValueError, match="changed since the merge"):
+        ksa.unmerge(backbone)
+
+
+def test_a_merged_model_can_be_collected():
+    layer = keras.layers.Dense(4)
+    layer.build((None, 6))
+    ksa.enable(layer, ksa.SVF())
+    ksa.merge(layer)
+    gone = weakref.ref(layer)
+    del layer
+    gc.collect()
+    assert gone() is None

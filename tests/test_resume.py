@@ -144,18 +144,49 @@ def test_backup_and_restore(tmp_path):
     same(again, expected)
 
 
-@pytest.mark.parametrize("form", ["m.weights.h5", "m.weights.json"])
+@pytest.mark.parametrize("form", ["m.weights.h5", "m.weights.json", "m.keras"])
 def test_adapted_weights_in_a_plain_model_are_noticed(form, tmp_path):
     sharded = {"max_shard_size": 1e-5} if form.endswith("json") else {}
     backbone, x = models.bert()
     expected = models.output(backbone(x))
     ksa.enable(backbone, ksa.LoRA(rank=2), name="pirate")
-    backbone.save_weights(tmp_path / form, **sharded)
+    if form.endswith(".keras"):
+        backbone.save(tmp_path / form)
+    else:
+        backbone.save_weights(tmp_path / form, **sharded)
     plain, _ = models.bert()
-    with pytest.warns(UserWarning, match=r"adapters \['pirate'\].*Received: "):
+    with pytest.warns(UserWarning, match=r"adapters \['pirate'\] of 12 layers.*Received: "):
         plain.load_weights(tmp_path / form)
     np.testing.assert_array_equal(models.output(plain(x)), expected)
     ksa.enable(plain, ksa.LoRA(rank=2), name="pirate")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         plain.load_weights(tmp_path / form)
+
+
+def test_a_part_of_an_adapter_is_left_out(tmp_path):
+    backbone, _ = models.bert()
+    ksa.enable(backbone, ksa.LoRA(rank=2))
+    backbone.save_weights(tmp_path / "m.weights.h5")
+    other, _ = models.bert()
+    ksa.enable(other, ksa.LoRA(rank=2), targets="query")
+    with pytest.warns(UserWarning, match=r"adapters \['default'\] of 10 layers"):
+        other.load_weights(tmp_path / "m.weights.h5")
+
+
+class Own(keras.Model):
+    def __init__(self):
+        super().__init__()
+        self.adapter_in = keras.layers.Dense(3)
+
+    def call(self, x):
+        return self.adapter_in(x)
+
+
+def test_a_layer_that_only_sounds_like_an_adapter(tmp_path):
+    model = Own()
+    model(np.ones((1, 2)))
+    model.save_weights(tmp_path / "m.weights.h5")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model.load_weights(tmp_path / "m.weights.h5")

@@ -5,6 +5,7 @@ import models
 import numpy as np
 import pytest
 from cases import numpy, shake
+from test_files import rewritten
 
 import keras_svd_adapters as ksa
 from keras_svd_adapters.archive import read_archive
@@ -216,5 +217,21 @@ def test_a_model_without_values_is_not_loaded_onto(tmp_path):
     model = tuned(ksa.VeRA(rank=6))
     ksa.save_adapter(model, tmp_path / "a.keras")
     empty = type(model).from_config(model.get_config())
-    with pytest.raises(ksa.AdapterFileError, match="holds no values yet"):
-        ksa.load_adapter(empty, tmp_path / "a.keras")
+    for refused in (ksa.load_adapter, ksa.save_adapter):
+        with pytest.raises(ValueError, match=r"holds no values yet.*Received: to "):
+            refused(empty, tmp_path / "a.keras")
+    with pytest.raises(ValueError, match="holds no values yet.*Received: to_lora"):
+        ksa.to_lora(empty)
+
+
+def test_a_pair_larger_than_the_model_is_refused(tmp_path):
+    model = tuned(ksa.VeRA(rank=6, save_projections=False))
+    ksa.save_adapter(model, tmp_path / "a.keras")
+
+    def enlarge(metadata, config):
+        config["config"]["shared"]["vera"]["vera_a"] = [10**9, 10**9]
+
+    rewritten(tmp_path / "a.keras", enlarge)
+    ksa.delete_adapter(model, "default")
+    with pytest.raises(ksa.AdapterFileError, match=r"`vera_a` is .* room for .*Received: "):
+        ksa.load_adapter(model, tmp_path / "a.keras")

@@ -156,7 +156,7 @@ def test_a_public_layer_whose_adapter_rests(tmp_path):
     np.testing.assert_array_equal(again.predict(x, verbose=0), tuned)
 
 
-@pytest.mark.parametrize("name", ["lora", "svf", "svft_banded"])
+@pytest.mark.parametrize("name", ["lora", "dora", "svf", "svft_banded"])
 def test_base_weights_into_an_adapted_model(name, tmp_path):
     method = METHODS[name].method
     other, x = models.bert()
@@ -215,3 +215,15 @@ def test_a_merged_model_needs_nothing_of_ours(tmp_path):
     np.testing.assert_array_equal(
         keras.saving.load_model(tmp_path / "m.keras").predict(x, verbose=0), expected
     )
+
+
+@pytest.mark.parametrize("save", [keras.saving.save_model, keras.models.save_model])
+def test_a_model_around_adapted_layers_by_either_function(save, tmp_path):
+    backbone, x = models.bert()
+    ksa.enable(backbone, ksa.LoRA(rank=2))
+    shake(backbone)
+    pooled = keras.ops.mean(backbone.output["sequence_output"], axis=1)
+    model = keras.Model(backbone.input, keras.layers.Dense(3)(pooled))
+    save(model, tmp_path / "m.keras")
+    again = keras.saving.load_model(tmp_path / "m.keras")
+    np.testing.assert_array_equal(again.predict(x, verbose=0), model.predict(x, verbose=0))

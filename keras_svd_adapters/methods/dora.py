@@ -76,6 +76,11 @@ class DoRA(LoRA):
         norm = np.linalg.norm(K, axis=0)
         return {**super().start(K, form, rng, svd), "magnitude": norm, "norm": norm}
 
+    def follow(self, K: np.ndarray, v: SimpleNamespace) -> dict[str, np.ndarray]:
+        norm = np.linalg.norm(K, axis=0)
+        growth = v.magnitude / np.where(v.norm > 0, v.norm, 1)
+        return {"norm": norm, "magnitude": np.where(v.norm > 0, growth * norm, norm)}
+
     def coefficients(self, v: SimpleNamespace, form: str, kernel: Kernel) -> dict[str, Any]:
         A, B, c = v.lora_a, v.lora_b, self.scale
         cross = total(matmul(transpose(A), kernel()) * B, axis=0)

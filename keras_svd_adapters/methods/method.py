@@ -136,6 +136,10 @@ class Method:
         """
         return {}
 
+    def follow(self, K: np.ndarray, v: SimpleNamespace) -> dict[str, np.ndarray]:
+        """The arrays that must change, besides `U`, `s` and `Vt`, when the kernel became `K`."""
+        return {}
+
     def start_shared(self, shapes: dict[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
         """Values of the shared arrays, of shapes that hold every kernel's part."""
         return {}
@@ -163,10 +167,11 @@ class Method:
 
     def get_config(self) -> dict[str, Any]:
         """The hyperparameters that differ from their defaults."""
+        values = {f: getattr(self, f.name) for f in fields(self)}
         return {
-            f.name: getattr(self, f.name)
-            for f in fields(self)
-            if f.default is MISSING or getattr(self, f.name) != f.default
+            f.name: value.item() if isinstance(value, np.generic) else value
+            for f, value in values.items()
+            if f.default is MISSING or value != f.default
         }
 
     @classmethod
