@@ -1,5 +1,6 @@
 """Parameter-efficient fine-tuning for Keras 3, by singular vectors and low rank."""
 
+from keras_svd_adapters import svd_cache
 from keras_svd_adapters.adapter_file import load_adapter, save_adapter
 from keras_svd_adapters.archive import AdapterFileError
 from keras_svd_adapters.checkpoint_care import care_for_checkpoints
@@ -70,6 +71,7 @@ __all__ = [
     "set_adapter",
     "spectrum",
     "status",
+    "svd_cache",
     "to_lora",
     "unmerge",
 ]

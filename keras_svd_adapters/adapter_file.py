@@ -22,6 +22,7 @@ from keras_svd_adapters.adapter_fit import (
 from keras_svd_adapters.archive import AdapterFileError, Contents, read_archive, write_archive
 from keras_svd_adapters.enable import (
     Chosen,
+    Starter,
     attach_all,
     check_methods,
     check_name,
@@ -30,7 +31,7 @@ from keras_svd_adapters.enable import (
 )
 from keras_svd_adapters.fingerprint import kernel_fingerprint, kernel_sample
 from keras_svd_adapters.host import activate, adapters_of
-from keras_svd_adapters.methods.method import Method
+from keras_svd_adapters.methods.method import SVD, Method
 from keras_svd_adapters.progress import tell
 from keras_svd_adapters.root import PACKAGE
 from keras_svd_adapters.sharing import Shared, only_shared, seed_is_enough
@@ -185,7 +186,8 @@ def load_adapter(
         else:
             check_methods(chosen, name)
             with undone_on_failure(model, chosen, name):
-                attach_all(chosen, name, verbose, shared, _starter(contents, filepath, name))
+                start = _starter(contents, filepath, name)
+                attach_all(chosen, name, verbose, shared, start, _needs_svd(contents))
                 finish(model, name, list(weights.values()))
     unexpected = len(contents.config["sites"]) - len(chosen)
     lacking = len(contents.config["train"]) - len(weights)
@@ -197,20 +199,28 @@ def load_adapter(
     return status(model)
 
 
-def _starter(
-    contents: Contents, filepath: Path, name: str
-) -> Callable[[Site, Method, Shared], Adapter]:
+def _starter(contents: Contents, filepath: Path, name: str) -> Starter:
     """Makes adapters that start at the values of the file."""
 
-    def start(site: Site, method: Method, shared: Shared) -> Adapter:
-        if contents.config["sites"][site.key].get("form") is not None:
+    def start(
+        site: Site, method: Method, shared: Shared, K: np.ndarray, svd: SVD | None
+    ) -> Adapter:
+        if _has_factors(site, contents):
             return _whole_adapter(site, method, shared, contents, name)
-        adapter = start_adapter(site, method, shared, name)
+        adapter = start_adapter(site, method, shared, K, svd, name)
         check_factors(site, adapter, contents, filepath)
         _take(site, adapter, contents)
         return adapter
 
     return start
+
+
+def _has_factors(site: Site, contents: Contents) -> bool:
+    return contents.config["sites"][site.key].get("form") is not None
+
+
+def _needs_svd(contents: Contents) -> Callable[[Site, Method], bool]:
+    return lambda site, method: method.needs_svd and not _has_factors(site, contents)
 
 
 def _whole_adapter(

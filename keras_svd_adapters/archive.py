@@ -10,7 +10,6 @@ import hashlib
 import io
 import json
 import os
-import uuid
 import zipfile
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,6 +18,8 @@ import keras
 import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
+
+from keras_svd_adapters.atomic import written_at_once
 
 FORMAT = "keras_svd_adapters"
 FORMAT_VERSION = 1
@@ -53,25 +54,12 @@ def write_archive(path: str | os.PathLike[str], contents: Contents) -> None:
         _add(archive, METADATA, json.dumps(metadata, indent=1, sort_keys=True).encode())
         _add(archive, CONFIG, config)
         _add(archive, VALUES, values, zipfile.ZIP_STORED)
-    _replace(Path(path), buffer.getvalue())
+    with written_at_once(Path(path)) as temporary:
+        temporary.write_bytes(buffer.getvalue())
 
 
 def _add(archive: zipfile.ZipFile, name: str, data: bytes, how: int = zipfile.ZIP_DEFLATED) -> None:
     archive.writestr(zipfile.ZipInfo(name), data, compress_type=how)
-
-
-def _replace(path: Path, data: bytes) -> None:
-    path = path.resolve()
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    try:
-        with open(temporary, "xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
 
 
 def read_archive(path: str | os.PathLike[str]) -> Contents:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import keras
 import numpy as np
 
@@ -63,7 +65,7 @@ def to_lora(model: keras.layers.Layer, name: str | None = None, into: str = "lor
 
     extra = [weight for _, _, weight in own_weights(model) if trained_with(weight) == name]
 
-    def start(site: Site, method: Method, shared: Shared) -> Adapter:
+    def start(site: Site, method: Method, shared: Shared, *_: Any) -> Adapter:
         a, b = factors[site.key]
         return site.new_adapter(method, site.form(method), into, {"lora_a": a, "lora_b": b})
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import random
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from functools import partial
 from typing import Any
 
@@ -14,17 +15,18 @@ import numpy as np
 from keras_svd_adapters.adapter import Adapter
 from keras_svd_adapters.host import PREFIX, activate, adapters_of, attach, detach
 from keras_svd_adapters.keras_internals import is_pinned
-from keras_svd_adapters.methods.method import Method
-from keras_svd_adapters.progress import Progress
+from keras_svd_adapters.methods.method import SVD, Method
+from keras_svd_adapters.progress import KernelProgress
 from keras_svd_adapters.sharing import Shared, share
 from keras_svd_adapters.site import Site, adapted_sites
 from keras_svd_adapters.status import Status, status
-from keras_svd_adapters.svd import decompose
+from keras_svd_adapters.svd_service import Job, SVDService
 from keras_svd_adapters.switching import finish, restore_plain, settle
 from keras_svd_adapters.targets import Targets, choose, matches
 from keras_svd_adapters.weights import choose_biases, choose_weights, own_weights, trained_with
 
 Chosen = list[tuple[Site, Method]]
+Starter = Callable[[Site, Method, Shared, np.ndarray, SVD | None], Adapter]
 
 
 def enable(
@@ -36,6 +38,9 @@ def enable(
     name: str = "default",
     bias: str = "none",
     verbose: int | str = "auto",
+    cache: bool = True,
+    cache_dir: str | os.PathLike[str] | None = None,
+    svd_device: str = "cpu",
 ) -> Status:
     """Adapts a model in place: its kernels freeze, and a few new values train.
 
@@ -62,6 +67,12 @@ def enable(
             those of the `"adapted"` layers, or `"all"` of the model.
         verbose: 0 for silence, 1 for a progress bar, `"auto"` for a bar where
             a person looks on.
+        cache: Whether decompositions are kept on disk, and found there by the
+            next `enable` of any method on the same kernels.
+        cache_dir: The folder for them; `None` for the one that the variable
+            `KERAS_SVD_ADAPTERS_CACHE` names, or else the user's own.
+        svd_device: Where kernels are decomposed: `"cpu"`, exact to float32, or
+            `"accelerator"`, the backend's GPU or TPU, to about 1e-5.
 
     Returns:
         A `Status` of the adapted model; print it.
@@ -78,13 +89,15 @@ def enable(
     6
     """
     check_name(name)
+    service = SVDService(cache, cache_dir, svd_device)
+    service.check()
     chosen = choose_methods(model, method, targets, exclude)
     check_methods(chosen, name)
     sites = [site for site, _ in chosen]
     extra = choose_weights(model, train, name, sites) + choose_biases(model, bias, name, sites)
     shared = share(model, chosen)
     with undone_on_failure(model, chosen, name):
-        attach_all(chosen, name, verbose, shared)
+        attach_all(chosen, name, verbose, shared, service=service)
         finish(model, name, extra)
     return status(model)
 
@@ -145,14 +158,26 @@ def attach_all(
     name: str,
     verbose: int | str,
     shared: Shared,
-    start: Callable[[Site, Method, Shared], Adapter] | None = None,
+    start: Starter | None = None,
+    needs_svd: Callable[[Site, Method], bool] = lambda site, method: method.needs_svd,
+    service: SVDService | None = None,
 ) -> None:
-    """Attaches adapters, one kernel after the other."""
+    """Attaches adapters in the order of the kernels, while the next ones are decomposed."""
     start = start or partial(start_adapter, name=name)
-    progress = Progress(len(chosen), verbose)
-    for site, method in chosen:
-        attach(site.layer, name, start(site, method, shared))
-        progress.step()
+    jobs = [
+        Job(site.matrix, site.view.m * site.view.n, method.truncation, needs_svd(site, method))
+        for site, method in chosen
+    ]
+    work = [job.size * min(site.view.m, site.view.n) for job, (site, _) in zip(jobs, chosen)]
+    found = (service or SVDService()).each(jobs)
+    with KernelProgress(work, verbose) as progress, closing(found):
+        for site, method in chosen:
+            try:
+                K, svd = next(found)
+            except ValueError as error:
+                raise ValueError(f"`{site.path}`: {error}") from None
+            attach(site.layer, name, start(site, method, shared, K, svd))
+            progress.step(site.path)
 
 
 @contextmanager
@@ -177,14 +202,11 @@ def undone_on_failure(model: keras.layers.Layer, chosen: Chosen, name: str) -> I
         raise
 
 
-def start_adapter(site: Site, method: Method, shared: Shared, name: str) -> Adapter:
+def start_adapter(
+    site: Site, method: Method, shared: Shared, K: np.ndarray, svd: SVD | None, name: str
+) -> Adapter:
     """A new adapter for a site, with its factors from the kernel as it is."""
-    try:
-        matrix = site.matrix()
-        svd = decompose(matrix, method.truncation) if method.needs_svd else None
-    except ValueError as error:
-        raise ValueError(f"`{site.path}`: {error}") from None
     form = site.form(method, None if svd is None else svd.s)
     rng = np.random.default_rng(random.getrandbits(32))
-    values = method.start(matrix, form, rng, svd)
+    values = method.start(K, form, rng, svd)
     return site.new_adapter(method, form, name, values, shared.get(method.name))

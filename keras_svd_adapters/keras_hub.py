@@ -8,6 +8,7 @@ import os
 import sys
 from collections.abc import Callable
 from functools import wraps
+from inspect import signature
 from typing import Any
 
 from keras_svd_adapters.adapter_file import load_adapter, save_adapter
@@ -28,9 +29,10 @@ def enable_adapter(
     name: str = "default",
     bias: str = "none",
     verbose: int | str = "auto",
+    **how: Any,
 ) -> Status:
     """Adapts the backbone with a method; see `keras_svd_adapters.enable`."""
-    return enable(self, method, targets, exclude, train, name, bias, verbose)
+    return enable(self, method, targets, exclude, train, name, bias, verbose, **how)
 
 
 def save_backbone_adapter(
@@ -64,7 +66,7 @@ def unmerge_adapter(self: Any) -> None:
     unmerge(self)
 
 
-VERBS = ("targets", "exclude", "train", "name", "bias", "verbose")
+VERBS = tuple(signature(enable).parameters)[2:]
 
 
 def enable_method(method: type[Method]) -> Any:
@@ -77,8 +79,8 @@ def enable_method(method: type[Method]) -> Any:
 
     enable_it.__name__ = f"enable_{method.name}"
     enable_it.__doc__ = (
-        f"Adapts the backbone with `{method.__name__}`. Takes its arguments, and `targets`, "
-        f"`exclude`, `train`, `name`, `bias` and `verbose` as `keras_svd_adapters.enable` does.\n\n"
+        f"Adapts the backbone with `{method.__name__}`. Takes its arguments, and "
+        f"{', '.join(f'`{verb}`' for verb in VERBS)} as `keras_svd_adapters.enable` does.\n\n"
         f"{method.__doc__}"
     )
     return enable_it

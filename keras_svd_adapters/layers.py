@@ -17,6 +17,7 @@ from keras_svd_adapters.root import PACKAGE
 from keras_svd_adapters.shared import SharedArrays
 from keras_svd_adapters.sharing import share, shared_shapes
 from keras_svd_adapters.site import Site, find_sites
+from keras_svd_adapters.svd_service import SVDService
 
 NAME = "default"
 
@@ -35,7 +36,7 @@ class AdaptedDense(keras.layers.Layer):
         site = _only_site(base_layer)
         if restoring is None:
             check_methods([(site, method)], NAME)
-            adapter = start_adapter(site, method, share(base_layer, [(site, method)]), NAME)
+            adapter = _start(site, method)
         elif restoring == "merged":
             adapter = None
         else:
@@ -75,6 +76,12 @@ class AdaptedDense(keras.layers.Layer):
     def from_config(cls, config: dict[str, Any]) -> AdaptedDense:
         base_layer = keras.saving.deserialize_keras_object(config["base_layer"])
         return cls(**{**config, "base_layer": base_layer})
+
+
+def _start(site: Site, method: Method) -> Adapter:
+    K = site.matrix()
+    svd = SVDService().decompose(K, method.truncation) if method.needs_svd else None
+    return start_adapter(site, method, share(site.layer, [(site, method)]), K, svd, NAME)
 
 
 def _empty_adapter(site: Site, method: Method, form: str) -> Adapter:

@@ -8,7 +8,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_svd_adapters.progress import Progress
+from keras_svd_adapters.progress import KernelProgress
 from keras_svd_adapters.svd import singular_values
 from keras_svd_adapters.table import table
 from keras_svd_adapters.targets import Targets, choose
@@ -128,15 +128,16 @@ def spectrum(
     if not low < high:
         raise ValueError(f"`interval` is a smaller and a larger number. Received: {interval!r}")
     sites = choose(model, targets, exclude)
-    progress = Progress(len(sites), verbose)
+    progress = KernelProgress([site.view.m * site.view.n for site in sites], verbose)
     kernels = []
-    for site in sites:
-        try:
-            s = singular_values(site.matrix())
-        except ValueError as error:
-            raise ValueError(f"`{site.path}`: {error}") from None
-        kernels.append(KernelSpectrum(site.path, (site.view.m, site.view.n), s))
-        progress.step()
+    with progress:
+        for site in sites:
+            try:
+                s = singular_values(site.matrix())
+            except ValueError as error:
+                raise ValueError(f"`{site.path}`: {error}") from None
+            kernels.append(KernelSpectrum(site.path, (site.view.m, site.view.n), s))
+            progress.step(site.path)
     return Spectrum(tuple(kernels), (low, high))
 
 

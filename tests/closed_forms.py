@@ -8,9 +8,10 @@ import numpy as np
 
 
 def svd(K):
-    """LAPACK's decomposition; the larger entry of each column of U made positive."""
+    """LAPACK's; the largest entry of each singular vector on the smaller side made positive."""
     U, s, Vt = np.linalg.svd(K, full_matrices=False)
-    sign = np.sign(U[np.abs(U).argmax(axis=0), range(U.shape[1])])
+    smaller = U if len(U) <= Vt.shape[1] else Vt.T
+    sign = np.sign(smaller[np.abs(smaller).argmax(axis=0), range(len(s))])
     return U * sign, s, Vt * sign[:, None]
 
 

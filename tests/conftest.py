@@ -21,6 +21,11 @@ def pytest_sessionstart():
 
 
 @pytest.fixture(autouse=True)
+def own_cache(monkeypatch, tmp_path_factory):
+    monkeypatch.setenv("KERAS_SVD_ADAPTERS_CACHE", str(tmp_path_factory.getbasetemp() / "svd"))
+
+
+@pytest.fixture(autouse=True)
 def same_numbers():
     keras.utils.set_random_seed(7)
     yield

@@ -135,8 +135,8 @@ def test_a_failure_after_attaching(monkeypatch):
 
 
 def test_interrupted_half_way(monkeypatch):
-    enable = importlib.import_module("keras_svd_adapters.enable")
-    right, calls = enable.decompose, []
+    service = importlib.import_module("keras_svd_adapters.svd_service")
+    right, calls = service.decompose, []
 
     def interrupted(K, part=None):
         calls.append(1)
@@ -144,13 +144,13 @@ def test_interrupted_half_way(monkeypatch):
             raise KeyboardInterrupt
         return right(K)
 
-    monkeypatch.setattr(enable, "decompose", interrupted)
+    monkeypatch.setattr(service, "decompose", interrupted)
     backbone, x = models.bert()
     before, y = snapshot(backbone), models.output(backbone(x))
     with pytest.raises(KeyboardInterrupt):
         ksa.enable(backbone, ksa.SVF(), train="*norm*")
     assert snapshot(backbone) == before
-    monkeypatch.setattr(enable, "decompose", right)
+    monkeypatch.setattr(service, "decompose", right)
     ksa.enable(backbone, ksa.SVF())
     np.testing.assert_array_equal(models.output(backbone(x)), y)
 

@@ -18,7 +18,7 @@ from cases import METHODS, shake
 import keras_svd_adapters as ksa
 from keras_svd_adapters.archive import FORMAT_VERSION, Contents, read_archive, write_archive
 from keras_svd_adapters.fingerprint import KERNEL_SAMPLES, _every, factor_sample, same_factor
-from keras_svd_adapters.methods.method import SVD
+from keras_svd_adapters.svd import Triplets
 from keras_svd_adapters.weights import own_weights
 
 HERE = Path(__file__).parent
@@ -203,17 +203,17 @@ def test_another_size_of_the_family(tmp_path):
 
 
 def test_flipped_singular_vectors_are_refused(tmp_path, monkeypatch):
-    enable = importlib.import_module("keras_svd_adapters.enable")
+    service = importlib.import_module("keras_svd_adapters.svd_service")
     backbone, _ = tuned(ksa.SVFT(pattern="banded", d=1))
     ksa.save_adapter(backbone, tmp_path / "a.keras")
-    right = enable.decompose
+    right = service.decompose
 
     def flipped(K, part=None):
-        U, s, Vt = right(K)
-        sign = np.where(np.arange(len(s)) == 1, -1.0, 1.0)
-        return SVD(U * sign, s, Vt * sign[:, None])
+        found = right(K)
+        sign = np.where(np.arange(len(found.s)) == 1, -1.0, 1.0)
+        return Triplets(found.U * sign, found.s, found.Vt * sign[:, None])
 
-    monkeypatch.setattr(enable, "decompose", flipped)
+    monkeypatch.setattr(service, "decompose", flipped)
     fresh, _ = models.bert()
     refuses(fresh, tmp_path / "a.keras", "singular vectors")
 
@@ -404,7 +404,7 @@ def test_a_file_with_its_factors(name, tmp_path, monkeypatch):
     backbone, x = tuned(METHODS[name].method)
     ksa.save_adapter(backbone, tmp_path / "a.keras", include_basis=True)
     monkeypatch.setattr(
-        importlib.import_module("keras_svd_adapters.enable"), "decompose", None
+        importlib.import_module("keras_svd_adapters.svd_service"), "decompose", None
     )  # there is none
     fresh, _ = models.bert()
     ksa.load_adapter(fresh, tmp_path / "a.keras")

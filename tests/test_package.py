@@ -32,8 +32,7 @@ def test_works_without_keras_hub_and_the_other_backends(wheel, tmp_path):
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(tmp_path)
     backend = keras.backend.backend()
-    absent = {"keras_hub", "scipy", "matplotlib", "peft", *OTHERS} - {backend}
-    absent -= {"scipy"} if backend == "jax" else set()
+    absent = {"keras_hub", "matplotlib", "peft", *OTHERS} - {backend}
     absent -= {"tensorflow"} if backend == "torch" else set()  # keras imports it if it is there
     environment = os.environ | {"PYTHONPATH": str(tmp_path), "ABSENT": ",".join(sorted(absent))}
     script = ROOT / "tests" / "processes" / "alone.py"

@@ -86,8 +86,9 @@ class LoRAXS(Method):
     ) -> dict[str, np.ndarray]:
         assert svd is not None
         r = self.rank
+        part = svd.part(slice(0, r))
         noise = rng.normal(scale=self.init_std, size=(r, r)) if self.init_std else np.zeros((r, r))
-        return {"latent": noise, "s": svd.s[:r], "U": svd.U[:, :r], "Vt": svd.Vt[:r]}
+        return {"latent": noise, "s": part.s, "U": part.U, "Vt": part.Vt}
 
     def coefficients(self, v: SimpleNamespace, form: str, kernel: Kernel) -> dict[str, Any]:
         return {**vars(v), "core": self.scale * v.s[:, None] * v.latent}

@@ -39,12 +39,24 @@ class Array(NamedTuple):
         return self.trainable or self.saved
 
 
-class SVD(NamedTuple):
-    """Economy decomposition `K = U diag(s) Vt`, `s` from large to small."""
+class SVD(Protocol):
+    """Economy decomposition `K = U diag(s) Vt`, `s` from large to small.
 
-    U: np.ndarray
-    s: np.ndarray
-    Vt: np.ndarray
+    One of the factors may be made only when it is asked for.
+    """
+
+    @property
+    def U(self) -> np.ndarray: ...
+
+    @property
+    def s(self) -> np.ndarray: ...
+
+    @property
+    def Vt(self) -> np.ndarray: ...
+
+    def part(self, which: slice) -> SVD:
+        """Some of the triplets, at the cost of these alone."""
+        ...
 
 
 class Base(Protocol):

@@ -98,9 +98,9 @@ class PiSSA(LoRA):
         self, K: np.ndarray, form: str, rng: np.random.Generator, svd: SVD | None
     ) -> dict[str, np.ndarray]:
         assert svd is not None
-        part = self.triplets(len(svd.s))
-        root = np.sqrt(svd.s[part] / self.scale)
-        a, b = svd.U[:, part] * root, root[:, None] * svd.Vt[part]
+        part = svd.part(self.triplets(len(svd.s)))
+        root = np.sqrt(part.s / self.scale)
+        a, b = part.U * root, root[:, None] * part.Vt
         return {"lora_a": a, "lora_b": b, "start_a": a, "start_b": b}
 
     def coefficients(self, v: SimpleNamespace, form: str, kernel: Kernel) -> dict[str, Any]:

@@ -76,7 +76,12 @@ class Spectral(Method):
         self, K: np.ndarray, form: str, rng: np.random.Generator, svd: SVD | None
     ) -> dict[str, np.ndarray]:
         assert svd is not None
-        return self.start_core(svd) | {"s": svd.s, "U": svd.U, "Vt": svd.Vt}
+        factors = {"s": svd.s}
+        if form != "output":
+            factors["U"] = svd.U
+        if form != "input":
+            factors["Vt"] = svd.Vt
+        return self.start_core(svd) | factors
 
     def mix(self, h: Any, c: SimpleNamespace, form: str) -> Any:
         """`h C`, scaled as `form` wants it: `(..., k)` to `(..., k)`."""

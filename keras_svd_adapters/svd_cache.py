@@ -1,0 +1,165 @@
+"""Decompositions kept on disk, found again by the content of their kernels.
+
+An entry is a safetensors file: of a kernel's decomposition, the smaller factor and the singular
+values, from which one product makes the rest. It is written in one step and checked when it is
+read; whatever is wrong with it, the kernel is decomposed again. Several processes may share a
+folder. The entries that were not read for longest go first when there are too many.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from platformdirs import user_cache_dir
+from safetensors import safe_open
+from safetensors.numpy import save_file
+
+from keras_svd_adapters.atomic import written_at_once
+from keras_svd_adapters.methods.method import SVD
+from keras_svd_adapters.svd import Decomposition, Triplets
+
+VARIABLE = "KERAS_SVD_ADAPTERS_CACHE"
+ALGORITHM = 1  # another number for other results
+MOST_BYTES = 16 * 2**30
+LEAST_OPERATIONS = 2**25  # a smaller kernel is decomposed about as quickly as its entry is read
+ENDING = ".svd.safetensors"
+
+
+@dataclass(frozen=True)
+class Info:
+    """What the cache holds.
+
+    Args:
+        folder: Where it is.
+        entries: Number of decompositions.
+        bytes: Their size on disk.
+        most_bytes: The size at which the oldest are taken out.
+    """
+
+    folder: Path
+    entries: int
+    bytes: int
+    most_bytes: int
+
+    def __str__(self) -> str:
+        return (
+            f"{self.entries} decompositions, {self.bytes / 1e6:,.1f} MB of at most "
+            f"{self.most_bytes / 1e9:,.1f} GB, in {self.folder}"
+        )
+
+    __repr__ = __str__
+
+
+def default_folder() -> Path:
+    """The folder that `KERAS_SVD_ADAPTERS_CACHE` names, or else the user's own for caches."""
+    return Path(os.environ.get(VARIABLE) or Path(user_cache_dir("keras_svd_adapters")) / "svd")
+
+
+def info(folder: str | os.PathLike[str] | None = None) -> Info:
+    """Tells what the cache of decompositions holds.
+
+    Args:
+        folder: As `cache_dir` of `enable`; `None` for the usual one.
+
+    Returns:
+        An `Info`; print it.
+    """
+    folder = Path(folder or default_folder())
+    sizes = [size for _, size, _ in _entries(folder)]
+    return Info(folder, len(sizes), sum(sizes), MOST_BYTES)
+
+
+def clear(folder: str | os.PathLike[str] | None = None) -> None:
+    """Empties the cache of decompositions.
+
+    Args:
+        folder: As `cache_dir` of `enable`; `None` for the usual one.
+    """
+    for _, _, path in _entries(Path(folder or default_folder())):
+        path.unlink(missing_ok=True)
+
+
+def worth_keeping(K: np.ndarray) -> bool:
+    """Whether reading an entry is much quicker than decomposing the kernel again."""
+    return min(K.shape) * K.size >= LEAST_OPERATIONS
+
+
+def entry(K: np.ndarray, folder: Path) -> Path:
+    """Where the decomposition of a kernel is or would be."""
+    sha256 = hashlib.sha256(f"{ALGORITHM} {K.shape} {K.dtype}".encode())
+    sha256.update(np.ascontiguousarray(K))  # type: ignore[arg-type]
+    return folder / f"{sha256.hexdigest()}{ENDING}"
+
+
+def load(K: np.ndarray, path: Path) -> SVD | None:
+    """The decomposition of a kernel from its entry, `None` if there is none that is whole."""
+    try:
+        with safe_open(path, framework="numpy") as file:
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            digest = (file.metadata() or {}).get("sha256")
+        if digest != _digest(arrays):
+            raise ValueError("its checksum is wrong")
+        os.utime(path)
+        return Decomposition(K, **arrays) if "smaller" in arrays else Triplets(**arrays)
+    except FileNotFoundError:
+        return None
+    except Exception as error:  # whatever a damaged file brings about
+        warnings.warn(
+            f"An entry of the cache of decompositions is damaged ({error}); its kernel is "
+            f"decomposed again. Received: {str(path)!r}",
+            stacklevel=2,
+        )
+        return None
+
+
+def save(found: SVD, path: Path) -> None:
+    """Keeps a decomposition; warns and goes on where the folder cannot be written."""
+    names = ("smaller", "s") if isinstance(found, Decomposition) else ("U", "s", "Vt")
+    arrays = {name: np.ascontiguousarray(getattr(found, name)) for name in names}
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with written_at_once(path) as temporary:
+            save_file(arrays, temporary, {"sha256": _digest(arrays)})
+        _evict(path)
+    except OSError as error:
+        warnings.warn(
+            f"The decompositions are not kept ({error}). Give another folder as `cache_dir=`, or "
+            f"`cache=False`. Received: {str(path.parent)!r}",
+            stacklevel=2,
+        )
+
+
+def _digest(arrays: dict[str, np.ndarray]) -> str:
+    sha256 = hashlib.sha256()
+    for name, array in sorted(arrays.items()):
+        sha256.update(f"{name} {array.shape} {array.dtype}".encode())
+        sha256.update(np.ascontiguousarray(array))  # type: ignore[arg-type]
+    return sha256.hexdigest()
+
+
+def _entries(folder: Path) -> list[tuple[float, int, Path]]:
+    """When each entry was last read, its size, and its path."""
+    found = []
+    for path in folder.glob(f"*{ENDING}"):
+        try:
+            told = path.stat()
+        except FileNotFoundError:  # another process took it out
+            continue
+        found.append((told.st_mtime, told.st_size, path))
+    return sorted(found)
+
+
+def _evict(newest: Path) -> None:
+    entries = _entries(newest.parent)
+    spare = sum(size for _, size, _ in entries) - MOST_BYTES
+    for _, size, path in entries:
+        if spare <= 0:
+            break
+        if path != newest:
+            path.unlink(missing_ok=True)
+            spare -= size

@@ -1,0 +1,290 @@
+"""Decompositions of many kernels: in order, side by side, interruptible, and kept on disk."""
+
+import importlib
+import os
+import threading
+import time
+
+import keras
+import models
+import numpy as np
+import pytest
+from test_files import fresh_process
+
+import keras_svd_adapters as ksa
+from keras_svd_adapters import svd_cache
+from keras_svd_adapters.accelerator import has_accelerator
+from keras_svd_adapters.site import adapted_sites
+from keras_svd_adapters.svd import Decomposition, decompose
+from keras_svd_adapters.svd_service import Job, SVDService
+
+service_module = importlib.import_module("keras_svd_adapters.svd_service")
+
+
+@pytest.fixture(autouse=True)
+def every_kernel_is_kept(monkeypatch, tmp_path):
+    monkeypatch.setattr(svd_cache, "LEAST_OPERATIONS", 0)
+    monkeypatch.setenv(svd_cache.VARIABLE, str(tmp_path / "svd"))
+
+
+@pytest.fixture
+def decomposed(monkeypatch):
+    """The shapes that were decomposed."""
+    shapes = []
+
+    def noted(K, part=None):
+        shapes.append(K.shape)
+        return decompose(K, part)
+
+    monkeypatch.setattr(service_module, "decompose", noted)
+    return shapes
+
+
+def kernels(count=6, seed=0):
+    rng = np.random.default_rng(seed)
+    return [rng.normal(size=(8 + i, 12)).astype("float32") for i in range(count)]
+
+
+def jobs(matrices, part=None, wanted=True):
+    return [Job(lambda K=K: K, K.size, part, wanted) for K in matrices]
+
+
+def equal(one, other):
+    for name in ("U", "s", "Vt"):
+        np.testing.assert_array_equal(getattr(one, name), getattr(other, name))
+
+
+@pytest.mark.parametrize("cores", [1, 4])
+def test_in_order_whatever_the_number_of_workers(cores, monkeypatch):
+    monkeypatch.setattr(service_module, "cores", lambda: cores)
+    matrices = kernels()
+    found = list(SVDService(cache=False).each(jobs(matrices)))
+    assert len(found) == len(matrices)
+    for K, (again, svd) in zip(matrices, found, strict=True):
+        assert again is K
+        equal(svd, decompose(K))
+
+
+def test_no_more_kernels_at_a_time_than_workers(monkeypatch):
+    monkeypatch.setattr(service_module, "cores", lambda: 2)
+    brought, running, most = [], [], []
+    lock = threading.Lock()
+
+    def slowly(K, part=None):
+        with lock:
+            running.append(K)
+            most.append(len(running))
+        time.sleep(0.05)
+        with lock:
+            running.pop()
+        return decompose(K)
+
+    monkeypatch.setattr(service_module, "decompose", slowly)
+    work = [
+        Job(lambda i=i, K=K: (brought.append(i), K)[1], K.size, None)
+        for i, K in enumerate(kernels(8))
+    ]
+    for i, _ in enumerate(SVDService(cache=False).each(work)):
+        assert len(brought) <= i + 3
+    assert max(most) == 2
+
+
+def test_memory_bounds_the_workers(monkeypatch):
+    monkeypatch.setattr(service_module, "cores", lambda: 64)
+    work = jobs([np.ones((100, 100), "float32")] * 80)
+    monkeypatch.setattr(service_module, "_free_bytes", lambda: 9 * 40_000 * 5)
+    assert SVDService().workers(work) == 5
+    monkeypatch.setattr(service_module, "_free_bytes", lambda: 0)
+    assert SVDService().workers(work) == 1
+    assert SVDService().workers(jobs(kernels(3), wanted=False)) == 1
+
+
+def test_what_one_worker_raises_ends_them_all(monkeypatch):
+    monkeypatch.setattr(service_module, "cores", lambda: 3)
+    backbone, _ = models.bert()
+    weights = [(w.path, w.trainable) for w in backbone.weights]
+    layer = backbone.get_layer("transformer_layer_1")._feedforward_output_dense
+    layer.kernel.assign(np.full((32, 16), np.nan))
+    with pytest.raises(ValueError, match="feedforward_output_dense`: .*NaN.*Received: 512"):
+        ksa.enable(backbone, ksa.SVF())
+    assert [(w.path, w.trainable) for w in backbone.weights] == weights
+
+
+def test_methods_share_entries(decomposed):
+    backbone, _ = models.bert()
+    ksa.enable(backbone, ksa.PiSSA(rank=2))
+    assert len(decomposed) == 12
+    ksa.delete_adapter(backbone, "default")
+    for method in (ksa.SVFT(pattern="banded", d=2), ksa.MiLoRA(rank=2), ksa.LoRAXS(rank=2)):
+        ksa.enable(backbone, method)
+        ksa.delete_adapter(backbone, "default")
+    assert len(decomposed) == 12
+    ksa.enable(backbone, ksa.SVF(), cache=False)
+    assert len(decomposed) == 24
+
+
+@pytest.mark.parametrize("shape", [(20, 12), (12, 20), (16, 16)])
+@pytest.mark.parametrize("kind", ["ordinary", "ill-conditioned", "singular"])
+def test_warm_is_cold_bit_for_bit(shape, kind):
+    K = np.random.default_rng(0).normal(size=shape).astype("float32")
+    if kind != "ordinary":
+        U, s, Vt = np.linalg.svd(K, full_matrices=False)
+        s[-1] = 1e-3 * s[0] if kind == "ill-conditioned" else 0
+        K = (U * s @ Vt).astype("float32")
+    service = SVDService()
+    cold, warm = service.decompose(K), service.decompose(K)
+    assert warm is not cold
+    assert isinstance(warm, Decomposition) == (kind != "singular")
+    equal(cold, warm)
+    entry = next(svd_cache.default_folder().iterdir())
+    assert entry.stat().st_size < 8 * (min(shape) ** 2 + min(shape)) + 500 or kind == "singular"
+
+
+def test_an_adapter_is_the_same_with_and_without_the_cache():
+    outputs = []
+    for cache in (True, True, False):
+        backbone, x = models.bert()
+        keras.utils.set_random_seed(3)
+        ksa.enable(backbone, ksa.SVFT(pattern="top_k", d=1), ["query", "key"], cache=cache)
+        for site in adapted_sites(backbone):
+            site.layer.adapter().m.assign(np.linspace(-1, 1, site.layer.adapter().m.shape[0]))
+        outputs.append(models.output(backbone(x)))
+    np.testing.assert_array_equal(outputs[0], outputs[1])
+    np.testing.assert_array_equal(outputs[0], outputs[2])
+
+
+@pytest.mark.parametrize("damage", ["cut", "empty", "flipped", "other arrays", "text"])
+def test_damaged_entries_are_made_anew(damage, decomposed):
+    K = kernels(1)[0]
+    service = SVDService()
+    right = service.decompose(K)
+    path = next(svd_cache.default_folder().iterdir())
+    data = bytearray(path.read_bytes())
+    if damage == "other arrays":
+        other = svd_cache.entry(kernels(1, seed=1)[0], path.parent)
+        service.decompose(kernels(1, seed=1)[0])
+        data = bytearray(other.read_bytes())
+        data[-9] ^= 1
+    data = {
+        "cut": data[: len(data) // 2],
+        "empty": b"",
+        "flipped": bytes(data[:-5]) + bytes([data[-5] ^ 8]) + bytes(data[-4:]),
+        "other arrays": data,
+        "text": b"nothing of the kind",
+    }[damage]
+    path.write_bytes(data)
+    before = len(decomposed)
+    with pytest.warns(UserWarning, match="damaged.*decomposed again.*Received: "):
+        equal(service.decompose(K), right)
+    assert len(decomposed) == before + 1
+    equal(service.decompose(K), right)
+    assert len(decomposed) == before + 1
+
+
+def test_the_entries_that_were_not_read_for_longest_go_first(monkeypatch):
+    service, matrices = SVDService(), kernels(4)
+    paths = []
+    for i, K in enumerate(matrices[:3]):
+        service.decompose(K)
+        paths.append(svd_cache.entry(K, svd_cache.default_folder()))
+        os.utime(paths[-1], (i, i))
+    service.decompose(matrices[0])  # read again
+    told = svd_cache.info()
+    assert told.entries == 3
+    assert told.bytes == sum(path.stat().st_size for path in paths)
+    assert str(told.folder) in str(told)
+    monkeypatch.setattr(svd_cache, "MOST_BYTES", told.bytes + 10)
+    service.decompose(matrices[3])
+    assert [path.exists() for path in paths] == [True, False, False]
+    assert svd_cache.info().bytes <= told.bytes + 10
+    svd_cache.clear()
+    assert svd_cache.info().entries == 0
+
+
+def test_another_folder(tmp_path):
+    backbone, _ = models.bert()
+    ksa.enable(backbone, ksa.SVF(), ["query"], cache_dir=tmp_path / "mine")
+    assert svd_cache.info(tmp_path / "mine").entries == 2
+    assert svd_cache.info().entries == 0
+    svd_cache.clear(tmp_path / "mine")
+    assert svd_cache.info(tmp_path / "mine").entries == 0
+
+
+def test_a_folder_that_cannot_be_written(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.warns(UserWarning, match="are not kept.*cache=False.*Received: "):
+        SVDService(cache_dir=tmp_path / "file").decompose(kernels(1)[0])
+
+
+def test_two_processes_at_once(tmp_path):
+    backend = keras.backend.backend()
+    processes = [fresh_process("share_the_cache.py", tmp_path, backend) for _ in range(2)]
+    assert [process.wait() for process in processes] == [0, 0]
+    assert not list((tmp_path / "svd").glob(".*"))
+
+
+def test_interrupted_the_cache_is_whole(monkeypatch, decomposed):
+    backbone, x = models.bert()
+    y = models.output(backbone(x))
+    with monkeypatch.context() as patched:
+        calls = []
+
+        def interrupted(K, part=None):
+            calls.append(K)
+            if len(calls) == 6:
+                raise KeyboardInterrupt
+            return decompose(K, part)
+
+        patched.setattr(service_module, "decompose", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            ksa.enable(backbone, ksa.SVF())
+    assert not adapted_sites(backbone)
+    np.testing.assert_array_equal(models.output(backbone(x)), y)
+    ksa.enable(backbone, ksa.SVF())
+    assert len(decomposed) <= 12 - 4
+
+
+def test_progress_in_a_pipe(capsys):
+    backbone, _ = models.bert()
+    ksa.enable(backbone, ksa.SVF(), verbose=1)
+    lines = capsys.readouterr().out.splitlines()
+    assert 2 <= len(lines) <= 10
+    assert lines[-1].startswith("12/12 kernels, 100%, transformer_layer_1/")
+    assert not any("\r" in line or "\x1b" in line for line in lines)
+    for verbose in ("auto", 0):
+        ksa.delete_adapter(backbone, "default")
+        ksa.enable(backbone, ksa.SVF(), verbose=verbose)
+        assert capsys.readouterr().out == ""
+
+
+def test_progress_in_a_terminal(monkeypatch, capsys):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "120")
+    backbone, _ = models.bert()
+    ksa.enable(backbone, ksa.SVF(), verbose=0)
+    assert capsys.readouterr().out == ""
+    ksa.delete_adapter(backbone, "default")
+    ksa.enable(backbone, ksa.SVF())
+    shown = capsys.readouterr().out
+    assert "12/12" in shown
+    assert "100%" in shown
+    assert "transformer_layer_1/" in shown
+
+
+def test_an_accelerator(monkeypatch):
+    backbone, x = models.bert()
+    with pytest.raises(ValueError, match="`svd_device` must be one of.*Received: "):
+        ksa.enable(backbone, ksa.SVF(), svd_device="moon")
+    if not has_accelerator():
+        with pytest.raises(ValueError, match="no GPU or TPU.*Received: "):
+            ksa.enable(backbone, ksa.SVF(), svd_device="accelerator")
+    assert not adapted_sites(backbone)
+    monkeypatch.setattr(service_module, "require_accelerator", lambda: None)
+    y = models.output(backbone(x))
+    ksa.enable(backbone, ksa.SVF(), svd_device="accelerator", cache=False)
+    np.testing.assert_array_equal(models.output(backbone(x)), y)
+    for K in kernels(3):
+        found, right = SVDService(device="accelerator", cache=False).decompose(K), decompose(K)
+        np.testing.assert_allclose(found.s, right.s, rtol=1e-5)
+        np.testing.assert_allclose(found.U, right.U, atol=1e-4)
+        np.testing.assert_allclose(found.Vt, right.Vt, atol=1e-4)
