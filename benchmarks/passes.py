@@ -62,7 +62,7 @@ def tensorflow_pass(model: keras.Model, x: Any, forward: bool) -> tuple[Callable
         weights = [v.value for v in model.trainable_variables]
         return tape.gradient(loss, [*weights, x] if floats else weights)
 
-    return lambda: keras.tree.map_structure(lambda y: y.numpy()[:1], run(x)), 0.0
+    return lambda: [tf.convert_to_tensor(y).numpy()[:1] for y in tf.nest.flatten(run(x))], 0.0
 
 
 def torch_pass(model: Any, x: Any, forward: bool) -> tuple[Callable[[], Any], float]:

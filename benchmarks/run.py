@@ -53,9 +53,11 @@ def main() -> None:
     if not options.again:
         results: dict[str, Any] = {"machine": machine()}
         results["decompositions"] = measure("decompositions.py", options.backends[0])
-        results["passes"] = {name: measure("passes.py", name) for name in options.backends}
+        results["passes"] = {}
         kept.parent.mkdir(exist_ok=True)
-        kept.write_text(json.dumps(results, indent=1))
+        for name in options.backends:
+            results["passes"][name] = measure("passes.py", name)
+            kept.write_text(json.dumps(results, indent=1))
     results = json.loads(kept.read_text())
     (HERE / "RESULTS.md").write_text(write(results))
     picture(results, HERE / "ratios.png")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib.util import find_spec
 from typing import Any
 
 from rich.console import Console
@@ -20,7 +21,8 @@ LINES = 10
 class KernelProgress:
     """Tells which kernel is being worked on, what share of the work is done, and the time left.
 
-    A bar in a terminal or notebook; some lines in a pipe, if asked for.
+    A bar in a terminal, or in a notebook with ipywidgets; else some lines: in a
+    pipe, only if asked for.
 
     Args:
         work: What each kernel costs, in any unit.
@@ -35,8 +37,9 @@ class KernelProgress:
         self._total = sum(self._work) or 1.0
         console = Console()
         looks = somebody_looks(console)
-        self._bar = _bar(console) if looks and verbose else None
-        self._tells = not looks and verbose == 1
+        draws = looks and (not console.is_jupyter or find_spec("ipywidgets") is not None)
+        self._bar = _bar(console) if draws and verbose else None
+        self._tells = not draws and (verbose == 1 or (looks and verbose == "auto"))
         self._task: Any = None
 
     def __enter__(self) -> KernelProgress:
