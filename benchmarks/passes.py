@@ -130,11 +130,9 @@ def compare(runs: dict[str, Callable[[], Any]], rounds: int = ROUNDS) -> dict[st
 
 
 def main() -> None:
-    chosen = os.environ.get("CASES", " ".join(CASES)).split()
+    chosen = os.environ.get("CASES", ",".join(CASES)).split(",")
     results = {}
-    for key in CASES:
-        if key.replace(" ", "_") not in [c.replace(" ", "_") for c in chosen]:
-            continue
+    for key in chosen:
         runs, flops = {}, {}
         for name in dict.fromkeys(["frozen", *CHOSEN[key]]):
             runs[name], flops[name] = prepare(CASES[key], name, forward=key == "one token")
