@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from functools import lru_cache
+from math import prod
 from typing import Any
 
 import numpy as np
 from keras import ops
 
 BLOCK = 64
+FEW = 16  # tokens; a step of generation has one for each sentence
 
 
 def banded_count(k: int, d: int) -> int:
@@ -43,9 +45,12 @@ def banded_product(h: Any, values: Any, d: int) -> Any:
     """`h M` for a banded M, by blocks: `(..., k)` to `(..., k)`.
 
     The output columns are cut into blocks of `b`, each of which needs `b + 2 d` columns of
-    `h`: a batched matmul over windows, without a scatter and with static shapes.
+    `h`: a batched matmul over windows, without a scatter and with static shapes. For a few tokens
+    the diagonals are summed instead.
     """
     k = h.shape[-1]
+    if None not in h.shape and prod(h.shape[:-1]) <= FEW:
+        return _by_shifts(h, _band(values, k, d), d)
     b = min(max(BLOCK, d), k)
     blocks = -(-k // b)
     spare = blocks * b - k
@@ -55,6 +60,15 @@ def banded_product(h: Any, values: Any, d: int) -> Any:
     weights = _skew(_windows(ops.reshape(band, (1, blocks, b, 2 * d + 1)), d)[0], b)
     y = ops.einsum("tcp,cpq->tcq", windows, weights)
     return ops.reshape(ops.reshape(y, (-1, blocks * b))[:, :k], ops.shape(h))
+
+
+def _by_shifts(h: Any, band: Any, d: int) -> Any:
+    """`h M` as a sum over the diagonals of M."""
+    k = h.shape[-1]
+    given = ops.reshape(h, (-1, k, 1)) * band  # what column i gives to column i + o - d
+    padded = ops.pad(given, ((0, 0), (d, d), (0, 0)))
+    taken = [padded[:, 2 * d - o : 2 * d - o + k, o] for o in range(2 * d + 1)]
+    return ops.reshape(sum(taken[1:], taken[0]), h.shape)
 
 
 def _band(values: Any, k: int, d: int) -> Any:
