@@ -7,7 +7,7 @@ import numpy as np
 from keras import ops
 
 from keras_svd_adapters.methods.method import SVD, Truncation
-from keras_svd_adapters.svd import Triplets, fix_signs
+from keras_svd_adapters.svd import Triplets, decompose, fix_signs
 
 
 def has_accelerator() -> bool:
@@ -46,4 +46,6 @@ def decompose_on_accelerator(K: np.ndarray, part: Truncation | None = None) -> S
         )
     U, s, Vt = ops.svd(ops.convert_to_tensor(K, dtype="float32"), full_matrices=False)
     found = fix_signs(Triplets(*(ops.convert_to_numpy(a) for a in (U, s, Vt))))
+    if not all(np.isfinite(a).all() for a in (found.U, found.s, found.Vt)):
+        return decompose(K, part)  # its routine did not converge
     return found if part is None else found.part(slice(0, part.rank))

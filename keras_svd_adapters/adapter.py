@@ -186,11 +186,16 @@ class Adapter(keras.layers.Layer):
         self.has_values = True
         return None
 
-    def notice_values(self) -> None:
-        """Looks whether values have come by another way than `load_own_variables`."""
+    def notice_values(self, of_all: bool) -> None:
+        """Looks whether values have come by another way than `load_own_variables`.
+
+        Args:
+            of_all: Whether all weights of the model were assigned.
+        """
         for holder in (self, self.shared):
             if holder is not None and not holder.has_values:
-                holder.has_values = all(to_numpy(v).any() for v in holder.awaited())
+                came = all(to_numpy(v).any() for v in holder.awaited())
+                holder.has_values = of_all or came
 
     def awaited(self) -> list[keras.Variable]:
         """The variables that no start fills, which are 0 until their values come."""

@@ -37,7 +37,14 @@ from keras_svd_adapters.root import PACKAGE
 from keras_svd_adapters.sharing import Shared, only_shared, seed_is_enough
 from keras_svd_adapters.site import Site, adapted_sites
 from keras_svd_adapters.status import Status, status
-from keras_svd_adapters.switching import finish, only_adapter, require_adapter, require_values
+from keras_svd_adapters.svd_service import SVDService
+from keras_svd_adapters.switching import (
+    active_as_before_on_failure,
+    finish,
+    only_adapter,
+    require_adapter,
+    require_values,
+)
 from keras_svd_adapters.values import as_before_on_failure, to_numpy
 from keras_svd_adapters.weights import own_weights, trained_with
 
@@ -140,6 +147,9 @@ def load_adapter(
     name: str = "default",
     strict: bool = True,
     verbose: int | str = "auto",
+    cache: bool = True,
+    cache_dir: str | os.PathLike[str] | None = None,
+    svd_device: str = "cpu",
 ) -> Status:
     """Loads an adapter onto the model that it was trained on.
 
@@ -155,6 +165,9 @@ def load_adapter(
             with other values, is an error; else a warning, and what fits is
             loaded.
         verbose: As in `enable`.
+        cache: As in `enable`.
+        cache_dir: As in `enable`.
+        svd_device: As when the adapter was made, unless its file has its basis.
 
     Returns:
         A `Status` of the model.
@@ -164,6 +177,8 @@ def load_adapter(
             The model is left as it was.
     """
     check_name(name)
+    service = SVDService(cache, cache_dir, svd_device)
+    service.check()
     contents = read_archive(filepath)
     require_values(model, f"to load {str(filepath)!r}")
     try:
@@ -175,19 +190,22 @@ def load_adapter(
         raise AdapterFileError(
             f"The adapter file is not well formed: {error!r}. Received: {str(filepath)!r}"
         ) from None
-    with as_before_on_failure(weights.values()):
+    there = [adapters_of(site.layer)[name] for site in adapted_sites(model, name)]
+    arrays = [variable for adapter in there for variable in adapter.arrays.values()]
+    with as_before_on_failure([*weights.values(), *arrays]):
         for key, weight in weights.items():
             weight.assign(contents.values[f"train/{key}"])
         if adapted_sites(model, name):
             _assign(model, chosen, contents, name, filepath)
-            for site, _ in chosen:
-                activate(site.layer, name)
-            finish(model, name, list(weights.values()))
+            with active_as_before_on_failure(model):
+                for site, _ in chosen:
+                    activate(site.layer, name)
+                finish(model, name, list(weights.values()))
         else:
             check_methods(chosen, name)
             with undone_on_failure(model, chosen, name):
                 start = _starter(contents, filepath, name)
-                attach_all(chosen, name, verbose, shared, start, _needs_svd(contents))
+                attach_all(chosen, name, verbose, shared, start, _needs_svd(contents), service)
                 finish(model, name, list(weights.values()))
     unexpected = len(contents.config["sites"]) - len(chosen)
     lacking = len(contents.config["train"]) - len(weights)
@@ -253,6 +271,5 @@ def _assign(
         )
     for site, _ in chosen:
         check_factors(site, ours[site.key], contents, filepath)
-    with as_before_on_failure(v for adapter in ours.values() for v in adapter.arrays.values()):
-        for site, _ in chosen:
-            _take(site, ours[site.key], contents)
+    for site, _ in chosen:
+        _take(site, ours[site.key], contents)

@@ -216,7 +216,7 @@ def check_factors(site: Site, adapter: Adapter, contents: Contents, filepath: Pa
     for name, ours in factor_samples(adapter).items():
         theirs = contents.values.get(f"sites/{site.key}/{name}")
         if theirs is not None and not same_factor(ours, theirs, adapter.compute_dtype):
-            why = "equal or nearly equal singular values"
+            why = "equal or nearly equal singular values, or another `svd_device`"
             if dtype != site.dtype:
                 why = f"it was trained on {dtype} kernels and these are {site.dtype}"
             raise _unfit(

@@ -43,8 +43,8 @@ def care_for_checkpoints() -> None:
     for module in (keras.saving, keras.models):
         module.save_model = _rooted(module.save_model)
     keras.Model.load_weights = load_and_tell
-    keras.Model.set_weights = _noticed(keras.Model.set_weights)
-    keras.Model.set_state_tree = _noticed(keras.Model.set_state_tree)
+    keras.Model.set_weights = _noticed(keras.Model.set_weights, of_all=True)
+    keras.Model.set_state_tree = _noticed(keras.Model.set_state_tree, of_all=False)
 
 
 def _rooted(save: Any) -> Any:
@@ -59,7 +59,7 @@ def _rooted(save: Any) -> Any:
     return save_all
 
 
-def _noticed(assign: Any) -> Any:
+def _noticed(assign: Any, of_all: bool) -> Any:
     """A method that assigns weights, after which empty adapters look whether theirs came."""
 
     @wraps(assign)
@@ -67,7 +67,7 @@ def _noticed(assign: Any) -> Any:
         assign(self, *args, **kwargs)
         for site in adapted_sites(self):
             for adapter in adapters_of(site.layer).values():
-                adapter.notice_values()
+                adapter.notice_values(of_all)
 
     return assign_and_notice
 

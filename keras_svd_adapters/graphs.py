@@ -12,6 +12,7 @@ import keras
 
 from keras_svd_adapters.keras_internals import (
     all_layers,
+    compiled_as,
     fresh_optimizer,
     models_around,
     refresh_torch_parameters,
@@ -49,7 +50,7 @@ def forget_graphs(model: keras.layers.Layer, new_trainables: bool = True) -> Non
 
 @dataclass(eq=False)
 class Waiting:
-    """What a model compiled to predict and to generate, by what it computed and sampled with."""
+    """What a model traced to predict and to generate, by adapters and by call of `compile`."""
 
     graphs: list[tuple[tuple[Any, ...], dict[str, Any]]] = field(default_factory=list)
 
@@ -86,11 +87,11 @@ def _key(model: keras.Model) -> tuple[Any, ...]:
     """On what a compiled function depends besides the values of the weights."""
     sites = adapted_sites(model)
     active = tuple((s.key, None if s.layer.rests else s.layer.active_adapter) for s in sites)
-    return (active, getattr(model, "sampler", None), model.run_eagerly, model.jit_compile)
+    return (active, compiled_as(model))
 
 
 def _same(one: tuple[Any, ...], other: tuple[Any, ...]) -> bool:
-    return one[1] is other[1] and one[:1] + one[2:] == other[:1] + other[2:]
+    return one[0] == other[0] and one[1] is other[1]
 
 
 @contextmanager

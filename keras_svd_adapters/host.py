@@ -131,6 +131,12 @@ def refuse_keras_lora(where: str) -> None:
 
 def attach(layer: keras.layers.Layer, name: str, adapter: Adapter) -> None:
     """Gives a layer an adapter and makes it the active one."""
+    carry(layer, name, adapter)
+    activate(layer, name)
+
+
+def carry(layer: keras.layers.Layer, name: str, adapter: Adapter) -> None:
+    """Gives a layer an adapter; which one is active and what trains stays as it is."""
     if not isinstance(layer, AdaptedLayer):
         kind = kind_of(layer)
         assert kind is not None
@@ -138,7 +144,14 @@ def attach(layer: keras.layers.Layer, name: str, adapter: Adapter) -> None:
     attach_child(layer, PREFIX + name, adapter)
     adapter.kernel = lambda: ops.convert_to_tensor(layer.base_kernel)
     _remember(layer, "carried_adapters", (*layer.carried_adapters, name))
-    activate(layer, name)
+
+
+def carry_again(layer: keras.layers.Layer, adapters: dict[str, Adapter], active: Any) -> None:
+    """Takes `detach` of all adapters of a layer back, with what trained and what did not."""
+    for name, adapter in adapters.items():
+        if name not in adapters_of(layer):
+            carry(layer, name, adapter)
+    _remember(layer, "active_adapter", active)
 
 
 def detach(layer: keras.layers.Layer, name: str) -> None:

@@ -51,9 +51,10 @@ def load_backbone_adapter(
     name: str = "default",
     strict: bool = True,
     verbose: int | str = "auto",
+    **how: Any,
 ) -> Status:
     """Loads an adapter onto the backbone; see `keras_svd_adapters.load_adapter`."""
-    return load_adapter(self, filepath, name, strict, verbose)
+    return load_adapter(self, filepath, name, strict, verbose, **how)
 
 
 def merge_adapter(self: Any, tolerance: float | None = None, probe: Any = None) -> MergeReport:

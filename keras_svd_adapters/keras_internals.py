@@ -11,6 +11,7 @@ fails where Keras moves one of them.
 - `_trainable`: setting `trainable` on a parent would change all that lies below it.
 - `_exclude_from_weight_decay`, `_apply_weight_decay`: the public setter forgets what was excluded
   before, and Keras on torch fails where nothing is left to decay.
+- `_compile_config`: the only trace of a call of `compile`, after which nothing traced before holds.
 - `_learning_rate`: the schedule behind `learning_rate`, which gives its first value alone.
 - `in_symbolic_scope`: Keras calls layers before their weights are loaded, for their shapes.
 - `uninitialized_variables`: a model built for its shapes must not be filled with values later.
@@ -85,6 +86,11 @@ def shapes_only() -> Iterator[None]:
             yield
     finally:
         global_state.set_global_attribute("uninitialized_variables", waiting)
+
+
+def compiled_as(model: keras.Model) -> Any:
+    """An object that each call of `model.compile` replaces."""
+    return getattr(model, "_compile_config", None)
 
 
 def output_layers(model: keras.layers.Layer) -> list[keras.layers.Layer]:

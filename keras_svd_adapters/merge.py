@@ -11,7 +11,7 @@ import numpy as np
 from keras import ops
 
 from keras_svd_adapters.adapter import Adapter
-from keras_svd_adapters.host import adapters_of, attach, base_kernel, detach
+from keras_svd_adapters.host import activate, adapters_of, base_kernel, carry_again, detach
 from keras_svd_adapters.keras_internals import all_layers, direct_weights, models_around
 from keras_svd_adapters.merge_report import MergedKernel, MergeReport, measure, output_change
 from keras_svd_adapters.site import Site, adapted_sites
@@ -83,12 +83,16 @@ def merge(
     try:
         for site in sites:
             _fold(site, record)
-        for weight, _ in trained:
-            weight.trained_with = None
-        restore_plain(model)
         if before:
             report = MergeReport(kernels, output_change(before, _outputs(model, probe)))
             _check_tolerance(report, tolerance)
+    except BaseException:
+        _unfold(record)
+        raise
+    try:
+        for weight, _ in trained:
+            weight.trained_with = None
+        restore_plain(model)
     except BaseException:
         _take_back(model, record)
         raise
@@ -130,11 +134,16 @@ def unmerge(model: keras.layers.Layer) -> None:
     _take_back(model, record)
 
 
-def _take_back(model: keras.layers.Layer, record: Record) -> None:
+def _unfold(record: Record) -> None:
     for merged in record.kernels:
         base_kernel(merged.layer).assign(merged.base)
-        if merged.name not in adapters_of(merged.layer):
-            attach(merged.layer, merged.name, merged.adapter)
+        carry_again(merged.layer, {merged.name: merged.adapter}, merged.name)
+
+
+def _take_back(model: keras.layers.Layer, record: Record) -> None:
+    _unfold(record)
+    for merged in record.kernels:
+        activate(merged.layer, merged.name)
     for weight, owner in record.trained:
         weight.trained_with = owner
     settle(model)

@@ -21,11 +21,16 @@ import keras
 from keras_svd_adapters.adapter_file import load_adapter, save_adapter
 from keras_svd_adapters.archive import AdapterFileError
 from keras_svd_adapters.enable import check_name
-from keras_svd_adapters.host import activate, adapters_of, attach, detach
-from keras_svd_adapters.keras_internals import all_layers, trainable_as_at_first, ungrafted
+from keras_svd_adapters.host import activate, adapters_of, carry_again, detach
+from keras_svd_adapters.keras_internals import (
+    all_layers,
+    is_pinned,
+    trainable_as_at_first,
+    ungrafted,
+)
 from keras_svd_adapters.root import AdaptedModel
 from keras_svd_adapters.site import adapted_sites
-from keras_svd_adapters.switching import settle
+from keras_svd_adapters.switching import finish, require_values, settle
 from keras_svd_adapters.weights import own_weights, trained_with
 
 INDEX, FOLDER, FORMAT_VERSION = "adapters.json", "adapters", 1
@@ -38,12 +43,14 @@ def keep_adapters_in_presets(cls: Any) -> None:
     save, load = cls.save_to_preset, cls.from_preset.__func__
 
     @wraps(save)
-    def save_to_preset(self: Any, preset_dir: Any, *args: Any, **kwargs: Any) -> None:
+    def save_to_preset(
+        self: Any, preset_dir: Any, *args: Any, include_basis: bool = False, **kwargs: Any
+    ) -> None:
         if _saving.get():  # a task saves its backbone
             return save(self, preset_dir, *args, **kwargs)
         token = _saving.set(True)
         try:
-            with adapters_beside(self, Path(preset_dir)), plain(self):
+            with adapters_beside(self, Path(preset_dir), include_basis), plain(self):
                 save(self, preset_dir, *args, **kwargs)
         finally:
             _saving.reset(token)
@@ -77,17 +84,16 @@ def plain(model: Any) -> Iterator[None]:
             yield
         finally:
             for layer, adapters, active in carried:
-                for name, adapter in adapters.items():
-                    attach(layer, name, adapter)
-                activate(layer, active)
+                carry_again(layer, adapters, active)
 
 
 @contextmanager
-def adapters_beside(model: Any, folder: Path) -> Iterator[None]:
+def adapters_beside(model: Any, folder: Path, include_basis: bool = False) -> Iterator[None]:
     """Around the saving of the plain preset, saves the adapters of a model beside it.
 
     The index comes first and its files last, so that what stops it midway is noticed on loading.
     """
+    require_values(model, f"to save the preset {str(folder)!r}")
     forget_adapters(folder)
     holders = {name: _holder(model, name) for name in _names(model)}
     if holders:
@@ -97,7 +103,7 @@ def adapters_beside(model: Any, folder: Path) -> Iterator[None]:
         (folder / INDEX).write_text(json.dumps(told, indent=4))
     yield
     for name, (holder, _) in holders.items():
-        save_adapter(holder, folder / FOLDER / f"{name}.keras", name)
+        save_adapter(holder, folder / FOLDER / f"{name}.keras", name, include_basis)
 
 
 def forget_adapters(folder: Path) -> None:
@@ -123,11 +129,17 @@ def _holder(model: Any, name: str) -> tuple[keras.layers.Layer, str]:
     """The smallest part that holds all that an adapter trains: the backbone, or the task."""
     backbone = getattr(model, "backbone", model)
     inside = {id(layer) for layer in all_layers(backbone)}
-    trained = {id(w) for _, _, w in own_weights(model) if trained_with(w) == name}
-    trained -= {id(weight) for weight in backbone.weights}
-    if not trained and all(id(site.layer) in inside for site in adapted_sites(model, name)):
+    outside = weights_outside(model, backbone)
+    chosen = [w for w in outside if is_pinned(w) or trained_with(w) == name]
+    if not chosen and all(id(site.layer) in inside for site in adapted_sites(model, name)):
         return backbone, "backbone"
     return model, type(model).__name__
+
+
+def weights_outside(model: Any, backbone: Any) -> list[keras.Variable]:
+    """The weights of a task that are not its backbone's."""
+    inside = {id(weight) for weight in backbone.weights}
+    return [weight for _, _, weight in own_weights(model) if id(weight) not in inside]
 
 
 def load_adapters(model: Any, preset: Any, strict: bool = True) -> None:
@@ -147,13 +159,15 @@ def load_adapters(model: Any, preset: Any, strict: bool = True) -> None:
     }
     for name, holder in holders.items():
         load_adapter(holder, _require(find(f"{FOLDER}/{name}.keras"), name, preset), name, strict)
+        if not strict and holder is model:  # what is new must train
+            finish(model, name, weights_outside(model, model.backbone))
     for name, holder in holders.items():
         for site in adapted_sites(holder, name):
             now = name if site.key in index[name]["active"] else None
             if now or site.layer.active_adapter == name:
                 activate(site.layer, now)
-    if holders:
-        settle(model)
+    for holder in {id(x): x for x in holders.values()}.values():
+        settle(holder)
 
 
 def _find_holder(model: Any, kind: str, name: str, preset: Any) -> Any:
@@ -177,21 +191,23 @@ def _read_index(path: str | None, preset: Any) -> dict[str, Any]:
         return {}
     try:
         index = json.loads(Path(path).read_text())
-        version, adapters = index["format_version"], index["adapters"]
+        if (version := index["format_version"]) != FORMAT_VERSION:
+            raise AdapterFileError(
+                f"`{INDEX}` of the preset has the format version {version!r}, and this package "
+                f"reads {FORMAT_VERSION}: upgrade keras_svd_adapters. Received: {str(preset)!r}"
+            )
+        adapters = index["adapters"]
         for name, told in adapters.items():
             check_name(name)
             told["of"], list(told["active"])
+    except AdapterFileError:
+        raise
     except (ValueError, KeyError, TypeError, AttributeError, UnicodeDecodeError) as error:
         raise AdapterFileError(
             f"`{INDEX}` of the preset is not well formed: {error}. Save the model again with "
             f"`save_to_preset`, or take the file out. Received: {str(preset)!r}"
         ) from None
-    if version != FORMAT_VERSION:
-        raise AdapterFileError(
-            f"`{INDEX}` of the preset has the format version {version!r}, and this package reads "
-            f"{FORMAT_VERSION}: upgrade keras_svd_adapters. Received: {str(preset)!r}"
-        )
-    return adapters
+    return dict(adapters)
 
 
 def _require(path: str | None, name: str, preset: Any) -> str:

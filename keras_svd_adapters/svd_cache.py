@@ -10,14 +10,16 @@ from __future__ import annotations
 
 import hashlib
 import os
+import time
 import warnings
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from platformdirs import user_cache_dir
 from safetensors import safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import save as serialize
 
 from keras_svd_adapters.atomic import written_at_once
 from keras_svd_adapters.methods.method import SVD
@@ -28,6 +30,7 @@ ALGORITHM = 1  # another number for other results
 MOST_BYTES = 16 * 2**30
 LEAST_OPERATIONS = 2**25  # a smaller kernel is decomposed about as quickly as its entry is read
 ENDING = ".svd.safetensors"
+SECONDS_TO_WRITE = 3600
 
 
 @dataclass(frozen=True)
@@ -80,7 +83,8 @@ def clear(folder: str | os.PathLike[str] | None = None) -> None:
     Args:
         folder: As `cache_dir` of `enable`; `None` for the usual one.
     """
-    for _, _, path in _entries(Path(folder or default_folder())):
+    folder = Path(folder or default_folder())
+    for path in [*(path for _, _, path in _entries(folder)), *_litter(folder)]:
         path.unlink(missing_ok=True)
 
 
@@ -89,9 +93,9 @@ def worth_keeping(K: np.ndarray) -> bool:
     return min(K.shape) * K.size >= LEAST_OPERATIONS
 
 
-def entry(K: np.ndarray, folder: Path) -> Path:
-    """Where the decomposition of a kernel is or would be."""
-    sha256 = hashlib.sha256(f"{ALGORITHM} {K.shape} {K.dtype}".encode())
+def entry(K: np.ndarray, folder: Path, device: str = "cpu") -> Path:
+    """Where the decomposition of a kernel on a device is or would be."""
+    sha256 = hashlib.sha256(f"{ALGORITHM} {device} {K.shape} {K.dtype}".encode())
     sha256.update(np.ascontiguousarray(K))  # type: ignore[arg-type]
     return folder / f"{sha256.hexdigest()}{ENDING}"
 
@@ -104,7 +108,8 @@ def load(K: np.ndarray, path: Path) -> SVD | None:
             digest = (file.metadata() or {}).get("sha256")
         if digest != _digest(arrays):
             raise ValueError("its checksum is wrong")
-        os.utime(path)
+        with suppress(OSError):  # another user's
+            os.utime(path)
         return Decomposition(K, **arrays) if "smaller" in arrays else Triplets(**arrays)
     except FileNotFoundError:
         return None
@@ -124,7 +129,7 @@ def save(found: SVD, path: Path) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with written_at_once(path) as temporary:
-            save_file(arrays, temporary, {"sha256": _digest(arrays)})
+            temporary.write_bytes(serialize(arrays, {"sha256": _digest(arrays)}))
         _evict(path)
     except OSError as error:
         warnings.warn(
@@ -154,7 +159,15 @@ def _entries(folder: Path) -> list[tuple[float, int, Path]]:
     return sorted(found)
 
 
+def _litter(folder: Path) -> list[Path]:
+    """Files that a process which was killed had begun to write."""
+    found = [path for path in folder.glob(f".*{ENDING}.*") if path.exists()]
+    return [path for path in found if time.time() - path.stat().st_mtime > SECONDS_TO_WRITE]
+
+
 def _evict(newest: Path) -> None:
+    for path in _litter(newest.parent):
+        path.unlink(missing_ok=True)
     entries = _entries(newest.parent)
     spare = sum(size for _, size, _ in entries) - MOST_BYTES
     for _, size, path in entries:

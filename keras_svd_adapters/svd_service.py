@@ -6,17 +6,17 @@ import os
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from threadpoolctl import threadpool_limits
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from keras_svd_adapters import svd_cache
 from keras_svd_adapters.accelerator import decompose_on_accelerator, require_accelerator
 from keras_svd_adapters.methods.method import SVD, Truncation
-from keras_svd_adapters.svd import decompose
+from keras_svd_adapters.svd import decompose, krylov_pays
 
 BYTES_OF_A_WORKER = 9  # per byte of a float32 kernel, while it is decomposed
 DEVICES = ("cpu", "accelerator")
@@ -48,16 +48,16 @@ class SVDService:
     def decompose(self, K: np.ndarray, part: Truncation | None = None) -> SVD:
         """The decomposition of one kernel, as `svd.decompose` has it."""
         find = decompose_on_accelerator if self.device == "accelerator" else decompose
-        if not self.cache or not svd_cache.worth_keeping(K):
+        approximate = part is not None and krylov_pays(len(K), K.shape[1], part)
+        if not self.cache or approximate or not svd_cache.worth_keeping(K):
             return find(K, part)
-        path = svd_cache.entry(K, Path(self.cache_dir or svd_cache.default_folder()))
+        folder = Path(self.cache_dir or svd_cache.default_folder())
+        path = svd_cache.entry(K, folder, self.device)
         found = svd_cache.load(K, path)
-        if found is not None:
-            return found if part is None else found.part(slice(0, part.rank))
-        found = find(K, part)
-        if part is None:
+        if found is None:
+            found = find(K)
             svd_cache.save(found, path)
-        return found
+        return found if part is None else found.part(slice(0, part.rank))
 
     def each(self, jobs: Sequence[Job]) -> Generator[tuple[np.ndarray, SVD | None]]:
         """Many kernels in their order, each with its decomposition; some are made at a time."""
@@ -122,14 +122,21 @@ def cores() -> int:
 def threads_of_blas(threads: int) -> Iterator[None]:
     """Within, linear algebra has so many threads per call, at least one.
 
-    Threads of a worker's own would fight those of the others.
+    Threads of a worker's own would fight those of the others. No more than there were before.
     """
-    with threadpool_limits(max(1, threads), user_api="blas"):
+    before = [pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"]
+    with threadpool_limits(max(1, min(threads, *before, threads)), user_api="blas"):
         yield
 
 
 def _free_bytes() -> int:
-    try:
-        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, OSError, ValueError):  # not on this system
-        return 2**40
+    """Memory that is left to this process, as far as Linux tells."""
+    left = []
+    with suppress(OSError, ValueError, StopIteration):
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        left.append(1024 * int(next(x for x in lines if x.startswith("MemAvailable")).split()[1]))
+    with suppress(OSError, ValueError):  # a container's own limit; "max" if it has none
+        group = Path("/sys/fs/cgroup")
+        most, used = [(group / f"memory.{name}").read_text() for name in ("max", "current")]
+        left.append(int(most) - int(used))
+    return max(0, min(left, default=2**40))

@@ -106,10 +106,23 @@ def set_adapter(model: keras.layers.Layer, name: str | list[str] | None) -> None
                 f"Received: name={name!r}, both on `{site.path}`"
             )
     aside = set_graphs_aside(model)
-    for site, found in zip(sites, chosen, strict=True):
-        activate(site.layer, found[0] if found else None)
-    settle(model)
+    with active_as_before_on_failure(model):
+        for site, found in zip(sites, chosen, strict=True):
+            activate(site.layer, found[0] if found else None)
+        settle(model)
     take_graphs_up(aside)
+
+
+@contextmanager
+def active_as_before_on_failure(model: keras.layers.Layer) -> Iterator[None]:
+    """Within, whatever goes wrong, the adapters that were active are so again."""
+    before = [(site.layer, site.layer.active_adapter) for site in adapted_sites(model)]
+    try:
+        yield
+    except BaseException:
+        for layer, name in before:
+            activate(layer, name)
+        raise
 
 
 def require_adapter(model: keras.layers.Layer, name: str | None = None) -> list[Site]:

@@ -368,6 +368,21 @@ def test_interrupted_while_values_come(tmp_path, monkeypatch):
     assert state(model) == before
 
 
+def test_stopped_after_the_values_came(tmp_path, monkeypatch):
+    adapter_file = importlib.import_module("keras_svd_adapters.adapter_file")
+    model, _, _ = models.classifier()
+    ksa.enable(model, ksa.LoRA(rank=2), train="head")
+    shake(model)
+    ksa.save_adapter(model, tmp_path / "a.keras")
+    shake(model)
+    ksa.enable(model, ksa.SVF(), name="second")
+    before = state(model)
+    monkeypatch.setattr(adapter_file, "finish", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        ksa.load_adapter(model, tmp_path / "a.keras")
+    assert state(model) == before
+
+
 def test_what_fits_is_loaded_if_not_strict(tmp_path, capsys):
     backbone, x = tuned(ksa.LoRA(rank=2), train="*norm*")
     ksa.save_adapter(backbone, tmp_path / "a.keras")

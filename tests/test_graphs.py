@@ -169,6 +169,19 @@ def test_switching_back_traces_nothing():
     assert model.predict_function is None
 
 
+def test_compiling_forgets_what_waits():
+    model, backbone, x = models.classifier()
+    ksa.enable(backbone, SVFT)
+    compile_(model)
+    before = model.predict(x, verbose=0)
+    ksa.set_adapter(backbone, None)
+    model.get_layer("head").activation = keras.activations.sigmoid
+    compile_(model)
+    ksa.set_adapter(backbone, "default")
+    after = model.predict(x, verbose=0)
+    np.testing.assert_allclose(after, numpy(keras.ops.sigmoid(before)), atol=1e-6)
+
+
 def test_another_sampler_is_another_function():
     backbone, _ = models.llama()
     task = keras_hub.models.LlamaCausalLM(backbone, preprocessor=None)

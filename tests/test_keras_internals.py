@@ -131,3 +131,13 @@ def test_output_layers():
     layer = keras.layers.Dense(3)
     assert internals.output_layers(keras.Model(inputs, {"y": layer(inputs)})) == [layer]
     assert internals.output_layers(layer) == []
+
+
+def test_every_compile_is_told_apart():
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
+    seen = []
+    for _ in range(2):
+        model.compile("sgd", "mse")
+        seen.append(internals.compiled_as(model))
+    assert seen[0] is not None
+    assert seen[0] is not seen[1]

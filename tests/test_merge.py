@@ -215,6 +215,19 @@ def test_what_goes_wrong_leaves_the_model_adapted(how, monkeypatch):
     assert len(ksa_merge.adapted_sites(model)) == 12
 
 
+def test_a_refused_merge_keeps_the_optimizer():
+    model, _, x = models.classifier()
+    ksa.enable(model, ksa.LoRA(rank=2))
+    model.compile(keras.optimizers.Adam(1e-2), "mse")
+    model.fit(x, np.ones((2, 3)), verbose=0)
+    function, slots = model.train_function, [v.numpy() for v in model.optimizer.variables]
+    with pytest.raises(ValueError, match="more than `tolerance`"):
+        ksa.merge(model, tolerance=0.0, probe=x)
+    assert model.train_function is function
+    for ours, before in zip(model.optimizer.variables, slots, strict=True):
+        np.testing.assert_array_equal(ours.numpy(), before)
+
+
 def test_a_kernel_too_large_for_its_dtype():
     model = keras.Sequential([keras.Input((6,)), keras.layers.Dense(4, dtype="float16")])
     ksa.enable(model, ksa.LoRA(rank=2), targets="dense*")

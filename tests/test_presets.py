@@ -133,6 +133,56 @@ def test_another_head_and_no_head(tmp_path):
     assert not any(isinstance(x, AdaptedLayer) for x in backbone._flatten_layers())
 
 
+def trainable(model):
+    return [w.trainable for w in model.weights]
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_the_head_trains_as_it_did(whole, tmp_path):
+    model, _ = task()
+    ksa.enable(model if whole else model.backbone, ksa.LoRA(rank=2))
+    model.save_to_preset(tmp_path)
+    again = keras_hub.models.TextClassifier.from_preset(str(tmp_path), preprocessor=None)
+    assert trainable(again) == trainable(model)
+    assert any(w.trainable for w in again.get_layer("logits").weights) == (not whole)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        other = keras_hub.models.TextClassifier.from_preset(
+            str(tmp_path), num_classes=5, preprocessor=None
+        )
+    assert all(w.trainable for w in other.get_layer("logits").weights)
+    assert len(adapted_sites(other)) == 12
+
+
+def test_saving_thaws_nothing(tmp_path):
+    model, _ = task()
+    ksa.enable(model.backbone, ksa.SVF())
+    model.backbone.trainable = False
+    before = trainable(model)
+    model.save_to_preset(tmp_path)
+    assert trainable(model) == before
+    assert sum(before) == 2
+
+
+def test_an_adapter_without_values_spoils_no_preset(tmp_path):
+    backbone, x = two_adapters()
+    backbone.save_to_preset(tmp_path)
+    empty = type(backbone).from_config(backbone.get_config())
+    with pytest.raises(ValueError, match="holds no values yet"):
+        empty.save_to_preset(tmp_path)
+    again = keras_hub.models.Backbone.from_preset(str(tmp_path))
+    np.testing.assert_array_equal(models.output(again(x)), models.output(backbone(x)))
+
+
+def test_another_precision_with_its_basis(tmp_path):
+    backbone, _ = models.bert()
+    ksa.enable(backbone, ksa.SVFT(pattern="banded", d=1))
+    backbone.save_to_preset(tmp_path, include_basis=True)
+    with pytest.warns(UserWarning, match="trained on float32"):
+        again = keras_hub.models.Backbone.from_preset(str(tmp_path), dtype="bfloat16")
+    assert len(adapted_sites(again)) == 12
+
+
 def test_without_weights_there_are_no_adapters(tmp_path):
     backbone, _ = two_adapters()
     backbone.save_to_preset(tmp_path)

@@ -10,10 +10,12 @@ import models
 import numpy as np
 import pytest
 from test_files import fresh_process
+from threadpoolctl import threadpool_info, threadpool_limits
 
 import keras_svd_adapters as ksa
 from keras_svd_adapters import svd_cache
 from keras_svd_adapters.accelerator import has_accelerator
+from keras_svd_adapters.methods.method import Truncation
 from keras_svd_adapters.site import adapted_sites
 from keras_svd_adapters.svd import Decomposition, decompose
 from keras_svd_adapters.svd_service import Job, SVDService
@@ -201,6 +203,46 @@ def test_the_entries_that_were_not_read_for_longest_go_first(monkeypatch):
     assert svd_cache.info().entries == 0
 
 
+def test_devices_have_entries_of_their_own(monkeypatch, decomposed):
+    monkeypatch.setattr(service_module, "require_accelerator", lambda: None)
+    K = kernels(1)[0]
+    SVDService(device="accelerator").decompose(K)
+    assert svd_cache.info().entries == 1
+    equal(SVDService().decompose(K), decompose(K))
+    assert svd_cache.info().entries == 2
+    assert len(decomposed) == 1
+
+
+def test_the_largest_triplets_do_not_depend_on_the_cache():
+    K = np.random.default_rng(0).normal(size=(300, 300)).astype("float32")
+    part = Truncation(4, 8, 0)
+    first = SVDService().decompose(K, part)
+    SVDService().decompose(K)
+    equal(SVDService().decompose(K, part), first)
+
+
+def test_entries_are_as_readable_as_any_file(tmp_path):
+    (tmp_path / "any").write_text("")
+    SVDService(cache_dir=tmp_path).decompose(kernels(1)[0])
+    entry = next(tmp_path.glob(f"*{svd_cache.ENDING}"))
+    assert entry.stat().st_mode == (tmp_path / "any").stat().st_mode
+
+
+def test_what_a_killed_process_left_goes(tmp_path):
+    litter = tmp_path / f".abc{svd_cache.ENDING}.0123"
+    for age, there in ((0, True), (2 * svd_cache.SECONDS_TO_WRITE, False)):
+        litter.write_text("half")
+        os.utime(litter, (time.time() - age, time.time() - age))
+        SVDService(cache_dir=tmp_path).decompose(kernels(1, seed=age)[0])
+        assert litter.exists() == there
+
+
+def test_threads_are_never_more_than_before():
+    with threadpool_limits(1, user_api="blas"):
+        for _ in SVDService(cache=False).each(jobs(kernels(3))):
+            assert {p["num_threads"] for p in threadpool_info() if p["user_api"] == "blas"} == {1}
+
+
 def test_another_folder(tmp_path):
     backbone, _ = models.bert()
     ksa.enable(backbone, ksa.SVF(), ["query"], cache_dir=tmp_path / "mine")
@@ -210,10 +252,18 @@ def test_another_folder(tmp_path):
     assert svd_cache.info(tmp_path / "mine").entries == 0
 
 
-def test_a_folder_that_cannot_be_written(tmp_path):
+def test_a_folder_that_cannot_be_written(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     with pytest.warns(UserWarning, match="are not kept.*cache=False.*Received: "):
         SVDService(cache_dir=tmp_path / "file").decompose(kernels(1)[0])
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.warns(UserWarning, match="No space left"):
+        SVDService(cache_dir=tmp_path / "full").decompose(kernels(1)[0])
+    assert not list((tmp_path / "full").iterdir())
 
 
 def test_two_processes_at_once(tmp_path):

@@ -1,6 +1,7 @@
 """Writes, reads and clears a folder of decompositions that another process uses as well."""
 
 import sys
+import warnings
 
 import numpy as np
 
@@ -8,6 +9,7 @@ from keras_svd_adapters import svd_cache
 from keras_svd_adapters.svd import decompose
 from keras_svd_adapters.svd_service import SVDService
 
+warnings.filterwarnings("error", message=".*decompos.*")
 svd_cache.LEAST_OPERATIONS = 0
 service = SVDService(cache_dir=sys.argv[1] + "/svd")
 rng = np.random.default_rng(0)
