@@ -125,7 +125,7 @@ def threads_of_blas(threads: int) -> Iterator[None]:
     Threads of a worker's own would fight those of the others. No more than there were before.
     """
     before = [pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"]
-    with threadpool_limits(max(1, min(threads, *before, threads)), user_api="blas"):
+    with threadpool_limits(max(1, min([threads, *before])), user_api="blas"):
         yield
 
 
