@@ -7,7 +7,7 @@ import numpy as np
 from keras import ops
 
 from keras_svd_adapters.methods.method import SVD, Truncation
-from keras_svd_adapters.svd import Triplets, decompose, fix_signs
+from keras_svd_adapters.svd import Triplets, decompose, fix_signs, require_finite
 
 
 def has_accelerator() -> bool:
@@ -39,11 +39,7 @@ def decompose_on_accelerator(K: np.ndarray, part: Truncation | None = None) -> S
     Returns:
         An object with `U`, `s` and `Vt`.
     """
-    if not np.isfinite(K).all():
-        raise ValueError(
-            "A kernel with NaN or infinity has no decomposition: load the weights again, or "
-            f"leave the layer out with `exclude`. Received: a kernel of shape {K.shape}"
-        )
+    require_finite(K)
     U, s, Vt = ops.svd(ops.convert_to_tensor(K, dtype="float32"), full_matrices=False)
     found = fix_signs(Triplets(*(ops.convert_to_numpy(a) for a in (U, s, Vt))))
     if not all(np.isfinite(a).all() for a in (found.U, found.s, found.Vt)):

@@ -204,9 +204,12 @@ class Adapter(keras.layers.Layer):
 
     def follow_kernel(self) -> None:
         """Finds the factors of the kernel as it is now: a file of base weights was loaded."""
+        has_factors = self.method.needs_svd and "s" in self.arrays
+        if not has_factors and type(self.method).follow is Method.follow:
+            return
         matrix = ops.convert_to_numpy(self._float32_kernel())
         values = self.method.follow(matrix, self.numpy_values())
-        if self.method.needs_svd and "s" in self.arrays:
+        if has_factors:
             rng = np.random.default_rng()
             found = self.method.start(matrix, self.form, rng, decompose(matrix))
             values |= {name: found[name] for name in ("U", "s", "Vt") if name in self.arrays}

@@ -190,9 +190,13 @@ def load_adapter(
         raise AdapterFileError(
             f"The adapter file is not well formed: {error!r}. Received: {str(filepath)!r}"
         ) from None
-    there = [adapters_of(site.layer)[name] for site in adapted_sites(model, name)]
-    arrays = [variable for adapter in there for variable in adapter.arrays.values()]
-    with as_before_on_failure([*weights.values(), *arrays]):
+    replaced = [
+        variable
+        for site in adapted_sites(model, name)
+        for array, variable in adapters_of(site.layer)[name].arrays.items()
+        if f"sites/{site.key}/{array}" in contents.values
+    ]
+    with as_before_on_failure([*weights.values(), *replaced]):
         for key, weight in weights.items():
             weight.assign(contents.values[f"train/{key}"])
         if adapted_sites(model, name):

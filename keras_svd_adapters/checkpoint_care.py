@@ -7,7 +7,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import warnings
@@ -100,7 +99,8 @@ def adapters_in(filepath: Any) -> Iterator[str]:
     elif path.suffix == ".keras" and path.exists():
         with zipfile.ZipFile(path) as archive:
             for name in (name for name in archive.namelist() if name.endswith(".weights.h5")):
-                yield from _adapters_in_h5(io.BytesIO(archive.read(name)))
+                with archive.open(name) as member:
+                    yield from _adapters_in_h5(member)
 
 
 def _adapters_in_h5(source: Any) -> set[str]:

@@ -29,7 +29,7 @@ from keras_svd_adapters.keras_internals import (
     ungrafted,
 )
 from keras_svd_adapters.root import AdaptedModel
-from keras_svd_adapters.site import adapted_sites
+from keras_svd_adapters.site import adapted_sites, adapter_names
 from keras_svd_adapters.switching import finish, require_values, settle
 from keras_svd_adapters.weights import own_weights, trained_with
 
@@ -95,7 +95,7 @@ def adapters_beside(model: Any, folder: Path, include_basis: bool = False) -> It
     """
     require_values(model, f"to save the preset {str(folder)!r}")
     forget_adapters(folder)
-    holders = {name: _holder(model, name) for name in _names(model)}
+    holders = {name: _holder(model, name) for name in adapter_names(adapted_sites(model))}
     if holders:
         index = {name: _describe(*holder, name) for name, holder in holders.items()}
         (folder / FOLDER).mkdir(parents=True, exist_ok=True)
@@ -112,12 +112,6 @@ def forget_adapters(folder: Path) -> None:
         for old in (folder / FOLDER).glob("*.keras"):
             old.unlink()
         (folder / INDEX).unlink()
-
-
-def _names(model: Any) -> list[str]:
-    """The names of a model's adapters, in the order of its layers."""
-    sites = adapted_sites(model)
-    return list(dict.fromkeys(name for site in sites for name in adapters_of(site.layer)))
 
 
 def _describe(holder: keras.layers.Layer, kind: str, name: str) -> dict[str, Any]:
@@ -161,12 +155,14 @@ def load_adapters(model: Any, preset: Any, strict: bool = True) -> None:
         load_adapter(holder, _require(find(f"{FOLDER}/{name}.keras"), name, preset), name, strict)
         if not strict and holder is model:  # what is new must train
             finish(model, name, weights_outside(model, model.backbone))
+    switched = {}
     for name, holder in holders.items():
         for site in adapted_sites(holder, name):
-            now = name if site.key in index[name]["active"] else None
-            if now or site.layer.active_adapter == name:
-                activate(site.layer, now)
-    for holder in {id(x): x for x in holders.values()}.values():
+            is_active, was = site.key in index[name]["active"], site.layer.active_adapter == name
+            if is_active != was:
+                activate(site.layer, name if is_active else None)
+                switched[id(holder)] = holder
+    for holder in switched.values():
         settle(holder)
 
 
@@ -202,7 +198,7 @@ def _read_index(path: str | None, preset: Any) -> dict[str, Any]:
             told["of"], list(told["active"])
     except AdapterFileError:
         raise
-    except (ValueError, KeyError, TypeError, AttributeError, UnicodeDecodeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise AdapterFileError(
             f"`{INDEX}` of the preset is not well formed: {error}. Save the model again with "
             f"`save_to_preset`, or take the file out. Received: {str(preset)!r}"

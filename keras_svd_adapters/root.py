@@ -21,7 +21,7 @@ from keras_svd_adapters.keras_internals import (
 from keras_svd_adapters.methods.method import Method
 from keras_svd_adapters.shared import SharedArrays
 from keras_svd_adapters.sharing import Shared, shared_in, unify
-from keras_svd_adapters.site import Site, adapted_sites, find_sites
+from keras_svd_adapters.site import Site, adapted_sites, adapter_names, find_sites
 from keras_svd_adapters.training import pin_all_but, thaw
 from keras_svd_adapters.weights import own_weights, trained_with
 
@@ -83,7 +83,6 @@ def roots(sites: list[Site]) -> list[keras.Model]:
 def describe_adapters(model: keras.layers.Layer) -> list[dict[str, Any]]:
     """The adapters of a model without their values, as plain data."""
     sites = adapted_sites(model)
-    names = dict.fromkeys(name for site in sites for name in adapters_of(site.layer))
     return [
         {
             "name": name,
@@ -92,7 +91,7 @@ def describe_adapters(model: keras.layers.Layer) -> list[dict[str, Any]]:
             },
             "train": [key for key, _, weight in own_weights(model) if trained_with(weight) == name],
         }
-        for name in names
+        for name in adapter_names(sites)
     ]
 
 

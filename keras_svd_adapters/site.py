@@ -133,6 +133,11 @@ def _path(chain: tuple[keras.layers.Layer, ...]) -> str:
     return "/".join(layer.name for layer in chain[1:]) or chain[0].name
 
 
+def adapter_names(sites: list[Site]) -> list[str]:
+    """The names of the adapters on these sites, in their order."""
+    return list(dict.fromkeys(name for site in sites for name in adapters_of(site.layer)))
+
+
 def adapted_sites(model: keras.layers.Layer, name: str | None = None) -> list[Site]:
     """The sites that carry an adapter, of this name if one is given."""
     return [

@@ -132,6 +132,16 @@ def krylov_pays(m: int, n: int, part: Truncation) -> bool:
     return 2 * (part.rank + part.oversampling) * (KRYLOV_STEPS + 1) < min(m, n)
 
 
+def require_finite(K: np.ndarray) -> None:
+    """Raises where a kernel has no decomposition."""
+    if bad := int(K.size - np.isfinite(K).sum()):
+        raise ValueError(
+            "A kernel with NaN or infinity has no decomposition: load the weights again, or "
+            f"leave the layer out with `exclude`. Received: {bad} such values in a kernel of "
+            f"shape {K.shape}"
+        )
+
+
 def _blocks(wide: np.ndarray) -> Iterator[slice]:
     for start in range(0, wide.shape[1], BLOCK):
         yield slice(start, start + BLOCK)
@@ -144,12 +154,7 @@ def _gram(wide: np.ndarray) -> np.ndarray:
         block = np.asfortranarray(wide[:, columns], dtype="float64")
         gram = dsyrk(1.0, block, beta=1.0, c=gram, overwrite_c=True, lower=True)
     if not np.isfinite(gram.diagonal()).all():
-        bad = int(wide.size - np.isfinite(wide).sum())
-        raise ValueError(
-            "A kernel with NaN or infinity has no decomposition: load the weights again, or "
-            f"leave the layer out with `exclude`. Received: {bad} such values in a kernel of "
-            f"shape {wide.shape}"
-        )
+        require_finite(wide)
     return gram
 
 
@@ -176,7 +181,7 @@ def _by_krylov(K: np.ndarray, part: Truncation) -> Triplets:
     rng = np.random.default_rng(part.seed)
     block = K @ rng.normal(size=(K.shape[1], part.rank + part.oversampling)).astype(K.dtype)
     if not np.isfinite(block).all():
-        _gram(as_wide(K))
+        require_finite(K)
     blocks = [np.linalg.qr(block)[0]]
     for _ in range(KRYLOV_STEPS):
         blocks.append(np.linalg.qr(K @ (K.T @ blocks[-1]))[0])

@@ -16,7 +16,7 @@ from keras_svd_adapters.graphs import (
 from keras_svd_adapters.host import activate, adapters_of, detach
 from keras_svd_adapters.keras_internals import all_layers, let_train, models_around
 from keras_svd_adapters.root import make_root, unmake_root
-from keras_svd_adapters.site import Site, adapted_sites
+from keras_svd_adapters.site import Site, adapted_sites, adapter_names
 from keras_svd_adapters.training import pin_all_but, release, thaw
 from keras_svd_adapters.weights import own_weights, trained_with
 
@@ -129,7 +129,7 @@ def require_adapter(model: keras.layers.Layer, name: str | None = None) -> list[
     """The sites that carry an adapter of this name; raises where there are none."""
     sites = adapted_sites(model, name)
     if not sites:
-        names = sorted({n for site in adapted_sites(model) for n in adapters_of(site.layer)})
+        names = sorted(adapter_names(adapted_sites(model)))
         known = f"It has {', '.join(map(repr, names))}." if names else "It has none: `enable` one."
         raise ValueError(f"The model has no such adapter. {known} Received: name={name!r}")
     return sites
@@ -148,7 +148,7 @@ def require_values(model: keras.layers.Layer, what: str) -> None:
 
 def only_adapter(model: keras.layers.Layer) -> str:
     """The name of a model's only adapter; raises where there are several."""
-    names = sorted({name for site in require_adapter(model) for name in adapters_of(site.layer)})
+    names = sorted(adapter_names(require_adapter(model)))
     if len(names) > 1:
         raise ValueError(
             "The model has several adapters: say which with `name=`. "

@@ -347,13 +347,19 @@ def test_what_fails_leaves_no_litter(tmp_path, monkeypatch):
     assert sorted(os.listdir(tmp_path)) == ["a.keras", "link.keras"]
 
 
-def test_interrupted_while_values_come(tmp_path, monkeypatch):
-    adapter_file = importlib.import_module("keras_svd_adapters.adapter_file")
+def moved_on(path):
+    """A classifier that has other values by now than those in its file."""
     model, _, _ = models.classifier()
     ksa.enable(model, ksa.LoRA(rank=2), train="head")
     shake(model)
-    ksa.save_adapter(model, tmp_path / "a.keras")
+    ksa.save_adapter(model, path)
     shake(model)
+    return model
+
+
+def test_interrupted_while_values_come(tmp_path, monkeypatch):
+    adapter_file = importlib.import_module("keras_svd_adapters.adapter_file")
+    model = moved_on(tmp_path / "a.keras")
     before, take, calls = state(model), adapter_file._take, []
 
     def interrupted(*args):
@@ -370,11 +376,7 @@ def test_interrupted_while_values_come(tmp_path, monkeypatch):
 
 def test_stopped_after_the_values_came(tmp_path, monkeypatch):
     adapter_file = importlib.import_module("keras_svd_adapters.adapter_file")
-    model, _, _ = models.classifier()
-    ksa.enable(model, ksa.LoRA(rank=2), train="head")
-    shake(model)
-    ksa.save_adapter(model, tmp_path / "a.keras")
-    shake(model)
+    model = moved_on(tmp_path / "a.keras")
     ksa.enable(model, ksa.SVF(), name="second")
     before = state(model)
     monkeypatch.setattr(adapter_file, "finish", lambda *_: 1 / 0)
