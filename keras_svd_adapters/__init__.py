@@ -1,7 +1,8 @@
 """Parameter-efficient fine-tuning for Keras 3, by singular vectors and low rank."""
 
 from keras_svd_adapters import svd_cache
-from keras_svd_adapters.adapter_file import load_adapter, save_adapter
+from keras_svd_adapters.adapter_file import save_adapter
+from keras_svd_adapters.adapter_loader import load_adapter
 from keras_svd_adapters.archive import AdapterFileError
 from keras_svd_adapters.checkpoint_care import care_for_checkpoints
 from keras_svd_adapters.convert import to_lora

@@ -1,10 +1,8 @@
-"""Saving what was trained, and nothing else, and loading it onto a model."""
+"""The adapter file: what was trained, and nothing else."""
 
 from __future__ import annotations
 
-import os
 import warnings
-from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -13,39 +11,20 @@ import numpy as np
 from keras_svd_adapters.adapter import Adapter
 from keras_svd_adapters.adapter_fit import (
     Path,
-    check_factors,
     factor_samples,
-    fit_shared,
-    fit_sites,
-    fit_weights,
 )
-from keras_svd_adapters.archive import AdapterFileError, Contents, read_archive, write_archive
-from keras_svd_adapters.enable import (
-    Chosen,
-    Starter,
-    attach_all,
-    check_methods,
-    check_name,
-    start_adapter,
-    undone_on_failure,
-)
+from keras_svd_adapters.archive import Contents, write_archive
 from keras_svd_adapters.fingerprint import kernel_fingerprint, kernel_sample
-from keras_svd_adapters.host import activate, adapters_of
-from keras_svd_adapters.methods.method import SVD, Method
-from keras_svd_adapters.progress import tell
+from keras_svd_adapters.host import adapters_of
 from keras_svd_adapters.root import PACKAGE
-from keras_svd_adapters.sharing import Shared, only_shared, seed_is_enough
-from keras_svd_adapters.site import Site, adapted_sites
-from keras_svd_adapters.status import Status, status
-from keras_svd_adapters.svd_service import SVDService
+from keras_svd_adapters.sharing import only_shared, seed_is_enough
+from keras_svd_adapters.site import Site
 from keras_svd_adapters.switching import (
-    active_as_before_on_failure,
-    finish,
     only_adapter,
     require_adapter,
     require_values,
 )
-from keras_svd_adapters.values import as_before_on_failure, to_numpy
+from keras_svd_adapters.values import to_numpy
 from keras_svd_adapters.weights import own_weights, trained_with
 
 
@@ -139,141 +118,3 @@ def _saved_arrays(adapter: Adapter, include_basis: bool) -> dict[str, np.ndarray
     declared = adapter.declared
     saved = {name: to_numpy(v) for name, v in adapter.arrays.items() if declared[name].in_file}
     return saved | factor_samples(adapter)
-
-
-def load_adapter(
-    model: keras.layers.Layer,
-    filepath: Path,
-    name: str = "default",
-    strict: bool = True,
-    verbose: int | str = "auto",
-    cache: bool = True,
-    cache_dir: str | os.PathLike[str] | None = None,
-    svd_device: str = "cpu",
-) -> Status:
-    """Loads an adapter onto the model that it was trained on.
-
-    A model without an adapter of this name is adapted first. Everything is
-    checked before the model is touched. On the same base in another precision
-    it loads, with a warning that tells how far apart the kernels are.
-
-    Args:
-        model: The base model, adapted or not.
-        filepath: A file of `save_adapter`, from any backend.
-        name: The name that the adapter gets.
-        strict: Whether a layer or weight that the model lacks, or a kernel
-            with other values, is an error; else a warning, and what fits is
-            loaded.
-        verbose: As in `enable`.
-        cache: As in `enable`.
-        cache_dir: As in `enable`.
-        svd_device: As when the adapter was made, unless its file has its basis.
-
-    Returns:
-        A `Status` of the model.
-
-    Raises:
-        AdapterFileError: If the file is damaged, newer, or of another model.
-            The model is left as it was.
-    """
-    check_name(name)
-    service = SVDService(cache, cache_dir, svd_device)
-    service.check()
-    contents = read_archive(filepath)
-    require_values(model, f"to load {str(filepath)!r}")
-    try:
-        chosen = fit_sites(model, contents, filepath, strict)
-        shared = fit_shared(model, chosen, contents, filepath)
-        sites = [site for site, _ in chosen]
-        weights = fit_weights(model, contents, filepath, strict, name, sites)
-    except (KeyError, TypeError, AttributeError) as error:
-        raise AdapterFileError(
-            f"The adapter file is not well formed: {error!r}. Received: {str(filepath)!r}"
-        ) from None
-    replaced = [
-        variable
-        for site in adapted_sites(model, name)
-        for array, variable in adapters_of(site.layer)[name].arrays.items()
-        if f"sites/{site.key}/{array}" in contents.values
-    ]
-    with as_before_on_failure([*weights.values(), *replaced]):
-        for key, weight in weights.items():
-            weight.assign(contents.values[f"train/{key}"])
-        if adapted_sites(model, name):
-            _assign(model, chosen, contents, name, filepath)
-            with active_as_before_on_failure(model):
-                for site, _ in chosen:
-                    activate(site.layer, name)
-                finish(model, name, list(weights.values()))
-        else:
-            check_methods(chosen, name)
-            with undone_on_failure(model, chosen, name):
-                start = _starter(contents, filepath, name)
-                attach_all(chosen, name, verbose, shared, start, _needs_svd(contents), service)
-                finish(model, name, list(weights.values()))
-    unexpected = len(contents.config["sites"]) - len(chosen)
-    lacking = len(contents.config["train"]) - len(weights)
-    tell(
-        f"{os.path.basename(filepath)}: {len(chosen)} layers matched, 0 missing, {unexpected} "
-        f"unexpected; {len(weights)} weights besides matched, {lacking} unexpected",
-        verbose,
-    )
-    return status(model)
-
-
-def _starter(contents: Contents, filepath: Path, name: str) -> Starter:
-    """Makes adapters that start at the values of the file."""
-
-    def start(
-        site: Site, method: Method, shared: Shared, K: np.ndarray, svd: SVD | None
-    ) -> Adapter:
-        if _has_factors(site, contents):
-            return _whole_adapter(site, method, shared, contents, name)
-        adapter = start_adapter(site, method, shared, K, svd, name)
-        check_factors(site, adapter, contents, filepath)
-        _take(site, adapter, contents)
-        return adapter
-
-    return start
-
-
-def _has_factors(site: Site, contents: Contents) -> bool:
-    return contents.config["sites"][site.key].get("form") is not None
-
-
-def _needs_svd(contents: Contents) -> Callable[[Site, Method], bool]:
-    return lambda site, method: method.needs_svd and not _has_factors(site, contents)
-
-
-def _whole_adapter(
-    site: Site, method: Method, shared: Shared, contents: Contents, name: str
-) -> Adapter:
-    """An adapter with the factors of the file."""
-    form = contents.config["sites"][site.key]["form"]
-    adapter = site.new_adapter(method, form, name, {}, shared.get(method.name))
-    _take(site, adapter, contents)
-    return adapter
-
-
-def _take(site: Site, adapter: Adapter, contents: Contents) -> None:
-    for name, variable in adapter.arrays.items():
-        if (value := contents.values.get(f"sites/{site.key}/{name}")) is not None:
-            variable.assign(value)
-
-
-def _assign(
-    model: keras.layers.Layer, chosen: Chosen, contents: Contents, name: str, filepath: Path
-) -> None:
-    """Puts the values of a file into adapters that are there already."""
-    ours = {site.key: adapters_of(site.layer)[name] for site in adapted_sites(model, name)}
-    theirs = {site.key: method for site, method in chosen}
-    if {key: adapter.method for key, adapter in ours.items()} != theirs:
-        raise AdapterFileError(
-            "The model has an adapter of this name with other layers or another method. Load "
-            "under another `name=`, or `delete_adapter` first. "
-            f"Received: {str(filepath)!r}, name={name!r}"
-        )
-    for site, _ in chosen:
-        check_factors(site, ours[site.key], contents, filepath)
-    for site, _ in chosen:
-        _take(site, ours[site.key], contents)

@@ -11,7 +11,8 @@ from functools import wraps
 from inspect import signature
 from typing import Any
 
-from keras_svd_adapters.adapter_file import load_adapter, save_adapter
+from keras_svd_adapters.adapter_file import save_adapter
+from keras_svd_adapters.adapter_loader import load_adapter
 from keras_svd_adapters.enable import enable
 from keras_svd_adapters.merge import merge, unmerge
 from keras_svd_adapters.merge_report import MergeReport

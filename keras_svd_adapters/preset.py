@@ -18,7 +18,8 @@ from typing import Any
 
 import keras
 
-from keras_svd_adapters.adapter_file import load_adapter, save_adapter
+from keras_svd_adapters.adapter_file import save_adapter
+from keras_svd_adapters.adapter_loader import load_adapter
 from keras_svd_adapters.archive import AdapterFileError
 from keras_svd_adapters.enable import check_name
 from keras_svd_adapters.host import activate, adapters_of, carry_again, detach

@@ -358,9 +358,9 @@ def moved_on(path):
 
 
 def test_interrupted_while_values_come(tmp_path, monkeypatch):
-    adapter_file = importlib.import_module("keras_svd_adapters.adapter_file")
+    loader = importlib.import_module("keras_svd_adapters.adapter_loader")
     model = moved_on(tmp_path / "a.keras")
-    before, take, calls = state(model), adapter_file._take, []
+    before, take, calls = state(model), loader._take, []
 
     def interrupted(*args):
         calls.append(args)
@@ -368,18 +368,18 @@ def test_interrupted_while_values_come(tmp_path, monkeypatch):
             raise KeyboardInterrupt
         take(*args)
 
-    monkeypatch.setattr(adapter_file, "_take", interrupted)
+    monkeypatch.setattr(loader, "_take", interrupted)
     with pytest.raises(KeyboardInterrupt):
         ksa.load_adapter(model, tmp_path / "a.keras")
     assert state(model) == before
 
 
 def test_stopped_after_the_values_came(tmp_path, monkeypatch):
-    adapter_file = importlib.import_module("keras_svd_adapters.adapter_file")
+    loader = importlib.import_module("keras_svd_adapters.adapter_loader")
     model = moved_on(tmp_path / "a.keras")
     ksa.enable(model, ksa.SVF(), name="second")
     before = state(model)
-    monkeypatch.setattr(adapter_file, "finish", lambda *_: 1 / 0)
+    monkeypatch.setattr(loader, "finish", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         ksa.load_adapter(model, tmp_path / "a.keras")
     assert state(model) == before
