@@ -45,9 +45,12 @@ class AdaptedEmbedding(AdaptedLayer):
         if self.rests or reverse:
             with self.base():
                 return super().call(inputs, *args, **kwargs)  # type: ignore[misc]
-        return self.adapter().adapt(
-            ops.cast(inputs, "int32"), Operation(self._rows, _look_up), False
-        )
+        view = self.adapter().view
+        operation = Operation(self._rows, _look_up, (view.m, view.n), self._table)
+        return self.adapter().adapt(ops.cast(inputs, "int32"), operation, False)
+
+    def _table(self) -> Any:
+        return ops.convert_to_tensor(self.base_kernel, dtype=self.compute_dtype)  # type: ignore[attr-defined]
 
     def _rows(self, indices: Any, delta: Any = None) -> Any:
         """The rows of the table by the layer's own operation."""

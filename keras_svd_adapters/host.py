@@ -32,10 +32,14 @@ class Operation:
     Args:
         run: `x K`, or `x (K + delta)`.
         times: `x A` for any `(m, r)` matrix.
+        shape: `(m, n)`.
+        matrix: Gives `K` as a matrix, in the compute dtype.
     """
 
     run: Callable[..., Any]
     times: Callable[[Any, Any], Any]
+    shape: tuple[int, int]
+    matrix: Callable[[], Any]
 
     def __call__(self, x: Any, delta: Any = None) -> Any:
         return self.run(x, delta)

@@ -141,19 +141,19 @@ def _gather_axes(x: Any, axes: Shape) -> Any:
         x = ops.moveaxis(x, axes, tuple(range(-len(axes), 0)))
     if len(axes) == 1:
         return x
-    return ops.reshape(x, (*_leading_shape(x, len(axes)), math.prod(x.shape[-len(axes) :])))
+    return ops.reshape(x, (*leading_shape(x, len(axes)), math.prod(x.shape[-len(axes) :])))
 
 
 def _scatter_axes(x: Any, axes: Shape, sizes: Shape) -> Any:
     """Undoes `_gather_axes`."""
     if len(axes) > 1:
-        x = ops.reshape(x, (*_leading_shape(x, 1), *sizes))
+        x = ops.reshape(x, (*leading_shape(x, 1), *sizes))
     if _trailing(axes):
         return x
     return ops.moveaxis(x, tuple(range(-len(axes), 0)), axes)
 
 
-def _leading_shape(x: Any, trailing: int) -> tuple[Any, ...]:
+def leading_shape(x: Any, trailing: int) -> tuple[Any, ...]:
     """Shape before the last axes, with at most one size left open (-1)."""
     dynamic = ops.shape(x)[:-trailing]
     static = x.shape[:-trailing]

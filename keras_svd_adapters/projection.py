@@ -8,7 +8,7 @@ import keras
 from keras import ops
 
 from keras_svd_adapters.host import AdaptedLayer, Operation, base_kernel
-from keras_svd_adapters.kernel import KernelView
+from keras_svd_adapters.kernel import KernelView, leading_shape
 
 
 class AdaptedProjection(AdaptedLayer):
@@ -38,15 +38,30 @@ class AdaptedProjection(AdaptedLayer):
         if self.rests:
             with self.base():
                 return super().call(inputs, training=training)  # type: ignore[misc]
-        adapter = self.adapter()
-        operation = Operation(self._product, ops.matmul)
-        y = adapter.adapt(adapter.view.flatten_input(inputs), operation, training)
-        y = adapter.view.unflatten_output(y)
+        y = self._adapted(inputs, training)
         if self.bias is not None:  # type: ignore[attr-defined]
             y = ops.add(y, self.bias)  # type: ignore[attr-defined]
         if self.activation is not None:  # type: ignore[attr-defined]
             y = self.activation(y)  # type: ignore[attr-defined]
         return y
+
+    def _adapted(self, inputs: Any, training: bool | None) -> Any:
+        """The adapter's work on one row per token: thin products of more axes are slow in XLA."""
+        adapter, view = self.adapter(), self.adapter().view
+        x = view.flatten_input(inputs)
+        leading = leading_shape(x, 1)
+
+        def product(x: Any, delta: Any = None) -> Any:
+            y = self._product(ops.reshape(x, (*leading, view.m)), delta)
+            return ops.reshape(y, (-1, view.n))
+
+        operation = Operation(product, ops.matmul, (view.m, view.n), self._matrix)
+        y = adapter.adapt(ops.reshape(x, (-1, view.m)), operation, training)
+        return view.unflatten_output(ops.reshape(y, (*leading, view.n)))
+
+    def _matrix(self) -> Any:
+        kernel = ops.convert_to_tensor(self.base_kernel, dtype=self.compute_dtype)  # type: ignore[attr-defined]
+        return self.adapter().view.to_matrix(kernel)
 
     def _product(self, x: Any, delta: Any = None) -> Any:
         """`x (K + delta)` by the layer's own operation, so that it is bit for bit its own."""

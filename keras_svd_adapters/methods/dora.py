@@ -98,7 +98,7 @@ class DoRA(LoRA):
 
     def apply(self, x: Any, base: Base, c: SimpleNamespace, form: str, dropout: Dropout) -> Any:
         dropped = dropout(x)
-        branch = self.scale * matmul(base.times(dropped, c.lora_a), c.lora_b)
+        branch = matmul(self.scale * base.times(dropped, c.lora_a), c.lora_b)
         if dropped is x:
             return c.gain * (base(x) + branch)
         return base(x) + (c.gain - 1) * base(dropped) + c.gain * branch

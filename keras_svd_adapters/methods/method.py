@@ -62,6 +62,15 @@ class SVD(Protocol):
 class Base(Protocol):
     """The frozen layer as its method sees it."""
 
+    @property
+    def shape(self) -> tuple[int, int]:
+        """`(m, n)`, that of the kernel as a matrix."""
+        ...
+
+    def matrix(self) -> Any:
+        """`K`, as a matrix in the dtype that the layer computes in."""
+        ...
+
     def __call__(self, x: Any, delta: Any = None) -> Any:
         """`x K`, or `x (K + delta)` where an `(m, n)` delta is given."""
         ...

@@ -14,7 +14,7 @@ from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import numpy as np
-from keras.ops import matmul
+from keras.ops import concatenate, matmul
 
 from keras_svd_adapters.methods.lora import LoRA
 from keras_svd_adapters.methods.method import SVD, Array, Base, Dropout, Kernel, Truncation
@@ -105,18 +105,16 @@ class PiSSA(LoRA):
 
     def coefficients(self, v: SimpleNamespace, form: str, kernel: Kernel) -> dict[str, Any]:
         return {
-            **vars(v),
-            "moved_a": self.scale * (v.lora_a - v.start_a),
-            "moved_b": self.scale * (v.lora_b - v.start_b),
+            "left": concatenate([self.scale * (v.lora_a - v.start_a), v.start_a], axis=1),
+            "right": concatenate([v.lora_b, self.scale * (v.lora_b - v.start_b)], axis=0),
         }
 
     def apply(self, x: Any, base: Base, c: SimpleNamespace, form: str, dropout: Dropout) -> Any:
-        moved = matmul(base.times(x, c.moved_a), c.lora_b)
-        return base(x) + (moved + matmul(base.times(x, c.start_a), c.moved_b))
+        return base(x) + matmul(base.times(x, c.left), c.right)
 
     def delta(self, K: Any, v: SimpleNamespace, form: str) -> Any:
         c = SimpleNamespace(**self.coefficients(v, form, lambda: K))
-        return matmul(c.moved_a, c.lora_b) + matmul(c.start_a, c.moved_b)
+        return matmul(c.left, c.right)
 
     def low_rank(self, v: SimpleNamespace) -> tuple[Any, Any] | None:
         a = np.concatenate([v.lora_a, -v.start_a], axis=1)

@@ -63,12 +63,13 @@ def banded_product(h: Any, values: Any, d: int) -> Any:
 
 
 def _by_shifts(h: Any, band: Any, d: int) -> Any:
-    """`h M` as a sum over the diagonals of M."""
+    """`h M` as a sum over the diagonals of M.
+
+    `h` is used once: XLA would compute the product that it comes from again for every use.
+    """
     k = h.shape[-1]
-    given = ops.reshape(h, (-1, k, 1)) * band  # what column i gives to column i + o - d
-    padded = ops.pad(given, ((0, 0), (d, d), (0, 0)))
-    taken = [padded[:, 2 * d - o : 2 * d - o + k, o] for o in range(2 * d + 1)]
-    return ops.reshape(sum(taken[1:], taken[0]), h.shape)
+    given = ops.reshape(h, (-1, 1, k)) * ops.transpose(band)  # [o, i] goes to column i + o - d
+    return ops.reshape(ops.sum(_slide(given), axis=1)[:, d : d + k], h.shape)
 
 
 def _band(values: Any, k: int, d: int) -> Any:
@@ -107,13 +108,18 @@ def _windows(x: Any, d: int) -> Any:
 
 
 def _skew(rows: Any, b: int) -> Any:
-    """Rows `(c, p, 2 d + 1)` of a band as blocks `(c, p, b)`: row p is moved right by p - 2 d.
+    """Rows `(c, p, 2 d + 1)` of a band as blocks `(c, p, b)`: row p is moved right by p - 2 d."""
+    before = rows.shape[2] - 1
+    return _slide(rows)[:, :, before : before + b]
 
-    Padding each row to one cell more than the skewed width, and reading the cells with that
-    width, moves row p right by p.
+
+def _slide(rows: Any) -> Any:
+    """`(c, p, q)` to `(c, p, q + p - 1)`: row p is moved right by p.
+
+    By padding each row to one cell more than the new width, and reading the cells with that width.
     """
-    c, p, offsets = rows.shape
-    width = p + offsets - 1
-    padded = ops.pad(rows, ((0, 0), (0, 0), (0, width + 1 - offsets)))
-    flat = ops.reshape(padded, (c, p * (width + 1)))[:, : p * width]
-    return ops.reshape(flat, (c, p, width))[:, :, offsets - 1 : offsets - 1 + b]
+    p, q = rows.shape[1:]
+    width = q + p - 1
+    padded = ops.pad(rows, ((0, 0), (0, 0), (0, p)))
+    flat = ops.reshape(padded, (-1, p * (width + 1)))[:, : p * width]
+    return ops.reshape(flat, (-1, p, width))

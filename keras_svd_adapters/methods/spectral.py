@@ -4,18 +4,19 @@
 
 Four forms compute the same `x K'`:
 
-    two_sided   x K + ((x U) C) Vt; in float32, x (K + U C Vt) once the tokens outnumber 2 k
+    two_sided   x K + ((x U) C) Vt
     input       (x + ((x U) C / s) U^T) K        m <= n: only U is stored
     output      y + ((y V / s) C) V^T, y = x K   n <= m: only Vt is stored
     factored    ((x U) (diag(s) + C)) Vt         K is not read; equal to about 1e-6
 
-The first three keep the kernel and return exactly `x K` while C is zero.
+The first three keep the kernel and return exactly `x K` while C is zero. In float32 and with
+tokens enough, each makes `K' - K`, or K' if factored, once a step: `x (K + U C Vt)`.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from math import prod
+from math import inf, prod
 from types import SimpleNamespace
 from typing import Any, ClassVar
 
@@ -23,7 +24,7 @@ import numpy as np
 from keras.backend import standardize_dtype
 from keras.ops import matmul, transpose
 
-from keras_svd_adapters.methods.method import SVD, Array, Base, Dropout, Method
+from keras_svd_adapters.methods.method import SVD, Array, Base, Dropout, Kernel, Method
 
 FORMULATIONS = ("auto", "factored")
 
@@ -44,14 +45,14 @@ class Spectral(Method):
                 f"Received: formulation={self.formulation!r}"
             )
 
-    def one_sided_is_safe(self, s: np.ndarray) -> bool:
-        """Whether dividing by these singular values keeps the precision."""
+    def one_sided_is_safe(self, m: int, n: int, s: np.ndarray | None) -> bool:
+        """Whether one factor will do, by the shape and, where they are known, by the values."""
         return True
 
     def form(self, m: int, n: int, s: np.ndarray | None = None) -> str:
         if self.formulation == "factored":
             return "factored"
-        if 2 * min(m, n) <= max(m, n) and (s is None or self.one_sided_is_safe(s)):
+        if self.one_sided_is_safe(m, n, s):
             return "input" if m <= n else "output"
         return "two_sided"
 
@@ -92,6 +93,9 @@ class Spectral(Method):
         return self.mix(matmul(x, basis), c, form)
 
     def apply(self, x: Any, base: Base, c: SimpleNamespace, form: str, dropout: Dropout) -> Any:
+        if is_float32(x) and many_tokens(x, break_even(*base.shape, form)):
+            change = self.change(base.matrix, c, form)
+            return matmul(x, change) if form == "factored" else base(x, change)
         if form == "input":
             return base(x + matmul(self.project(x, c.U, c, form), transpose(c.U)))
         if form == "output":
@@ -99,17 +103,20 @@ class Spectral(Method):
             return y + matmul(self.project(y, transpose(c.Vt), c, form), c.Vt)
         if form == "factored":
             return matmul(self.project(x, c.U, c, form), c.Vt)
-        if many_tokens(x, 2 * c.U.shape[-1]) and is_float32(x):
-            return base(x, matmul(self.mix(c.U, c, form), c.Vt))
         return base(x) + matmul(self.project(x, c.U, c, form), c.Vt)
 
     def delta(self, K: Any, v: SimpleNamespace, form: str) -> Any:
         form = "two_sided" if form == "factored" else form
-        c = SimpleNamespace(**self.coefficients(v, form, lambda: K))
+        return self.change(
+            lambda: K, SimpleNamespace(**self.coefficients(v, form, lambda: K)), form
+        )
+
+    def change(self, kernel: Kernel, c: SimpleNamespace, form: str) -> Any:
+        """`K' - K`, or `K'` itself if `factored`."""
         if form == "input":
-            return matmul(matmul(self.mix(c.U, c, form), transpose(c.U)), K)
+            return matmul(self.mix(c.U, c, form), matmul(transpose(c.U), kernel()))
         if form == "output":
-            return matmul(self.project(K, transpose(c.Vt), c, form), c.Vt)
+            return matmul(self.project(kernel(), transpose(c.Vt), c, form), c.Vt)
         return matmul(self.mix(c.U, c, form), c.Vt)
 
 
@@ -118,7 +125,21 @@ def is_float32(x: Any) -> bool:
     return bool(standardize_dtype(x.dtype) == "float32")
 
 
-def many_tokens(x: Any, limit: int) -> bool:
+def break_even(m: int, n: int, form: str) -> float:
+    """The number of tokens from which on `x (K + delta)` takes fewer operations.
+
+    In products with the kernel, forward and backward, it takes 1.5 and what making the delta takes,
+    which does not grow with the tokens.
+    """
+    k, ratio = min(m, n), min(m, n) / max(m, n)
+    made, otherwise = {
+        "two_sided": (1.0, 2 + ratio),
+        "factored": (1.0, 1 + ratio),
+    }.get(form, (1.5, 1 + 2 * ratio))
+    return made * k / (otherwise - 1.5) if otherwise > 1.5 else inf
+
+
+def many_tokens(x: Any, limit: float) -> bool:
     """Whether `(..., m)` holds more than `limit` rows; open sizes count as many."""
     sizes = x.shape[:-1]
     return any(size is None for size in sizes) or prod(sizes) > limit

@@ -160,8 +160,10 @@ class SVFT(Spectral):
             return {"pairs": top_pairs(np.abs(svd.U.T @ svd.Vt.T), self.count(k))}
         return {}
 
-    def one_sided_is_safe(self, s: np.ndarray) -> bool:
-        return bool(
+    def one_sided_is_safe(self, m: int, n: int, s: np.ndarray | None) -> bool:
+        if 2 * min(m, n) > max(m, n):  # the smallest values of a square are next to nothing
+            return False
+        return s is None or bool(
             s[0] > 0
             and s[-1] >= SMALLEST_TO_MEDIAN * np.median(s)
             and s[-1] >= SMALLEST_TO_LARGEST * s[0]
