@@ -139,7 +139,7 @@ def gemma(lapack: dict[tuple[int, int], float]) -> dict[str, float]:
     """
     layer = [shape for shape, count in GEMMA_2B.items() for _ in range(count // 18)]
     kernels = [kernel(*shape, seed=i) for i, shape in enumerate(layer)]
-    jobs = [Job(lambda K=K: K, K.size, None) for K in kernels]
+    jobs = [Job(lambda K=K: K, K.shape, None) for K in kernels]
     with tempfile.TemporaryDirectory() as folder:
         service = SVDService(cache_dir=folder)
 

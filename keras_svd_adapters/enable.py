@@ -7,6 +7,7 @@ import random
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from functools import partial
+from math import prod
 from typing import Any
 
 import keras
@@ -153,22 +154,29 @@ def check_shapes(chosen: Chosen) -> None:
             raise ValueError(f"{method} does not suit `{site.path}`. {error}") from None
 
 
+def needs_svd(site: Site, method: Method) -> bool:
+    """Whether the method starts from the decomposition of the kernel."""
+    return method.needs_svd
+
+
+def job_for(site: Site, method: Method, wanted: bool) -> Job:
+    """What a method asks of the decomposition of a kernel."""
+    return Job(site.matrix, (site.view.m, site.view.n), method.truncation, wanted)
+
+
 def attach_all(
     chosen: Chosen,
     name: str,
     verbose: int | str,
     shared: Shared,
     start: Starter | None = None,
-    needs_svd: Callable[[Site, Method], bool] = lambda site, method: method.needs_svd,
+    needs_svd: Callable[[Site, Method], bool] = needs_svd,
     service: SVDService | None = None,
 ) -> None:
     """Attaches adapters in the order of the kernels, while the next ones are decomposed."""
     start = start or partial(start_adapter, name=name)
-    jobs = [
-        Job(site.matrix, site.view.m * site.view.n, method.truncation, needs_svd(site, method))
-        for site, method in chosen
-    ]
-    work = [job.size * min(site.view.m, site.view.n) for job, (site, _) in zip(jobs, chosen)]
+    jobs = [job_for(site, method, needs_svd(site, method)) for site, method in chosen]
+    work = [prod(job.shape) * min(job.shape) for job in jobs]
     found = (service or SVDService()).each(jobs)
     with KernelProgress(work, verbose) as progress, closing(found):
         for site, method in chosen:

@@ -1,4 +1,4 @@
-"""The verbs as methods of every KerasHub backbone, and presets that hold adapters."""
+"""What KerasHub gains: verbs of backbones, presets that hold adapters, advice to merge."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from typing import Any
 from keras_svd_adapters.adapter_file import save_adapter
 from keras_svd_adapters.adapter_loader import load_adapter
 from keras_svd_adapters.enable import enable
+from keras_svd_adapters.generation import advise_merging
 from keras_svd_adapters.merge import merge, unmerge
 from keras_svd_adapters.merge_report import MergeReport
 from keras_svd_adapters.methods.method import Method
@@ -109,7 +110,15 @@ def join_task(module: Any) -> None:
     keep_adapters_in_presets(module.Task)
 
 
-JOINED = {"keras_hub.src.models.backbone": join_backbone, "keras_hub.src.models.task": join_task}
+def join_causal_lm(module: Any) -> None:
+    advise_merging(module.CausalLM)
+
+
+JOINED = {
+    "keras_hub.src.models.backbone": join_backbone,
+    "keras_hub.src.models.task": join_task,
+    "keras_hub.src.models.causal_lm": join_causal_lm,
+}
 
 
 class _WhenImported(importlib.abc.MetaPathFinder):

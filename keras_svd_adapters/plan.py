@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import time
+import os
 from dataclasses import dataclass, field
-from functools import lru_cache
 from math import prod
 
 import keras
 import numpy as np
 
 from keras_svd_adapters.blueprint import Blueprint, draw
-from keras_svd_adapters.enable import Chosen, check_shapes, choose_methods
-from keras_svd_adapters.methods.method import Array, Method, Truncation
+from keras_svd_adapters.enable import Chosen, check_shapes, choose_methods, job_for, needs_svd
+from keras_svd_adapters.methods.method import Array, Method
 from keras_svd_adapters.sharing import check_sharing, shared_dtype, shared_shapes
 from keras_svd_adapters.site import Site
-from keras_svd_adapters.svd import KRYLOV_STEPS, krylov_pays
+from keras_svd_adapters.svd_cost import decomposition_seconds
+from keras_svd_adapters.svd_service import SVDService
 from keras_svd_adapters.table import table
 from keras_svd_adapters.targets import Targets
 from keras_svd_adapters.tree import tree
@@ -23,7 +23,7 @@ from keras_svd_adapters.tree import tree
 
 @dataclass(frozen=True)
 class PlannedSite:
-    """One kernel in a `Plan`."""
+    """One kernel in a `Plan`; `seconds` of one core, and whether the cache holds it."""
 
     site: Site = field(repr=False)
     method: Method
@@ -32,6 +32,7 @@ class PlannedSite:
     frozen_bytes: int
     file_bytes: int
     seconds: float
+    cached: bool = False
 
     @property
     def path(self) -> str:
@@ -48,12 +49,14 @@ class Plan:
         model_parameters: Number of values of the model.
         shared_bytes: Bytes of frozen arrays that all kernels share.
         shared_file_bytes: Bytes of these that an adapter file holds.
+        workers: How many kernels are decomposed at a time.
     """
 
     sites: tuple[PlannedSite, ...]
     model_parameters: int
     shared_bytes: int = 0
     shared_file_bytes: int = 0
+    workers: int = 1
 
     @property
     def trainable_parameters(self) -> int:
@@ -78,8 +81,9 @@ class Plan:
 
     @property
     def seconds(self) -> float:
-        """Estimated seconds for the decompositions on this machine."""
-        return sum(site.seconds for site in self.sites)
+        """Estimated seconds until all kernels are decomposed on this machine."""
+        seconds = [site.seconds for site in self.sites]
+        return max(sum(seconds) / self.workers, max(seconds, default=0.0))
 
     def __str__(self) -> str:
         groups: dict[tuple[str, str], list[PlannedSite]] = {}
@@ -92,17 +96,18 @@ class Plan:
                 str(len(sites)),
                 f"{sum(s.trainable_parameters for s in sites):,}",
                 f"{sum(s.frozen_bytes for s in sites) / 1e6:,.1f} MB",
-                f"{sum(s.seconds for s in sites):,.1f} s",
+                _decompositions(sites),
             )
             for (method, form), sites in groups.items()
         ]
         head = ("method", "form", "kernels", "trains", "frozen factors", "decompositions")
         shared = f"; {self.shared_bytes / 1e6:,.1f} MB shared by them all" * bool(self.shared_bytes)
+        wait = f"; about {self.seconds:,.1f} s to decompose" * bool(self.seconds)
         share = 100 * self.trainable_parameters / max(self.model_parameters, 1)
         return (
             f"{table(head, rows)}\n{tree(planned.site for planned in self.sites)}\n"
             f"{self.trainable_parameters:,} values would train, {share:.3g} % of "
-            f"{self.model_parameters:,}; file about {self.file_bytes / 1e3:,.0f} kB{shared}"
+            f"{self.model_parameters:,}; file about {self.file_bytes / 1e3:,.0f} kB{shared}{wait}"
         )
 
     __repr__ = __str__
@@ -113,6 +118,9 @@ def plan(
     method: Method | None = None,
     targets: Targets = None,
     exclude: Targets = None,
+    cache: bool = True,
+    cache_dir: str | os.PathLike[str] | None = None,
+    svd_device: str = "cpu",
 ) -> Plan:
     """Tells what `enable` would cost, and touches nothing.
 
@@ -124,6 +132,9 @@ def plan(
         method: As in `enable`.
         targets: As in `enable`.
         exclude: As in `enable`.
+        cache: As in `enable`: what is kept on disk need not be decomposed again.
+        cache_dir: As in `enable`.
+        svd_device: As in `enable`.
 
     Returns:
         A `Plan` with `.trainable_parameters`, `.frozen_bytes`, `.seconds` and
@@ -139,13 +150,18 @@ def plan(
     >>> ksa.plan(model, ksa.LoRA(rank=2)).trainable_parameters
     28
     """
+    service = SVDService(cache and isinstance(model, keras.layers.Layer), cache_dir, svd_device)
+    service.check()
     if not isinstance(model, keras.layers.Layer):
         model = draw(model)
     chosen = choose_methods(model, method, targets, exclude)
     check_shapes(chosen)
-    sites = tuple(_plan_site(site, chosen_method) for site, chosen_method in chosen)
+    jobs = [job_for(*pair, needs_svd(*pair)) for pair in chosen]
+    kept = service.kept(jobs)
+    sites = tuple(_plan_site(*pair, known) for pair, known in zip(chosen, kept, strict=True))
     written = sum(4 * prod(shape) for shape in shared_shapes(chosen, saved=True).values())
-    return Plan(sites, model.count_params(), _shared_bytes(model, chosen), written)
+    count = service.workers(jobs)
+    return Plan(sites, model.count_params(), _shared_bytes(model, chosen), written, count)
 
 
 def _shared_bytes(model: keras.layers.Layer, chosen: Chosen) -> int:
@@ -156,7 +172,7 @@ def _shared_bytes(model: keras.layers.Layer, chosen: Chosen) -> int:
     return sum(_bytes(Array(shape, dtype=shared_dtype(new))) for shape in shapes)
 
 
-def _plan_site(site: Site, method: Method) -> PlannedSite:
+def _plan_site(site: Site, method: Method, kept: bool) -> PlannedSite:
     m, n = site.view.m, site.view.n
     form = site.form(method)
     arrays = method.arrays(m, n, form).values()
@@ -168,37 +184,17 @@ def _plan_site(site: Site, method: Method) -> PlannedSite:
         trainable_parameters=method.trainable_count(m, n),
         frozen_bytes=sum(_bytes(a, site.layer.compute_dtype) for a in frozen),
         file_bytes=sum(4 * prod(a.shape) for a in arrays if a.in_file and not a.shared),
-        seconds=_svd_seconds(m, n, method.truncation) if method.needs_svd else 0.0,
+        seconds=decomposition_seconds(m, n, method.truncation, kept) if method.needs_svd else 0.0,
+        cached=kept,
     )
+
+
+def _decompositions(sites: list[PlannedSite]) -> str:
+    seconds, kept = sum(site.seconds for site in sites), sum(site.cached for site in sites)
+    return f"{seconds:,.1f} s" + f", {kept} in the cache" * bool(kept)
 
 
 def _bytes(array: Array, compute_dtype: str = "float32") -> int:
     dtype = compute_dtype if array.dtype == "compute" else array.dtype
     size = 2 if dtype in ("bfloat16", "float16") else np.dtype(dtype).itemsize
     return int(np.prod(array.shape)) * size
-
-
-def _svd_seconds(m: int, n: int, part: Truncation | None) -> float:
-    """Gram matrix and second factor by matmul, and an eigenproblem of about 9 k^3."""
-    k, length = min(m, n), max(m, n)
-    matmul_rate, eigh_rate = _host_speed()
-    if part is not None and krylov_pays(m, n, part):
-        width = part.rank + part.oversampling
-        products = 4 * m * n * width * (2 * KRYLOV_STEPS + 2)
-        return products / matmul_rate + 9 * (width * (KRYLOV_STEPS + 1)) ** 2 * length / eigh_rate
-    return 4 * k * k * length / matmul_rate + 9 * k**3 / eigh_rate
-
-
-@lru_cache(maxsize=1)
-def _host_speed() -> tuple[float, float]:
-    """Float64 operations per second of this host, in a matmul and in `eigh`."""
-    size = 384
-    a = np.random.default_rng(0).normal(size=(size, size))
-    gram = a @ a.T
-    start = time.perf_counter()
-    for _ in range(4):
-        a @ a
-    middle = time.perf_counter()
-    np.linalg.eigh(gram)
-    end = time.perf_counter()
-    return 4 * 2 * size**3 / (middle - start), 9 * size**3 / (end - middle)

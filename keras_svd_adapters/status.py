@@ -8,6 +8,7 @@ import keras
 import numpy as np
 
 from keras_svd_adapters.adapter import Adapter
+from keras_svd_adapters.generation import ADVICE
 from keras_svd_adapters.host import adapters_of
 from keras_svd_adapters.site import Site, adapted_sites
 from keras_svd_adapters.table import table
@@ -42,6 +43,8 @@ class Status:
             f"{table(head, self.adapters)}\n{self.layers}\n"
             f"{self.trainable_parameters:,} of {self.total_parameters:,} values train "
             f"({share:.3g} %), in {len(self.trainable_weights)} weights"
+            + f"\n{ADVICE}"
+            * any(row[-1] == "yes" for row in self.adapters)
         )
 
     __repr__ = __str__

@@ -88,16 +88,22 @@ def clear(folder: str | os.PathLike[str] | None = None) -> None:
         path.unlink(missing_ok=True)
 
 
-def worth_keeping(K: np.ndarray) -> bool:
-    """Whether reading an entry is much quicker than decomposing the kernel again."""
-    return min(K.shape) * K.size >= LEAST_OPERATIONS
+def worth_keeping(m: int, n: int) -> bool:
+    """Whether reading an entry is much quicker than decomposing an `(m, n)` kernel again."""
+    return min(m, n) * m * n >= LEAST_OPERATIONS
+
+
+def shapes(folder: Path) -> set[tuple[int, ...]]:
+    """The shapes of the kernels of which there are entries."""
+    names = [path.name.split("-")[0].split("x") for path in folder.glob(f"*-*{ENDING}")]
+    return {tuple(map(int, sizes)) for sizes in names if all(size.isdigit() for size in sizes)}
 
 
 def entry(K: np.ndarray, folder: Path, device: str = "cpu") -> Path:
     """Where the decomposition of a kernel on a device is or would be."""
     sha256 = hashlib.sha256(f"{ALGORITHM} {device} {K.shape} {K.dtype}".encode())
     sha256.update(np.ascontiguousarray(K))  # type: ignore[arg-type]
-    return folder / f"{sha256.hexdigest()}{ENDING}"
+    return folder / f"{'x'.join(map(str, K.shape))}-{sha256.hexdigest()}{ENDING}"
 
 
 def load(K: np.ndarray, path: Path) -> SVD | None:

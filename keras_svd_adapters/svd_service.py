@@ -8,6 +8,7 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 
 import numpy as np
@@ -48,16 +49,38 @@ class SVDService:
     def decompose(self, K: np.ndarray, part: Truncation | None = None) -> SVD:
         """The decomposition of one kernel, as `svd.decompose` has it."""
         find = decompose_on_accelerator if self.device == "accelerator" else decompose
-        approximate = part is not None and krylov_pays(len(K), K.shape[1], part)
-        if not self.cache or approximate or not svd_cache.worth_keeping(K):
+        if not self._keeps(K.shape, part):
             return find(K, part)
-        folder = Path(self.cache_dir or svd_cache.default_folder())
-        path = svd_cache.entry(K, folder, self.device)
+        path = svd_cache.entry(K, self.folder, self.device)
         found = svd_cache.load(K, path)
         if found is None:
             found = find(K)
             svd_cache.save(found, path)
         return found if part is None else found.part(slice(0, part.rank))
+
+    @property
+    def folder(self) -> Path:
+        """Where decompositions are kept."""
+        return Path(self.cache_dir or svd_cache.default_folder())
+
+    def _keeps(self, shape: tuple[int, ...], part: Truncation | None) -> bool:
+        m, n = shape
+        approximate = part is not None and krylov_pays(m, n, part)
+        return self.cache and not approximate and svd_cache.worth_keeping(m, n)
+
+    def kept(self, jobs: Sequence[Job]) -> list[bool]:
+        """Of each job, whether the cache holds what it asks for.
+
+        A kernel is brought to the host only where the cache holds one of its shape.
+        """
+        shapes = svd_cache.shapes(self.folder) if self.cache else set()
+        return [
+            job.wanted
+            and job.shape in shapes
+            and self._keeps(job.shape, job.part)
+            and svd_cache.entry(job.kernel(), self.folder, self.device).exists()
+            for job in jobs
+        ]
 
     def each(self, jobs: Sequence[Job]) -> Generator[tuple[np.ndarray, SVD | None]]:
         """Many kernels in their order, each with its decomposition; some are made at a time."""
@@ -85,7 +108,7 @@ class SVDService:
         wanted = [job for job in jobs if job.wanted]
         if self.device == "accelerator" or not wanted:
             return 1
-        largest = 4 * max(job.size for job in wanted)
+        largest = 4 * max(prod(job.shape) for job in wanted)
         room = _free_bytes() // (BYTES_OF_A_WORKER * largest)
         return max(1, min(cores(), len(wanted), room))
 
@@ -96,13 +119,13 @@ class Job:
 
     Args:
         kernel: Brings it to the host, `(m, n)`.
-        size: Number of its values.
+        shape: `(m, n)`.
         part: What of the decomposition is wanted, `None` for all.
         wanted: Whether any is.
     """
 
     kernel: Callable[[], np.ndarray]
-    size: int
+    shape: tuple[int, int]
     part: Truncation | None
     wanted: bool = True
 

@@ -182,6 +182,28 @@ def test_compiling_forgets_what_waits():
     np.testing.assert_allclose(after, numpy(keras.ops.sigmoid(before)), atol=1e-6)
 
 
+def test_generate_advises_to_merge_once():
+    task = keras_hub.models.LlamaCausalLM(models.llama()[0], preprocessor=None)
+    task.compile(sampler="greedy", run_eagerly=True)
+    prompt = models.text() | {"padding_mask": np.array([[1, 1, 0, 0, 0, 0, 0, 0]] * 2)}
+
+    def advice():
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            task.generate(prompt, stop_token_ids=None)
+        return [str(w.message) for w in caught if "merge(model)" in str(w.message)]
+
+    assert not advice()
+    assert "merge(model)" not in str(ksa.status(task))
+    assert "merge(model)" in str(ksa.enable(task, SVFT))
+    with ksa.disabled(task):
+        assert not advice()
+    assert len(advice()) == 1
+    assert not advice()
+    ksa.merge(task)
+    assert "merge(model)" not in str(ksa.status(task))
+
+
 def test_another_sampler_is_another_function():
     backbone, _ = models.llama()
     task = keras_hub.models.LlamaCausalLM(backbone, preprocessor=None)

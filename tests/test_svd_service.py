@@ -15,6 +15,7 @@ from threadpoolctl import threadpool_info, threadpool_limits
 import keras_svd_adapters as ksa
 from keras_svd_adapters import svd_cache
 from keras_svd_adapters.accelerator import has_accelerator
+from keras_svd_adapters.kernel import KernelView
 from keras_svd_adapters.methods.method import Truncation
 from keras_svd_adapters.site import adapted_sites
 from keras_svd_adapters.svd import Decomposition, decompose
@@ -48,7 +49,7 @@ def kernels(count=6, seed=0):
 
 
 def jobs(matrices, part=None, wanted=True):
-    return [Job(lambda K=K: K, K.size, part, wanted) for K in matrices]
+    return [Job(lambda K=K: K, K.shape, part, wanted) for K in matrices]
 
 
 def equal(one, other):
@@ -83,7 +84,7 @@ def test_no_more_kernels_at_a_time_than_workers(monkeypatch):
 
     monkeypatch.setattr(service_module, "decompose", slowly)
     work = [
-        Job(lambda i=i, K=K: (brought.append(i), K)[1], K.size, None)
+        Job(lambda i=i, K=K: (brought.append(i), K)[1], K.shape, None)
         for i, K in enumerate(kernels(8))
     ]
     for i, _ in enumerate(SVDService(cache=False).each(work)):
@@ -338,3 +339,30 @@ def test_an_accelerator(monkeypatch):
         np.testing.assert_allclose(found.s, right.s, rtol=1e-5)
         np.testing.assert_allclose(found.U, right.U, atol=1e-4)
         np.testing.assert_allclose(found.Vt, right.Vt, atol=1e-4)
+
+
+def test_the_plan_knows_what_is_kept_and_who_works(monkeypatch):
+    monkeypatch.setattr(service_module, "cores", lambda: 2)
+    backbone, _ = models.bert()
+    brought = []
+    original = KernelView.to_matrix
+    monkeypatch.setattr(
+        KernelView, "to_matrix", lambda view, K: (brought.append(1), original(view, K))[1]
+    )
+    cold = ksa.plan(backbone, ksa.SVF())
+    assert not brought
+    assert not any(site.cached for site in cold.sites)
+    assert cold.workers == 2
+    assert cold.seconds == pytest.approx(sum(site.seconds for site in cold.sites) / 2)
+    ksa.enable(backbone, ksa.PiSSA(rank=2), verbose=0)
+    warm = ksa.plan(backbone, ksa.SVF())
+    assert all(site.cached for site in warm.sites)
+    assert 0 < warm.seconds < cold.seconds
+    assert "in the cache" in str(warm)
+    assert "in the cache" not in str(cold)
+    assert not any(site.cached for site in ksa.plan(backbone, ksa.SVF(), cache=False).sites)
+    assert not any(site.cached for site in ksa.plan(backbone, ksa.LoRA(rank=2)).sites)
+    layer = adapted_sites(backbone)[0].layer
+    layer.base_kernel.assign(layer.base_kernel * 2)
+    changed = ksa.plan(backbone, ksa.SVF())
+    assert [site.cached for site in changed.sites] == [False] + [True] * (len(warm.sites) - 1)

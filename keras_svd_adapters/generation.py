@@ -1,0 +1,33 @@
+"""Advice to merge before text is generated, one token at a time."""
+
+from __future__ import annotations
+
+import warnings
+from functools import wraps
+from typing import Any
+
+from keras_svd_adapters.site import adapted_sites
+
+ADVICE = (
+    "Unmerged, an adapter is computed again for every token. Before you serve a model or generate "
+    "much with it, merge: `keras_svd_adapters.merge(model)`; `unmerge` takes that back."
+)
+
+
+def advise_merging(cls: Any) -> None:
+    """Wraps `generate` of a class of KerasHub, so that it says once what would be quicker."""
+    original = cls.generate
+
+    @wraps(original)
+    def generate(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if not vars(self).get("was_advised") and computes_adapters(self):
+            object.__setattr__(self, "was_advised", True)
+            warnings.warn(f"{ADVICE} Received: generate on {self.name}", stacklevel=2)
+        return original(self, *args, **kwargs)
+
+    cls.generate = generate
+
+
+def computes_adapters(model: Any) -> bool:
+    """Whether a call of the model runs an adapter."""
+    return any(not site.layer.rests for site in adapted_sites(model))
