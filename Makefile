@@ -4,7 +4,7 @@ BIN := .venv/bin
 BACKENDS := jax tensorflow torch
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
-.PHONY: demo demo-all bench test $(BACKENDS:%=test-%) fuzz lint clean
+.PHONY: demo demo-all bench test $(BACKENDS:%=test-%) fuzz lint docs clean
 
 demo: .venv/ready
 	KERAS_BACKEND=$${KERAS_BACKEND:-jax} $(BIN)/python examples/quickstart.py
@@ -35,6 +35,14 @@ lint: .venv/ready
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
+docs: export NO_MKDOCS_2_WARNING ?= 1
+docs: .venv/docs
+	$(BIN)/mkdocs build --strict
+
+.venv/docs: .venv/ready
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[docs]"
+	touch $@
+
 .venv/ready: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), "Python 3.11 or newer is needed: make PYTHON=python3.11"'
 	$(PYTHON) -m venv .venv
@@ -42,4 +50,4 @@ lint: .venv/ready
 	touch $@
 
 clean:
-	rm -rf .venv .cache demo build dist *.egg-info
+	rm -rf .venv .cache demo build dist site *.egg-info
