@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import Any
 
 import keras
@@ -13,7 +12,7 @@ from keras_svd_adapters.adapter_fit import (
     Path,
     factor_samples,
 )
-from keras_svd_adapters.archive import Contents, write_archive
+from keras_svd_adapters.archive import Contents, warn_of_nan, write_archive
 from keras_svd_adapters.fingerprint import kernel_fingerprint, kernel_sample
 from keras_svd_adapters.host import adapters_of
 from keras_svd_adapters.root import PACKAGE
@@ -94,12 +93,7 @@ def save_adapter(
         if trained_with(weight) == name or (weight.trainable and trained_with(weight) is None):
             config["train"].append(key)
             values[f"train/{key}"] = to_numpy(weight)
-    if broken := [key for key, value in values.items() if not np.isfinite(value).all()]:
-        warnings.warn(
-            "The adapter has NaN or infinite values, and so has its file. "
-            f"Received: {str(filepath)!r}, {broken[0]}",
-            stacklevel=2,
-        )
+    warn_of_nan(values, filepath)
     identity = {"module": PACKAGE, "class_name": "AdapterFile", "config": config}
     identity["registered_name"] = f"{PACKAGE}>AdapterFile"
     write_archive(filepath, Contents(identity, values))

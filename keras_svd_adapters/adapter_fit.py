@@ -29,6 +29,10 @@ from keras_svd_adapters.weights import check_weights, own_weights
 
 Path = str | os.PathLike[str]
 SAME_BASE, SHOWN = 0.05, 3
+ANOTHER_BASE = "Load the base model that it was trained on"
+NEWER = "`pip install --upgrade keras-svd-adapters`, or import the module that defines the method"
+DAMAGED = "Fetch or save it again"
+TAKE_OFF = "Take those off with `delete_adapter` first"
 
 
 def fit_sites(
@@ -113,11 +117,13 @@ def _method(told: dict[str, Any], filepath: Path) -> Method:
         raise _unfit(
             filepath,
             f"its method {told['method']!r} is not one of {', '.join(sorted(Method.registry))}",
+            NEWER,
         )
     try:
         return known.from_config(told["config"])
     except (TypeError, ValueError) as error:
-        raise _unfit(filepath, f"its method has hyperparameters unknown here: {error}") from None
+        why = f"its method has hyperparameters unknown here: {error}"
+        raise _unfit(filepath, why, NEWER) from None
 
 
 def _check_values(site: Site, method: Method, contents: Contents, filepath: Path) -> None:
@@ -125,7 +131,7 @@ def _check_values(site: Site, method: Method, contents: Contents, filepath: Path
     m, n = site.view.m, site.view.n
     form = contents.config["sites"][site.key].get("form")
     if form is not None and form not in method.forms:
-        raise _unfit(filepath, f"`{site.path}` has the unknown form {form!r}")
+        raise _unfit(filepath, f"`{site.path}` has the unknown form {form!r}", NEWER)
     for name, array in method.arrays(m, n, form or site.form(method)).items():
         if (array.in_file or form is not None) and not array.shared:
             value = contents.values[f"sites/{site.key}/{name}"]
@@ -136,9 +142,11 @@ def _check_values(site: Site, method: Method, contents: Contents, filepath: Path
                     filepath,
                     f"`{name}` of `{site.path}` is {value.dtype} {value.shape}, not "
                     f"{dtype} {array.shape}",
+                    DAMAGED,
                 )
             if name == "pairs" and not ((value >= 0) & (value < min(m, n))).all():
-                raise _unfit(filepath, f"`pairs` of `{site.path}` lie outside the matrix")
+                why = f"`pairs` of `{site.path}` lie outside the matrix"
+                raise _unfit(filepath, why, DAMAGED)
 
 
 def fit_shared(
@@ -161,13 +169,14 @@ def fit_shared(
     try:
         found = share(model, chosen, values)
     except ValueError as error:
-        raise _unfit(filepath, f"its shared arrays disagree with the model's: {error}") from None
+        why = f"its shared arrays disagree with those of the adapters on the model: {error}"
+        raise _unfit(filepath, why, TAKE_OFF) from None
     for name, shared in found.items():
         if name in values and not same_values(shared, values[name]):
             raise _unfit(
                 filepath,
-                f"its {name} adapters share other random arrays than those that are on the model; "
-                "take those off with `delete_adapter`",
+                f"its {name} adapters share other random arrays than those that are on the model",
+                TAKE_OFF,
             )
     return found
 
@@ -200,7 +209,8 @@ def fit_weights(
         if key in weights and tuple(weights[key].shape) == shape:
             found[key] = weights[key]
         elif strict:
-            raise _unfit(filepath, f"it trained `{key}` {shape}, which this model lacks")
+            why = f"it trained `{key}` {shape}, which this model lacks"
+            raise _unfit(filepath, why, f"{ANOTHER_BASE}, or the rest with `strict=False`")
         else:
             _warn_of(f"It trained `{key}` {shape}, which this model lacks", filepath)
     try:
@@ -222,15 +232,15 @@ def check_factors(site: Site, adapter: Adapter, contents: Contents, filepath: Pa
             raise _unfit(
                 filepath,
                 f"the singular vectors of `{site.path}` come out differently here ({why}), so "
-                "that its values would mean something else; "
-                "`save_adapter(..., include_basis=True)` puts them into the file",
+                "that its values would mean something else",
+                "Load the base as it was trained on, or save the adapter there again with "
+                "`include_basis=True`, which puts the vectors into the file",
             )
 
 
-def _unfit(filepath: Path, why: str) -> AdapterFileError:
+def _unfit(filepath: Path, why: str, instead: str = ANOTHER_BASE) -> AdapterFileError:
     return AdapterFileError(
-        f"The adapter does not fit this model: {why}. Load the base model that it was trained "
-        f"on. Received: {str(filepath)!r}"
+        f"The adapter does not fit this model: {why}. {instead}. Received: {str(filepath)!r}"
     )
 
 

@@ -16,7 +16,7 @@ from keras_svd_adapters.adapter_fit import (
     fit_sites,
     fit_weights,
 )
-from keras_svd_adapters.archive import AdapterFileError, Contents, read_archive
+from keras_svd_adapters.archive import AdapterFileError, Contents, read_archive, warn_of_nan
 from keras_svd_adapters.enable import (
     Chosen,
     Starter,
@@ -90,6 +90,7 @@ def load_adapter(
         raise AdapterFileError(
             f"The adapter file is not well formed: {error!r}. Received: {str(filepath)!r}"
         ) from None
+    warn_of_nan(contents.values, filepath)
     replaced = [
         variable
         for site in adapted_sites(model, name)

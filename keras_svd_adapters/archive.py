@@ -10,6 +10,7 @@ import hashlib
 import io
 import json
 import os
+import warnings
 import zipfile
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -89,6 +90,16 @@ def read_archive(path: str | os.PathLike[str]) -> Contents:
         raise _damaged(path, f"{type(error).__name__}: {error}") from None
     except Exception as error:  # zlib, struct, recursion, unsupported compression and the like
         raise _damaged(path, f"{type(error).__name__}: {error}") from None
+
+
+def warn_of_nan(values: dict[str, np.ndarray], path: Any) -> None:
+    """Warns where values are of no use."""
+    if broken := [key for key, value in values.items() if not np.isfinite(value).all()]:
+        warnings.warn(
+            "The adapter has NaN or infinite values, in its file as well. "
+            f"Received: {str(path)!r}, {broken[0]}",
+            stacklevel=3,
+        )
 
 
 def _member(archive: zipfile.ZipFile, name: str, limit: int, path: Any) -> bytes:

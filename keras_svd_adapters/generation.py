@@ -9,8 +9,8 @@ from typing import Any
 from keras_svd_adapters.site import adapted_sites
 
 ADVICE = (
-    "Unmerged, an adapter is computed again for every token. Before you serve a model or generate "
-    "much with it, merge: `keras_svd_adapters.merge(model)`; `unmerge` takes that back."
+    "Unmerged, every token pays for the adapter: before you serve the model or generate much,\n"
+    "`keras_svd_adapters.merge(model)`; `unmerge` takes that back."
 )
 
 
@@ -22,7 +22,9 @@ def advise_merging(cls: Any) -> None:
     def generate(self: Any, *args: Any, **kwargs: Any) -> Any:
         if not vars(self).get("was_advised") and computes_adapters(self):
             object.__setattr__(self, "was_advised", True)
-            warnings.warn(f"{ADVICE} Received: generate on {self.name}", stacklevel=2)
+            warnings.warn(
+                f"{ADVICE.replace(chr(10), ' ')} Received: generate on {self.name}", stacklevel=2
+            )
         return original(self, *args, **kwargs)
 
     cls.generate = generate

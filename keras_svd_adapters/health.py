@@ -85,7 +85,7 @@ class AdapterHealth(keras.callbacks.Callback):
         # Keras may run several batches at a time, and then tells the last one's number.
         self._seen = self._before + batch + 1
         if not self.history and self._updates() >= self.steps:
-            self._look(f"after {self._seen} steps")
+            self._look(f"after {self._seen} step{'s' * (self._seen > 1)}")
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         self._before = self._seen

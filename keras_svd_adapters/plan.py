@@ -102,12 +102,13 @@ class Plan:
         ]
         head = ("method", "form", "kernels", "trains", "frozen factors", "decompositions")
         shared = f"; {self.shared_bytes / 1e6:,.1f} MB shared by them all" * bool(self.shared_bytes)
+        kB = f"{self.file_bytes / 1e3:,.{int(self.file_bytes < 1e4)}f}"
         wait = f"; about {self.seconds:,.1f} s to decompose" * bool(self.seconds)
         share = 100 * self.trainable_parameters / max(self.model_parameters, 1)
         return (
             f"{table(head, rows)}\n{tree(planned.site for planned in self.sites)}\n"
             f"{self.trainable_parameters:,} values would train, {share:.3g} % of "
-            f"{self.model_parameters:,}; file about {self.file_bytes / 1e3:,.0f} kB{shared}{wait}"
+            f"{self.model_parameters:,}; file about {kB} kB{shared}{wait}"
         )
 
     __repr__ = __str__

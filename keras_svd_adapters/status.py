@@ -13,6 +13,7 @@ from keras_svd_adapters.host import adapters_of
 from keras_svd_adapters.site import Site, adapted_sites
 from keras_svd_adapters.table import table
 from keras_svd_adapters.tree import tree
+from keras_svd_adapters.weights import own_weights
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,7 @@ class Status:
             form, number of kernels, trained values, largest move from the
             start, whether active.
         trainable_parameters: Number of values that train now, in all.
-        total_parameters: Number of values of the model.
+        total_parameters: Number of values of the model without its adapters.
         trainable_weights: Paths of the weights that train now.
     """
 
@@ -41,8 +42,8 @@ class Status:
         share = 100 * self.trainable_parameters / max(self.total_parameters, 1)
         return (
             f"{table(head, self.adapters)}\n{self.layers}\n"
-            f"{self.trainable_parameters:,} of {self.total_parameters:,} values train "
-            f"({share:.3g} %), in {len(self.trainable_weights)} weights"
+            f"{self.trainable_parameters:,} values train, {share:.3g} % of "
+            f"{self.total_parameters:,}, in {len(self.trainable_weights)} weights"
             + f"\n{ADVICE}"
             * any(row[-1] == "yes" for row in self.adapters)
         )
@@ -64,7 +65,7 @@ def status(model: keras.layers.Layer) -> Status:
     return Status(
         adapters=tuple(_rows(sites)),
         trainable_parameters=_count(trainable),
-        total_parameters=_count(model.weights),
+        total_parameters=_count([weight for _, _, weight in own_weights(model)]),
         trainable_weights=tuple(weight.path for weight in trainable),
         layers=tree(sites),
     )

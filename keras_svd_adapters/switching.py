@@ -130,7 +130,9 @@ def require_adapter(model: keras.layers.Layer, name: str | None = None) -> list[
     sites = adapted_sites(model, name)
     if not sites:
         names = sorted(adapter_names(adapted_sites(model)))
-        known = f"It has {', '.join(map(repr, names))}." if names else "It has none: `enable` one."
+        if not names:
+            raise ValueError(f"The model has no adapter: `enable` one first. Received: {model!r}")
+        known = f"It has {', '.join(map(repr, names))}."
         raise ValueError(f"The model has no such adapter. {known} Received: name={name!r}")
     return sites
 

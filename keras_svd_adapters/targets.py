@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from fnmatch import fnmatchcase
@@ -56,7 +57,7 @@ def choose(
             f"`exclude`. The model has\n{tree(sites)}\n"
             f"Received: targets={targets!r}, exclude={exclude!r}"
         )
-    blocked = [(site, site.obstacle()) for site in chosen if site.obstacle()]
+    blocked = [(site, why) for site in chosen if (why := site.obstacle())]
     if blocked and targets is not None:
         site, why = blocked[0]
         raise ValueError(f"`{site.path}` cannot be adapted: {why}. Received: targets={targets!r}")
@@ -64,7 +65,20 @@ def choose(
     if not chosen:
         site, why = blocked[0]
         raise ValueError(f"No kernel can be adapted: `{site.path}`: {why}. Received: targets=None")
+    if blocked:
+        _tell_of_blocked(blocked)
     return chosen
+
+
+def _tell_of_blocked(blocked: list[tuple[Site, str]]) -> None:
+    shown = "; ".join(f"`{site.path}`: {why}" for site, why in blocked[:3])
+    more = "; ..." * (len(blocked) > 3)
+    warnings.warn(
+        f"{len(blocked)} of the layers in repeated blocks cannot be adapted and stay as they are: "
+        f"{shown}{more}. To go without them and without this warning, name them in `exclude`. "
+        "Received: targets=None",
+        stacklevel=5,
+    )
 
 
 def _nothing_to_adapt(model: keras.layers.Layer) -> str:

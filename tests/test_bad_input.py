@@ -1,6 +1,7 @@
 """Bad input: a clear error that ends in `Received: ...`, and the model as it was."""
 
 import importlib
+import warnings
 
 import keras
 import models
@@ -200,6 +201,17 @@ def test_quantized_layers():
     assert model.layers[1].quantization_mode == "int8"
 
 
+def test_what_is_left_out_is_told():
+    model = keras.Sequential([keras.Input((8,)), *[keras.layers.Dense(8) for _ in range(3)]])
+    model.layers[0].quantize("int8")
+    with pytest.warns(UserWarning, match=r"1 of the layers .* quantized \(int8\).*Received: "):
+        ksa.enable(model, ksa.SVF())
+    assert not hasattr(model.layers[0], "active_adapter")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        ksa.plan(model, ksa.LoRA(rank=2), exclude=model.layers[0].name)
+
+
 @pytest.mark.parametrize("name", [5, [None], ["default", 1], {"default": 1}])
 def test_what_is_no_name(name):
     backbone, _ = models.bert()
@@ -233,7 +245,7 @@ VERBS = {
 @pytest.mark.parametrize("verb", VERBS)
 def test_verbs_on_a_plain_model(verb):
     backbone, _ = models.bert()
-    with pytest.raises(ValueError, match="no such adapter.*Received: name="):
+    with pytest.raises(ValueError, match="has no adapter: `enable` one first. Received: "):
         VERBS[verb](backbone)
 
 

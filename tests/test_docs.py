@@ -86,12 +86,6 @@ def anchors(page):
 
 
 WITH_CODE = [page for page in [*API, *GUIDES] if any(not reason for reason, _ in blocks(page))]
-NOT_RUN = [
-    pytest.param(reason, id=f"{page_name(page)}-{number}")
-    for page in [*API, *GUIDES]
-    for number, (reason, _) in enumerate(blocks(page))
-    if reason
-]
 
 
 @pytest.mark.parametrize("page", WITH_CODE, ids=page_name)
@@ -103,8 +97,3 @@ def test_code(page, monkeypatch, tmp_path):
     for number, (reason, code) in enumerate(blocks(page)):
         if not reason:
             exec(compile(code, f"{page_name(page)}, block {number}", "exec"), vars(module))
-
-
-@pytest.mark.parametrize("reason", NOT_RUN)
-def test_code_that_is_not_run(reason):
-    pytest.skip(reason)

@@ -333,6 +333,8 @@ def test_values_that_are_not_finite_are_told(tmp_path):
     weight.assign(np.full(weight.shape, np.nan))
     with pytest.warns(UserWarning, match="NaN or infinite.*Received: "):
         ksa.save_adapter(backbone, tmp_path / "a.keras")
+    with pytest.warns(UserWarning, match="NaN or infinite.*Received: "):
+        ksa.load_adapter(models.bert()[0], tmp_path / "a.keras")
 
 
 def test_what_fails_leaves_no_litter(tmp_path, monkeypatch):

@@ -33,6 +33,7 @@ def test_plan_is_what_happens(name, dtype, tmp_path):
         site.path for site in ksa.plan(models.bert(dtype)[0], method).sites
     ]
     assert "values would train" in str(plan)
+    assert ksa.status(backbone).total_parameters == plan.model_parameters
 
 
 def nbytes(weight):
