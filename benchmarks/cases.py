@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -49,16 +50,16 @@ def dense(m: int, n: int, tokens: int) -> Callable[[], tuple[Model, Any]]:
     return build
 
 
-def stack() -> tuple[Model, Any]:
+def stack(tokens: int = 1024, dtype: str = "float32") -> tuple[Model, Any]:
     """Twice an attention-like square kernel and an MLP, 768-768-6144-768."""
     layers = [keras.Input((768,))]
     for i in range(2):
         layers += [
-            keras.layers.Dense(768, name=f"kernel_{i}_a", activation="tanh"),
-            keras.layers.Dense(6144, name=f"kernel_{i}_b", activation="relu"),
-            keras.layers.Dense(768, name=f"kernel_{i}_c"),
+            keras.layers.Dense(768, name=f"kernel_{i}_a", activation="tanh", dtype=dtype),
+            keras.layers.Dense(6144, name=f"kernel_{i}_b", activation="relu", dtype=dtype),
+            keras.layers.Dense(768, name=f"kernel_{i}_c", dtype=dtype),
         ]
-    return keras.Sequential(layers), batch(1024, 768)
+    return keras.Sequential(layers), batch(tokens, 768)
 
 
 def minilm() -> tuple[Model, Any]:
@@ -82,6 +83,9 @@ CASES = {
     "512x4096": Case("512 x 4096, 2048 tokens", dense(512, 4096, 2048), "kernel*"),
     "4096x512": Case("4096 x 512, 2048 tokens", dense(4096, 512, 2048), "kernel*"),
     "stack": Case("2 x (768-768-6144-768), 1024 tokens", stack, "kernel*"),
+    "stack bfloat16": Case(
+        "2 x (768-768-6144-768), 256 tokens, bfloat16", partial(stack, 256, "bfloat16"), "kernel*"
+    ),
     "minilm": Case("MiniLM, 32 x 40 tokens", minilm, "*", "embeddings_layer_norm"),
     "one token": Case("2048 x 8192, one token, forward", dense(2048, 8192, 1), "kernel*"),
 }
@@ -151,6 +155,7 @@ CHOSEN = {
     "512x4096": [name for name in LAYER if "top-k" not in name],
     "4096x512": [name for name in LAYER if "top-k" not in name],
     "stack": ["full fine-tuning", *MODEL],
+    "stack bfloat16": MODEL,
     "minilm": ["full fine-tuning", *MODEL],
     "one token": [
         "frozen",

@@ -8,13 +8,13 @@ from __future__ import annotations
 import json
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import scipy.linalg
+from peak_memory import PeakMemory
 from threadpoolctl import threadpool_limits
 
 from keras_svd_adapters.methods.method import Truncation
@@ -43,35 +43,6 @@ def seconds(run: Callable[[], Any]) -> tuple[float, Any]:
 
 def gesdd(K: np.ndarray) -> Any:
     return scipy.linalg.svd(K, full_matrices=False)
-
-
-class PeakMemory:
-    """The most resident memory while a block runs, above that before it, in bytes."""
-
-    def __enter__(self) -> PeakMemory:
-        self.start = self.peak = _resident()
-        self.running = True
-        self.thread = threading.Thread(target=self._watch)
-        self.thread.start()
-        return self
-
-    def _watch(self) -> None:
-        while self.running:
-            self.peak = max(self.peak, _resident())
-            time.sleep(0.002)
-
-    def __exit__(self, *_: object) -> None:
-        self.running = False
-        self.thread.join()
-
-    @property
-    def bytes(self) -> int:
-        return self.peak - self.start
-
-
-def _resident() -> int:
-    with open("/proc/self/statm") as file:
-        return int(file.read().split()[1]) * 4096
 
 
 def accuracy(K: np.ndarray) -> dict[str, float]:

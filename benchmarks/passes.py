@@ -20,12 +20,13 @@ import keras
 import numpy as np
 from cases import CASES, CHOSEN, VARIANTS, Case
 
+Pass = tuple[Callable[[], Any], dict[str, float]]  # what runs, and what XLA tells of it
 BACKEND = keras.backend.backend()
 ROUNDS = int(os.environ.get("ROUNDS", "9"))
 SECONDS = 0.15
 
 
-def jax_pass(model: keras.Model, x: Any, forward: bool) -> tuple[Callable[[], Any], float]:
+def jax_pass(model: keras.Model, x: Any, forward: bool) -> Pass:
     import jax
 
     frozen = [v.value for v in model.non_trainable_variables]
@@ -41,11 +42,14 @@ def jax_pass(model: keras.Model, x: Any, forward: bool) -> tuple[Callable[[], An
 
     run = output if forward else jax.grad(loss, argnums=(0, 1) if floats else 0)
     compiled = jax.jit(run).lower(trained, x, frozen).compile()
-    flops = (compiled.cost_analysis() or {}).get("flops", 0.0)
-    return lambda: jax.block_until_ready(compiled(trained, x, frozen)), flops
+    told = {
+        "flops": (compiled.cost_analysis() or {}).get("flops", 0.0),
+        "temporary": getattr(compiled.memory_analysis(), "temp_size_in_bytes", 0),
+    }
+    return lambda: jax.block_until_ready(compiled(trained, x, frozen)), told
 
 
-def tensorflow_pass(model: keras.Model, x: Any, forward: bool) -> tuple[Callable[[], Any], float]:
+def tensorflow_pass(model: keras.Model, x: Any, forward: bool) -> Pass:
     import tensorflow as tf
 
     x = tf.nest.map_structure(tf.constant, x)
@@ -62,10 +66,10 @@ def tensorflow_pass(model: keras.Model, x: Any, forward: bool) -> tuple[Callable
         weights = [v.value for v in model.trainable_variables]
         return tape.gradient(loss, [*weights, x] if floats else weights)
 
-    return lambda: [tf.convert_to_tensor(y).numpy()[:1] for y in tf.nest.flatten(run(x))], 0.0
+    return lambda: [tf.convert_to_tensor(y).numpy()[:1] for y in tf.nest.flatten(run(x))], {}
 
 
-def torch_pass(model: Any, x: Any, forward: bool) -> tuple[Callable[[], Any], float]:
+def torch_pass(model: Any, x: Any, forward: bool) -> Pass:
     import torch
 
     x = keras.tree.map_structure(torch.as_tensor, x)
@@ -87,13 +91,13 @@ def torch_pass(model: Any, x: Any, forward: bool) -> tuple[Callable[[], Any], fl
         loss = (y.float() ** 2).mean()
         return torch.autograd.grad(loss, [*weights, x] if floats else weights)
 
-    return run, 0.0
+    return run, {}
 
 
 PASSES = {"jax": jax_pass, "tensorflow": tensorflow_pass, "torch": torch_pass}
 
 
-def prepare(case: Case, name: str, forward: bool) -> tuple[Callable[[], Any], float]:
+def prepare(case: Case, name: str, forward: bool) -> Pass:
     keras.utils.set_random_seed(0)
     model, x = case.build()
     VARIANTS[name](model, case)
@@ -133,16 +137,16 @@ def main() -> None:
     chosen = os.environ.get("CASES", ",".join(CASES)).split(",")
     results = {}
     for key in chosen:
-        runs, flops = {}, {}
+        runs, told = {}, {}
         for name in dict.fromkeys(["frozen", *CHOSEN[key]]):
-            runs[name], flops[name] = prepare(CASES[key], name, forward=key == "one token")
+            runs[name], told[name] = prepare(CASES[key], name, forward=key == "one token")
         if BACKEND == "torch":
             import peers
 
             runs |= peers.runs(key)
         results[key] = compare(runs)
-        for name, count in flops.items():
-            results[key][name]["flops"] = count
+        for name, figures in told.items():
+            results[key][name] |= figures
         print(key, {k: round(v["ratio"], 2) for k, v in results[key].items()}, file=sys.stderr)
     print(json.dumps(results))
 

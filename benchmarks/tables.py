@@ -1,0 +1,94 @@
+"""Tables of memory, decompositions, and enabling."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from cases import CASES
+
+
+def table(head: list[str], rows: list[list[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def memory(torch: dict[str, Any], jax: dict[str, Any]) -> str:
+    rows = []
+    for key, found in torch.items():
+        xla = jax.get(key, {})
+        for name, most in found.items():
+            temporary = xla.get(name, {}).get("temporary")
+            rows.append(
+                [
+                    CASES[key].name,
+                    name,
+                    f"{most / 1e6:,.0f} MB, {most / found['frozen']:.2f}",
+                    f"{temporary / xla['frozen']['temporary']:.2f}" if temporary else "",
+                ]
+            )
+        share = found["DoRA r=8"] / found["PEFT DoRA r=8"]
+        limit = 0.60 if key == "stack" else None
+        rows.append([CASES[key].name, "DoRA / PEFT DoRA", _judged(share, limit), ""])
+    return table(["model", "", "PyTorch", "XLA"], rows)
+
+
+def enabling(found: dict[str, dict[str, float]]) -> str:
+    rows = [
+        [
+            name,
+            f"{told['cold']:.2f}",
+            f"{told['warm']:.2f}",
+            f"{told['merge']:.2f}",
+            f"{told['file'] / 1e3:,.0f} kB",
+        ]
+        for name, told in found.items()
+    ]
+    return table(["", "cold", "warm", "merge", "file"], rows)
+
+
+def sizes(found: dict[str, dict[str, float]]) -> str:
+    limits = {"SVF": 1.20, "SVFT d=2": 1.27}
+    rows = [
+        [
+            name,
+            f"{told['values']:,}",
+            f"{told['file'] / 1e6:,.1f} MB",
+            _judged(told["bytes"], limits.get(name)),
+        ]
+        for name, told in found.items()
+    ]
+    return table(["", "trained values", "file", "kernels and frozen factors / kernels"], rows)
+
+
+def decompositions(svd: dict[str, Any]) -> str:
+    wide, square, gemma = svd["2048x16384"], svd["2048x2048"], svd["Gemma-2B"]
+    figures = [
+        ("2048 x 16384, smaller factor and s / numpy", wide["smaller"] / wide["numpy"], 0.25),
+        ("2048 x 16384, all factors / numpy", wide["all"] / wide["numpy"], 0.35),
+        ("2048 x 2048, smaller factor and s / gesdd", square["smaller"] / square["gesdd"], None),
+        ("2048 x 2048, largest 16 / gesdd", square["top16"] / square["gesdd"], 0.06),
+        ("Gemma-2B's 126 kernels cold / gesdd, CPU", gemma["cold CPU"] / gemma["gesdd"], 0.60),
+        ("Gemma-2B's 126 kernels cold / gesdd, wall", gemma["cold"] / gemma["gesdd"], None),
+        ("Gemma-2B's 126 kernels warm / gesdd, CPU", gemma["warm CPU"] / gemma["gesdd"], 0.05),
+        ("peak memory, 2048 x 16384 / kernel", wide["memory"], 2.5),
+        ("peak memory, 2048 x 2048 / kernel", square["memory"], 9.0),
+    ]
+    rows = [
+        [name, "" if limit is None else f"{limit:.2f}", _judged(value, limit)]
+        for name, value, limit in figures
+    ]
+    rows.append(["energy of the largest 16", "0.999", f"{square['energy']:.4f}"])
+    for name in ("2048x16384", "2048x2048", "ill-conditioned square"):
+        told = svd[name]
+        rows.append(
+            [
+                f"{name}, condition {told['condition']:.1e}: orthogonality, reconstruction",
+                "1e-6",
+                f"{told['orthogonality']:.1e}, {told['reconstruction']:.1e}",
+            ]
+        )
+    return table(["", "target", "measured"], rows)
+
+
+def _judged(value: float, limit: float | None) -> str:
+    return f"{value:.2f}{' (missed)' if limit is not None and value > limit + 0.005 else ''}"
