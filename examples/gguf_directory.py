@@ -38,7 +38,7 @@ GEMMA3 = BLOCK | {
 def write_directory(source: Path, directory: Path) -> None:
     """Writes config.json, model.safetensors and the tokenizer of a GGUF file."""
     reader = gguf.GGUFReader(source)
-    facts = {name: field for name, field in reader.fields.items()}
+    facts = dict(reader.fields.items())
     directory.mkdir(parents=True, exist_ok=True)
     gemma = facts["general.architecture"].contents() == "gemma3"
     config = gemma_config(facts) if gemma else llama_config(facts)
