@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import lru_cache
 from math import prod
@@ -16,6 +17,7 @@ from keras_svd_adapters.methods.method import Array, Method, Truncation
 from keras_svd_adapters.sharing import check_sharing, shared_dtype, shared_shapes
 from keras_svd_adapters.site import Site
 from keras_svd_adapters.svd import KRYLOV_STEPS, krylov_pays
+from keras_svd_adapters.svd_service import cores, threads_of_blas
 from keras_svd_adapters.table import table
 from keras_svd_adapters.targets import Targets
 from keras_svd_adapters.tree import tree
@@ -191,14 +193,23 @@ def _svd_seconds(m: int, n: int, part: Truncation | None) -> float:
 
 @lru_cache(maxsize=1)
 def _host_speed() -> tuple[float, float]:
-    """Float64 operations per second of this host, in a matmul and in `eigh`."""
+    """Float64 operations per second of this host, in a matmul and in `eigh`.
+
+    As `enable` computes: a kernel for each core, each with one thread. Two threads of one `eigh`
+    wait for each other, on a busy machine a hundred times as long as they compute.
+    """
     size = 384
     a = np.random.default_rng(0).normal(size=(size, size))
     gram = a @ a.T
+    with threads_of_blas(1):
+        matmul, eigh = (
+            min(_seconds(find) for _ in range(3))
+            for find in (lambda: a @ a, lambda: np.linalg.eigh(gram))
+        )
+    return cores() * 2 * size**3 / matmul, cores() * 9 * size**3 / eigh
+
+
+def _seconds(find: Callable[[], object]) -> float:
     start = time.perf_counter()
-    for _ in range(4):
-        a @ a
-    middle = time.perf_counter()
-    np.linalg.eigh(gram)
-    end = time.perf_counter()
-    return 4 * 2 * size**3 / (middle - start), 9 * size**3 / (end - middle)
+    find()
+    return time.perf_counter() - start
