@@ -4,13 +4,16 @@ BIN := .venv/bin
 BACKENDS := jax tensorflow torch
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
-.PHONY: demo demo-all bench test $(BACKENDS:%=test-%) fuzz lint docs clean
+.PHONY: demo demo-all demo-gemma bench test $(BACKENDS:%=test-%) fuzz lint docs clean
 
 demo: .venv/ready
 	KERAS_BACKEND=$${KERAS_BACKEND:-jax} $(BIN)/python examples/quickstart.py
 
 demo-all: .venv/ready
 	KERAS_BACKEND=$${KERAS_BACKEND:-jax} $(BIN)/python examples/quickstart.py --all
+
+demo-gemma: .venv/ready
+	KERAS_BACKEND=$${KERAS_BACKEND:-jax} $(BIN)/python examples/gemma_svft.py
 
 bench: .venv/ready
 	$(BIN)/python benchmarks/run.py

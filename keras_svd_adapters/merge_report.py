@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from keras_svd_adapters.table import table
+from keras_svd_adapters.tree import alike
 
 PROBES = 64
 
@@ -33,7 +34,7 @@ class MergedKernel:
 
 @dataclass(frozen=True)
 class MergeReport:
-    """What `merge` measured. Printing it shows a table.
+    """What `merge` measured. Printing it shows a table, of kernels alike the largest figures.
 
     Args:
         kernels: One `MergedKernel` per kernel.
@@ -52,8 +53,8 @@ class MergeReport:
     def __str__(self) -> str:
         head = ("kernel", "change by the adapter", "lost", "largest error", "relative error")
         rows = [
-            (k.path, f"{k.delta:.2e}", f"{k.lost:.2%}", f"{k.largest:.1e}", f"{k.relative:.1e}")
-            for k in self.kernels
+            _row(path, [self.kernels[place] for place in places])
+            for path, places in alike(kernel.path for kernel in self.kernels).items()
         ]
         end = f"\nThe worst kernel's outputs changed by {self.relative:.1e} of their norm"
         if self.probe:
@@ -64,6 +65,15 @@ class MergeReport:
         return table(head, rows) + end
 
     __repr__ = __str__
+
+
+def _row(path: str, kernels: list[MergedKernel]) -> tuple[str, ...]:
+    """The largest figures of kernels whose paths differ by numbers only."""
+    delta, lost, largest, relative = (
+        max(getattr(kernel, name) for kernel in kernels)
+        for name in ("delta", "lost", "largest", "relative")
+    )
+    return path, f"{delta:.2e}", f"{lost:.2%}", f"{largest:.1e}", f"{relative:.1e}"
 
 
 def measure(path: str, K: np.ndarray, delta: np.ndarray, rounded: np.ndarray) -> MergedKernel:

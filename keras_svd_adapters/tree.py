@@ -21,6 +21,17 @@ def tree(sites: Iterable[Site]) -> str:
     return "\n".join(f"{path:<{width}}  {what}" for path, what in lines)
 
 
+def alike(paths: Iterable[str]) -> dict[str, list[int]]:
+    """Paths with their numbers collapsed, each with the places of those that it stands for."""
+    places: dict[str, list[int]] = {}
+    numbers: dict[str, list[tuple[str, ...]]] = {}
+    for place, path in enumerate(paths):
+        pattern = re.sub(r"\d+", "#", path)
+        places.setdefault(pattern, []).append(place)
+        numbers.setdefault(pattern, []).append(tuple(re.findall(r"\d+", path)))
+    return {_expand(pattern, numbers[pattern]): found for pattern, found in places.items()}
+
+
 def _expand(path: str, numbers: list[tuple[str, ...]]) -> str:
     for column in zip(*numbers, strict=True):
         values = sorted({int(number) for number in column})

@@ -131,6 +131,20 @@ def test_kernels_that_changed_since():
     backbone.unmerge_adapter()
 
 
+def test_the_report_has_a_row_for_kernels_alike():
+    model = keras.Sequential([keras.Input((8,))])
+    for index in range(12):
+        model.add(keras.layers.Dense(8, name=f"block_{index}"))
+    model.add(keras.layers.Dense(3, name="head"))
+    ksa.enable(model, ksa.LoRA(rank=2), targets="*")
+    shake(model)
+    report = ksa.merge(model)
+    rows = [line.split() for line in str(report).splitlines()]
+    assert [row[0] for row in rows[2:-1]] == ["block_{0..11}", "head"]
+    assert rows[2][1] == f"{max(kernel.delta for kernel in report.kernels[:12]):.2e}"
+    assert len(report.kernels) == 13
+
+
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("size", [1e-3, 1e-1])
 def test_the_report_is_true(dtype, size):

@@ -4,9 +4,11 @@ import models
 import numpy as np
 import pytest
 from cases import METHODS
+from threadpoolctl import threadpool_info
 
 import keras_svd_adapters as ksa
 from keras_svd_adapters.archive import read_archive
+from keras_svd_adapters.svd_cost import host_speed
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -34,6 +36,20 @@ def test_plan_is_what_happens(name, dtype, tmp_path):
     ]
     assert "values would train" in str(plan)
     assert ksa.status(backbone).total_parameters == plan.model_parameters
+
+
+def test_the_host_is_measured_as_it_will_compute(monkeypatch):
+    """Threads of one `eigh` fight on a busy machine: the plan told 1,035 s for what took 11."""
+    threads, eigh = [], np.linalg.eigh
+
+    def watched(matrix):
+        threads.extend(p["num_threads"] for p in threadpool_info() if p["user_api"] == "blas")
+        return eigh(matrix)
+
+    monkeypatch.setattr(np.linalg, "eigh", watched)
+    host_speed.cache_clear()
+    assert min(host_speed()) > 0
+    assert set(threads) == {1}
 
 
 def nbytes(weight):
