@@ -12,7 +12,7 @@ from keras import ops
 
 from keras_svd_adapters.host import adapters_of
 from keras_svd_adapters.site import adapted_sites
-from keras_svd_adapters.table import table
+from keras_svd_adapters.table import Shown, Table
 
 SHOWN = 3
 
@@ -37,7 +37,7 @@ class ArrayHealth:
 
 
 @keras.saving.register_keras_serializable("keras_svd_adapters")
-class AdapterHealth(keras.callbacks.Callback):
+class AdapterHealth(Shown, keras.callbacks.Callback):
     """Warns where adapters did not move, or are not finite, and keeps the figures.
 
     It looks once after `steps` batches and at the end of every epoch. A
@@ -134,15 +134,16 @@ class AdapterHealth(keras.callbacks.Callback):
             for name, variable in holder.trained.items()
         }
 
-    def __str__(self) -> str:
-        """The last look as a table."""
+    def as_table(self) -> Table:
+        """The last look."""
+        head = ("layer", "array", "largest move", "move / values", "finite")
         if not self.history:
-            return "AdapterHealth has not looked yet."
+            return Table(head, (), "AdapterHealth has not looked yet.")
         rows = [
             (each.path, each.name, f"{each.moved:.2g}", f"{each.ratio:.2g}", str(each.finite))
             for each in self.history[-1]
         ]
-        return table(("layer", "array", "largest move", "move / values", "finite"), rows)
+        return Table(head, rows)
 
     def plot(self) -> Any:
         """Draws how far each array has moved at each look; needs matplotlib.

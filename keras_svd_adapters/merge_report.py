@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from keras_svd_adapters.table import table
+from keras_svd_adapters.table import Shown, Table
 from keras_svd_adapters.tree import alike
 
 PROBES = 64
@@ -32,8 +32,8 @@ class MergedKernel:
     relative: float
 
 
-@dataclass(frozen=True)
-class MergeReport:
+@dataclass(frozen=True, repr=False)
+class MergeReport(Shown):
     """What `merge` measured. Printing it shows a table, of kernels alike the largest figures.
 
     Args:
@@ -50,21 +50,19 @@ class MergeReport:
         """The relative change of the outputs: the model's, else of the worst kernel."""
         return self.probe[1] if self.probe else max(kernel.relative for kernel in self.kernels)
 
-    def __str__(self) -> str:
+    def as_table(self) -> Table:
         head = ("kernel", "change by the adapter", "lost", "largest error", "relative error")
         rows = [
             _row(path, [self.kernels[place] for place in places])
             for path, places in alike(kernel.path for kernel in self.kernels).items()
         ]
-        end = f"\nThe worst kernel's outputs changed by {self.relative:.1e} of their norm"
+        notes = f"The worst kernel's outputs changed by {self.relative:.1e} of their norm"
         if self.probe:
-            end = (
-                f"\nThe model's outputs changed by {self.probe[0]:.1e} at most, {self.probe[1]:.1e}"
+            notes = (
+                f"The model's outputs changed by {self.probe[0]:.1e} at most, {self.probe[1]:.1e} "
+                "of their norm"
             )
-            end += " of their norm"
-        return table(head, rows) + end
-
-    __repr__ = __str__
+        return Table(head, rows, notes)
 
 
 def _row(path: str, kernels: list[MergedKernel]) -> tuple[str, ...]:

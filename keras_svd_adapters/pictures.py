@@ -7,8 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from keras_svd_adapters.tree import alike
+
 if TYPE_CHECKING:
     from keras_svd_adapters.health import ArrayHealth
+    from keras_svd_adapters.plan import Plan
     from keras_svd_adapters.spectrum import KernelSpectrum, Spectrum
 
 COLUMNS = 3
@@ -47,6 +50,32 @@ def _shares(s: np.ndarray) -> np.ndarray:
     return (np.arange(len(s)) + 0.5) / len(s)
 
 
+def draw_plan(plan: Plan) -> Any:
+    """For kernels alike, a bar of what would train and one of the frozen factors."""
+    groups = alike(site.path for site in plan.sites)
+    sites = [[plan.sites[place] for place in places] for places in groups.values()]
+    figure, axes = _figure(2, width=4.6, height=0.26 * len(groups) + 0.8)
+    figures: dict[str, list[float]] = {
+        "values that would train": [sum(s.trainable_parameters for s in each) for each in sites],
+        "frozen factors, MB": [sum(s.frozen_bytes for s in each) / 1e6 for each in sites],
+    }
+    for axis, (title, values) in zip(axes, figures.items(), strict=True):
+        axis.set_title(title, fontsize=9)
+        _draw_bars(axis, list(groups) if axis is axes[0] else [""] * len(groups), values)
+    return figure
+
+
+def _draw_bars(axis: Any, names: list[str], values: list[float]) -> None:
+    bars = axis.barh(range(len(names)), values, height=0.7)
+    labels = [f"{value:,.0f}" if value >= 100 else f"{value:.3g}" for value in values]
+    axis.bar_label(bars, labels, fontsize=7, padding=2)
+    axis.set_yticks(range(len(names)), names, fontsize=7)
+    axis.set_xticks([])
+    axis.margins(x=0.18)
+    axis.invert_yaxis()
+    axis.spines[["top", "right", "bottom"]].set_visible(False)
+
+
 def draw_health(history: list[tuple[ArrayHealth, ...]]) -> Any:
     """A panel for each array name: a line per kernel, how far it moved at each look."""
     panels: dict[str, list[list[float]]] = {}
@@ -64,7 +93,7 @@ def draw_health(history: list[tuple[ArrayHealth, ...]]) -> Any:
     return figure
 
 
-def _figure(count: int) -> tuple[Any, list[Any]]:
+def _figure(count: int, width: float = 3.2, height: float = 2.4) -> tuple[Any, list[Any]]:
     """A figure with this many axes in rows of three; not tied to a window."""
     try:
         from matplotlib.figure import Figure
@@ -75,6 +104,6 @@ def _figure(count: int) -> tuple[Any, list[Any]]:
         ) from None
     columns = min(count, COLUMNS)
     rows = math.ceil(count / columns)
-    figure = Figure(figsize=(3.2 * columns + 0.4, 2.4 * rows + 0.4), layout="constrained")
+    figure = Figure(figsize=(width * columns + 0.4, height * rows + 0.4), layout="constrained")
     axes = [figure.add_subplot(rows, columns, i + 1) for i in range(count)]
     return figure, axes

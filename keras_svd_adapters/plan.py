@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, field
 from math import prod
+from typing import Any
 
 import keras
 import numpy as np
@@ -16,7 +17,7 @@ from keras_svd_adapters.sharing import check_sharing, shared_dtype, shared_shape
 from keras_svd_adapters.site import Site
 from keras_svd_adapters.svd_cost import decomposition_seconds
 from keras_svd_adapters.svd_service import SVDService
-from keras_svd_adapters.table import table
+from keras_svd_adapters.table import Shown, Table
 from keras_svd_adapters.targets import Targets
 from keras_svd_adapters.tree import tree
 
@@ -40,8 +41,8 @@ class PlannedSite:
         return self.site.path
 
 
-@dataclass(frozen=True)
-class Plan:
+@dataclass(frozen=True, repr=False)
+class Plan(Shown):
     """What `enable` would do. Printing it shows a table.
 
     Args:
@@ -85,7 +86,7 @@ class Plan:
         seconds = [site.seconds for site in self.sites]
         return max(sum(seconds) / self.workers, max(seconds, default=0.0))
 
-    def __str__(self) -> str:
+    def as_table(self) -> Table:
         groups: dict[tuple[str, str], list[PlannedSite]] = {}
         for site in self.sites:
             groups.setdefault((str(site.method), site.form), []).append(site)
@@ -105,13 +106,22 @@ class Plan:
         kB = f"{self.file_bytes / 1e3:,.{int(self.file_bytes < 1e4)}f}"
         wait = f"; about {self.seconds:,.1f} s to decompose" * bool(self.seconds)
         share = 100 * self.trainable_parameters / max(self.model_parameters, 1)
-        return (
-            f"{table(head, rows)}\n{tree(planned.site for planned in self.sites)}\n"
+        notes = (
+            f"{tree(planned.site for planned in self.sites)}\n"
             f"{self.trainable_parameters:,} values would train, {share:.3g} % of "
             f"{self.model_parameters:,}; file about {kB} kB{shared}{wait}"
         )
+        return Table(head, rows, notes)
 
-    __repr__ = __str__
+    def plot(self) -> Any:
+        """Draws what each kind of kernel would train and add; needs matplotlib.
+
+        Returns:
+            A matplotlib `Figure`.
+        """
+        from keras_svd_adapters.pictures import draw_plan
+
+        return draw_plan(self)
 
 
 def plan(

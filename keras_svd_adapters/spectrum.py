@@ -10,7 +10,7 @@ import numpy as np
 
 from keras_svd_adapters.progress import KernelProgress
 from keras_svd_adapters.svd import singular_values
-from keras_svd_adapters.table import table
+from keras_svd_adapters.table import Shown, Table
 from keras_svd_adapters.targets import Targets, choose
 
 ENERGY = 0.9
@@ -49,8 +49,8 @@ class KernelSpectrum:
         return float(((self.s >= low) & (self.s <= high)).mean())
 
 
-@dataclass(frozen=True)
-class Spectrum:
+@dataclass(frozen=True, repr=False)
+class Spectrum(Shown):
     """The singular values of several kernels. Printing it shows a table.
 
     Args:
@@ -66,16 +66,15 @@ class Spectrum:
         """The share of all singular values in the interval."""
         return _mean_share(self.kernels, self.interval)
 
-    def __str__(self) -> str:
+    def as_table(self) -> Table:
         low, high = self.interval
         values = ("largest", "5 %", "median", "95 %", "smallest")
         rank = (f"rank for {ENERGY:.0%}", "Gaussian")
         head = ("kernel", "shape", *values, *rank, f"in [{low:g}, {high:g}]")
-        text = table(head, [_row(kernel, self.interval) for kernel in self.kernels])
+        rows = [_row(kernel, self.interval) for kernel in self.kernels]
         count = sum(len(kernel.s) for kernel in self.kernels)
-        return f"{text}\n{self.share:.1%} of {count:,} singular values lie in [{low:g}, {high:g}]"
-
-    __repr__ = __str__
+        share = f"{self.share:.1%} of {count:,} singular values lie in [{low:g}, {high:g}]"
+        return Table(head, rows, share)
 
     def plot(self) -> Any:
         """Draws the spectra, a panel for each layer name; needs matplotlib.

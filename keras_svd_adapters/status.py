@@ -11,13 +11,13 @@ from keras_svd_adapters.adapter import Adapter
 from keras_svd_adapters.generation import ADVICE
 from keras_svd_adapters.host import adapters_of
 from keras_svd_adapters.site import Site, adapted_sites
-from keras_svd_adapters.table import table
+from keras_svd_adapters.table import Shown, Table
 from keras_svd_adapters.tree import tree
 from keras_svd_adapters.weights import own_weights
 
 
-@dataclass(frozen=True)
-class Status:
+@dataclass(frozen=True, repr=False)
+class Status(Shown):
     """State of the adapters of a model. Printing it shows a table.
 
     Args:
@@ -35,20 +35,18 @@ class Status:
     trainable_weights: tuple[str, ...] = field(repr=False)
     layers: str = field(repr=False)
 
-    def __str__(self) -> str:
-        if not self.adapters:
-            return f"No adapters. {self.trainable_parameters:,} values train."
+    def as_table(self) -> Table:
         head = ("name", "method", "form", "kernels", "values", "largest move", "active")
         share = 100 * self.trainable_parameters / max(self.total_parameters, 1)
-        return (
-            f"{table(head, self.adapters)}\n{self.layers}\n"
-            f"{self.trainable_parameters:,} values train, {share:.3g} % of "
+        if not self.adapters:
+            return Table(head, (), f"No adapters. {self.trainable_parameters:,} values train.")
+        notes = (
+            f"{self.layers}\n{self.trainable_parameters:,} values train, {share:.3g} % of "
             f"{self.total_parameters:,}, in {len(self.trainable_weights)} weights"
             + f"\n{ADVICE}"
             * any(row[-1] == "yes" for row in self.adapters)
         )
-
-    __repr__ = __str__
+        return Table(head, self.adapters, notes)
 
 
 def status(model: keras.layers.Layer) -> Status:

@@ -1,8 +1,43 @@
-"""Rows of text as an aligned table."""
+"""Tables: aligned text in a terminal, HTML in a notebook."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from html import escape
+from typing import NamedTuple
+
+
+class Table(NamedTuple):
+    """A head, rows, and text that stands below them."""
+
+    head: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    notes: str = ""
+
+
+class Shown:
+    """What prints as a table, and shows as one where a notebook looks at it."""
+
+    def as_table(self) -> Table:
+        """The table."""
+        raise NotImplementedError
+
+    def __str__(self) -> str:
+        head, rows, notes = self.as_table()
+        return "\n".join([table(head, rows)] * bool(rows) + [notes] * bool(notes))
+
+    __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        head, rows, notes = self.as_table()
+        lines = [_html_row("th", head), *(_html_row("td", row) for row in rows)] if rows else []
+        text = f"<pre>{escape(notes)}</pre>" if notes else ""
+        return f"<table>{''.join(lines)}</table>{text}"
+
+
+def _html_row(tag: str, cells: Sequence[str]) -> str:
+    inside = (f'<{tag} style="text-align: left">{escape(cell)}</{tag}>' for cell in cells)
+    return f"<tr>{''.join(inside)}</tr>"
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

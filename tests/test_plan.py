@@ -52,6 +52,27 @@ def test_the_host_is_measured_as_it_will_compute(monkeypatch):
     assert set(threads) == {1}
 
 
+def test_the_plan_as_a_picture():
+    figure = ksa.plan(models.bert()[0], ksa.SVF()).plot()
+    figure.canvas.draw()
+    names, factors = figure.axes
+    labels = [label.get_text() for label in names.get_yticklabels()]
+    assert any("transformer_layer_{0..1}" in label for label in labels)
+    assert len(factors.patches) == len(names.patches) == len(labels)
+    assert sum(bar.get_width() for bar in names.patches) == 192
+
+
+def test_what_prints_as_a_table_is_one_in_a_notebook():
+    backbone, _ = models.bert()
+    status = ksa.status(backbone)
+    assert "<table>" not in status._repr_html_().replace("<table></table>", "")
+    for shown in (ksa.plan(backbone, ksa.SVF()), ksa.enable(backbone, ksa.SVF())):
+        html = shown._repr_html_()
+        assert html.startswith("<table><tr><th")
+        assert "SVF()" in html
+        assert repr(shown) == str(shown)
+
+
 def nbytes(weight):
     return int(np.prod(weight.shape)) * (2 if weight.dtype == "bfloat16" else 4)
 
