@@ -4,7 +4,7 @@ BIN := .venv/bin
 BACKENDS := jax tensorflow torch
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
-.PHONY: demo demo-all demo-gemma bench test $(BACKENDS:%=test-%) fuzz lint docs clean
+.PHONY: demo demo-all demo-gemma bench test $(BACKENDS:%=test-%) fuzz lint docs notebooks clean
 
 demo: .venv/ready
 	KERAS_BACKEND=$${KERAS_BACKEND:-jax} $(BIN)/python examples/quickstart.py
@@ -28,7 +28,7 @@ $(BACKENDS:%=test-%): export JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES ?= -1
 test: $(BACKENDS:%=test-%)
 
 $(BACKENDS:%=test-%): test-%: .venv/ready
-	KERAS_BACKEND=$* $(BIN)/python -m pytest --numprocesses 2
+	KERAS_BACKEND=$* $(BIN)/python -m pytest --numprocesses 2 --dist worksteal
 
 fuzz: .venv/ready
 	KERAS_BACKEND=torch $(BIN)/python tests/fuzzing.py 10000
@@ -41,6 +41,12 @@ lint: .venv/ready
 docs: export NO_MKDOCS_2_WARNING ?= 1
 docs: .venv/docs
 	$(BIN)/mkdocs build --strict
+
+# The notebooks keep their outputs; one whose source is newer is executed again.
+notebooks: $(patsubst guides/notebooks/%.py,guides/%.ipynb,$(wildcard guides/notebooks/*.py))
+
+guides/%.ipynb: guides/notebooks/%.py | .venv/docs
+	$(BIN)/jupytext --to ipynb --set-kernel python3 --execute --run-path guides --output $@ $<
 
 .venv/docs: .venv/ready
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[docs]"

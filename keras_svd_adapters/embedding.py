@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import keras
 from keras import ops
 
-from keras_svd_adapters.host import AdaptedLayer, Operation, base_kernel
+from keras_svd_adapters.host import AdaptedLayer, Operation, base_kernel, count_tokens
 from keras_svd_adapters.kernel import KernelView
 
 
@@ -46,7 +46,9 @@ class AdaptedEmbedding(AdaptedLayer):
             with self.base():
                 return super().call(inputs, *args, **kwargs)  # type: ignore[misc]
         view = self.adapter().view
-        operation = Operation(self._rows, _look_up, (view.m, view.n), self._table)
+        operation = Operation(
+            self._rows, _look_up, (view.m, view.n), count_tokens(inputs.shape), self._table
+        )
         return self.adapter().adapt(ops.cast(inputs, "int32"), operation, False)
 
     def _table(self) -> Any:

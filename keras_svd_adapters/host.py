@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from math import prod
 from typing import Any, ClassVar
 
 import keras
@@ -23,6 +24,7 @@ from keras_svd_adapters.keras_internals import (
 from keras_svd_adapters.kernel import KernelView
 
 PREFIX = "adapter_"
+OPEN = 16  # what a size counts that is not known while a function is traced
 
 
 @dataclass(frozen=True)
@@ -33,16 +35,23 @@ class Operation:
         run: `x K`, or `x (K + delta)`.
         times: `x A` for any `(m, r)` matrix.
         shape: `(m, n)`.
+        tokens: About how many rows the input has.
         matrix: Gives `K` as a matrix, in the compute dtype.
     """
 
     run: Callable[..., Any]
     times: Callable[[Any, Any], Any]
     shape: tuple[int, int]
+    tokens: int
     matrix: Callable[[], Any]
 
     def __call__(self, x: Any, delta: Any = None) -> Any:
         return self.run(x, delta)
+
+
+def count_tokens(sizes: Sequence[int | None]) -> int:
+    """The product of sizes, about where some are open."""
+    return prod(OPEN if size is None else size for size in sizes)
 
 
 class AdaptedLayer:

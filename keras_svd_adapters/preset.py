@@ -58,7 +58,8 @@ def keep_adapters_in_presets(cls: Any) -> None:
 
     @wraps(load)
     def from_preset(cls: Any, preset: Any, load_weights: bool = True, **kwargs: Any) -> Any:
-        model = load(cls, preset, load_weights, **kwargs)
+        plain = next(c for c in cls.__mro__ if not issubclass(c, AdaptedModel))
+        model = load(plain, preset, load_weights, **kwargs)
         if load_weights:
             load_adapters(model, preset, strict="num_classes" not in kwargs)
         return model

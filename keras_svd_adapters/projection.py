@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import keras
 from keras import ops
 
-from keras_svd_adapters.host import AdaptedLayer, Operation, base_kernel
+from keras_svd_adapters.host import AdaptedLayer, Operation, base_kernel, count_tokens
 from keras_svd_adapters.kernel import KernelView, leading_shape
 
 FEW_COLUMNS = 64
@@ -57,7 +57,9 @@ class AdaptedProjection(AdaptedLayer):
             y = self._product(ops.reshape(x, (*leading, view.m)), delta)
             return ops.reshape(y, (-1, view.n))
 
-        operation = Operation(product, thin_product, (view.m, view.n), self._matrix)
+        operation = Operation(
+            product, thin_product, (view.m, view.n), count_tokens(x.shape[:-1]), self._matrix
+        )
         y = adapter.adapt(ops.reshape(x, (-1, view.m)), operation, training)
         return view.unflatten_output(ops.reshape(y, (*leading, view.n)))
 

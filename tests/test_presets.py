@@ -105,6 +105,7 @@ def test_the_preset_is_the_plain_models_own(tmp_path):
         again = keras_hub.models.Backbone.from_preset(str(tmp_path / "adapted"))
     assert not isinstance(again, AdaptedModel)
     np.testing.assert_array_equal(models.output(again(x)), models.output(plain(x)))
+    assert type(type(backbone).from_preset(str(tmp_path / "adapted"))) is type(plain)
 
 
 def test_a_merged_model_takes_the_place_of_an_adapted_one(tmp_path):

@@ -1,11 +1,13 @@
-"""The three properties that the authors of SVFT state: structure, rank, expressivity."""
+"""The three properties that the authors of SVFT state: structure, rank, expressivity; its forms."""
 
 import keras
 import numpy as np
 import pytest
-from cases import build_layer, dense, einsum, numpy
+from cases import build_layer, dense, einsum, numpy, wrapped_layer
 
 import keras_svd_adapters as ksa
+from keras_svd_adapters.host import count_tokens
+from keras_svd_adapters.methods.spectral import Spectral
 from keras_svd_adapters.svd import decompose
 
 KERNELS = {
@@ -71,3 +73,23 @@ def test_expressivity():
     x = np.random.default_rng(9).normal(size=(3, 16))
     expected = keras.activations.gelu(x @ target + base.bias.numpy())
     np.testing.assert_allclose(numpy(layer(x)), numpy(expected), atol=1e-4)
+
+
+@pytest.mark.parametrize("method", [ksa.SVF(), ksa.SVFT(pattern="banded", d=1)])
+@pytest.mark.parametrize(("batch", "once"), [(2, False), (16, True)])
+def test_many_tokens_make_the_change_once(method, batch, once, monkeypatch):
+    """Of a square kernel of 32 rows, by sentences of 8 tokens."""
+    made = []
+    original = Spectral.change
+    monkeypatch.setattr(Spectral, "change", lambda *args: (made.append(1), original(*args))[1])
+    layer = keras.layers.Dense(32)
+    layer.build((None, 8, 32))
+    adapted = wrapped_layer(method, layer)
+    adapted(np.ones((batch, 8, 32), "float32"))
+    assert bool(made) == once
+
+
+def test_an_open_size_counts_as_some():
+    assert count_tokens((4, 8)) == 32
+    assert count_tokens((None, 8)) == 128
+    assert count_tokens(()) == 1

@@ -12,14 +12,14 @@ os.environ.setdefault("KERAS_BACKEND", "jax")
 sys.path.append("../examples")
 
 import keras
-import material
+import lesson
 import numpy as np
 
 import keras_svd_adapters as ksa
 
 keras.utils.set_random_seed(0)
-backbone = material.encoder()
-texts, sets = material.sentences(train=2048, test=1000)
+backbone = lesson.encoder()
+texts, sets = lesson.sentences(train=2048, test=1000)
 
 # %% [markdown]
 # ## Two tasks
@@ -34,7 +34,7 @@ tasks = {
     "favourable": (sets["train"][1], sets["test"][1]),
     "long": (long[:count], long[count : count + len(sets["test"][1])]),
 }
-models = {name: material.with_head(backbone, name) for name in tasks}
+models = {name: lesson.with_head(backbone, name) for name in tasks}
 
 # %% [markdown]
 # ## An adapter for each

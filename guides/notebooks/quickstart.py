@@ -17,7 +17,7 @@ os.environ.setdefault("KERAS_BACKEND", "jax")  # or "tensorflow", "torch"
 sys.path.append("../examples")  # where this notebook gets its model and its sentences
 
 import keras
-import material
+import lesson
 
 import keras_svd_adapters as ksa
 
@@ -29,9 +29,9 @@ import keras_svd_adapters as ksa
 
 # %%
 keras.utils.set_random_seed(0)
-backbone = material.encoder()
-model = material.with_head(backbone)
-texts, sets = material.sentences(train=2048, test=1000)
+backbone = lesson.encoder()
+model = lesson.with_head(backbone)
+texts, sets = lesson.sentences(train=2048, test=1000)
 print(texts[0])
 
 # %% [markdown]
@@ -85,7 +85,7 @@ health.plot()
 ksa.save_adapter(model, "favourable.keras")
 print(f"{os.path.getsize('favourable.keras') / 1e3:,.0f} kB")
 
-fresh = material.with_head(material.encoder())
+fresh = lesson.with_head(lesson.encoder())
 ksa.load_adapter(fresh, "favourable.keras", verbose=0)
 difference = abs(
     model.predict(sets["test"][0], verbose=0) - fresh.predict(sets["test"][0], verbose=0)

@@ -13,13 +13,13 @@ os.environ.setdefault("KERAS_BACKEND", "jax")
 sys.path.append("../examples")
 
 import keras
-import material
+import lesson
 import numpy as np
 from matplotlib.figure import Figure
 
 import keras_svd_adapters as ksa
 
-backbone = material.encoder()
+backbone = lesson.encoder()
 
 # %% [markdown]
 # ## Singular values
@@ -86,8 +86,8 @@ for method in (
 
 # %%
 keras.utils.set_random_seed(0)
-model = material.with_head(backbone)
-texts, sets = material.sentences(train=2048, test=1000)
+model = lesson.with_head(backbone)
+texts, sets = lesson.sentences(train=2048, test=1000)
 plain = ksa.SVFT(pattern="plain")
 ksa.enable(model, plain, train="head", verbose=0)
 model.compile(

@@ -67,6 +67,11 @@ class Base(Protocol):
         """`(m, n)`, that of the kernel as a matrix."""
         ...
 
+    @property
+    def tokens(self) -> int:
+        """How many rows `x` has, about: a size that is open counts as 16."""
+        ...
+
     def matrix(self) -> Any:
         """`K`, as a matrix in the dtype that the layer computes in."""
         ...

@@ -16,7 +16,7 @@ tokens enough, each makes `K' - K`, or K' if factored, once a step: `x (K + U C 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from math import inf, prod
+from math import inf
 from types import SimpleNamespace
 from typing import Any, ClassVar
 
@@ -93,7 +93,7 @@ class Spectral(Method):
         return self.mix(matmul(x, basis), c, form)
 
     def apply(self, x: Any, base: Base, c: SimpleNamespace, form: str, dropout: Dropout) -> Any:
-        if is_float32(x) and many_tokens(x, break_even(*base.shape, form)):
+        if is_float32(x) and base.tokens > break_even(*base.shape, form):
             change = self.change(base.matrix, c, form)
             return matmul(x, change) if form == "factored" else base(x, change)
         if form == "input":
@@ -137,9 +137,3 @@ def break_even(m: int, n: int, form: str) -> float:
         "factored": (1.0, 1 + ratio),
     }.get(form, (1.5, 1 + 2 * ratio))
     return made * k / (otherwise - 1.5) if otherwise > 1.5 else inf
-
-
-def many_tokens(x: Any, limit: float) -> bool:
-    """Whether `(..., m)` holds more than `limit` rows; open sizes count as many."""
-    sizes = x.shape[:-1]
-    return any(size is None for size in sizes) or prod(sizes) > limit

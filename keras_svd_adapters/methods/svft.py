@@ -25,7 +25,7 @@ from keras_svd_adapters.methods.sparse import (
     scattered_product,
     top_pairs,
 )
-from keras_svd_adapters.methods.spectral import Spectral, many_tokens
+from keras_svd_adapters.methods.spectral import Spectral
 
 PATTERNS = ("plain", "banded", "random", "top_k")
 SMALLEST_TO_MEDIAN, SMALLEST_TO_LARGEST = 0.05, 1e-3
@@ -192,6 +192,6 @@ class SVFT(Spectral):
         return self.product(h, c)
 
     def project(self, x: Any, basis: Any, c: SimpleNamespace, form: str) -> Any:
-        if self.scattered and many_tokens(x, basis.shape[0]):
+        if self.scattered and (x.shape[0] is None or x.shape[0] > basis.shape[0]):
             return matmul(x, self.mix(basis, c, form))
         return super().project(x, basis, c, form)
