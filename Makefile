@@ -46,7 +46,7 @@ docs: .venv/docs
 notebooks: $(patsubst guides/notebooks/%.py,guides/%.ipynb,$(wildcard guides/notebooks/*.py))
 
 guides/%.ipynb: guides/notebooks/%.py | .venv/docs
-	$(BIN)/jupytext --to ipynb --set-kernel python3 --execute --run-path guides --output $@ $<
+	$(BIN)/python docs/execute.py $< $@
 
 .venv/docs: .venv/ready
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[docs]"

@@ -14,8 +14,9 @@ that of what trains. All variants run in one process, in turns; a figure is the 
 rounds of the ratio to the frozen model (forward and input gradient) in the same round.
 """
 
-MEMORY = """The most memory during a pass, above the model and what it returns, to that of the
-frozen model: what PyTorch takes from the system, and what XLA sets aside for temporary values."""
+MEMORY = """The most memory during a pass, above the model, to that of the frozen model: what
+PyTorch takes from the system, its results included, and what XLA sets aside for temporary
+values."""
 ENABLING = """MiniLM, 36 kernels, JAX: seconds of `enable` without and with the decompositions in
 the cache, and of `merge`; the adapter file."""
 

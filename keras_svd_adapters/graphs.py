@@ -13,6 +13,7 @@ import keras
 from keras_svd_adapters.keras_internals import (
     all_layers,
     compiled_as,
+    forget_traces,
     fresh_optimizer,
     models_around,
     refresh_torch_parameters,
@@ -36,6 +37,7 @@ def forget_graphs(model: keras.layers.Layer, new_trainables: bool = True) -> Non
         for graph in TRAINED + INFERRED:
             if getattr(around, graph, None) is not None:
                 setattr(around, graph, None)
+        forget_traces(around)
         refresh_torch_parameters(around)
         optimizer = getattr(around, "optimizer", None)
         if new_trainables and optimizer is not None and optimizer.built:

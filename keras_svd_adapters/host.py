@@ -49,9 +49,9 @@ class Operation:
         return self.run(x, delta)
 
 
-def count_tokens(sizes: Sequence[int | None]) -> int:
-    """The product of sizes, about where some are open."""
-    return prod(OPEN if size is None else size for size in sizes)
+def count_tokens(sizes: Sequence[Any]) -> int:
+    """The product of sizes, about where some are open, or symbols of an export."""
+    return prod(size if type(size) is int else OPEN for size in sizes)
 
 
 class AdaptedLayer:

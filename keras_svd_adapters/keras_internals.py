@@ -93,6 +93,19 @@ def compiled_as(model: keras.Model) -> Any:
     return getattr(model, "_compile_config", None)
 
 
+def forget_traces(model: keras.Model) -> None:
+    """Makes JAX trace the steps of a model again (Keras 3.0 and later).
+
+    Keras hands JAX the bound methods `train_step` and `test_step`. These are equal each time, and
+    JAX remembers by them what it traced, whatever the layers within compute by now.
+    """
+    if keras.backend.backend() == "jax":
+        import jax
+
+        for step in (model.train_step, model.test_step):
+            jax.jit(step).clear_cache()
+
+
 def output_layers(model: keras.layers.Layer) -> list[keras.layers.Layer]:
     """The layers that make a functional model's outputs; none for other models."""
     outputs = keras.tree.flatten(getattr(model, "outputs", None) or [])

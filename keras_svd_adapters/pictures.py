@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -93,8 +94,8 @@ def draw_health(history: list[tuple[ArrayHealth, ...]]) -> Any:
     return figure
 
 
-def _figure(count: int, width: float = 3.2, height: float = 2.4) -> tuple[Any, list[Any]]:
-    """A figure with this many axes in rows of three; not tied to a window."""
+def figure_class() -> Any:
+    """Matplotlib's `Figure`, which also shows itself in a notebook without pyplot."""
     try:
         from matplotlib.figure import Figure
     except ImportError:
@@ -102,8 +103,21 @@ def _figure(count: int, width: float = 3.2, height: float = 2.4) -> tuple[Any, l
             'Pictures need matplotlib: `pip install "keras-svd-adapters[plots]"`. '
             "Received: plot() without matplotlib"
         ) from None
+
+    class Picture(Figure):  # type: ignore[misc]
+        def _repr_png_(self) -> bytes:
+            file = BytesIO()
+            self.savefig(file, format="png", dpi=100)
+            return file.getvalue()
+
+    return Picture
+
+
+def _figure(count: int, width: float = 3.2, height: float = 2.4) -> tuple[Any, list[Any]]:
+    """A figure with this many axes in rows of three; not tied to a window."""
     columns = min(count, COLUMNS)
     rows = math.ceil(count / columns)
-    figure = Figure(figsize=(width * columns + 0.4, height * rows + 0.4), layout="constrained")
+    size = (width * columns + 0.4, height * rows + 0.4)
+    figure = figure_class()(figsize=size, layout="constrained")
     axes = [figure.add_subplot(rows, columns, i + 1) for i in range(count)]
     return figure, axes

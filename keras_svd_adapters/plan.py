@@ -20,6 +20,7 @@ from keras_svd_adapters.svd_service import SVDService
 from keras_svd_adapters.table import Shown, Table
 from keras_svd_adapters.targets import Targets
 from keras_svd_adapters.tree import tree
+from keras_svd_adapters.weights import own_weights
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ class Plan(Shown):
 
     Args:
         sites: One `PlannedSite` per kernel.
-        model_parameters: Number of values of the model.
+        model_parameters: Number of values of the model without its adapters.
         shared_bytes: Bytes of frozen arrays that all kernels share.
         shared_file_bytes: Bytes of these that an adapter file holds.
         workers: How many kernels are decomposed at a time.
@@ -145,7 +146,7 @@ def plan(
         exclude: As in `enable`.
         cache: As in `enable`: what is kept on disk need not be decomposed again.
         cache_dir: As in `enable`.
-        svd_device: As in `enable`.
+        svd_device: As in `enable`; the seconds are those of a CPU in any case.
 
     Returns:
         A `Plan` with `.trainable_parameters`, `.frozen_bytes`, `.seconds` and
@@ -172,7 +173,8 @@ def plan(
     sites = tuple(_plan_site(*pair, known) for pair, known in zip(chosen, kept, strict=True))
     written = sum(4 * prod(shape) for shape in shared_shapes(chosen, saved=True).values())
     count = service.workers(jobs)
-    return Plan(sites, model.count_params(), _shared_bytes(model, chosen), written, count)
+    values = sum(prod(weight.shape) for _, _, weight in own_weights(model))
+    return Plan(sites, values, _shared_bytes(model, chosen), written, count)
 
 
 def _shared_bytes(model: keras.layers.Layer, chosen: Chosen) -> int:

@@ -32,7 +32,7 @@ class Shown:
         head, rows, notes = self.as_table()
         lines = [_html_row("th", head), *(_html_row("td", row) for row in rows)] if rows else []
         text = f"<pre>{escape(notes)}</pre>" if notes else ""
-        return f"<table>{''.join(lines)}</table>{text}"
+        return f"<table>{''.join(lines)}</table>" * bool(lines) + text
 
 
 def _html_row(tag: str, cells: Sequence[str]) -> str:

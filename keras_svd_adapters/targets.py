@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import re
-import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from fnmatch import fnmatchcase
@@ -15,6 +14,7 @@ import keras
 from keras_svd_adapters.keras_internals import output_layers
 from keras_svd_adapters.site import Site, find_sites
 from keras_svd_adapters.tree import tree
+from keras_svd_adapters.warning import warn
 
 Pattern = str | re.Pattern[str] | Callable[[Site], bool]
 Targets = Pattern | Iterable[Pattern] | Mapping[Any, Any] | None
@@ -73,11 +73,10 @@ def choose(
 def _tell_of_blocked(blocked: list[tuple[Site, str]]) -> None:
     shown = "; ".join(f"`{site.path}`: {why}" for site, why in blocked[:3])
     more = "; ..." * (len(blocked) > 3)
-    warnings.warn(
-        f"{len(blocked)} of the layers in repeated blocks cannot be adapted and stay as they are: "
+    warn(
+        f"{len(blocked)} of the layers that are meant without `targets` cannot be adapted: "
         f"{shown}{more}. To go without them and without this warning, name them in `exclude`. "
-        "Received: targets=None",
-        stacklevel=5,
+        "Received: targets=None"
     )
 
 

@@ -204,8 +204,11 @@ def test_quantized_layers():
 def test_what_is_left_out_is_told():
     model = keras.Sequential([keras.Input((8,)), *[keras.layers.Dense(8) for _ in range(3)]])
     model.layers[0].quantize("int8")
-    with pytest.warns(UserWarning, match=r"1 of the layers .* quantized \(int8\).*Received: "):
+    with pytest.warns(
+        UserWarning, match=r"1 of the layers .* quantized \(int8\).*Received: "
+    ) as told:
         ksa.enable(model, ksa.SVF())
+    assert told[0].filename == __file__
     assert not hasattr(model.layers[0], "active_adapter")
     with warnings.catch_warnings():
         warnings.simplefilter("error")

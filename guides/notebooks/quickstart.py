@@ -5,9 +5,8 @@
 # million weights, some 70,000 new values train; they go into a file of 300 kB, and the base model
 # stays what it was.
 #
-# On Kaggle or Colab, install first (and `keras-hub`, if it is not there):
-#
-#     !pip install -q keras-svd-adapters
+# It runs in the folder `guides` of a clone of this project, after `make docs` there; the package alone
+# is `pip install keras-svd-adapters`.
 
 # %%
 import os
@@ -66,12 +65,12 @@ model.compile(
 )
 health = ksa.AdapterHealth()  # warns if an adapter does not move
 history = model.fit(
-    *sets["train"], epochs=2, batch_size=32, validation_data=sets["test"], verbose=2,
+    *sets["train"], batch_size=32, validation_data=sets["test"], verbose=2,
     callbacks=[health],
 )  # fmt: skip
 
 # %% [markdown]
-# Did every adapter move? A line per kernel; a look after ten steps and after each epoch.
+# Did every adapter move? A line per kernel; a look after ten steps and after the epoch.
 
 # %%
 health.plot()
@@ -102,5 +101,5 @@ print(f"largest difference of the predictions: {difference.max():.1e}")
 ksa.merge(fresh)
 
 # %% [markdown]
-# Next: [which method, at which rate](../methods.md), [singular values and SVFT's
+# Next: [which method, at which rate](methods.md), [singular values and SVFT's
 # patterns](spectrum_and_patterns.ipynb), [many adapters on one base](many_adapters.ipynb).

@@ -14,8 +14,8 @@ sys.path.append("../examples")
 
 import keras
 import lesson
+import matplotlib.pyplot as plt
 import numpy as np
-from matplotlib.figure import Figure
 
 import keras_svd_adapters as ksa
 
@@ -53,13 +53,12 @@ patterns = {
     "banded, d=2": near <= d,
     "random, d=2": rng.permutation((near <= d).ravel()).reshape(k, k),
 }
-figure = Figure(figsize=(8, 3), layout="constrained")
-for axis, (name, entries) in zip(figure.subplots(1, 3), patterns.items(), strict=True):
+figure, axes = plt.subplots(1, 3, figsize=(8, 3), layout="constrained")
+for axis, (name, entries) in zip(axes, patterns.items(), strict=True):
     axis.imshow(entries, cmap="Greys", vmax=1.4)
     axis.set_title(f"{name}: {entries.sum()} of {entries.size}")
     axis.set_xticks([])
     axis.set_yticks([])
-figure
 
 # %% [markdown]
 # What each costs on this model, before anything is touched:
@@ -103,11 +102,10 @@ for weight in model.trainable_weights:
     if weight.path.endswith("/m"):
         kind = weight.path.split("/")[-3]
         moved.setdefault(kind, []).append(keras.ops.convert_to_numpy(weight))
-figure = Figure(figsize=(10, 5.5), layout="constrained")
-for axis, (kind, layers) in zip(np.ravel(figure.subplots(2, 3)), moved.items(), strict=True):
+figure, axes = plt.subplots(2, 3, figsize=(10, 5.5), layout="constrained")
+for axis, (kind, layers) in zip(np.ravel(axes), moved.items(), strict=True):
     for depth, values in enumerate(layers):
         axis.plot(values, linewidth=0.7, color=str(0.7 * depth / max(len(layers) - 1, 1)))
     axis.set_title(kind, fontsize=9)
 figure.supxlabel("singular value, from large to small")
 figure.supylabel("its change")
-figure

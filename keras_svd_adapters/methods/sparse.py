@@ -49,7 +49,8 @@ def banded_product(h: Any, values: Any, d: int) -> Any:
     the diagonals are summed instead.
     """
     k = h.shape[-1]
-    if None not in h.shape and prod(h.shape[:-1]) <= FEW:
+    sizes = h.shape[:-1]
+    if all(type(size) is int for size in sizes) and prod(sizes) <= FEW:
         return _by_shifts(h, _band(values, k, d), d)
     b = min(max(BLOCK, d), k)
     blocks = -(-k // b)

@@ -192,6 +192,7 @@ class SVFT(Spectral):
         return self.product(h, c)
 
     def project(self, x: Any, basis: Any, c: SimpleNamespace, form: str) -> Any:
-        if self.scattered and (x.shape[0] is None or x.shape[0] > basis.shape[0]):
+        tokens, rows = x.shape[0], basis.shape[0]
+        if self.scattered and (type(tokens) is not int or tokens > rows):
             return matmul(x, self.mix(basis, c, form))
         return super().project(x, basis, c, form)
