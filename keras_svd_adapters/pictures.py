@@ -81,7 +81,7 @@ def draw_health(history: list[tuple[ArrayHealth, ...]]) -> Any:
     """A panel for each array name: a line per kernel, how far it moved at each look."""
     panels: dict[str, list[list[float]]] = {}
     for each in zip(*history, strict=True):
-        panels.setdefault(each[0].name, []).append([look.ratio for look in each])
+        panels.setdefault(each[0].name, []).append([look.moved for look in each])
     figure, axes = _figure(len(panels))
     for axis, (name, lines) in zip(axes, panels.items(), strict=True):
         for line in lines:
@@ -89,8 +89,8 @@ def draw_health(history: list[tuple[ArrayHealth, ...]]) -> Any:
         axis.set_title(name, fontsize=9)
         axis.tick_params(labelsize=8)
         axis.set_ylim(bottom=0)
-    figure.supxlabel("look")
-    figure.supylabel("norm of the move / norm of the values")
+    figure.supxlabel("look", fontsize=9)
+    figure.supylabel("largest move from the start", fontsize=9)
     return figure
 
 
