@@ -43,7 +43,7 @@ def test_backbone(family):
     np.testing.assert_allclose(found, expected, atol=2e-5 * np.abs(expected).max())
     assert (len(backbone.weights), len(backbone.trainable_weights)) == (count, trainable)
     assert not any(isinstance(layer, AdaptedLayer) for layer in backbone._flatten_layers())
-    with pytest.raises(ValueError, match="no such adapter"):
+    with pytest.raises(ValueError, match="has no adapter"):
         ksa.merge(backbone)
 
 
