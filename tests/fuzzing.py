@@ -203,7 +203,7 @@ def run(count, seed=0):
         data = mutation(good, rng)
         path = folder / "bad.keras"
         path.write_bytes(data)
-        start = time.perf_counter()
+        start = time.process_time()
         try:
             ksa.load_adapter(plain, path, verbose=0)
         except ksa.AdapterFileError as error:
@@ -215,7 +215,7 @@ def run(count, seed=0):
             ksa.delete_adapter(plain, "default")
         assert "Received: " in message, (mutation.__name__, index)
         assert state(plain) == before, (mutation.__name__, index)
-        assert time.perf_counter() - start < SECONDS, (mutation.__name__, index)
+        assert time.process_time() - start < SECONDS, (mutation.__name__, index)
     grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - peak) / 1024
     assert grown < MEGABYTES, f"{grown:.0f} MB"
     return loaded, refused
