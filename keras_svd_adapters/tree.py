@@ -10,26 +10,29 @@ from keras_svd_adapters.site import Site
 
 def tree(sites: Iterable[Site]) -> str:
     """Paths with their numbers collapsed: `layer_{0..5}/query  EinsumDense (384, 12, 32)`."""
-    groups: dict[tuple[str, str], list[tuple[str, ...]]] = {}
-    for site in sites:
-        shape = ", ".join(str(size) for size in site.shape)
-        groups.setdefault((re.sub(r"\d+", "#", site.path), f"{site.kind} ({shape})"), []).append(
-            tuple(re.findall(r"\d+", site.path))
-        )
-    lines = [(_expand(path, numbers), what) for (path, what), numbers in groups.items()]
+    lines = [(path, what) for path, what, _ in _grouped((site.path, _what(site)) for site in sites)]
     width = max((len(path) for path, _ in lines), default=0)
     return "\n".join(f"{path:<{width}}  {what}" for path, what in lines)
 
 
 def alike(paths: Iterable[str]) -> dict[str, list[int]]:
     """Paths with their numbers collapsed, each with the places of those that it stands for."""
-    places: dict[str, list[int]] = {}
-    numbers: dict[str, list[tuple[str, ...]]] = {}
-    for place, path in enumerate(paths):
-        pattern = re.sub(r"\d+", "#", path)
-        places.setdefault(pattern, []).append(place)
-        numbers.setdefault(pattern, []).append(tuple(re.findall(r"\d+", path)))
-    return {_expand(pattern, numbers[pattern]): found for pattern, found in places.items()}
+    return {path: places for path, _, places in _grouped((path, "") for path in paths)}
+
+
+def _what(site: Site) -> str:
+    return f"{site.kind} ({', '.join(str(size) for size in site.shape)})"
+
+
+def _grouped(items: Iterable[tuple[str, str]]) -> list[tuple[str, str, list[int]]]:
+    """Paths that differ by numbers alone, and what they are, which is the same; their places."""
+    places: dict[tuple[str, str], list[int]] = {}
+    numbers: dict[tuple[str, str], list[tuple[str, ...]]] = {}
+    for place, (path, what) in enumerate(items):
+        key = re.sub(r"\d+", "#", path), what
+        places.setdefault(key, []).append(place)
+        numbers.setdefault(key, []).append(tuple(re.findall(r"\d+", path)))
+    return [(_expand(key[0], numbers[key]), key[1], found) for key, found in places.items()]
 
 
 def _expand(path: str, numbers: list[tuple[str, ...]]) -> str:
