@@ -153,22 +153,25 @@ def _digest(arrays: dict[str, np.ndarray]) -> str:
     return sha256.hexdigest()
 
 
+def _files(folder: Path, pattern: str) -> list[tuple[float, int, Path]]:
+    """When each file was last touched, its size, and its path."""
+    found = []
+    for path in folder.glob(pattern):
+        with suppress(FileNotFoundError):  # another process took it out
+            told = path.stat()
+            found.append((told.st_mtime, told.st_size, path))
+    return sorted(found)
+
+
 def _entries(folder: Path) -> list[tuple[float, int, Path]]:
     """When each entry was last read, its size, and its path."""
-    found = []
-    for path in folder.glob(f"*{ENDING}"):
-        try:
-            told = path.stat()
-        except FileNotFoundError:  # another process took it out
-            continue
-        found.append((told.st_mtime, told.st_size, path))
-    return sorted(found)
+    return _files(folder, f"*{ENDING}")
 
 
 def _litter(folder: Path) -> list[Path]:
     """Files that a process which was killed had begun to write."""
-    found = [path for path in folder.glob(f".*{ENDING}.*") if path.exists()]
-    return [path for path in found if time.time() - path.stat().st_mtime > SECONDS_TO_WRITE]
+    oldest = time.time() - SECONDS_TO_WRITE
+    return [path for when, _, path in _files(folder, f".*{ENDING}.*") if when < oldest]
 
 
 def _evict(newest: Path) -> None:

@@ -4,6 +4,7 @@ import importlib
 import os
 import threading
 import time
+from pathlib import Path
 
 import keras
 import models
@@ -272,6 +273,28 @@ def test_two_processes_at_once(tmp_path):
     processes = [fresh_process("share_the_cache.py", tmp_path, backend) for _ in range(2)]
     assert [process.wait() for process in processes] == [0, 0]
     assert not list((tmp_path / "svd").glob(".*"))
+
+
+@pytest.mark.parametrize("name", [f".9x12-a{svd_cache.ENDING}.b", f"9x12-a{svd_cache.ENDING}"])
+@pytest.mark.parametrize("looks", [0, 1])
+def test_files_that_another_process_takes_away(tmp_path, monkeypatch, recwarn, name, looks):
+    passing, stat, seen = tmp_path / name, Path.stat, []
+    passing.write_text("")
+
+    def fleeting(path, **options):
+        """Of that file nothing is left after a number of looks."""
+        if path.name == name:
+            seen.append(path)
+            if len(seen) > looks:
+                passing.unlink(missing_ok=True)
+        return stat(path, **options)
+
+    monkeypatch.setattr(Path, "stat", fleeting)
+    SVDService(cache_dir=tmp_path).decompose(kernels(1)[0])
+    assert svd_cache.info(tmp_path).entries >= 1
+    svd_cache.clear(tmp_path)
+    assert seen
+    assert not recwarn
 
 
 def test_interrupted_the_cache_is_whole(monkeypatch, decomposed):
