@@ -5,6 +5,7 @@ from keras_svd_adapters.adapter_file import save_adapter
 from keras_svd_adapters.adapter_loader import load_adapter
 from keras_svd_adapters.archive import AdapterFileError
 from keras_svd_adapters.checkpoint_care import care_for_checkpoints
+from keras_svd_adapters.coefficients import Coefficients, coefficients
 from keras_svd_adapters.convert import to_lora
 from keras_svd_adapters.enable import enable
 from keras_svd_adapters.health import AdapterHealth
@@ -39,6 +40,7 @@ join_keras_hub()
 __all__ = [
     "AdapterFileError",
     "AdapterHealth",
+    "Coefficients",
     "DoRA",
     "DoRADense",
     "LoRA",
@@ -62,6 +64,7 @@ __all__ = [
     "VeRA",
     "VeRADense",
     "__version__",
+    "coefficients",
     "delete_adapter",
     "disabled",
     "enable",

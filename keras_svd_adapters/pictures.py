@@ -11,11 +11,13 @@ import numpy as np
 from keras_svd_adapters.tree import alike
 
 if TYPE_CHECKING:
+    from keras_svd_adapters.coefficients import Coefficients, KernelCoefficients
     from keras_svd_adapters.health import ArrayHealth
     from keras_svd_adapters.plan import Plan
     from keras_svd_adapters.spectrum import KernelSpectrum, Spectrum
 
 COLUMNS = 3
+MOST_LAYERS = 8
 
 
 def draw_spectrum(spectrum: Spectrum) -> Any:
@@ -92,6 +94,35 @@ def draw_health(history: list[tuple[ArrayHealth, ...]]) -> Any:
     figure.supxlabel("look", fontsize=9)
     figure.supylabel("largest move from the start", fontsize=9)
     return figure
+
+
+def draw_coefficients(coefficients: Coefficients) -> Any:
+    """A row for each layer name, and in it the coefficients of some layers."""
+    rows: dict[str, list[KernelCoefficients]] = {}
+    for kernel in coefficients.kernels:
+        rows.setdefault(kernel.path.rsplit("/", 1)[-1], []).append(kernel)
+    rows = {name: _some(kernels) for name, kernels in rows.items()}
+    columns = max(map(len, rows.values()))
+    size = (1.1 * columns + 1.2, 1.25 * len(rows) + 0.3)
+    figure = figure_class()(figsize=size, layout="constrained")
+    for row, (name, kernels) in enumerate(rows.items()):
+        largest = max(kernel.cells.max() for kernel in kernels) or 1.0
+        for column, kernel in enumerate(kernels):
+            axis = figure.add_subplot(len(rows), columns, row * columns + column + 1)
+            axis.imshow(kernel.cells / largest, cmap="Greys", vmin=0, vmax=1, interpolation="none")
+            axis.set_title(f"{kernel.relative:.1%}", fontsize=7, pad=2)
+            axis.set_xticks([])
+            axis.set_yticks([])
+            if not column:
+                axis.set_ylabel(name.replace("_", "\n"), fontsize=7)
+    figure.supxlabel("layers, from the input on; above each, the change of the kernel", fontsize=8)
+    return figure
+
+
+def _some(kernels: list[KernelCoefficients]) -> list[KernelCoefficients]:
+    """At most eight, spread evenly."""
+    places = np.linspace(0, len(kernels) - 1, min(len(kernels), MOST_LAYERS)).round().astype(int)
+    return [kernels[place] for place in places]
 
 
 def figure_class() -> Any:
