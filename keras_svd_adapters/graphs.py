@@ -17,6 +17,7 @@ from keras_svd_adapters.keras_internals import (
     fresh_optimizer,
     models_around,
     refresh_torch_parameters,
+    searching_once,
 )
 from keras_svd_adapters.site import Site, adapted_sites
 
@@ -99,14 +100,15 @@ def _same(one: tuple[Any, ...], other: tuple[Any, ...]) -> bool:
 @contextmanager
 def computing_without(model: keras.layers.Layer, sites: list[Site]) -> Iterator[None]:
     """Within, these layers compute as before they were adapted, in compiled functions as well."""
-    kept = [
-        (around, graph, getattr(around, graph), getattr(around, "optimizer", None))
-        for around in models_around(all_layers(model))
-        for graph in TRAINED
-        if getattr(around, graph, None) is not None
-    ]
-    aside = set_graphs_aside(model)
-    forget_graphs(model, new_trainables=False)
+    with searching_once():
+        kept = [
+            (around, graph, getattr(around, graph), getattr(around, "optimizer", None))
+            for around in models_around(all_layers(model))
+            for graph in TRAINED
+            if getattr(around, graph, None) is not None
+        ]
+        aside = set_graphs_aside(model)
+        forget_graphs(model, new_trainables=False)
     try:
         with ExitStack() as stack:
             for site in sites:

@@ -3,6 +3,7 @@ fails where Keras moves one of them.
 
 - The traversal of `saving_lib`: its paths are the only names of layers that survive a rebuild
   (`layer.path` changes or repeats in a dozen KerasHub families), and weight files use them.
+- `get_attr_skipset` and where it keeps its result: Keras makes that list again for every layer.
 - `_tracker`: a built layer is locked, and an adapter is a new child of a built layer.
 - Changing `__class__` to a subclass of the same name: paths, checkpoints, layout maps and
   `isinstance` stay as they were, which replacing the layer in its parent would break.
@@ -24,6 +25,7 @@ from __future__ import annotations
 import gc
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextvars import ContextVar
 from typing import Any
 
 import keras
@@ -31,8 +33,10 @@ from keras.src.api_export import REGISTERED_OBJS_TO_NAMES
 from keras.src.backend.common import global_state
 from keras.src.backend.common.symbolic_scope import in_symbolic_scope
 from keras.src.saving.object_registration import GLOBAL_CUSTOM_NAMES
-from keras.src.saving.saving_lib import _get_unique_name, _walk_saveable
+from keras.src.saving.saving_lib import _get_unique_name, _walk_saveable, get_attr_skipset
 from keras.src.utils.naming import to_snake_case
+
+_models_found: ContextVar[list[keras.Model] | None] = ContextVar("_models_found", default=None)
 
 
 def walk(model: keras.layers.Layer) -> Iterator[tuple[str, tuple[keras.layers.Layer, ...]]]:
@@ -45,6 +49,7 @@ def walk(model: keras.layers.Layer) -> Iterator[tuple[str, tuple[keras.layers.La
         seen.add(id(layer))
         chain = (*chain, layer)
         yield path, chain
+        _keep_skipset(layer._obj_type())
         for attribute, child in _walk_saveable(layer):
             yield from visit_child(child, f"{path}/{attribute}" if path else attribute, chain)
 
@@ -70,6 +75,16 @@ def walk(model: keras.layers.Layer) -> Iterator[tuple[str, tuple[keras.layers.La
                 yield from visit_child(item, f"{path}/{name}", chain)
 
     yield from visit(model, "", ())
+
+
+def _keep_skipset(obj_type: str) -> None:
+    """Has Keras make the list of attributes that its traversal skips once, not for every layer.
+
+    It keeps the list under one name and looks for it under another (Keras 3.15).
+    """
+    read = f"saving_attr_skiplist_{obj_type}"
+    if global_state.get_global_attribute(read, None) is None:
+        global_state.set_global_attribute(read, get_attr_skipset(obj_type))
 
 
 def only_shapes_matter() -> bool:
@@ -119,12 +134,30 @@ def models_around(layers: list[keras.layers.Layer]) -> list[keras.Model]:
     objects are searched, once per change of the adapters.
     """
     wanted = {id(layer) for layer in layers}
-    models = [o for o in gc.get_objects() if issubclass(type(o), keras.Model)]
     return [
         model
-        for model in models
+        for model in _live_models()
         if hasattr(model, "_layers") and any(id(x) in wanted for x in all_layers(model))
     ]
+
+
+def _live_models() -> list[keras.Model]:
+    found = _models_found.get()
+    if found is None:
+        live = gc.get_objects()
+        classes = {cls for cls in set(map(type, live)) if issubclass(cls, keras.Model)}
+        found = [thing for thing in live if type(thing) in classes]
+    return found
+
+
+@contextmanager
+def searching_once() -> Iterator[None]:
+    """Within, where no model is made, the live objects are searched once: it takes 0.2 s."""
+    token = _models_found.set(_live_models())
+    try:
+        yield
+    finally:
+        _models_found.reset(token)
 
 
 def graft(target: Any, mixin: type, serialized_as: str | None = None) -> None:

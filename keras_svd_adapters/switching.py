@@ -14,7 +14,12 @@ from keras_svd_adapters.graphs import (
     take_graphs_up,
 )
 from keras_svd_adapters.host import activate, adapters_of, detach
-from keras_svd_adapters.keras_internals import all_layers, let_train, models_around
+from keras_svd_adapters.keras_internals import (
+    all_layers,
+    let_train,
+    models_around,
+    searching_once,
+)
 from keras_svd_adapters.root import make_root, unmake_root
 from keras_svd_adapters.site import Site, adapted_sites, adapter_names
 from keras_svd_adapters.training import pin_all_but, release, thaw
@@ -105,12 +110,13 @@ def set_adapter(model: keras.layers.Layer, name: str | list[str] | None) -> None
                 "One adapter of a layer can be active at a time. "
                 f"Received: name={name!r}, both on `{site.path}`"
             )
-    aside = set_graphs_aside(model)
-    with active_as_before_on_failure(model):
-        for site, found in zip(sites, chosen, strict=True):
-            activate(site.layer, found[0] if found else None)
-        settle(model)
-    take_graphs_up(aside)
+    with searching_once():
+        aside = set_graphs_aside(model)
+        with active_as_before_on_failure(model):
+            for site, found in zip(sites, chosen, strict=True):
+                activate(site.layer, found[0] if found else None)
+            settle(model)
+        take_graphs_up(aside)
 
 
 @contextmanager

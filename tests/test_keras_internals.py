@@ -1,5 +1,7 @@
 """Each private part of Keras that the package leans on, alone: a move by Keras fails here."""
 
+import gc
+
 import keras
 import models
 import numpy as np
@@ -93,6 +95,28 @@ def test_pin_outlives_every_switch():
     internals.pin(layer.bias)
     internals.unpin(layer.bias)
     assert not layer.bias.trainable
+
+
+def test_the_skipped_attributes_are_listed_once():
+    keras.backend.clear_session()
+    backbone, _ = models.bert()
+    assert len(list(internals.walk(backbone))) > 20
+    for obj_type in ("Layer", "Functional"):
+        listed = saving_lib.get_attr_skipset(obj_type)
+        assert saving_lib.get_attr_skipset(obj_type) is listed
+
+
+def test_one_search_for_all_models(monkeypatch):
+    layer = keras.layers.Dense(2)
+    model = keras.Sequential([keras.Input((3,)), layer])
+    searches, search = [], gc.get_objects
+    monkeypatch.setattr(internals.gc, "get_objects", lambda: searches.append(1) or search())
+    with internals.searching_once():
+        for _ in range(2):
+            assert any(found is model for found in internals.models_around([layer]))
+    assert len(searches) == 1
+    later = keras.Sequential([keras.Input((3,)), layer])
+    assert any(found is later for found in internals.models_around([layer]))
 
 
 def test_models_around_a_layer():
