@@ -4,7 +4,7 @@ BIN := .venv/bin
 BACKENDS := jax tensorflow torch
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
-.PHONY: demo demo-all demo-gemma bench test $(BACKENDS:%=test-%) fuzz lint docs notebooks clean
+.PHONY: demo demo-all demo-gemma comparison bench test $(BACKENDS:%=test-%) fuzz lint docs notebooks clean
 
 demo: .venv/ready
 	KERAS_BACKEND=$${KERAS_BACKEND:-jax} $(BIN)/python examples/quickstart.py
@@ -14,6 +14,9 @@ demo-all: .venv/ready
 
 demo-gemma: .venv/ready
 	KERAS_BACKEND=$${KERAS_BACKEND:-jax} $(BIN)/python examples/gemma_svft.py
+
+comparison: .venv/ready
+	KERAS_BACKEND=$${KERAS_BACKEND:-jax} $(BIN)/python examples/comparison.py
 
 bench: .venv/ready
 	$(BIN)/python benchmarks/run.py

@@ -1,4 +1,25 @@
-"""Parameter-efficient fine-tuning for Keras 3, by singular vectors and low rank."""
+"""Parameter-efficient fine-tuning for Keras 3, by singular vectors and low rank.
+
+    import keras_svd_adapters as ksa
+
+    svft = ksa.SVFT(pattern="banded", d=2)
+    print(ksa.plan(model, svft))          # what would train; touches nothing
+    ksa.enable(model, svft, train="head") # then compile and fit as ever
+    ksa.save_adapter(model, "mine.keras")
+    ksa.merge(model)                      # an ordinary model again
+
+Methods: `LoRA`, `DoRA`, `PiSSA`, `MiLoRA`, `LoRAXS`, `VeRA`, `SVF`, `SVFT`. Each has a layer for
+your own models, such as `SVFTDense`, and is a method of KerasHub backbones, such as
+`backbone.enable_svft(pattern="banded", d=2)`.
+
+Verbs, each with its own `help`:
+
+- before: `plan`, `spectrum`
+- adapt: `enable`, `set_adapter`, `disabled`, `delete_adapter`
+- look: `status`, `coefficients`, and `AdapterHealth` as a callback of `fit`
+- keep: `save_adapter`, `load_adapter`; `svd_cache` holds the decompositions
+- leave: `merge`, `unmerge`, `to_lora`
+"""
 
 from keras_svd_adapters import svd_cache
 from keras_svd_adapters.adapter_file import save_adapter
@@ -79,3 +100,7 @@ __all__ = [
     "to_lora",
     "unmerge",
 ]
+
+
+def __dir__() -> list[str]:
+    return list(__all__)

@@ -1,6 +1,8 @@
 """The wheel alone: keras, numpy, safetensors and one backend are enough."""
 
+import inspect
 import os
+import re
 import subprocess
 import sys
 import zipfile
@@ -8,6 +10,8 @@ from pathlib import Path
 
 import keras
 import pytest
+
+import keras_svd_adapters as ksa
 
 ROOT = Path(__file__).parent.parent
 OTHERS = {"jax": "jax", "tensorflow": "tensorflow", "torch": "torch"}
@@ -19,6 +23,19 @@ def wheel(tmp_path_factory):
     command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", folder]
     subprocess.run([*command, str(ROOT)], check=True)
     return next(folder.glob("*.whl"))
+
+
+def test_what_completion_shows():
+    assert dir(ksa) == sorted(ksa.__all__)
+    assert all(hasattr(ksa, name) for name in ksa.__all__)
+
+
+def test_help_begins_with_every_verb():
+    named = set(re.findall(r"`(\w+)`", ksa.__doc__))
+    rest = {"SVFTDense", "help", "fit"}
+    assert named - rest <= set(ksa.__all__)
+    functions = {n for n in ksa.__all__ if inspect.isfunction(getattr(ksa, n))}
+    assert functions <= named
 
 
 def test_contents(wheel):
