@@ -14,7 +14,7 @@ your own models, such as `SVFTDense`, and is a method of KerasHub backbones, suc
 
 Verbs, each with its own `help`:
 
-- before: `plan`, `spectrum`
+- before: `targets`, `plan`, `spectrum`
 - adapt: `enable`, `set_adapter`, `disabled`, `delete_adapter`
 - look: `status`, `coefficients`, and `AdapterHealth` as a callback of `fit`
 - keep: `save_adapter`, `load_adapter`; `svd_cache` holds the decompositions
@@ -26,6 +26,7 @@ from keras_svd_adapters.adapter_file import save_adapter
 from keras_svd_adapters.adapter_loader import load_adapter
 from keras_svd_adapters.archive import AdapterFileError
 from keras_svd_adapters.checkpoint_care import care_for_checkpoints
+from keras_svd_adapters.choice import Choice, targets
 from keras_svd_adapters.coefficients import Coefficients, coefficients
 from keras_svd_adapters.convert import to_lora
 from keras_svd_adapters.enable import enable
@@ -61,6 +62,7 @@ join_keras_hub()
 __all__ = [
     "AdapterFileError",
     "AdapterHealth",
+    "Choice",
     "Coefficients",
     "DoRA",
     "DoRADense",
@@ -97,6 +99,7 @@ __all__ = [
     "spectrum",
     "status",
     "svd_cache",
+    "targets",
     "to_lora",
     "unmerge",
 ]

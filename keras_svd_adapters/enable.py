@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import random
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from functools import partial
 from math import prod
@@ -19,11 +19,11 @@ from keras_svd_adapters.keras_internals import is_pinned
 from keras_svd_adapters.methods.method import SVD, Method
 from keras_svd_adapters.progress import KernelProgress
 from keras_svd_adapters.sharing import Shared, share
-from keras_svd_adapters.site import Site, adapted_sites
+from keras_svd_adapters.site import Site, adapted_sites, find_sites
 from keras_svd_adapters.status import Status, status
 from keras_svd_adapters.svd_service import Job, SVDService
 from keras_svd_adapters.switching import finish, restore_plain, settle
-from keras_svd_adapters.targets import Targets, choose, matches
+from keras_svd_adapters.targets import Targets, choose, meant_by
 from keras_svd_adapters.weights import choose_biases, choose_weights, own_weights, trained_with
 
 Chosen = list[tuple[Site, Method]]
@@ -42,6 +42,8 @@ def enable(
     cache: bool = True,
     cache_dir: str | os.PathLike[str] | None = None,
     svd_device: str = "cpu",
+    layers: Iterable[int] | None = None,
+    last: int | None = None,
 ) -> Status:
     """Adapts a model in place: its kernels freeze, and a few new values train.
 
@@ -54,9 +56,12 @@ def enable(
         method: A method such as `SVFT(pattern="banded", d=2)`.
         targets: Which kernels. `None` for all inside the repeated blocks; a
             layer name, a path, a glob, a compiled regular expression, a
-            callable, or a list of these; or a mapping from such a pattern to a
-            method, where the first that matches counts. An embedding is
-            adapted by its exact name or path, or where a callable picks it.
+            callable, or a list of these; `"attention"` or `"mlp"` for these
+            parts of the blocks, `"all"` for every kernel but the output head;
+            or a mapping from such a pattern to a method, where the first that
+            matches counts. An embedding is adapted by its exact name or path,
+            or where a callable picks it. `targets(model, ...)` shows what is
+            meant.
         exclude: Which of these to leave out.
         train: What trains besides: layer names, or paths of weights such as
             `"*/bias"`. It goes into the adapter file. These weights are the
@@ -74,6 +79,9 @@ def enable(
             `KERAS_SVD_ADAPTERS_CACHE` names, or else the user's own.
         svd_device: Where kernels are decomposed: `"cpu"`, exact to float32, or
             `"accelerator"`, the backend's GPU or TPU, to about 1e-5.
+        layers: In which of the repeated blocks, such as `range(6, 12)`; what
+            lies outside of them is not touched by it.
+        last: In how many of the last blocks, instead of `layers`.
 
     Returns:
         A `Status` of the adapted model; print it.
@@ -92,7 +100,7 @@ def enable(
     check_name(name)
     service = SVDService(cache, cache_dir, svd_device)
     service.check()
-    chosen = choose_methods(model, method, targets, exclude)
+    chosen = choose_methods(model, method, targets, exclude, layers, last)
     check_methods(chosen, name)
     sites = [site for site, _ in chosen]
     extra = choose_weights(model, train, name, sites) + choose_biases(model, bias, name, sites)
@@ -113,15 +121,18 @@ def check_name(name: str) -> None:
 
 
 def choose_methods(
-    model: keras.layers.Layer, method: Method | None, targets: Targets, exclude: Targets = None
+    model: keras.layers.Layer, method: Method | None, targets: Targets, *which: Any
 ) -> Chosen:
-    """The sites to adapt, each with its method."""
-    rules = targets if isinstance(targets, Mapping) else {}
-    chosen: Chosen = []
-    for site in choose(model, list(rules) if rules else targets, exclude):
-        rule = next((rule for pattern, rule in rules.items() if matches(site, pattern)), None)
-        chosen.append((site, _require_method(rule or method)))
-    return chosen
+    """The sites to adapt, each with its method: that of the first pattern which means it."""
+    if not isinstance(targets, Mapping) or not targets:
+        return [(site, _require_method(method)) for site in choose(model, targets, *which)]
+    sites = choose(model, list(targets), *which)
+    everything = find_sites(model)
+    rules: dict[str, Any] = {}
+    for pattern, rule in targets.items():
+        for site in meant_by(pattern, model, everything):
+            rules.setdefault(site.key, rule or method)
+    return [(site, _require_method(rules[site.key])) for site in sites]
 
 
 def _require_method(method: Any) -> Method:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from math import prod
 from typing import Any
@@ -133,6 +134,8 @@ def plan(
     cache: bool = True,
     cache_dir: str | os.PathLike[str] | None = None,
     svd_device: str = "cpu",
+    layers: Iterable[int] | None = None,
+    last: int | None = None,
 ) -> Plan:
     """Tells what `enable` would cost, and touches nothing.
 
@@ -147,6 +150,8 @@ def plan(
         cache: As in `enable`: what is kept on disk need not be decomposed again.
         cache_dir: As in `enable`.
         svd_device: As in `enable`; the seconds are those of a CPU in any case.
+        layers: As in `enable`.
+        last: As in `enable`.
 
     Returns:
         A `Plan` with `.trainable_parameters`, `.frozen_bytes`, `.seconds` and
@@ -166,7 +171,7 @@ def plan(
     service.check()
     if not isinstance(model, keras.layers.Layer):
         model = draw(model)
-    chosen = choose_methods(model, method, targets, exclude)
+    chosen = choose_methods(model, method, targets, exclude, layers, last)
     check_shapes(chosen)
     jobs = [job_for(*pair, needs_svd(*pair)) for pair in chosen]
     kept = service.kept(jobs)

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from fnmatch import fnmatchcase
 from typing import Any
 
 import keras
 
-from keras_svd_adapters.keras_internals import output_layers
+from keras_svd_adapters.blocks import PRESETS, default_sites, numbered, preset_sites
 from keras_svd_adapters.site import Site, find_sites
 from keras_svd_adapters.tree import tree
 from keras_svd_adapters.warning import warn
@@ -21,7 +20,11 @@ Targets = Pattern | Iterable[Pattern] | Mapping[Any, Any] | None
 
 
 def choose(
-    model: keras.layers.Layer, targets: Targets = None, exclude: Targets = None
+    model: keras.layers.Layer,
+    targets: Targets = None,
+    exclude: Targets = None,
+    layers: Iterable[int] | None = None,
+    last: int | None = None,
 ) -> list[Site]:
     """The sites of a model that `targets` names and `exclude` does not.
 
@@ -32,8 +35,13 @@ def choose(
             an exact layer name or path, a glob with `*` or `?`, a compiled
             regular expression searched in the path, a callable on a `Site`, or
             a list of these. A glob or a regular expression never means an
-            embedding.
+            embedding. Where no layer has such a name, `"attention"` and
+            `"mlp"` mean these parts of the blocks, and `"all"` every kernel
+            but the output head.
         exclude: Likewise, what to leave out.
+        layers: Numbers of the outermost repeated blocks, from 0; what lies
+            outside of such is not touched by it.
+        last: How many of these blocks, from the end.
 
     Returns:
         A list of `Site`.
@@ -46,16 +54,20 @@ def choose(
     if not sites:
         raise ValueError(_nothing_to_adapt(model))
     chosen = (
-        default_sites(model, sites) if targets is None else _matching(sites, targets, "targets")
+        default_sites(model, sites)
+        if targets is None
+        else _matching(model, sites, targets, "targets")
     )
     if exclude is not None:
-        left_out = {site.key for site in _matching(sites, exclude, "exclude")}
-        chosen = [site for site in chosen if site.key not in left_out]
+        left_out = _matching(model, sites, exclude, "exclude")
+        chosen = [site for site in chosen if site not in left_out]
+    if layers is not None or last is not None:
+        chosen = _in_blocks(sites, chosen, layers, last)
     if not chosen:
         raise ValueError(
             "No layer is left to adapt: name one in `targets`, or take a pattern out of "
             f"`exclude`. The model has\n{tree(sites)}\n"
-            f"Received: targets={targets!r}, exclude={exclude!r}"
+            f"Received: targets={targets!r}, exclude={exclude!r}, layers={layers!r}, last={last!r}"
         )
     blocked = [(site, why) for site in chosen if (why := site.obstacle())]
     if blocked and targets is not None:
@@ -92,17 +104,27 @@ def _nothing_to_adapt(model: keras.layers.Layer) -> str:
     )
 
 
-def _matching(sites: list[Site], patterns: Targets, argument: str) -> list[Site]:
+def _matching(
+    model: keras.layers.Layer, sites: list[Site], patterns: Targets, argument: str
+) -> list[Site]:
     listed = (
         [patterns] if isinstance(patterns, (str, re.Pattern)) or callable(patterns) else patterns
     )
     found: set[str] = set()
     for pattern in listed:  # type: ignore[union-attr]
-        hits = {site.key for site in sites if matches(site, pattern)}
+        hits = {site.key for site in meant_by(pattern, model, sites)}
         if not hits:
             raise ValueError(_no_match(sites, pattern, argument))
         found |= hits
     return [site for site in sites if site.key in found]
+
+
+def meant_by(pattern: Pattern, model: keras.layers.Layer, sites: list[Site]) -> list[Site]:
+    """Those of all sites of a model that one pattern means."""
+    found = [site for site in sites if matches(site, pattern)]
+    if not found and isinstance(pattern, str) and pattern in PRESETS:
+        return preset_sites(pattern, model, sites)
+    return found
 
 
 def matches(site: Site, pattern: Pattern) -> bool:
@@ -127,8 +149,35 @@ def _suffixes(path: str) -> Iterable[str]:
     return ("/".join(parts[i:]) for i in range(len(parts)))
 
 
+def _in_blocks(
+    sites: list[Site], chosen: list[Site], layers: Iterable[int] | None, last: int | None
+) -> list[Site]:
+    """Those that lie in some of the repeated blocks, or in none."""
+    numbers = numbered(sites)
+    received = f"Received: layers={layers!r}, last={last!r}"
+    if layers is not None and last is not None:
+        raise ValueError(f"Give `layers` or `last`, not both. {received}")
+    most = max((count for _, count in numbers.values()), default=0)
+    if last is not None:
+        if not isinstance(last, int) or not 0 < last <= most:
+            raise ValueError(f"`last` is a number of blocks, of {most} at most. {received}")
+        return [s for s in chosen if s.key not in numbers or _from_end(numbers[s.key]) <= last]
+    wanted = [] if layers is None or isinstance(layers, int) else list(layers)
+    if not wanted or not all(isinstance(each, int) and 0 <= each < most for each in wanted):
+        raise ValueError(
+            f"`layers` holds numbers of the {most} repeated blocks, from 0, such as "
+            f"`range({most // 2}, {most})`. {received}"
+        )
+    return [s for s in chosen if s.key not in numbers or numbers[s.key][0] in wanted]
+
+
+def _from_end(place: tuple[int, int]) -> int:
+    number, count = place
+    return count - number
+
+
 def _no_match(sites: list[Site], pattern: Any, argument: str) -> str:
-    names = sorted({site.name for site in sites} | {site.path for site in sites})
+    names = sorted({site.name for site in sites} | {site.path for site in sites} | set(PRESETS))
     near = difflib.get_close_matches(str(pattern), names, n=3, cutoff=0.4)
     tables = any(site.host.looks_up for site in sites)
     rule = "An embedding is named by its exact name. " if tables else ""
@@ -137,33 +186,3 @@ def _no_match(sites: list[Site], pattern: Any, argument: str) -> str:
         f"`{argument}` matches no layer that can be adapted. {hint}{rule}The model has\n"
         f"{tree(sites)}\nReceived: {argument}={pattern!r}"
     )
-
-
-def default_sites(model: keras.layers.Layer, sites: list[Site]) -> list[Site]:
-    """Every site inside repeated blocks, else every site but the output head."""
-    sites = [site for site in sites if not site.host.looks_up]
-    if sites and sites[0].layer is model:
-        return sites
-    blocks = {id(block) for block in _blocks(sites)}
-    inside = [site for site in sites if any(id(layer) in blocks for layer in site.chain)]
-    if inside or not sites:
-        return inside
-    head = _head(model, sites)
-    return [site for site in sites if site is not head]
-
-
-def _blocks(sites: list[Site]) -> list[keras.layers.Layer]:
-    """Layers that hold kernels and have a sibling of the same class that does, too."""
-    parents = {
-        id(child): (id(parent), child)
-        for site in sites
-        for parent, child in zip(site.chain[:-2], site.chain[1:-1], strict=False)
-    }
-    families = Counter((parent, type(child)) for parent, child in parents.values())
-    return [child for parent, child in parents.values() if families[parent, type(child)] > 1]
-
-
-def _head(model: keras.layers.Layer, sites: list[Site]) -> Site:
-    """The kernel whose layer makes the output; the last one where that is not known."""
-    makers = {id(layer) for layer in output_layers(model)}
-    return next((site for site in sites if id(site.layer) in makers), sites[-1])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from typing import Any
 
 from keras_svd_adapters.site import Site
 
@@ -20,14 +21,19 @@ def alike(paths: Iterable[str]) -> dict[str, list[int]]:
     return {path: places for path, _, places in _grouped((path, "") for path in paths)}
 
 
+def alike_rows(items: Iterable[tuple[str, Any]]) -> list[tuple[str, Any]]:
+    """Paths with their numbers collapsed where what is told of them is the same."""
+    return [(path, what) for path, what, _ in _grouped(items)]
+
+
 def _what(site: Site) -> str:
     return f"{site.kind} ({', '.join(str(size) for size in site.shape)})"
 
 
-def _grouped(items: Iterable[tuple[str, str]]) -> list[tuple[str, str, list[int]]]:
+def _grouped(items: Iterable[tuple[str, Any]]) -> list[tuple[str, Any, list[int]]]:
     """Paths that differ by numbers alone, and what they are, which is the same; their places."""
-    places: dict[tuple[str, str], list[int]] = {}
-    numbers: dict[tuple[str, str], list[tuple[str, ...]]] = {}
+    places: dict[tuple[str, Any], list[int]] = {}
+    numbers: dict[tuple[str, Any], list[tuple[str, ...]]] = {}
     for place, (path, what) in enumerate(items):
         key = re.sub(r"\d+", "#", path), what
         places.setdefault(key, []).append(place)

@@ -105,3 +105,124 @@ def test_subclassed_models_and_containers():
         paths(model)
     model(keras.ops.ones((2, 4)))
     assert len(paths(model, targets="*")) == 3
+
+
+@pytest.mark.parametrize("family", models.FAMILIES)
+def test_words_for_parts_of_the_blocks(family):
+    backbone, _ = models.FAMILIES[family]()
+    attention, mlp = paths(backbone, targets="attention"), paths(backbone, targets="mlp")
+    assert sorted(attention + mlp) == sorted(paths(backbone))
+    assert len(attention) == 8
+    assert not any(re.search("feedforward|ffw|mlp", path) for path in attention)
+    assert paths(backbone, targets="mlp", exclude="attention") == mlp
+    assert set(paths(backbone, targets=["attention", "mlp"])) == set(attention + mlp)
+
+
+def test_all_is_every_kernel_but_the_head():
+    model, _, _ = models.classifier()
+    every = {site.path for site in ksa.targets(model).known if not site.host.looks_up}
+    assert every - set(paths(model, targets="all")) == {"head"}
+
+
+def test_a_layer_of_that_name_comes_first():
+    model = keras.Sequential(
+        [
+            keras.Input((4,)),
+            keras.layers.Dense(4, name="mlp"),
+            keras.layers.Dense(4),
+            keras.layers.Dense(2),
+        ]
+    )
+    assert paths(model, targets="mlp") == ["mlp"]
+    with pytest.raises(ValueError, match="matches no layer.*(.|\n)*Received: targets='attention'"):
+        paths(model, targets="attention")
+
+
+def deep(count=12):
+    @keras.saving.register_keras_serializable("tests")
+    class Block(keras.layers.Layer):
+        def __init__(self):
+            super().__init__()
+            self.attention_dense, self.dense = keras.layers.Dense(4), keras.layers.Dense(4)
+
+        def call(self, x):
+            return self.dense(self.attention_dense(x))
+
+    @keras.saving.register_keras_serializable("tests")
+    class Deep(keras.Model):
+        def __init__(self):
+            super().__init__()
+            for i in range(count):
+                setattr(self, f"block_{i}", Block())
+                getattr(self, f"block_{i}").name = f"block_{i}"
+            self.head = keras.layers.Dense(2, name="head")
+
+        def call(self, x):
+            for i in range(count):
+                x = getattr(self, f"block_{i}")(x)
+            return self.head(x)
+
+    model = Deep()
+    model(keras.ops.ones((2, 4)))
+    return model
+
+
+@pytest.mark.parametrize(
+    ("how", "blocks"),
+    [({"last": 2}, {10, 11}), ({"layers": range(1, 3)}, {1, 2}), ({"layers": [11, 0]}, {0, 11})],
+)
+def test_some_of_the_blocks(how, blocks):
+    model = deep()
+    found = paths(model, **how)
+    assert {int(path.split("/")[0].removeprefix("block_")) for path in found} == blocks
+    assert len(found) == 2 * len(blocks)
+    assert len(paths(model, targets=["head", "*dense*"], **how)) == 2 * len(blocks) + 1
+
+
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        ({"last": 0}, "of 2 at most. Received: layers=None, last=0"),
+        ({"last": 3}, "of 2 at most"),
+        ({"last": "one"}, "of 2 at most"),
+        ({"last": 1, "layers": [0]}, "`layers` or `last`, not both"),
+        ({"layers": [2]}, "numbers of the 2 repeated blocks"),
+        ({"layers": [-1]}, "numbers of the 2 repeated blocks"),
+        ({"layers": []}, "numbers of the 2 repeated blocks"),
+        ({"layers": 1}, "numbers of the 2 repeated blocks"),
+        ({"targets": "pooled_dense", "exclude": "pooled_dense", "last": 1}, "No layer is left"),
+    ],
+)
+def test_blocks_that_are_not_there(how, message):
+    backbone, _ = models.bert()
+    with pytest.raises(ValueError, match=message):
+        ksa.enable(backbone, ksa.SVF(), **how)
+    assert not ksa.status(backbone).adapters
+
+
+def test_a_method_for_each_part():
+    backbone, _ = models.bert()
+    rules = {"attention": ksa.SVF(), "mlp": ksa.SVFT("banded", d=1), "*query": ksa.LoRA()}
+    found = {str(site.method): 0 for site in ksa.plan(backbone, targets=rules).sites}
+    for site in ksa.plan(backbone, targets=rules).sites:
+        found[str(site.method)] += 1
+    assert found == {"SVF()": 8, "SVFT(pattern='banded', d=1)": 4}
+    backbone.enable_adapter(None, targets=rules, last=1)
+    kernels = [(row[1], int(row[3])) for row in ksa.status(backbone).adapters]
+    assert sum(count for method, count in kernels if method == "SVF()") == 4
+    assert sum(count for _, count in kernels) == 6
+
+
+def test_what_is_meant_is_shown():
+    backbone, _ = models.bert()
+    shown = ksa.targets(backbone, "attention", exclude="key", last=1)
+    assert [site.path for site in shown.sites] == paths(
+        backbone, targets="attention", exclude="key", last=1
+    )
+    assert shown.values == 3 * 256
+    text = str(shown)
+    assert re.search(r"\*  transformer_layer_1/self_attention_layer/query +EinsumDense", text)
+    assert "transformer_layer_{0..1}/self_attention_layer/key" in text
+    assert "* 3 of 15 kernels are meant, 768 values" in text
+    assert "- `token_embedding` cannot be adapted: its table also makes the logits" in text
+    assert not ksa.status(backbone).adapters

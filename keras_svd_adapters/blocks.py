@@ -1,0 +1,97 @@
+"""The structure of a model: its repeated blocks, what in them is attention, its output head."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable
+
+import keras
+
+from keras_svd_adapters.keras_internals import output_layers
+from keras_svd_adapters.site import Site
+
+PRESETS = ("attention", "mlp", "all")
+ATTENTION = re.compile("attention|attn|mha|qkv", re.IGNORECASE)
+
+
+def default_sites(model: keras.layers.Layer, sites: list[Site]) -> list[Site]:
+    """Every kernel inside repeated blocks, else every one but the output head."""
+    return _inside(sites) or all_but_head(model, sites)
+
+
+def preset_sites(preset: str, model: keras.layers.Layer, sites: list[Site]) -> list[Site]:
+    """The kernels that a word means, whatever the model calls them."""
+    if preset == "all":
+        return all_but_head(model, sites)
+    found = default_sites(model, sites)
+    return [site for site in found if is_attention(site) == (preset == "attention")]
+
+
+def is_attention(site: Site) -> bool:
+    """Whether a kernel belongs to an attention layer, by the layers between it and the model."""
+    chain = site.chain[1:] or site.chain
+    return any(ATTENTION.search(f"{type(layer).__name__} {layer.name}") for layer in chain)
+
+
+def all_but_head(model: keras.layers.Layer, sites: list[Site]) -> list[Site]:
+    """Every kernel but that of the output head; of a layer alone, its own."""
+    sites = [site for site in sites if not site.host.looks_up]
+    if not sites or sites[0].layer is model:
+        return sites
+    makers = {id(layer) for layer in output_layers(model)}
+    ends = [site for site in sites if id(site.layer) in makers]
+    if ends or _inside(sites):
+        return [site for site in sites if site not in ends]
+    return sites[:-1]
+
+
+def numbered(sites: Iterable[Site]) -> dict[str, tuple[int, int]]:
+    """For each kernel inside repeated blocks, the number of its outermost block, and of how many.
+
+    Args:
+        sites: All kernels of a model.
+
+    Returns:
+        A dict from the key of a site to `(number, count)`.
+    """
+    sites = sorted(sites, key=lambda site: _natural(site.key))
+    families = _families(sites)
+    found = {}
+    for site in sites:
+        outermost = next((layer for layer in site.chain if id(layer) in families), None)
+        if outermost is not None:
+            family = families[id(outermost)]
+            found[site.key] = family.index(id(outermost)), len(family)
+    return found
+
+
+def _inside(sites: list[Site]) -> list[Site]:
+    """The kernels inside repeated blocks."""
+    families = _families(sites)
+    return [
+        site
+        for site in sites
+        if not site.host.looks_up and any(id(layer) in families for layer in site.chain)
+    ]
+
+
+def _families(sites: Iterable[Site]) -> dict[int, list[int]]:
+    """Layers that hold kernels and have a sibling of their class that does, too; with these."""
+    parents = {
+        id(child): (id(parent), type(child))
+        for site in sites
+        if not site.host.looks_up
+        for parent, child in zip(site.chain[:-2], site.chain[1:-1])
+    }
+    sizes = Counter(parents.values())
+    families: dict[tuple[int, type], list[int]] = {}
+    for child, family in parents.items():
+        if sizes[family] > 1:
+            families.setdefault(family, []).append(child)
+    return {child: family for family in families.values() for child in family}
+
+
+def _natural(key: str) -> list[str | int]:
+    """So that block 10 comes after block 9."""
+    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", key)]

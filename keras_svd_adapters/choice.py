@@ -1,0 +1,92 @@
+"""What `targets` means on a model, shown before anything is touched."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from math import prod
+
+import keras
+
+from keras_svd_adapters.blocks import is_attention, numbered
+from keras_svd_adapters.site import Site, find_sites
+from keras_svd_adapters.table import Shown, Table
+from keras_svd_adapters.targets import Targets, choose
+from keras_svd_adapters.tree import alike_rows
+
+
+@dataclass(frozen=True, repr=False)
+class Choice(Shown):
+    """Every kernel of a model that can be named, and which of them are meant.
+
+    Printing it shows a table, in which paths that differ by numbers are one.
+
+    Args:
+        sites: The kernels that are meant.
+        known: All kernels of the model.
+    """
+
+    sites: tuple[Site, ...]
+    known: tuple[Site, ...]
+
+    @property
+    def values(self) -> int:
+        """Number of values of the kernels that are meant."""
+        return sum(prod(site.shape) for site in self.sites)
+
+    def as_table(self) -> Table:
+        head = ("", "kernel", "layer", "shape", "part")
+        notes = (
+            f"* {len(self.sites)} of {len(self.known)} kernels are meant, {self.values:,} values"
+        )
+        obstacles = ((site.path, site.obstacle()) for site in self.known)
+        for path, why in alike_rows(each for each in obstacles if each[1]):
+            notes += f"\n- `{path}` cannot be adapted: {why}"
+        return Table(head, _rows(self.known, {site.key for site in self.sites}), notes)
+
+
+def targets(
+    model: keras.layers.Layer,
+    targets: Targets = None,
+    exclude: Targets = None,
+    layers: Iterable[int] | None = None,
+    last: int | None = None,
+) -> Choice:
+    """Shows which kernels of a model some targets mean, and touches nothing.
+
+    Args:
+        model: A built Keras model.
+        targets: As in `enable`.
+        exclude: As in `enable`.
+        layers: As in `enable`.
+        last: As in `enable`.
+
+    Returns:
+        A `Choice`; print it.
+
+    Raises:
+        ValueError: If a pattern matches nothing, or a layer that cannot be
+            adapted.
+
+    Example:
+
+    >>> import keras, keras_svd_adapters as ksa
+    >>> model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(6), keras.layers.Dense(2)])
+    >>> len(ksa.targets(model, "all").sites)
+    1
+    """
+    chosen = choose(model, targets, exclude, layers, last)
+    return Choice(tuple(chosen), tuple(find_sites(model)))
+
+
+def _rows(sites: Sequence[Site], meant: set[str]) -> list[tuple[str, ...]]:
+    inside = numbered(sites)
+    items = [(site.path, _what(site, site.key in meant, site.key in inside)) for site in sites]
+    return [(what[0], path, *what[1:]) for path, what in alike_rows(items)]
+
+
+def _what(site: Site, meant: bool, inside: bool) -> tuple[str, ...]:
+    part = "attention" if is_attention(site) else "mlp"
+    part = "embedding" if site.host.looks_up else part if inside else ""
+    mark = "*" if meant else "-" if site.obstacle() else ""
+    return mark, site.kind, str(site.shape), part
