@@ -16,8 +16,12 @@ ATTENTION = re.compile("attention|attn|mha|qkv", re.IGNORECASE)
 
 
 def default_sites(model: keras.layers.Layer, sites: list[Site]) -> list[Site]:
-    """Every kernel inside repeated blocks, else every one but the output head."""
-    return _inside(sites) or all_but_head(model, sites)
+    """The kernels inside repeated blocks, else every one but the output head.
+
+    Where there are kernels that multiply vectors, convolutions are left out.
+    """
+    found = _inside(sites) or all_but_head(model, sites)
+    return [site for site in found if site.host.linear] or found
 
 
 def preset_sites(preset: str, model: keras.layers.Layer, sites: list[Site]) -> list[Site]:

@@ -61,11 +61,18 @@ class AdaptedLayer:
     adapters are child layers named `adapter_<name>`, of which at most one is
     active. A subclass that names the layer classes it `adapts` is found by
     `kind_of`, and its kernels become sites.
+
+    Class attributes: `kernel_name`, the attribute that holds the kernel;
+    `looks_up`, whether the input holds indices; `lays_out`, whether it holds
+    rows of `m` values, which a method may change; `linear`, whether kernels of
+    this kind are adapted where no target is named.
     """
 
     adapts: ClassVar[tuple[type, ...]] = ()
     kernel_name: ClassVar[str] = "kernel"
     looks_up: ClassVar[bool] = False
+    lays_out: ClassVar[bool] = True
+    linear: ClassVar[bool] = True
     kinds: ClassVar[list[type[AdaptedLayer]]] = []
 
     carried_adapters: tuple[str, ...] = ()

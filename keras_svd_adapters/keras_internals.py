@@ -14,6 +14,7 @@ fails where Keras moves one of them.
   before, and Keras on torch fails where nothing is left to decay.
 - `_compile_config`: the only trace of a call of `compile`, after which nothing traced before holds.
 - `_learning_rate`: the schedule behind `learning_rate`, which gives its first value alone.
+- `_get_call_context`: convolutions take no `training`, and the dropout of an adapter must know.
 - `in_symbolic_scope`: Keras calls layers before their weights are loaded, for their shapes.
 - `uninitialized_variables`: a model built for its shapes must not be filled with values later.
 - `_flatten_layers`, `_keras_history`: which models hold a layer, which layer makes an output.
@@ -90,6 +91,11 @@ def _keep_skipset(obj_type: str) -> None:
 def only_shapes_matter() -> bool:
     """Whether Keras is working out shapes, without values."""
     return bool(in_symbolic_scope())
+
+
+def is_training(layer: keras.layers.Layer) -> bool:
+    """Whether a layer that takes no `training` argument is called to be trained."""
+    return bool(layer._get_call_context().get_value("training"))
 
 
 @contextmanager

@@ -42,6 +42,15 @@ class KernelView:
         return cls(tuple(shape), (0,), (1,), (-1,), (-1,))
 
     @classmethod
+    def from_convolution(cls, shape: Shape) -> KernelView:
+        """View of a convolution's kernel, whose last axis is that of its outputs.
+
+        Its rows are those of the patches of an input, which are not laid out: inputs and
+        outputs are not regrouped by this view.
+        """
+        return cls(tuple(shape), tuple(range(len(shape) - 1)), (len(shape) - 1,), (), (-1,))
+
+    @classmethod
     def from_equation(cls, equation: str, shape: Shape) -> KernelView:
         """View of the kernel of an `EinsumDense` layer.
 

@@ -26,7 +26,7 @@ class AdaptedDense(keras.layers.Layer):
     """Base class of `LoRADense`, `SVFTDense` and the like: owns a layer and adapts it.
 
     Args:
-        base_layer: A built `Dense` or `EinsumDense`.
+        base_layer: A built `Dense`, `EinsumDense` or convolution.
         method: A `Method`.
     """
 
@@ -51,7 +51,7 @@ class AdaptedDense(keras.layers.Layer):
         self.built = True
 
     def call(self, inputs: Any, training: bool | None = None) -> Any:
-        return self.base_layer(inputs, training=training)
+        return self.base_layer(inputs)  # which learns of `training` by itself
 
     def compute_output_shape(self, input_shape: Any) -> Any:
         return self.base_layer.compute_output_shape(input_shape)
@@ -102,7 +102,8 @@ def _only_site(layer: keras.layers.Layer) -> Site:
             else "pass such a layer"
         )
         raise ValueError(
-            f"`base_layer` must be a built Dense or EinsumDense: {hint}. Received: {layer!r}"
+            f"`base_layer` must be a built Dense, EinsumDense or convolution: {hint}. "
+            f"Received: {layer!r}"
         )
     if why := site.obstacle():
         raise ValueError(f"`{site.path}` cannot be adapted: {why}. Received: {layer!r}")

@@ -9,6 +9,7 @@ import keras
 import numpy as np
 
 from keras_svd_adapters.adapter import Adapter, name_scopes
+from keras_svd_adapters.convolution import AdaptedConvolution
 from keras_svd_adapters.embedding import AdaptedEmbedding
 from keras_svd_adapters.host import PREFIX, AdaptedLayer, adapters_of, base_kernel, kind_of
 from keras_svd_adapters.keras_internals import walk
@@ -17,7 +18,7 @@ from keras_svd_adapters.methods.method import Method
 from keras_svd_adapters.projection import AdaptedProjection
 from keras_svd_adapters.shared import SharedArrays
 
-KINDS = (AdaptedProjection, AdaptedEmbedding)
+KINDS = (AdaptedProjection, AdaptedConvolution, AdaptedEmbedding)
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,7 +64,8 @@ class Site:
         """The formulation of a method for this kernel, with singular values `s`."""
         if self.host.looks_up:
             return str(method.lookup_form)
-        return method.form(self.view.m, self.view.n, s)
+        choose = method.form if self.host.lays_out else method.patch_form
+        return choose(self.view.m, self.view.n, s)
 
     def check(self, method: Method) -> None:
         """Raises `ValueError` where a method cannot adapt this kernel."""

@@ -31,7 +31,8 @@ def choose(
     Args:
         model: A built Keras model or layer.
         targets: `None` for every Dense and EinsumDense inside the repeated
-            blocks (in a model without such, every one but the output head); or
+            blocks (in a model without such, every one but the output head; in
+            one of convolutions, these); or
             an exact layer name or path, a glob with `*` or `?`, a compiled
             regular expression searched in the path, a callable on a `Site`, or
             a list of these. A glob or a regular expression never means an
@@ -99,8 +100,8 @@ def _nothing_to_adapt(model: keras.layers.Layer) -> str:
             f"`model.build(input_shape)`, first. Received: {model!r}"
         )
     return (
-        "The model has no built Dense or EinsumDense layer, which are the kernels that can be "
-        f"adapted. Received: {model!r}"
+        "The model has no built Dense, EinsumDense or convolution, which are the kernels that can "
+        f"be adapted. Received: {model!r}"
     )
 
 

@@ -159,7 +159,7 @@ def test_interrupted_half_way(monkeypatch):
 def test_unbuilt_layers():
     with pytest.raises(ValueError, match=r"build it first.*Received"):
         ksa.SVFDense(keras.layers.Dense(3))
-    with pytest.raises(ValueError, match="built Dense or EinsumDense.*Received"):
+    with pytest.raises(ValueError, match="built Dense, EinsumDense or conv.*Received"):
         ksa.LoRADense(keras.layers.Dropout(0.1))
     with pytest.raises(ValueError, match="not built.*Received"):
         ksa.enable(keras.Sequential([keras.layers.Dense(3), keras.layers.Dense(2)]), ksa.SVF())

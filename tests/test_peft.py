@@ -154,3 +154,43 @@ def test_lora_starts_as_in_peft():
     assert np.abs(there).max() <= 1 / np.sqrt(M)
     assert np.abs(start["lora_a"]).max() <= 1 / np.sqrt(M)
     assert not np.any(module.lora_B["default"].weight.detach().numpy())
+
+
+@pytest.mark.parametrize("name", ["lora", "rslora", "dora"])
+def test_a_convolution(name):
+    method, config = CASES[name][0], copy.deepcopy(CASES[name][1])
+    config.target_modules = ["0"]
+    torch.manual_seed(0)
+    base = torch.nn.Sequential(torch.nn.Conv2d(4, 10, 3, stride=2))
+    layer = keras.layers.Conv2D(10, 3, strides=2)
+    layer.build((None, 9, 7, 4))
+    layer.kernel.assign(base[0].weight.detach().numpy().transpose(2, 3, 1, 0))
+    layer.bias.assign(base[0].bias.detach().numpy())
+    layer = getattr(ksa, f"{type(method).__name__}Dense")(layer, **method.get_config())
+    model = peft.get_peft_model(base, config)
+    module = model.base_model.model[0]
+    parameters = dict(module.named_parameters())
+    rng = np.random.default_rng(8)
+    for weight in layer.trainable_weights:
+        parameter = parameters[TRAINED[weight.name]]
+        with torch.no_grad():
+            parameter += 0.1 * torch.tensor(rng.normal(size=parameter.shape), dtype=torch.float32)
+        weight.assign(of_patches(weight.name, parameter.detach().numpy()))
+
+    x = batch((2, 9, 7, 4))
+    y = model(torch.tensor(x.transpose(0, 3, 1, 2)))
+    close(numpy(layer(x)), y.detach().numpy().transpose(0, 2, 3, 1))
+    g = batch((2, 4, 3, 10), seed=4)
+    (y * torch.tensor(g.transpose(0, 3, 1, 2))).sum().backward()
+    for weight, gradient in zip(layer.trainable_weights, gradients(layer, x, g), strict=True):
+        close(gradient, of_patches(weight.name, parameters[TRAINED[weight.name]].grad.numpy()))
+    merged = model.merge_and_unload()[0].weight.detach().numpy().transpose(2, 3, 1, 0)
+    close(numpy(layer.merged_kernel()), merged)
+
+
+def of_patches(name, value):
+    """PEFT's arrays of a convolution as those of the kernel as a matrix."""
+    if name == "magnitude":
+        return value.ravel()
+    value = value.transpose(2, 3, 1, 0)
+    return value.reshape(-1, value.shape[-1])

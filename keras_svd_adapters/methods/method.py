@@ -149,6 +149,10 @@ class Method:
         """The formulation for an `(m, n)` kernel with singular values `s`."""
         return "additive"
 
+    def patch_form(self, m: int, n: int, s: np.ndarray | None = None) -> str:
+        """As `form`, where only `base` and `base.times` may read `x`: the patches of an image."""
+        return self.form(m, n, s)
+
     def arrays(self, m: int, n: int, form: str) -> dict[str, Array]:
         """The arrays of one adapted kernel, trained ones first."""
         raise NotImplementedError

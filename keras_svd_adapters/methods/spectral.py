@@ -15,6 +15,7 @@ tokens enough, each makes `K' - K`, or K' if factored, once a step: `x (K + U C 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from math import inf
 from types import SimpleNamespace
@@ -26,6 +27,7 @@ from keras.ops import matmul, transpose
 
 from keras_svd_adapters.methods.method import SVD, Array, Base, Dropout, Kernel, Method
 
+Times = Callable[[Any, Any], Any]
 FORMULATIONS = ("auto", "factored")
 
 
@@ -55,6 +57,10 @@ class Spectral(Method):
         if self.one_sided_is_safe(m, n, s):
             return "input" if m <= n else "output"
         return "two_sided"
+
+    def patch_form(self, m: int, n: int, s: np.ndarray | None = None) -> str:
+        form = self.form(m, n, s)
+        return "two_sided" if form == "input" else form
 
     def core(self, k: int) -> dict[str, Array]:
         """The arrays that make up C."""
@@ -88,22 +94,24 @@ class Spectral(Method):
         """`h C`, scaled as `form` wants it: `(..., k)` to `(..., k)`."""
         raise NotImplementedError
 
-    def project(self, x: Any, basis: Any, c: SimpleNamespace, form: str) -> Any:
+    def project(
+        self, x: Any, basis: Any, c: SimpleNamespace, form: str, times: Times = matmul
+    ) -> Any:
         """`(x basis) C`: `(..., m)` to `(..., k)`."""
-        return self.mix(matmul(x, basis), c, form)
+        return self.mix(times(x, basis), c, form)
 
     def apply(self, x: Any, base: Base, c: SimpleNamespace, form: str, dropout: Dropout) -> Any:
         if is_float32(x) and base.tokens > break_even(*base.shape, form):
             change = self.change(base.matrix, c, form)
-            return matmul(x, change) if form == "factored" else base(x, change)
+            return base.times(x, change) if form == "factored" else base(x, change)
         if form == "input":
             return base(x + matmul(self.project(x, c.U, c, form), transpose(c.U)))
         if form == "output":
             y = base(x)
             return y + matmul(self.project(y, transpose(c.Vt), c, form), c.Vt)
         if form == "factored":
-            return matmul(self.project(x, c.U, c, form), c.Vt)
-        return base(x) + matmul(self.project(x, c.U, c, form), c.Vt)
+            return matmul(self.project(x, c.U, c, form, base.times), c.Vt)
+        return base(x) + matmul(self.project(x, c.U, c, form, base.times), c.Vt)
 
     def delta(self, K: Any, v: SimpleNamespace, form: str) -> Any:
         form = "two_sided" if form == "factored" else form

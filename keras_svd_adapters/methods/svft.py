@@ -25,7 +25,7 @@ from keras_svd_adapters.methods.sparse import (
     scattered_product,
     top_pairs,
 )
-from keras_svd_adapters.methods.spectral import Spectral
+from keras_svd_adapters.methods.spectral import Spectral, Times
 
 PATTERNS = ("plain", "banded", "random", "top_k")
 SMALLEST_TO_MEDIAN, SMALLEST_TO_LARGEST = 0.05, 1e-3
@@ -191,8 +191,10 @@ class SVFT(Spectral):
             return h * c.s + self.product(h, c)
         return self.product(h, c)
 
-    def project(self, x: Any, basis: Any, c: SimpleNamespace, form: str) -> Any:
+    def project(
+        self, x: Any, basis: Any, c: SimpleNamespace, form: str, times: Times = matmul
+    ) -> Any:
         tokens, rows = x.shape[0], basis.shape[0]
         if self.scattered and (type(tokens) is not int or tokens > rows):
-            return matmul(x, self.mix(basis, c, form))
-        return super().project(x, basis, c, form)
+            return times(x, self.mix(basis, c, form))
+        return super().project(x, basis, c, form, times)

@@ -1,0 +1,94 @@
+"""Conv1D, Conv2D and Conv3D while they carry adapters."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import keras
+from keras import ops
+
+from keras_svd_adapters.host import AdaptedLayer, Operation, base_kernel, count_tokens
+from keras_svd_adapters.keras_internals import is_training
+from keras_svd_adapters.kernel import KernelView
+
+
+class AdaptedConvolution(AdaptedLayer):
+    """Mixin for layers that slide a kernel over their input.
+
+    The kernel is an `(h w c, n)` matrix, and a row of `x` a patch of the image. Patches
+    are not laid out: `x A` is a convolution with A in the shape of a kernel.
+    """
+
+    # Conv2D and Conv3D have their `call` from the class below them.
+    adapts: ClassVar[tuple[type, ...]] = (keras.layers.Conv2D.__base__, keras.layers.Conv1D)
+    lays_out: ClassVar[bool] = False
+    linear: ClassVar[bool] = False
+
+    @staticmethod
+    def view(layer: keras.layers.Layer) -> KernelView:
+        return KernelView.from_convolution(tuple(base_kernel(layer).shape))
+
+    @staticmethod
+    def obstacle(layer: keras.layers.Layer) -> str | None:
+        if layer.groups > 1:
+            return f"it has a kernel for each of its {layer.groups} groups of channels"
+        if layer.kernel_constraint is not None:
+            return "its kernel has a constraint, which an adapter would not obey"
+        return None
+
+    @property
+    def kernel(self) -> Any:
+        """The effective kernel."""
+        return self.effective(super().kernel)  # type: ignore[misc]
+
+    def call(self, inputs: Any) -> Any:
+        if self.rests:
+            with self.base():
+                return super().call(inputs)  # type: ignore[misc]
+        view = self.adapter().view
+        positions = self.compute_output_shape(inputs.shape)  # type: ignore[attr-defined]
+        tokens = count_tokens(positions) // view.n
+        operation = Operation(self._product, self._times, (view.m, view.n), tokens, self._matrix)
+        y = self.adapter().adapt(inputs, operation, is_training(self))
+        if self.use_bias:  # type: ignore[attr-defined]
+            y = ops.add(y, self.bias)  # type: ignore[attr-defined]
+        if self._channels_first:
+            y = ops.moveaxis(y, -1, 1)
+        return y if self.activation is None else self.activation(y)  # type: ignore[attr-defined]
+
+    @property
+    def _channels_first(self) -> bool:
+        return bool(self.data_format == "channels_first")  # type: ignore[attr-defined]
+
+    def _matrix(self) -> Any:
+        kernel = ops.convert_to_tensor(self.base_kernel, dtype=self.compute_dtype)  # type: ignore[attr-defined]
+        return self.adapter().view.to_matrix(kernel)
+
+    def _product(self, x: Any, delta: Any = None) -> Any:
+        kernel = self.base_kernel
+        if delta is not None:
+            kernel = ops.add(kernel, self.adapter().view.from_matrix(delta))
+        return self._convolve(x, kernel)
+
+    def _times(self, x: Any, matrix: Any) -> Any:
+        return self._convolve(x, ops.reshape(matrix, (*self.adapter().view.shape[:-1], -1)))
+
+    def _convolve(self, x: Any, kernel: Any) -> Any:
+        """The convolution of the layer with a kernel; channels last."""
+        padding = self.padding  # type: ignore[attr-defined]
+        if padding == "causal":
+            before = self.dilation_rate[0] * (kernel.shape[0] - 1)  # type: ignore[attr-defined]
+            time = (before, 0)
+            x = ops.pad(
+                x, ((0, 0), (0, 0), time) if self._channels_first else ((0, 0), time, (0, 0))
+            )
+            padding = "valid"
+        y = ops.conv(
+            x,
+            kernel,
+            strides=list(self.strides),  # type: ignore[attr-defined]
+            padding=padding,
+            dilation_rate=self.dilation_rate,  # type: ignore[attr-defined]
+            data_format=self.data_format,  # type: ignore[attr-defined]
+        )
+        return ops.moveaxis(y, 1, -1) if self._channels_first else y
