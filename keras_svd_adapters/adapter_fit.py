@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import os
-import warnings
 from typing import Any
 
 import keras
@@ -25,6 +24,7 @@ from keras_svd_adapters.shared import Shapes, covering_shapes
 from keras_svd_adapters.sharing import Shared, Values, same_values, share
 from keras_svd_adapters.site import Site, find_sites
 from keras_svd_adapters.values import to_numpy
+from keras_svd_adapters.warning import warn
 from keras_svd_adapters.weights import check_weights, own_weights
 
 Path = str | os.PathLike[str]
@@ -108,7 +108,7 @@ def _summary(problems: list[str], contents: Contents) -> str:
 
 
 def _warn_of(what: str, filepath: Path) -> None:
-    warnings.warn(f"{what}. Received: {str(filepath)!r}", stacklevel=4)
+    warn(f"{what}. Received: {str(filepath)!r}")
 
 
 def _method(told: dict[str, Any], filepath: Path) -> Method:

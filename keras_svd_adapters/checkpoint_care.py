@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import warnings
 import zipfile
 from collections.abc import Iterator
 from functools import wraps
@@ -23,6 +22,7 @@ from keras_svd_adapters.host import PREFIX, adapters_of
 from keras_svd_adapters.keras_internals import walk
 from keras_svd_adapters.root import make_root, roots
 from keras_svd_adapters.site import adapted_sites
+from keras_svd_adapters.warning import warn
 
 
 def care_for_checkpoints() -> None:
@@ -78,12 +78,11 @@ def tell_of_adapters_left_out(model: keras.Model, filepath: Any) -> None:
     there = {key for key, _ in walk(model)}
     if left_out := sorted(found - there):
         names = sorted({key.rpartition("/")[2].removeprefix(PREFIX) for key in left_out})
-        warnings.warn(
+        warn(
             f"The file holds adapters {names} of {len(left_out)} layers, which this model does "
             "not have: those were left out. Type "
             "`keras_svd_adapters.enable(model, method, name=...)` as when it was saved, before "
-            f"`load_weights`. Received: {str(filepath)!r}, {left_out[0]}",
-            stacklevel=3,
+            f"`load_weights`. Received: {str(filepath)!r}, {left_out[0]}"
         )
 
 

@@ -16,6 +16,7 @@ from keras_svd_adapters.enable import (
     undone_on_failure,
 )
 from keras_svd_adapters.host import adapters_of
+from keras_svd_adapters.keras_internals import searching_once
 from keras_svd_adapters.methods.lora import LoRA
 from keras_svd_adapters.methods.method import Method
 from keras_svd_adapters.sharing import Shared
@@ -27,6 +28,7 @@ from keras_svd_adapters.weights import own_weights, trained_with
 Factors = tuple[np.ndarray, np.ndarray]
 
 
+@searching_once()
 def to_lora(model: keras.layers.Layer, name: str | None = None, into: str = "lora") -> Status:
     """Adds a LoRA adapter that computes what another adapter does, exactly.
 

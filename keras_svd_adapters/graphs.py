@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -20,6 +19,7 @@ from keras_svd_adapters.keras_internals import (
     searching_once,
 )
 from keras_svd_adapters.site import Site, adapted_sites
+from keras_svd_adapters.warning import warn
 
 TRAINED = ("train_function", "test_function")
 INFERRED = ("predict_function", "generate_function")
@@ -43,11 +43,10 @@ def forget_graphs(model: keras.layers.Layer, new_trainables: bool = True) -> Non
         optimizer = getattr(around, "optimizer", None)
         if new_trainables and optimizer is not None and optimizer.built:
             around.optimizer = fresh_optimizer(optimizer)
-            warnings.warn(
+            warn(
                 f"The optimizer of `{around.name}` was built for other variables; it was replaced "
                 "by a fresh copy with the same settings, `model.optimizer`. Call "
-                "`model.compile(...)` to choose another.",
-                stacklevel=4,
+                "`model.compile(...)` to choose another."
             )
 
 

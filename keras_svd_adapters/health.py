@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +12,7 @@ from keras import ops
 from keras_svd_adapters.host import adapters_of
 from keras_svd_adapters.site import adapted_sites
 from keras_svd_adapters.table import Shown, Table
+from keras_svd_adapters.warning import warn
 
 SHOWN = 3
 
@@ -108,18 +108,16 @@ class AdapterHealth(Shown, keras.callbacks.Callback):
         if self._updates() <= 1 and (not self._updates() or len(still) < len(found)):
             still = []  # at the first update, the gradient of what is multiplied by 0 is 0
         if broken:
-            warnings.warn(
+            warn(
                 f"{when}, {len(broken)} of {len(found)} arrays of adapters hold NaN or infinity: "
                 "lower the learning rate, or give the optimizer a `global_clipnorm`. "
-                f"Received: {_listed(broken)}",
-                stacklevel=2,
+                f"Received: {_listed(broken)}"
             )
         if still:
-            warnings.warn(
+            warn(
                 f"{when}, {len(still)} of {len(found)} arrays of adapters have not moved at all: "
                 "raise the learning rate, and see that the loss depends on these layers. "
-                f"Received: {_listed(still)}",
-                stacklevel=2,
+                f"Received: {_listed(still)}"
             )
 
     def _values(self) -> dict[tuple[str, str], np.ndarray]:

@@ -12,7 +12,12 @@ from keras import ops
 
 from keras_svd_adapters.adapter import Adapter
 from keras_svd_adapters.host import activate, adapters_of, base_kernel, carry_again, detach
-from keras_svd_adapters.keras_internals import all_layers, direct_weights, models_around
+from keras_svd_adapters.keras_internals import (
+    all_layers,
+    direct_weights,
+    models_around,
+    searching_once,
+)
 from keras_svd_adapters.merge_report import MergedKernel, MergeReport, measure, output_change
 from keras_svd_adapters.site import Site, adapted_sites
 from keras_svd_adapters.switching import require_adapter, restore_plain, settle
@@ -38,6 +43,7 @@ class Record:
     trained: list[tuple[keras.Variable, str]]
 
 
+@searching_once()
 def merge(
     model: keras.layers.Layer,
     tolerance: float | None = None,
@@ -100,6 +106,7 @@ def merge(
     return report
 
 
+@searching_once()
 def unmerge(model: keras.layers.Layer) -> None:
     """Takes the last `merge` back: the kernels' own bits, and the adapter beside them.
 

@@ -6,7 +6,6 @@ loop, a task made before or after its backbone was adapted. So it is wrapped, on
 
 from __future__ import annotations
 
-import warnings
 from functools import wraps
 from typing import Any
 
@@ -14,6 +13,7 @@ import keras
 
 from keras_svd_adapters.keras_internals import exclude_from_weight_decay, peak_learning_rate
 from keras_svd_adapters.methods.method import Method
+from keras_svd_adapters.warning import warn
 
 TOO_SLOW = 20
 
@@ -46,7 +46,7 @@ def warn_if_slow(optimizer: Any, variables: list[keras.Variable]) -> None:
     rate = peak_learning_rate(optimizer) if methods else 0.0
     for method in methods:
         if rate < method.recommended_learning_rate / TOO_SLOW:
-            warnings.warn(_advice(method, rate), stacklevel=4)
+            warn(_advice(method, rate))
 
 
 def _advice(method: Method, rate: float) -> str:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
@@ -32,6 +31,7 @@ from keras_svd_adapters.keras_internals import (
 from keras_svd_adapters.root import AdaptedModel
 from keras_svd_adapters.site import adapted_sites, adapter_names
 from keras_svd_adapters.switching import finish, require_values, settle
+from keras_svd_adapters.warning import warn
 from keras_svd_adapters.weights import own_weights, trained_with
 
 INDEX, FOLDER, FORMAT_VERSION = "adapters.json", "adapters", 1
@@ -174,11 +174,10 @@ def _find_holder(model: Any, kind: str, name: str, preset: Any) -> Any:
         return getattr(model, "backbone", model)
     if kind == type(model).__name__:
         return model
-    warnings.warn(
+    warn(
         f"The preset's adapter {name!r} belongs to a {kind} as a whole and was left out: this is "
         f"its base. `{kind}.from_preset` loads it. "
-        f"Received: {type(model).__name__}.from_preset({str(preset)!r})",
-        stacklevel=4,
+        f"Received: {type(model).__name__}.from_preset({str(preset)!r})"
     )
     return None
 

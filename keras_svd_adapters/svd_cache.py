@@ -11,7 +11,6 @@ from __future__ import annotations
 import hashlib
 import os
 import time
-import warnings
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +23,7 @@ from safetensors.numpy import save as serialize
 from keras_svd_adapters.atomic import written_at_once
 from keras_svd_adapters.methods.method import SVD
 from keras_svd_adapters.svd import Decomposition, Triplets
+from keras_svd_adapters.warning import warn
 
 VARIABLE = "KERAS_SVD_ADAPTERS_CACHE"
 ALGORITHM = 1  # another number for other results
@@ -120,10 +120,9 @@ def load(K: np.ndarray, path: Path) -> SVD | None:
     except FileNotFoundError:
         return None
     except Exception as error:  # whatever a damaged file brings about
-        warnings.warn(
+        warn(
             f"An entry of the cache of decompositions is damaged ({error}); its kernel is "
-            f"decomposed again. Received: {str(path)!r}",
-            stacklevel=2,
+            f"decomposed again. Received: {str(path)!r}"
         )
         return None
 
@@ -138,10 +137,9 @@ def save(found: SVD, path: Path) -> None:
             temporary.write_bytes(serialize(arrays, {"sha256": _digest(arrays)}))
         _evict(path)
     except OSError as error:
-        warnings.warn(
+        warn(
             f"The decompositions are not kept ({error}). Give another folder as `cache_dir=`, or "
-            f"`cache=False`. Received: {str(path.parent)!r}",
-            stacklevel=2,
+            f"`cache=False`. Received: {str(path.parent)!r}"
         )
 
 

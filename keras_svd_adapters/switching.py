@@ -33,6 +33,7 @@ def finish(model: keras.layers.Layer, name: str, extra: list[keras.Variable]) ->
     settle(model)
 
 
+@searching_once()
 def settle(model: keras.layers.Layer) -> None:
     """Makes what trains, what saves and what is compiled agree with the adapters there are."""
     sites = adapted_sites(model)
@@ -47,6 +48,7 @@ def settle(model: keras.layers.Layer) -> None:
     forget_graphs(model)
 
 
+@searching_once()
 def restore_plain(model: keras.layers.Layer) -> None:
     """Makes a model without adapters, and those around it, ordinary ones again."""
     release(model)
@@ -56,6 +58,7 @@ def restore_plain(model: keras.layers.Layer) -> None:
     forget_graphs(model)
 
 
+@searching_once()
 def delete_adapter(model: keras.layers.Layer, name: str) -> None:
     """Takes an adapter off a model; after the last one, it is an ordinary model again.
 
@@ -79,6 +82,7 @@ def delete_adapter(model: keras.layers.Layer, name: str) -> None:
     settle(model) if adapted_sites(model) else restore_plain(model)
 
 
+@searching_once()
 def set_adapter(model: keras.layers.Layer, name: str | list[str] | None) -> None:
     """Switches to another adapter, or with `None` to the plain model.
 
@@ -110,13 +114,12 @@ def set_adapter(model: keras.layers.Layer, name: str | list[str] | None) -> None
                 "One adapter of a layer can be active at a time. "
                 f"Received: name={name!r}, both on `{site.path}`"
             )
-    with searching_once():
-        aside = set_graphs_aside(model)
-        with active_as_before_on_failure(model):
-            for site, found in zip(sites, chosen, strict=True):
-                activate(site.layer, found[0] if found else None)
-            settle(model)
-        take_graphs_up(aside)
+    aside = set_graphs_aside(model)
+    with active_as_before_on_failure(model):
+        for site, found in zip(sites, chosen, strict=True):
+            activate(site.layer, found[0] if found else None)
+        settle(model)
+    take_graphs_up(aside)
 
 
 @contextmanager
