@@ -226,3 +226,21 @@ def test_what_is_meant_is_shown():
     assert "* 3 of 15 kernels are meant, 768 values" in text
     assert "- `token_embedding` cannot be adapted: its table also makes the logits" in text
     assert not ksa.status(backbone).adapters
+
+
+@pytest.mark.parametrize(
+    "attention",
+    [
+        lambda: keras.layers.MultiHeadAttention(2, 4, name="mha"),
+        lambda: keras.layers.GroupQueryAttention(4, 4, 2, name="gqa"),
+    ],
+)
+def test_the_attention_of_keras(attention):
+    inputs = keras.Input((3, 8))
+    x = attention()(inputs, inputs)
+    model = keras.Model(inputs, keras.layers.Dense(2, name="head")(x))
+    y = model(keras.ops.ones((1, 3, 8)))
+    assert len(paths(model, targets="attention")) == 4
+    ksa.enable(model, ksa.SVFT("banded", d=1), targets="attention")
+    assert (models.output(model(keras.ops.ones((1, 3, 8)))) == models.output(y)).all()
+    assert len(model.trainable_weights) == 4

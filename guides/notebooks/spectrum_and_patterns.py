@@ -110,3 +110,32 @@ for axis, (kind, layers) in zip(np.ravel(axes), moved.items(), strict=True):
     axis.set_title(kind, fontsize=9)
 figure.supxlabel("singular value, from large to small")
 figure.supylabel("its change")
+
+# %% [markdown]
+# ## What LoRA makes of them
+#
+# `coefficients` looks at any adapter in these terms: it writes the change of a kernel as `M` between the
+# singular vectors. SVFT plain has a diagonal M, by its nature; a low-rank change has entries everywhere.
+
+# %%
+lora = ksa.LoRA(rank=8)
+other = lesson.with_head(lesson.encoder())
+ksa.enable(other, lora, train="head", verbose=0)
+other.compile(
+    optimizer=keras.optimizers.Adam(lora.recommended_learning_rate),
+    loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+    metrics=["accuracy"],
+)
+history = other.fit(*sets["train"], batch_size=32, validation_data=sets["test"], verbose=2)
+ksa.coefficients(model, verbose=0)
+
+# %%
+changed = ksa.coefficients(other, verbose=0)
+changed
+
+# %% [markdown]
+# A row for each layer name, the layers from left to right; large singular values are at the top and at the
+# left of each square, and dark is a large coefficient.
+
+# %%
+changed.plot()
