@@ -6,6 +6,7 @@ python docs/execute.py guides/notebooks/quickstart.py guides/quickstart.ipynb
 from __future__ import annotations
 
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -37,4 +38,6 @@ def quiet(notebook: Any) -> Any:
 
 
 if __name__ == "__main__":
+    start = time.perf_counter()
     execute(Path(sys.argv[1]), Path(sys.argv[2]))
+    print(f"{sys.argv[2]}: {time.perf_counter() - start:.0f} s")

@@ -16,7 +16,7 @@ def test_notebook(source, monkeypatch, tmp_path):
     monkeypatch.setenv("SMALL", "1")
     monkeypatch.syspath_prepend(ROOT / "examples")
     monkeypatch.chdir(tmp_path)
-    for name in ("lesson", "classifier", "data"):
+    for name in ("lesson", "classifier", "data", "comparison"):
         monkeypatch.delitem(sys.modules, name, raising=False)
     exec(compile(source.read_text(), str(source), "exec"), vars(ModuleType("notebook")))
     assert sys.modules["lesson"].SMALL

@@ -101,5 +101,5 @@ print(f"largest difference of the predictions: {difference.max():.1e}")
 ksa.merge(fresh)
 
 # %% [markdown]
-# Next: [which method, at which rate](methods.md), [singular values and SVFT's
+# Next: [which method, at which rate](choosing_a_method.ipynb), [singular values and SVFT's
 # patterns](spectrum_and_patterns.ipynb), [many adapters on one base](many_adapters.ipynb).

@@ -109,7 +109,7 @@ for axis, (kind, layers) in zip(np.ravel(axes), moved.items(), strict=True):
         axis.plot(values, linewidth=0.7, color=str(0.7 * depth / max(len(layers) - 1, 1)))
     axis.set_title(kind, fontsize=9)
 figure.supxlabel("singular value, from large to small")
-figure.supylabel("its change")
+_ = figure.supylabel("its change")
 
 # %% [markdown]
 # ## What LoRA makes of them
