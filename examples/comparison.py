@@ -1,0 +1,268 @@
+"""Compares the methods on movie sentences: each at its own best rate, with three seeds.
+
+`make comparison` runs what is missing in `guides/comparison.json`; without that file all, in an
+hour or two on 2 cores. A method's rate is the one of a few that does best on validation sentences:
+all with one seed, where a best rate at the end of the few brings a further one; then with three
+seeds the best, and the second if it is as good to a standard error.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import mean, median, stdev
+from typing import Any
+
+os.environ.setdefault("KERAS_BACKEND", "jax")
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", ".cache/jax")
+
+import classifier
+import data
+import keras
+import numpy as np
+
+import keras_svd_adapters as ksa
+from keras_svd_adapters.table import Shown, Table
+
+RESULTS = Path(__file__).resolve().parent.parent / "guides" / "comparison.json"
+TRAIN, VALIDATION, TEST = 2048, 1000, 2000
+EPOCHS, BATCH, SEEDS, MOST_RATES = 2, 32, (0, 1, 2), 7
+ERROR = (0.8 * 0.2 / VALIDATION) ** 0.5  # of an accuracy of 0.8
+ROUNDS = 15
+REFERENCE = "Keras enable_lora(8)"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What is compared: a method of ours, or a function that readies the model otherwise."""
+
+    method: Any
+    rates: tuple[float, ...]
+
+
+def frozen(backbone: keras.Model) -> None:
+    backbone.trainable = False
+
+
+def keras_lora(rank: int) -> Any:
+    return lambda backbone: backbone.enable_lora(rank)
+
+
+ENTRIES = {
+    REFERENCE: Entry(keras_lora(8), (1e-3, 3e-3, 1e-2)),
+    "SVFT(pattern='banded', d=2)": Entry(ksa.SVFT("banded", d=2), (3e-3, 1e-2, 3e-2)),
+    "SVFT(pattern='random', d=2)": Entry(ksa.SVFT("random", d=2), (3e-3, 1e-2, 3e-2)),
+    "SVFT(pattern='plain')": Entry(ksa.SVFT(), (1e-2, 3e-2, 1e-1)),
+    "SVF()": Entry(ksa.SVF(), (1e-2, 3e-2, 1e-1)),
+    "LoRA(rank=2)": Entry(ksa.LoRA(2), (1e-3, 3e-3, 1e-2)),
+    "head only": Entry(frozen, (3e-3, 1e-2, 3e-2)),
+    "DoRA(rank=1)": Entry(ksa.DoRA(1), (1e-3, 3e-3, 1e-2)),
+    "PiSSA(rank=2)": Entry(ksa.PiSSA(2), (3e-4, 1e-3, 3e-3)),
+    "MiLoRA(rank=2)": Entry(ksa.MiLoRA(2), (1e-3, 3e-3, 1e-2)),
+    "LoRAXS(rank=44)": Entry(ksa.LoRAXS(44), (1e-3, 3e-3, 1e-2)),
+    "VeRA(rank=256)": Entry(ksa.VeRA(256), (1e-2, 3e-2, 1e-1)),
+}
+
+
+def build(directory: Path, entry: Entry) -> keras.Model:
+    """MiniLM with a fresh head and what is compared."""
+    model, backbone = classifier.build(directory)
+    if isinstance(entry.method, ksa.Method):
+        ksa.enable(model, entry.method, train="head", verbose=0)
+    else:
+        entry.method(backbone)
+    return model
+
+
+def compiled(model: keras.Model, rate: float) -> keras.Model:
+    model.compile(
+        optimizer=keras.optimizers.Adam(rate),
+        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        metrics=["accuracy"],
+    )
+    return model
+
+
+def run(directory: Path, sets: dict, name: str, rate: float, seed: int) -> dict[str, Any]:
+    """Trains once; the accuracies are those of the last epoch."""
+    keras.utils.set_random_seed(seed)
+    entry = ENTRIES[name]
+    model = compiled(build(directory, entry), rate)
+    model.fit(*sets["train"], batch_size=BATCH, epochs=EPOCHS, verbose=0)
+    result: dict[str, Any] = {"name": name, "rate": rate, "seed": seed}
+    for part in ("validation", "test"):
+        result[part] = model.evaluate(*sets[part], batch_size=100, verbose=0)[1]
+    result["values"] = sum(int(np.prod(w.shape)) for w in model.trainable_weights)
+    if isinstance(entry.method, ksa.Method):
+        file = RESULTS.parent / ".comparison.keras"
+        ksa.save_adapter(model, file)
+        result["bytes"] = file.stat().st_size
+        file.unlink()
+    return result
+
+
+def next_rate(runs: list[dict], rates: tuple[float, ...]) -> float | None:
+    """The rate to try next with the first seed; `None` when the best one has neighbours."""
+    done = {run["rate"]: run["validation"] for run in runs if run["seed"] == SEEDS[0]}
+    for rate in rates:
+        if rate not in done:
+            return rate
+    if len(done) >= MOST_RATES:
+        return None
+    best = max(done, key=done.get)
+    tried = sorted(done)
+    if best == tried[0]:
+        return rounded(tried[0] / 3)
+    return rounded(tried[-1] * 3) if best == tried[-1] else None
+
+
+def rounded(rate: float) -> float:
+    """Rates go by 1 and 3."""
+    return min(
+        (1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0),
+        key=lambda r: abs(np.log(r / rate)),
+    )
+
+
+def best_rates(runs: list[dict]) -> list[float]:
+    """The rate that did best on validation sentences with the first seed, and a second as good."""
+    first = sorted((r for r in runs if r["seed"] == SEEDS[0]), key=lambda r: -r["validation"])
+    return [r["rate"] for r in first[:2] if first[0]["validation"] - r["validation"] < ERROR]
+
+
+def best_rate(runs: list[dict]) -> float:
+    """Of these, the one that did best on validation sentences over all seeds."""
+
+    def validated(rate: float) -> float:
+        return mean(run["validation"] for run in runs if run["rate"] == rate)
+
+    return max(best_rates(runs), key=validated)
+
+
+def next_run(runs: list[dict], rates: tuple[float, ...]) -> tuple[float, int] | None:
+    """What a method lacks: a rate, then seeds at the best."""
+    rate = next_rate(runs, rates)
+    if rate is not None:
+        return rate, SEEDS[0]
+    done = {(run["rate"], run["seed"]) for run in runs}
+    wanted = [(rate, seed) for rate in best_rates(runs) for seed in SEEDS]
+    return next((each for each in wanted if each not in done), None)
+
+
+def complete(directory: Path, sets: dict, results: dict[str, Any]) -> None:
+    """Runs what is missing, and writes after each run."""
+    for name, entry in ENTRIES.items():
+        while True:
+            runs = [run for run in results["runs"] if run["name"] == name]
+            wanted = next_run(runs, entry.rates)
+            if wanted is None:
+                break
+            start = time.perf_counter()
+            results["runs"].append(run(directory, sets, name, *wanted))
+            RESULTS.write_text(json.dumps(results, indent=1) + "\n")
+            print(results["runs"][-1], f"{time.perf_counter() - start:.0f} s", flush=True)
+            keras.backend.clear_session()
+
+
+def step_times(directory: Path, sets: dict) -> dict[str, float]:
+    """Median seconds of a training step, the methods taking turns."""
+    models = {name: compiled(build(directory, e), e.rates[0]) for name, e in ENTRIES.items()}
+    inputs, labels = sets["train"]
+    batch = {name: value[:BATCH] for name, value in inputs.items()}, labels[:BATCH]
+    seconds: dict[str, list[float]] = {name: [] for name in models}
+    for turn in range(ROUNDS + 2):
+        for name, model in models.items():
+            start = time.perf_counter()
+            model.train_on_batch(*batch)
+            if turn >= 2:
+                seconds[name].append(time.perf_counter() - start)
+    return {name: median(times) for name, times in seconds.items()}
+
+
+class Comparison(Shown):
+    """The results: a row for each method, in a terminal or a notebook."""
+
+    def __init__(self, results: dict[str, Any]):
+        self.results = results
+
+    def runs(self, name: str) -> list[dict]:
+        """All runs of a method."""
+        return [run for run in self.results["runs"] if run["name"] == name]
+
+    def accuracies(self, name: str) -> list[float]:
+        """On test sentences at the chosen rate, one for each seed."""
+        rate = best_rate(self.runs(name))
+        return [run["test"] for run in self.runs(name) if run["rate"] == rate]
+
+    def validated(self, name: str) -> dict[float, float]:
+        """Accuracies on validation sentences by rate, with the first seed."""
+        runs = [run for run in self.runs(name) if run["seed"] == SEEDS[0]]
+        return dict(sorted((run["rate"], run["validation"]) for run in runs))
+
+    def values(self, name: str) -> int:
+        """How many values train, the 770 of the head among them."""
+        return self.runs(name)[0]["values"]
+
+    def as_table(self) -> Table:
+        return Table(HEADS, [self._row(name) for name in ENTRIES])
+
+    def markdown(self) -> str:
+        """The table as a page has it."""
+        lines = [HEADS, ("---",) * len(HEADS), *self.as_table().rows]
+        return "\n".join(f"| {' | '.join(line)} |".replace("|  |", "| |") for line in lines)
+
+    def _row(self, name: str) -> tuple[str, ...]:
+        tests, first = self.accuracies(name), self.runs(name)[0]
+        return (
+            name,
+            f"{best_rate(self.runs(name)):g}",
+            f"{mean(tests):.3f} ± {stdev(tests):.3f}",
+            f"{first['values']:,}",
+            f"{first['bytes'] / 1e3:,.0f} kB" if "bytes" in first else "",
+            f"{self.results['step'][name] / self.results['step'][REFERENCE]:.2f}",
+        )
+
+
+HEADS = ("method", "rate", "accuracy", "trained values", "file", "step / Keras's")
+
+
+def load() -> Comparison:
+    """What `make comparison` found."""
+    return Comparison(json.loads(RESULTS.read_text()))
+
+
+def split(directory: Path) -> dict[str, tuple]:
+    """Token ids and labels for training, for choosing the rate, and for the table."""
+    texts, labels = data.movie_sentences()
+    ends = np.cumsum((0, TRAIN, VALIDATION, TEST))
+    tokens = classifier.tokenize(directory, texts[: ends[-1]])
+    parts = {}
+    for name, start, end in zip(("train", "validation", "test"), ends, ends[1:]):
+        rows = {key: value[start:end] for key, value in tokens.items()}
+        parts[name] = rows, labels[start:end]
+    return parts
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--times", action="store_true", help="measure only the steps, again")
+    arguments = parser.parse_args()
+    results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {"runs": [], "step": {}}
+    directory = data.minilm_directory()
+    sets = split(directory)
+    if not arguments.times:
+        complete(directory, sets, results)
+    if arguments.times or set(results["step"]) != set(ENTRIES):
+        results["step"] = step_times(directory, sets)
+        RESULTS.write_text(json.dumps(results, indent=1) + "\n")
+    print(Comparison(results))
+    print(Comparison(results).markdown())
+
+
+if __name__ == "__main__":
+    main()
