@@ -4,7 +4,7 @@ BIN := .venv/bin
 BACKENDS := jax tensorflow torch
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
-.PHONY: demo demo-all demo-gemma comparison bench test $(BACKENDS:%=test-%) coverage $(BACKENDS:%=coverage-%) fuzz lint docs notebooks clean
+.PHONY: demo demo-all demo-gemma comparison bench test $(BACKENDS:%=test-%) coverage coverage-page $(BACKENDS:%=coverage-%) fuzz lint docs notebooks clean
 
 demo: .venv/ready
 	KERAS_BACKEND=$${KERAS_BACKEND:-jax} $(BIN)/python examples/quickstart.py
@@ -35,9 +35,11 @@ $(BACKENDS:%=test-%): test-%: .venv/ready
 
 # Every backbone of KerasHub with every method: 252 rows a backend, and their page in the guides.
 coverage: $(BACKENDS:%=coverage-%)
+
+coverage-page: .venv/ready
 	KERAS_BACKEND=torch $(BIN)/python tests/coverage_page.py
 
-$(BACKENDS:%=coverage-%): coverage-%: .venv/ready
+$(BACKENDS:%=coverage-%): coverage-%: coverage-page
 	COVERAGE=1 KERAS_BACKEND=$* $(BIN)/python -m pytest --numprocesses 2 tests/test_coverage.py
 
 fuzz: .venv/ready

@@ -116,9 +116,8 @@ def next_rate(runs: list[dict], rates: tuple[float, ...]) -> float | None:
         return None
     best = max(done, key=done.get)
     tried = sorted(done)
-    if best == tried[0]:
-        return rounded(tried[0] / 3)
-    return rounded(tried[-1] * 3) if best == tried[-1] else None
+    further = {tried[0]: tried[0] / 3, tried[-1]: tried[-1] * 3}.get(best)
+    return rounded(further) if further and rounded(further) not in done else None
 
 
 def rounded(rate: float) -> float:

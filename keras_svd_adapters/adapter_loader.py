@@ -27,7 +27,6 @@ from keras_svd_adapters.enable import (
     undone_on_failure,
 )
 from keras_svd_adapters.host import activate, adapters_of
-from keras_svd_adapters.keras_internals import searching_once
 from keras_svd_adapters.methods.method import SVD, Method
 from keras_svd_adapters.progress import tell
 from keras_svd_adapters.sharing import Shared
@@ -42,7 +41,6 @@ from keras_svd_adapters.switching import (
 from keras_svd_adapters.values import as_before_on_failure
 
 
-@searching_once()
 def load_adapter(
     model: keras.layers.Layer,
     filepath: Path,

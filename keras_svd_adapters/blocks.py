@@ -18,24 +18,50 @@ ATTENTION = re.compile("attention|attn|mha|qkv", re.IGNORECASE)
 def default_sites(model: keras.layers.Layer, sites: list[Site]) -> list[Site]:
     """The kernels inside repeated blocks, else every one but the output head.
 
-    Where there are kernels that multiply vectors, convolutions are left out.
+    Convolutions are meant only where no other kernel is left.
     """
-    found = _inside(sites) or all_but_head(model, sites)
-    return [site for site in found if site.host.linear] or found
+    linear = [site for site in sites if site.host.linear]
+    for some in (linear, sites):
+        found = _inside(some) or all_but_head(model, some)
+        if found:
+            return found
+    return []
 
 
 def preset_sites(preset: str, model: keras.layers.Layer, sites: list[Site]) -> list[Site]:
     """The kernels that a word means, whatever the model calls them."""
     if preset == "all":
         return all_but_head(model, sites)
-    found = default_sites(model, sites)
-    return [site for site in found if is_attention(site) == (preset == "attention")]
+    attention = attention_keys(sites)
+    if preset == "attention":  # which is no head, also where nothing repeats
+        found = _inside(sites) or sites
+        return [site for site in found if site.key in attention and site.host.linear]
+    return [site for site in default_sites(model, sites) if site.key not in attention]
 
 
-def is_attention(site: Site) -> bool:
-    """Whether a kernel belongs to an attention layer, by the layers between it and the model."""
-    chain = site.chain[1:] or site.chain
-    return any(ATTENTION.search(f"{type(layer).__name__} {layer.name}") for layer in chain)
+def attention_keys(sites: Iterable[Site]) -> set[str]:
+    """The keys of the kernels that belong to an attention layer.
+
+    Such a layer, or the kernel, is called so. The name of a block that holds an attention layer,
+    as `ResidualAttentionBlock`, says nothing of the kernels beside that.
+    """
+    sites = list(sites)
+    blocks = {
+        id(layer)
+        for site in sites
+        for place, layer in enumerate(site.chain)
+        if any(map(_called_attention, site.chain[place + 1 : -1]))
+    } & set(_families(sites))
+    found = set()
+    for site in sites:
+        chain = site.chain[isinstance(site.chain[0], keras.Model) :]
+        if any(_called_attention(layer) and id(layer) not in blocks for layer in chain):
+            found.add(site.key)
+    return found
+
+
+def _called_attention(layer: keras.layers.Layer) -> bool:
+    return ATTENTION.search(f"{type(layer).__name__} {layer.name}") is not None
 
 
 def all_but_head(model: keras.layers.Layer, sites: list[Site]) -> list[Site]:

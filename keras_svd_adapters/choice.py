@@ -8,7 +8,7 @@ from math import prod
 
 import keras
 
-from keras_svd_adapters.blocks import is_attention, numbered
+from keras_svd_adapters.blocks import attention_keys, numbered
 from keras_svd_adapters.site import Site, find_sites
 from keras_svd_adapters.table import Shown, Table
 from keras_svd_adapters.targets import Targets, choose
@@ -80,13 +80,13 @@ def targets(
 
 
 def _rows(sites: Sequence[Site], meant: set[str]) -> list[tuple[str, ...]]:
-    inside = numbered(sites)
-    items = [(site.path, _what(site, site.key in meant, site.key in inside)) for site in sites]
+    inside, attention = numbered(sites), attention_keys(sites)
+    parts = {key: "attention" if key in attention else "mlp" for key in inside}
+    items = [(site.path, _what(site, site.key in meant, parts.get(site.key, ""))) for site in sites]
     return [(what[0], path, *what[1:]) for path, what in alike_rows(items)]
 
 
-def _what(site: Site, meant: bool, inside: bool) -> tuple[str, ...]:
-    part = "attention" if is_attention(site) else "mlp"
-    part = "embedding" if site.host.looks_up else part if inside else ""
+def _what(site: Site, meant: bool, part: str) -> tuple[str, ...]:
+    part = "embedding" if site.host.looks_up else part
     mark = "*" if meant else "-" if site.obstacle() else ""
     return mark, site.kind, str(site.shape), part

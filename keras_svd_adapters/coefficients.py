@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,7 +17,7 @@ from keras_svd_adapters.svd_service import Job, SVDService
 from keras_svd_adapters.switching import require_adapter
 from keras_svd_adapters.table import Shown, Table
 from keras_svd_adapters.targets import Targets, choose
-from keras_svd_adapters.tree import alike
+from keras_svd_adapters.tree import grouped
 from keras_svd_adapters.values import to_numpy
 
 CELLS = 32
@@ -58,10 +59,8 @@ class Coefficients(Shown):
 
     def as_table(self) -> Table:
         head = ("kernel", "shape", "change", "on the diagonal", "in the top tenth")
-        rows = [
-            _row(path, [self.kernels[place] for place in places])
-            for path, places in alike(kernel.path for kernel in self.kernels).items()
-        ]
+        groups = grouped((kernel.path, kernel.shape) for kernel in self.kernels)
+        rows = [_row(path, [self.kernels[place] for place in places]) for path, _, places in groups]
         return Table(head, rows)
 
     def plot(self) -> Any:
@@ -89,10 +88,10 @@ def coefficients(
 ) -> Coefficients:
     """Looks at what the active adapter changed, between the singular vectors of each kernel.
 
-    For SVF and SVFT these are the trained values themselves. A low-rank change
-    is brought into the same form, so that methods can be compared: does it
-    scale directions that are there (the diagonal), or mix them, and does it
-    work on the large ones or on the small?
+    For SVFT these are the trained values themselves; for SVF, `s (z - 1)` on
+    the diagonal. A low-rank change is brought into the same form, so that
+    methods can be compared: does it scale directions that are there (the
+    diagonal), or mix them, and does it work on the large ones or on the small?
 
     Args:
         model: A model with an active adapter.
@@ -106,7 +105,8 @@ def coefficients(
         A `Coefficients`; print it, or call its `plot()`.
 
     Raises:
-        ValueError: If there is no active adapter, or a pattern matches nothing.
+        ValueError: If there is no active adapter, a pattern matches nothing,
+            or values are not finite.
 
     Example:
 
@@ -122,11 +122,14 @@ def coefficients(
     sites = _active(model, targets, exclude)
     jobs = [Job(site.matrix, (site.view.m, site.view.n), None) for site in sites]
     progress = KernelProgress([site.view.m * site.view.n for site in sites], verbose)
+    found = SVDService(cache, cache_dir).each(jobs)
     kernels = []
-    with progress:
-        for site, (K, svd) in zip(sites, SVDService(cache, cache_dir).each(jobs), strict=True):
-            assert svd is not None
-            kernels.append(_look(site, K, svd))
+    with progress, closing(found):
+        for site in sites:
+            try:
+                kernels.append(_look(site, *next(found)))
+            except ValueError as error:
+                raise ValueError(f"`{site.path}`: {error}") from None
             progress.step(site.path)
     return Coefficients(tuple(kernels))
 
@@ -145,8 +148,11 @@ def _active(model: keras.layers.Layer, targets: Targets, exclude: Targets) -> li
     return sites
 
 
-def _look(site: Site, K: np.ndarray, svd: SVD) -> KernelCoefficients:
+def _look(site: Site, K: np.ndarray, svd: SVD | None) -> KernelCoefficients:
+    assert svd is not None
     change = to_numpy(site.layer.adapter().delta(base_kernel(site.layer)))
+    if not np.isfinite(change).all():
+        raise ValueError(f"its adapter is not finite. Received: {site.layer.adapter().method}")
     M = svd.U.T @ site.view.to_matrix(change) @ svd.Vt.T
     squares = M.astype("float64") ** 2
     whole = squares.sum() or 1.0

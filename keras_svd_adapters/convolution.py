@@ -8,8 +8,10 @@ import keras
 from keras import ops
 
 from keras_svd_adapters.host import AdaptedLayer, Operation, base_kernel, count_tokens
-from keras_svd_adapters.keras_internals import is_training
+from keras_svd_adapters.keras_internals import is_training, plain_class
 from keras_svd_adapters.kernel import KernelView
+
+ORDINARY: Any = keras.layers.Conv2D.__base__  # that of Conv3D as well, with the `call` of both
 
 
 class AdaptedConvolution(AdaptedLayer):
@@ -19,8 +21,7 @@ class AdaptedConvolution(AdaptedLayer):
     are not laid out: `x A` is a convolution with A in the shape of a kernel.
     """
 
-    # Conv2D and Conv3D have their `call` from the class below them.
-    adapts: ClassVar[tuple[type, ...]] = (keras.layers.Conv2D.__base__, keras.layers.Conv1D)
+    adapts: ClassVar[tuple[type, ...]] = (ORDINARY, keras.layers.Conv1D)
     lays_out: ClassVar[bool] = False
     linear: ClassVar[bool] = False
 
@@ -30,6 +31,9 @@ class AdaptedConvolution(AdaptedLayer):
 
     @staticmethod
     def obstacle(layer: keras.layers.Layer) -> str | None:
+        plain: Any = plain_class(layer, AdaptedLayer)
+        if plain.convolution_op is not ORDINARY.convolution_op:
+            return "it has a `convolution_op` of its own, which an adapter would not know"
         if layer.groups > 1:
             return f"it has a kernel for each of its {layer.groups} groups of channels"
         if layer.kernel_constraint is not None:
@@ -46,10 +50,11 @@ class AdaptedConvolution(AdaptedLayer):
             with self.base():
                 return super().call(inputs)  # type: ignore[misc]
         view = self.adapter().view
-        positions = self.compute_output_shape(inputs.shape)  # type: ignore[attr-defined]
+        known = tuple(size if type(size) is int else None for size in inputs.shape)
+        positions = self.compute_output_shape(known)  # type: ignore[attr-defined]
         tokens = count_tokens(positions) // view.n
         operation = Operation(self._product, self._times, (view.m, view.n), tokens, self._matrix)
-        y = self.adapter().adapt(inputs, operation, is_training(self))
+        y = self.adapter().adapt(inputs, operation, is_training())
         if self.use_bias:  # type: ignore[attr-defined]
             y = ops.add(y, self.bias)  # type: ignore[attr-defined]
         if self._channels_first:

@@ -15,7 +15,7 @@ import numpy as np
 
 from keras_svd_adapters.adapter import Adapter
 from keras_svd_adapters.host import PREFIX, activate, adapters_of, attach, detach
-from keras_svd_adapters.keras_internals import is_pinned, searching_once
+from keras_svd_adapters.keras_internals import is_pinned
 from keras_svd_adapters.methods.method import SVD, Method
 from keras_svd_adapters.progress import KernelProgress
 from keras_svd_adapters.sharing import Shared, share
@@ -30,7 +30,6 @@ Chosen = list[tuple[Site, Method]]
 Starter = Callable[[Site, Method, Shared, np.ndarray, SVD | None], Adapter]
 
 
-@searching_once()
 def enable(
     model: keras.layers.Layer,
     method: Method | None = None,

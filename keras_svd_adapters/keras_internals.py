@@ -14,7 +14,7 @@ fails where Keras moves one of them.
   before, and Keras on torch fails where nothing is left to decay.
 - `_compile_config`: the only trace of a call of `compile`, after which nothing traced before holds.
 - `_learning_rate`: the schedule behind `learning_rate`, which gives its first value alone.
-- `_get_call_context`: convolutions take no `training`, and the dropout of an adapter must know.
+- `current_call_ctx`: convolutions take no `training`, and the dropout of an adapter must know.
 - `in_symbolic_scope`: Keras calls layers before their weights are loaded, for their shapes.
 - `uninitialized_variables`: a model built for its shapes must not be filled with values later.
 - `_flatten_layers`, `_keras_history`: which models hold a layer, which layer makes an output.
@@ -94,9 +94,10 @@ def only_shapes_matter() -> bool:
     return bool(in_symbolic_scope())
 
 
-def is_training(layer: keras.layers.Layer) -> bool:
+def is_training() -> bool:
     """Whether a layer that takes no `training` argument is called to be trained."""
-    return bool(layer._get_call_context().get_value("training"))
+    context = global_state.get_global_attribute("current_call_ctx")
+    return bool(context is not None and context.get_value("training"))
 
 
 @contextmanager
@@ -131,7 +132,18 @@ def forget_traces(model: keras.Model) -> None:
 def output_layers(model: keras.layers.Layer) -> list[keras.layers.Layer]:
     """The layers that make a functional model's outputs; none for other models."""
     outputs = keras.tree.flatten(getattr(model, "outputs", None) or [])
-    return [output._keras_history.operation for output in outputs]
+    return [layer for output in outputs for layer in _makers(output)]
+
+
+def _makers(output: Any) -> list[Any]:
+    """The last layers with weights before an output, within nested models as well."""
+    made_by, index = output._keras_history[:2]
+    if isinstance(made_by, keras.Model) and getattr(made_by, "outputs", None):
+        return output_layers(made_by)
+    if getattr(made_by, "weights", None) or not made_by._inbound_nodes:
+        return [made_by]
+    before = made_by._inbound_nodes[index].arguments.keras_tensors
+    return [layer for tensor in before[:1] for layer in _makers(tensor)]
 
 
 def models_around(layers: list[keras.layers.Layer]) -> list[keras.Model]:
@@ -151,8 +163,8 @@ def models_around(layers: list[keras.layers.Layer]) -> list[keras.Model]:
 def _live_models() -> list[keras.Model]:
     found = _models_found.get()
     if found is None:
-        live, classes = gc.get_objects(), _with_subclasses(keras.Model)
-        found = list(compress(live, map(classes.__contains__, map(type, live))))
+        live, classes = gc.get_objects(), set(map(id, _with_subclasses(keras.Model)))
+        found = list(compress(live, map(classes.__contains__, map(id, map(type, live)))))
     return found
 
 

@@ -51,7 +51,7 @@ class AdaptedDense(keras.layers.Layer):
         self.built = True
 
     def call(self, inputs: Any, training: bool | None = None) -> Any:
-        return self.base_layer(inputs)  # which learns of `training` by itself
+        return self.base_layer(inputs, training=training)
 
     def compute_output_shape(self, input_shape: Any) -> Any:
         return self.base_layer.compute_output_shape(input_shape)
@@ -135,7 +135,7 @@ def _docstring(method: type[Method]) -> str:
     return text.replace(
         "    Args:\n",
         "    The layer owns its base layer, freezes it, and equals it at step 0.\n\n    Args:\n"
-        "        base_layer: A built `Dense` or `EinsumDense`.\n",
+        "        base_layer: A built `Dense`, `EinsumDense` or convolution.\n",
     ) + (
         "    Example:\n\n"
         "    >>> base = keras.layers.Dense(16)\n"

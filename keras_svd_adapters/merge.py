@@ -43,7 +43,6 @@ class Record:
     trained: list[tuple[keras.Variable, str]]
 
 
-@searching_once()
 def merge(
     model: keras.layers.Layer,
     tolerance: float | None = None,

@@ -6,6 +6,7 @@ import difflib
 import re
 from collections.abc import Callable, Iterable, Mapping
 from fnmatch import fnmatchcase
+from numbers import Integral
 from typing import Any
 
 import keras
@@ -71,25 +72,41 @@ def choose(
             f"Received: targets={targets!r}, exclude={exclude!r}, layers={layers!r}, last={last!r}"
         )
     blocked = [(site, why) for site in chosen if (why := site.obstacle())]
-    if blocked and targets is not None:
+    if blocked and targets is not None and not _all_words(targets, sites):
         site, why = blocked[0]
-        raise ValueError(f"`{site.path}` cannot be adapted: {why}. Received: targets={targets!r}")
+        raise ValueError(
+            f"`{site.path}` cannot be adapted: {why}. Leave it out with `exclude`. "
+            f"Received: targets={targets!r}"
+        )
     chosen = [site for site in chosen if not site.obstacle()]
     if not chosen:
         site, why = blocked[0]
-        raise ValueError(f"No kernel can be adapted: `{site.path}`: {why}. Received: targets=None")
+        raise ValueError(
+            f"No kernel can be adapted: `{site.path}`: {why}. Received: targets={targets!r}"
+        )
     if blocked:
-        _tell_of_blocked(blocked)
+        _tell_of_blocked(blocked, targets)
     return chosen
 
 
-def _tell_of_blocked(blocked: list[tuple[Site, str]]) -> None:
+def _all_words(targets: Targets, sites: list[Site]) -> bool:
+    """Whether targets are nothing but words such as `"mlp"`, which name no layer."""
+    listed = [targets] if isinstance(targets, str) else targets
+    if not isinstance(listed, (list, tuple)):
+        return False
+    return all(
+        isinstance(each, str) and each in PRESETS and not any(matches(s, each) for s in sites)
+        for each in listed
+    )
+
+
+def _tell_of_blocked(blocked: list[tuple[Site, str]], targets: Targets) -> None:
     shown = "; ".join(f"`{site.path}`: {why}" for site, why in blocked[:3])
     more = "; ..." * (len(blocked) > 3)
     warn(
-        f"{len(blocked)} of the layers that are meant without `targets` cannot be adapted: "
+        f"{len(blocked)} of the layers that are meant without a name cannot be adapted: "
         f"{shown}{more}. To go without them and without this warning, name them in `exclude`. "
-        "Received: targets=None"
+        f"Received: targets={targets!r}"
     )
 
 
@@ -159,17 +176,23 @@ def _in_blocks(
     if layers is not None and last is not None:
         raise ValueError(f"Give `layers` or `last`, not both. {received}")
     most = max((count for _, count in numbers.values()), default=0)
+    if not most:
+        raise ValueError(f"The model has no repeated blocks to choose among. {received}")
     if last is not None:
-        if not isinstance(last, int) or not 0 < last <= most:
+        if not _is_number(last) or not 0 < last <= most:
             raise ValueError(f"`last` is a number of blocks, of {most} at most. {received}")
         return [s for s in chosen if s.key not in numbers or _from_end(numbers[s.key]) <= last]
-    wanted = [] if layers is None or isinstance(layers, int) else list(layers)
-    if not wanted or not all(isinstance(each, int) and 0 <= each < most for each in wanted):
+    wanted = list(layers) if isinstance(layers, Iterable) else []
+    if not wanted or not all(_is_number(each) and 0 <= each < most for each in wanted):
         raise ValueError(
             f"`layers` holds numbers of the {most} repeated blocks, from 0, such as "
             f"`range({most // 2}, {most})`. {received}"
         )
     return [s for s in chosen if s.key not in numbers or numbers[s.key][0] in wanted]
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool)
 
 
 def _from_end(place: tuple[int, int]) -> int:

@@ -11,26 +11,26 @@ from keras_svd_adapters.site import Site
 
 def tree(sites: Iterable[Site]) -> str:
     """Paths with their numbers collapsed: `layer_{0..5}/query  EinsumDense (384, 12, 32)`."""
-    lines = [(path, what) for path, what, _ in _grouped((site.path, _what(site)) for site in sites)]
+    lines = [(path, what) for path, what, _ in grouped((site.path, _what(site)) for site in sites)]
     width = max((len(path) for path, _ in lines), default=0)
     return "\n".join(f"{path:<{width}}  {what}" for path, what in lines)
 
 
 def alike(paths: Iterable[str]) -> dict[str, list[int]]:
     """Paths with their numbers collapsed, each with the places of those that it stands for."""
-    return {path: places for path, _, places in _grouped((path, "") for path in paths)}
+    return {path: places for path, _, places in grouped((path, "") for path in paths)}
 
 
 def alike_rows(items: Iterable[tuple[str, Any]]) -> list[tuple[str, Any]]:
     """Paths with their numbers collapsed where what is told of them is the same."""
-    return [(path, what) for path, what, _ in _grouped(items)]
+    return [(path, what) for path, what, _ in grouped(items)]
 
 
 def _what(site: Site) -> str:
     return f"{site.kind} ({', '.join(str(size) for size in site.shape)})"
 
 
-def _grouped(items: Iterable[tuple[str, Any]]) -> list[tuple[str, Any, list[int]]]:
+def grouped(items: Iterable[tuple[str, Any]]) -> list[tuple[str, Any, list[int]]]:
     """Paths that differ by numbers alone, and what they are, which is the same; their places."""
     places: dict[tuple[str, Any], list[int]] = {}
     numbers: dict[tuple[str, Any], list[tuple[str, ...]]] = {}

@@ -1,5 +1,6 @@
 """What an adapter changed, between the singular vectors of the kernels."""
 
+import keras
 import models
 import numpy as np
 import pytest
@@ -54,6 +55,25 @@ def test_cells_keep_the_mean_square():
     assert cells.shape == (32, 32)
     np.testing.assert_allclose(cells[0, 1], squares[:3, 3:6].mean())
     np.testing.assert_allclose((cells * np.outer(sizes, sizes)).sum(), squares.sum())
+
+
+def test_kernels_of_other_shapes_have_rows_of_their_own():
+    layers = [keras.layers.Dense(n, name=f"dense_{n}") for n in (6, 4, 3, 2)]
+    model = keras.Sequential([keras.Input((6,)), *layers])
+    ksa.enable(model, ksa.SVF())
+    assert [row[:2] for row in ksa.coefficients(model).as_table().rows] == [
+        ("dense_6", "6 x 6"),
+        ("dense_4", "6 x 4"),
+        ("dense_3", "4 x 3"),
+    ]
+
+
+def test_values_that_are_not_finite():
+    backbone, _ = models.bert()
+    ksa.enable(backbone, ksa.SVF(), targets="query")
+    backbone.trainable_weights[1].assign(np.full(16, np.nan))
+    with pytest.raises(ValueError, match="layer_1/.*query`: its adapter is not finite. Received"):
+        ksa.coefficients(backbone)
 
 
 def test_an_adapter_that_has_not_moved():

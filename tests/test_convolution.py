@@ -83,6 +83,17 @@ def test_low_precision(method, dtype):
     after = layer(batch(shape))
     assert after.dtype == before.dtype
     np.testing.assert_array_equal(numpy(after), numpy(before))
+    exact = build_layer(build)
+    exact.kernel.assign(numpy(layer.base_kernel))
+    exact.bias.assign(numpy(layer.bias))
+    ksa.enable(exact, method)
+    for ours, theirs in zip(layer.trainable_weights, exact.trainable_weights):
+        theirs.assign(ours)
+    shake(layer, 0.3)
+    shake(exact, 0.3)
+    rough, y = numpy(layer(batch(shape))), numpy(exact(batch(shape)))
+    assert np.abs(rough - y).max() < 0.03 * np.abs(y).max()
+    assert np.abs(rough - numpy(before)).max() > 0.1 * np.abs(y).max()
 
 
 def test_channels_first():
@@ -153,6 +164,26 @@ def test_which_convolutions_are_meant():
     assert [site.path for site in ksa.plan(mixed, ksa.SVF()).sites] == ["inner"]
     alone = keras.Sequential([keras.Input((4, 4, 2)), L.Conv2D(4, 2, name="a"), L.Conv2D(2, 1)])
     assert [site.path for site in ksa.plan(alone, ksa.SVF()).sites] == ["a"]
+
+
+def test_a_convolution_of_its_own_kind_is_refused():
+    @keras.saving.register_keras_serializable("tests")
+    class Standardized(L.Conv2D):
+        def convolution_op(self, inputs, kernel):
+            return super().convolution_op(inputs, kernel - keras.ops.mean(kernel))
+
+    model = keras.Sequential([keras.Input((4, 4, 4)), Standardized(4, 2, name="own")])
+    with pytest.raises(ValueError, match="`convolution_op` of its own"):
+        ksa.enable(model, ksa.SVF(), targets="own")
+
+
+def test_blocks_of_convolutions_beside_a_dense_layer():
+    x = inputs = keras.Input((4, 4, 4))
+    for i in range(2):
+        x = keras.Sequential([L.Conv2D(4, 1, name="conv")], name=f"block_{i}")(x)
+    x = L.Dense(4, name="inner")(L.Flatten()(x))
+    model = keras.Model(inputs, L.Dense(2, name="head")(x))
+    assert [site.path for site in ksa.plan(model, ksa.SVF()).sites] == ["inner"]
 
 
 def test_groups_are_refused():

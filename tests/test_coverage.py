@@ -63,7 +63,7 @@ def test_backbone(name, method, tmp_path):
         np.testing.assert_allclose(new, old, rtol=1e-4, atol=1e-4 * max(1, np.abs(old).max()))
     gradients = dict(zip([id(v) for v in backbone.trainable_variables], gradients))
     still = [site.path for site in sites if not any(moves(site, gradients))]
-    assert all(STILL.get(name, "-") in path for path in still), still
+    assert not still or (name in STILL and all(STILL[name] in path for path in still)), still
     for variable in trained:
         gradient = gradients[id(variable)]
         assert np.isfinite(gradient).all()

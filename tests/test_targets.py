@@ -4,7 +4,9 @@ import re
 
 import keras
 import models
+import numpy as np
 import pytest
+from backbones import BACKBONES
 
 import keras_svd_adapters as ksa
 
@@ -118,10 +120,55 @@ def test_words_for_parts_of_the_blocks(family):
     assert set(paths(backbone, targets=["attention", "mlp"])) == set(attention + mlp)
 
 
-def test_all_is_every_kernel_but_the_head():
-    model, _, _ = models.classifier()
+def test_a_block_that_is_called_attention():
+    backbone, _ = BACKBONES["DebertaV3Backbone"]()
+    assert "attention" in type(backbone.layers[-1]).__name__.lower() + paths(backbone)[0]
+    mlp = paths(backbone, targets="mlp")
+    assert len(mlp) == 4
+    assert all("feedforward" in path for path in mlp)
+    assert len(paths(backbone, targets="attention")) == 8
+
+
+def test_an_attention_layer_alone():
+    layer = keras.layers.MultiHeadAttention(2, 4)
+    layer(keras.ops.ones((1, 3, 8)), keras.ops.ones((1, 3, 8)))
+    assert len(paths(layer, targets="attention")) == 4
+
+
+def classifier_that_ends_in(*after):
+    backbone, _ = models.bert()
+    x = keras.layers.Flatten()(backbone.output["sequence_output"][:, 0])
+    for layer in after:
+        x = layer(x)
+    return keras.Model(backbone.input, x)
+
+
+@pytest.mark.parametrize(
+    "after",
+    [
+        lambda: [keras.layers.Dense(3, name="head")],
+        lambda: [keras.layers.Dense(3, name="head"), keras.layers.Activation("softmax")],
+        lambda: [keras.layers.Dense(6, name="head"), keras.layers.Reshape((2, 3))],
+        lambda: [keras.Sequential([keras.layers.Dense(3, name="head"), keras.layers.Softmax()])],
+    ],
+)
+def test_all_is_every_kernel_but_the_head(after):
+    model = classifier_that_ends_in(*after())
     every = {site.path for site in ksa.targets(model).known if not site.host.looks_up}
-    assert every - set(paths(model, targets="all")) == {"head"}
+    head = every - set(paths(model, targets="all"))
+    assert [path.split("/")[-1] for path in head] == ["head"]
+
+
+def test_words_warn_of_what_they_leave_out_and_globs_refuse():
+    layers = [keras.layers.Conv2D(4, 1, name=f"conv_{i}") for i in range(2)]
+    grouped = keras.layers.Conv2D(4, 1, groups=2, name="grouped")
+    head = [keras.layers.Flatten(), keras.layers.Dense(2, name="head")]
+    model = keras.Sequential([keras.Input((2, 2, 4)), *layers, grouped, *head])
+    with pytest.warns(UserWarning, match=r"`grouped`: it has a kernel for each(.|\n)*'all'"):
+        assert paths(model, targets="all") == ["conv_0", "conv_1"]
+    with pytest.raises(ValueError, match="`grouped` cannot be adapted.*Leave it out with `excl"):
+        paths(model, targets="*")
+    assert paths(model, targets="*", exclude="grouped") == ["conv_0", "conv_1", "head"]
 
 
 def test_a_layer_of_that_name_comes_first():
@@ -169,7 +216,11 @@ def deep(count=12):
 
 @pytest.mark.parametrize(
     ("how", "blocks"),
-    [({"last": 2}, {10, 11}), ({"layers": range(1, 3)}, {1, 2}), ({"layers": [11, 0]}, {0, 11})],
+    [
+        ({"last": np.int64(2)}, {10, 11}),
+        ({"layers": range(1, 3)}, {1, 2}),
+        ({"layers": np.array([11, 0])}, {0, 11}),
+    ],
 )
 def test_some_of_the_blocks(how, blocks):
     model = deep()
@@ -190,6 +241,9 @@ def test_some_of_the_blocks(how, blocks):
         ({"layers": [-1]}, "numbers of the 2 repeated blocks"),
         ({"layers": []}, "numbers of the 2 repeated blocks"),
         ({"layers": 1}, "numbers of the 2 repeated blocks"),
+        ({"layers": 3.5}, "numbers of the 2 repeated blocks"),
+        ({"layers": [True]}, "numbers of the 2 repeated blocks"),
+        ({"last": True}, "of 2 at most"),
         ({"targets": "pooled_dense", "exclude": "pooled_dense", "last": 1}, "No layer is left"),
     ],
 )
