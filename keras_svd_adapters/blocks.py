@@ -34,8 +34,8 @@ def preset_sites(preset: str, model: keras.layers.Layer, sites: list[Site]) -> l
         return all_but_head(model, sites)
     attention = attention_keys(sites)
     if preset == "attention":  # which is no head, also where nothing repeats
-        found = _inside(sites) or sites
-        return [site for site in found if site.key in attention and site.host.linear]
+        found = [site for site in _inside(sites) or sites if site.key in attention]
+        return [site for site in found if site.host.linear] or found
     return [site for site in default_sites(model, sites) if site.key not in attention]
 
 
