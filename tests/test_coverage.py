@@ -25,6 +25,7 @@ THIRDS = {"jax": (0, 1, 2), "tensorflow": (1,), "torch": (2,)}
 NAMES = sorted(BACKBONES)
 # JAX cannot trace the inputs of these: there they are not called, but always on PyTorch.
 UNTRACED = {"Qwen3_5Backbone", "StableDiffusion3Backbone"}
+QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 
 
 def rows():
@@ -135,7 +136,7 @@ def outputs_and_gradients(backbone, x, name):
 
         if name in UNTRACED:
             return [], [np.ones(v.shape) for v in variables]
-        run = jax.jit(jax.value_and_grad(loss, has_aux=True))
+        run = jax.jit(jax.value_and_grad(loss, has_aux=True), compiler_options=QUICK)
         (_, y), found = run(*values(backbone), x)
     elif BACKEND == "tensorflow":
         import tensorflow as tf
