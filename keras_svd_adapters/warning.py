@@ -6,7 +6,6 @@ import contextlib
 import os
 import sys
 import warnings
-from importlib.util import find_spec
 from pathlib import Path
 
 PACKAGES = (__package__ or "", "keras", "keras_hub")
@@ -22,6 +21,6 @@ def warn(message: str) -> None:
 
 
 def _folders() -> list[str]:
-    """The folders of the packages that are there, each with a slash at its end."""
-    specs = [find_spec(name) for name in PACKAGES]
-    return [str(Path(spec.origin).parent) + os.sep for spec in specs if spec and spec.origin]
+    """The folders of the packages that are imported, each with a slash at its end."""
+    files = [getattr(sys.modules.get(name), "__file__", None) for name in PACKAGES]
+    return [str(Path(file).parent) + os.sep for file in files if file]
