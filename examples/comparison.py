@@ -12,7 +12,6 @@ import argparse
 import json
 import os
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, median, stdev
 from typing import Any
@@ -37,68 +36,42 @@ ROUNDS = 15
 REFERENCE = "Keras enable_lora(8)"
 
 
-@dataclass(frozen=True)
-class Entry:
-    """What is compared: a method of ours, or a function that readies the model otherwise."""
-
-    method: Any
-    rates: tuple[float, ...]
-
-
-def frozen(backbone: keras.Model) -> None:
-    backbone.trainable = False
-
-
-def keras_lora(rank: int) -> Any:
-    return lambda backbone: backbone.enable_lora(rank)
-
-
-ENTRIES = {
-    REFERENCE: Entry(keras_lora(8), (1e-3, 3e-3, 1e-2)),
-    "SVFT(pattern='banded', d=2)": Entry(ksa.SVFT("banded", d=2), (3e-3, 1e-2, 3e-2)),
-    "SVFT(pattern='random', d=2)": Entry(ksa.SVFT("random", d=2), (3e-3, 1e-2, 3e-2)),
-    "SVFT(pattern='plain')": Entry(ksa.SVFT(), (1e-2, 3e-2, 1e-1)),
-    "SVF()": Entry(ksa.SVF(), (1e-2, 3e-2, 1e-1)),
-    "LoRA(rank=2)": Entry(ksa.LoRA(2), (1e-3, 3e-3, 1e-2)),
-    "head only": Entry(frozen, (3e-3, 1e-2, 3e-2)),
-    "DoRA(rank=1)": Entry(ksa.DoRA(1), (1e-3, 3e-3, 1e-2)),
-    "PiSSA(rank=2)": Entry(ksa.PiSSA(2), (3e-4, 1e-3, 3e-3)),
-    "MiLoRA(rank=2)": Entry(ksa.MiLoRA(2), (1e-3, 3e-3, 1e-2)),
-    "LoRAXS(rank=44)": Entry(ksa.LoRAXS(44), (1e-3, 3e-3, 1e-2)),
-    "VeRA(rank=256)": Entry(ksa.VeRA(256), (1e-2, 3e-2, 1e-1)),
+# A method, and the rates to begin with.
+ENTRIES: dict[str, tuple[ksa.Method | str | None, tuple[float, ...]]] = {
+    REFERENCE: ("keras", (1e-3, 3e-3, 1e-2)),
+    "SVFT(pattern='banded', d=2)": (ksa.SVFT("banded", d=2), (3e-3, 1e-2, 3e-2)),
+    "SVFT(pattern='random', d=2)": (ksa.SVFT("random", d=2), (3e-3, 1e-2, 3e-2)),
+    "SVFT(pattern='plain')": (ksa.SVFT(), (1e-2, 3e-2, 1e-1)),
+    "SVF()": (ksa.SVF(), (1e-2, 3e-2, 1e-1)),
+    "LoRA(rank=2)": (ksa.LoRA(2), (1e-3, 3e-3, 1e-2)),
+    "head only": (None, (3e-3, 1e-2, 3e-2)),
+    "DoRA(rank=1)": (ksa.DoRA(1), (1e-3, 3e-3, 1e-2)),
+    "PiSSA(rank=2)": (ksa.PiSSA(2), (3e-4, 1e-3, 3e-3)),
+    "MiLoRA(rank=2)": (ksa.MiLoRA(2), (1e-3, 3e-3, 1e-2)),
+    "LoRAXS(rank=44)": (ksa.LoRAXS(44), (1e-3, 3e-3, 1e-2)),
+    "VeRA(rank=256)": (ksa.VeRA(256), (1e-2, 3e-2, 1e-1)),
 }
 
 
-def build(directory: Path, entry: Entry) -> keras.Model:
-    """MiniLM with a fresh head and what is compared."""
+def build(directory: Path, name: str, rate: float | None = None) -> keras.Model:
+    """MiniLM with a fresh head and what is compared, at a rate or the first of its rates."""
+    method, rates = ENTRIES[name]
     model, backbone = classifier.build(directory)
-    if isinstance(entry.method, ksa.Method):
-        ksa.enable(model, entry.method, train="head", verbose=0)
-    else:
-        entry.method(backbone)
-    return model
-
-
-def compiled(model: keras.Model, rate: float) -> keras.Model:
-    model.compile(
-        optimizer=keras.optimizers.Adam(rate),
-        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-        metrics=["accuracy"],
-    )
+    classifier.adapt(model, backbone, method)
+    classifier.compile_for(model, rate or rates[0])
     return model
 
 
 def run(directory: Path, sets: dict, name: str, rate: float, seed: int) -> dict[str, Any]:
     """Trains once; the accuracies are those of the last epoch."""
     keras.utils.set_random_seed(seed)
-    entry = ENTRIES[name]
-    model = compiled(build(directory, entry), rate)
+    model = build(directory, name, rate)
     model.fit(*sets["train"], batch_size=BATCH, epochs=EPOCHS, verbose=0)
     result: dict[str, Any] = {"name": name, "rate": rate, "seed": seed}
     for part in ("validation", "test"):
         result[part] = model.evaluate(*sets[part], batch_size=100, verbose=0)[1]
-    result["values"] = sum(int(np.prod(w.shape)) for w in model.trainable_weights)
-    if isinstance(entry.method, ksa.Method):
+    result["values"] = classifier.trained_values(model)
+    if isinstance(ENTRIES[name][0], ksa.Method):
         file = RESULTS.parent / ".comparison.keras"
         ksa.save_adapter(model, file)
         result["bytes"] = file.stat().st_size
@@ -155,10 +128,10 @@ def next_run(runs: list[dict], rates: tuple[float, ...]) -> tuple[float, int] | 
 
 def complete(directory: Path, sets: dict, results: dict[str, Any]) -> None:
     """Runs what is missing, and writes after each run."""
-    for name, entry in ENTRIES.items():
+    for name, (_, rates) in ENTRIES.items():
         while True:
             runs = [run for run in results["runs"] if run["name"] == name]
-            wanted = next_run(runs, entry.rates)
+            wanted = next_run(runs, rates)
             if wanted is None:
                 break
             start = time.perf_counter()
@@ -170,7 +143,7 @@ def complete(directory: Path, sets: dict, results: dict[str, Any]) -> None:
 
 def step_times(directory: Path, sets: dict) -> dict[str, float]:
     """Median seconds of a training step, the methods taking turns."""
-    models = {name: compiled(build(directory, e), e.rates[0]) for name, e in ENTRIES.items()}
+    models = {name: build(directory, name) for name in ENTRIES}
     inputs, labels = sets["train"]
     batch = {name: value[:BATCH] for name, value in inputs.items()}, labels[:BATCH]
     seconds: dict[str, list[float]] = {name: [] for name in models}
@@ -211,9 +184,10 @@ class Comparison(Shown):
         return Table(HEADS, [self._row(name) for name in ENTRIES])
 
     def markdown(self) -> str:
-        """The table as a page has it."""
-        lines = [HEADS, ("---",) * len(HEADS), *self.as_table().rows]
-        return "\n".join(f"| {' | '.join(line)} |".replace("|  |", "| |") for line in lines)
+        """The table as `guides/methods.md` has it."""
+        rows = [(_as_code(name), *rest) for name, *rest in self.as_table().rows]
+        lines = [f"| {' | '.join(line)} |".replace("|  |", "| |") for line in (HEADS, *rows)]
+        return "\n".join([lines[0], "|---" * len(HEADS) + "|", *lines[1:]])
 
     def _row(self, name: str) -> tuple[str, ...]:
         tests, first = self.accuracies(name), self.runs(name)[0]
@@ -227,6 +201,10 @@ class Comparison(Shown):
         )
 
 
+def _as_code(name: str) -> str:
+    return f"`{name}`".replace("'", '"') if "(" in name else name
+
+
 HEADS = ("method", "rate", "accuracy", "trained values", "file", "step / Keras's")
 
 
@@ -235,25 +213,13 @@ def load() -> Comparison:
     return Comparison(json.loads(RESULTS.read_text()))
 
 
-def split(directory: Path) -> dict[str, tuple]:
-    """Token ids and labels for training, for choosing the rate, and for the table."""
-    texts, labels = data.movie_sentences()
-    ends = np.cumsum((0, TRAIN, VALIDATION, TEST))
-    tokens = classifier.tokenize(directory, texts[: ends[-1]])
-    parts = {}
-    for name, start, end in zip(("train", "validation", "test"), ends, ends[1:]):
-        rows = {key: value[start:end] for key, value in tokens.items()}
-        parts[name] = rows, labels[start:end]
-    return parts
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--times", action="store_true", help="measure only the steps, again")
     arguments = parser.parse_args()
     results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {"runs": [], "step": {}}
     directory = data.minilm_directory()
-    sets = split(directory)
+    sets = classifier.sentences(directory, train=TRAIN, validation=VALIDATION, test=TEST)
     if not arguments.times:
         complete(directory, sets, results)
     if arguments.times or set(results["step"]) != set(ENTRIES):

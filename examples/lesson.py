@@ -51,7 +51,4 @@ def sentences(train: int, test: int) -> tuple[np.ndarray, Sets]:
         texts, labels = texts[: train + test], labels[: train + test]
         tokens = classifier.tokenize(data.minilm_directory(), texts)
 
-    def part(rows: slice) -> tuple[dict[str, np.ndarray], np.ndarray]:
-        return {name: value[rows] for name, value in tokens.items()}, labels[rows]
-
-    return texts, {"train": part(slice(train)), "test": part(slice(train, train + test))}
+    return texts, classifier.parts(tokens, labels, train=train, test=test)

@@ -60,26 +60,12 @@ class StepTimes(keras.callbacks.Callback):
         self.seconds.append(time.perf_counter() - self.start)
 
 
-def adapt(model: keras.Model, backbone: keras.Model, method: ksa.Method | str | None) -> None:
-    """Freezes the encoder and gives it the adapter of a run, if it has one."""
-    if method is None:
-        backbone.trainable = False
-    elif method == "keras":
-        backbone.enable_lora(8)
-    else:
-        ksa.enable(model, method, train="head", verbose=1)
-
-
 def fine_tune(directory: Path, method: ksa.Method | str | None, rate: float, sets: dict) -> tuple:
     """Trains the classifier with one method; returns it and the median seconds per step."""
     keras.utils.set_random_seed(0)
     model, backbone = classifier.build(directory)
-    adapt(model, backbone, method)
-    model.compile(
-        optimizer=keras.optimizers.Adam(rate),
-        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-        metrics=["accuracy"],
-    )
+    classifier.adapt(model, backbone, method, verbose=1)
+    classifier.compile_for(model, rate)
     times = StepTimes()
     model.fit(*sets["train"], batch_size=32, verbose=0, callbacks=[times])
     return model, median(times.seconds[len(times.seconds) // 4 :])
@@ -93,7 +79,7 @@ def compare(directory: Path, sets: dict, runs: dict) -> keras.Model:
         model, seconds = fine_tune(directory, method, rate, sets)
         frozen = frozen or seconds
         accuracy = model.evaluate(*sets["test"], batch_size=100, verbose=0)[1]
-        values = sum(int(np.prod(weight.shape)) for weight in model.trainable_weights)
+        values = classifier.trained_values(model)
         size = "-"
         if isinstance(method, ksa.Method):
             ksa.save_adapter(model, OUT / "adapter.keras")
@@ -111,7 +97,7 @@ def compare(directory: Path, sets: dict, runs: dict) -> keras.Model:
 
 def load_and_predict(directory: Path) -> None:
     """In a fresh process: the base model, the adapter file, and the same predictions."""
-    sets = split(directory)
+    sets = classifier.sentences(directory, train=TRAIN, test=TEST)
     model, _ = classifier.build(directory)
     ksa.load_adapter(model, OUT / "svft.keras", verbose=0)
     loaded = model.predict(sets["test"][0], batch_size=100, verbose=0)
@@ -122,17 +108,6 @@ def load_and_predict(directory: Path) -> None:
     print(f"merged:          largest difference {np.abs(merged - expected).max():.1e}")
     assert np.abs(loaded - expected).max() < 1e-4
     assert np.abs(merged - expected).max() < 1e-4
-
-
-def split(directory: Path) -> dict[str, tuple]:
-    """Token ids and labels for training and for testing."""
-    texts, labels = data.movie_sentences()
-    tokens = classifier.tokenize(directory, texts[: TRAIN + TEST])
-
-    def rows(part: slice) -> tuple:
-        return {name: value[part] for name, value in tokens.items()}, labels[part]
-
-    return {"train": rows(slice(TRAIN)), "test": rows(slice(TRAIN, TRAIN + TEST))}
 
 
 def main() -> None:
@@ -147,7 +122,7 @@ def main() -> None:
 
     start = time.perf_counter()
     print(f"Keras {keras.__version__} on {keras.backend.backend()}")
-    sets = split(directory)
+    sets = classifier.sentences(directory, train=TRAIN, test=TEST)
     model, _ = classifier.build(directory)
     print(f"\nThe plan for {SVFT}, before anything is touched:\n{ksa.plan(model, SVFT)}")
     tuned = compare(directory, sets, RUNS | MORE if arguments.all else RUNS)

@@ -12,7 +12,7 @@ from keras_svd_adapters.blocks import attention_keys, numbered
 from keras_svd_adapters.site import Site, find_sites
 from keras_svd_adapters.table import Shown, Table
 from keras_svd_adapters.targets import Targets, choose
-from keras_svd_adapters.tree import alike_rows
+from keras_svd_adapters.tree import grouped
 
 
 @dataclass(frozen=True, repr=False)
@@ -40,7 +40,7 @@ class Choice(Shown):
             f"* {len(self.sites)} of {len(self.known)} kernels are meant, {self.values:,} values"
         )
         obstacles = ((site.path, site.obstacle()) for site in self.known)
-        for path, why in alike_rows(each for each in obstacles if each[1]):
+        for path, why, _ in grouped(each for each in obstacles if each[1]):
             notes += f"\n- `{path}` cannot be adapted: {why}"
         return Table(head, _rows(self.known, {site.key for site in self.sites}), notes)
 
@@ -83,7 +83,7 @@ def _rows(sites: Sequence[Site], meant: set[str]) -> list[tuple[str, ...]]:
     inside, attention = numbered(sites), attention_keys(sites)
     parts = {key: "attention" if key in attention else "mlp" for key in inside}
     items = [(site.path, _what(site, site.key in meant, parts.get(site.key, ""))) for site in sites]
-    return [(what[0], path, *what[1:]) for path, what in alike_rows(items)]
+    return [(what[0], path, *what[1:]) for path, what, _ in grouped(items)]
 
 
 def _what(site: Site, meant: bool, part: str) -> tuple[str, ...]:

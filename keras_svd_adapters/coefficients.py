@@ -9,9 +9,9 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_svd_adapters.enable import decompositions
 from keras_svd_adapters.host import base_kernel
 from keras_svd_adapters.methods.method import SVD
-from keras_svd_adapters.progress import KernelProgress
 from keras_svd_adapters.site import Site
 from keras_svd_adapters.svd_service import Job, SVDService
 from keras_svd_adapters.switching import require_adapter
@@ -121,16 +121,8 @@ def coefficients(
     """
     sites = _active(model, targets, exclude)
     jobs = [Job(site.matrix, (site.view.m, site.view.n), None) for site in sites]
-    progress = KernelProgress([site.view.m * site.view.n for site in sites], verbose)
-    found = SVDService(cache, cache_dir).each(jobs)
-    kernels = []
-    with progress, closing(found):
-        for site in sites:
-            try:
-                kernels.append(_look(site, *next(found)))
-            except ValueError as error:
-                raise ValueError(f"`{site.path}`: {error}") from None
-            progress.step(site.path)
+    with closing(decompositions(sites, jobs, SVDService(cache, cache_dir), verbose)) as found:
+        kernels = [_look(site, *pair) for pair, site in zip(found, sites, strict=True)]
     return Coefficients(tuple(kernels))
 
 
@@ -152,7 +144,9 @@ def _look(site: Site, K: np.ndarray, svd: SVD | None) -> KernelCoefficients:
     assert svd is not None
     change = to_numpy(site.layer.adapter().delta(base_kernel(site.layer)))
     if not np.isfinite(change).all():
-        raise ValueError(f"its adapter is not finite. Received: {site.layer.adapter().method}")
+        raise ValueError(
+            f"`{site.path}`: its adapter is not finite. Received: {site.layer.adapter().method}"
+        )
     M = svd.U.T @ site.view.to_matrix(change) @ svd.Vt.T
     squares = M.astype("float64") ** 2
     whole = squares.sum() or 1.0

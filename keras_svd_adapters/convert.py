@@ -16,7 +16,7 @@ from keras_svd_adapters.enable import (
     undone_on_failure,
 )
 from keras_svd_adapters.host import adapters_of
-from keras_svd_adapters.keras_internals import searching_once
+from keras_svd_adapters.live_models import searching_once
 from keras_svd_adapters.methods.lora import LoRA
 from keras_svd_adapters.methods.method import Method
 from keras_svd_adapters.sharing import Shared

@@ -7,14 +7,20 @@ from typing import Any, ClassVar
 import keras
 from keras import ops
 
-from keras_svd_adapters.host import AdaptedLayer, Operation, base_kernel, count_tokens
+from keras_svd_adapters.host import (
+    AdaptedKernel,
+    AdaptedLayer,
+    Operation,
+    base_kernel,
+    count_tokens,
+)
 from keras_svd_adapters.keras_internals import is_training, plain_class
 from keras_svd_adapters.kernel import KernelView
 
 ORDINARY: Any = keras.layers.Conv2D.__base__  # that of Conv3D as well, with the `call` of both
 
 
-class AdaptedConvolution(AdaptedLayer):
+class AdaptedConvolution(AdaptedKernel):
     """Mixin for layers that slide a kernel over their input.
 
     The kernel is an `(h w c, n)` matrix, and a row of `x` a patch of the image. Patches
@@ -36,14 +42,7 @@ class AdaptedConvolution(AdaptedLayer):
             return "it has a `convolution_op` of its own, which an adapter would not know"
         if layer.groups > 1:
             return f"it has a kernel for each of its {layer.groups} groups of channels"
-        if layer.kernel_constraint is not None:
-            return "its kernel has a constraint, which an adapter would not obey"
-        return None
-
-    @property
-    def kernel(self) -> Any:
-        """The effective kernel."""
-        return self.effective(super().kernel)  # type: ignore[misc]
+        return AdaptedKernel.obstacle(layer)
 
     def call(self, inputs: Any) -> Any:
         if self.rests:
@@ -53,7 +52,9 @@ class AdaptedConvolution(AdaptedLayer):
         known = tuple(size if type(size) is int else None for size in inputs.shape)
         positions = self.compute_output_shape(known)  # type: ignore[attr-defined]
         tokens = count_tokens(positions) // view.n
-        operation = Operation(self._product, self._times, (view.m, view.n), tokens, self._matrix)
+        operation = Operation(
+            self._product, self._times, (view.m, view.n), tokens, self.base_matrix
+        )
         y = self.adapter().adapt(inputs, operation, is_training())
         if self.use_bias:  # type: ignore[attr-defined]
             y = ops.add(y, self.bias)  # type: ignore[attr-defined]
@@ -64,10 +65,6 @@ class AdaptedConvolution(AdaptedLayer):
     @property
     def _channels_first(self) -> bool:
         return bool(self.data_format == "channels_first")  # type: ignore[attr-defined]
-
-    def _matrix(self) -> Any:
-        kernel = ops.convert_to_tensor(self.base_kernel, dtype=self.compute_dtype)  # type: ignore[attr-defined]
-        return self.adapter().view.to_matrix(kernel)
 
     def _product(self, x: Any, delta: Any = None) -> Any:
         kernel = self.base_kernel

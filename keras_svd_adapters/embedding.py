@@ -47,12 +47,9 @@ class AdaptedEmbedding(AdaptedLayer):
                 return super().call(inputs, *args, **kwargs)  # type: ignore[misc]
         view = self.adapter().view
         operation = Operation(
-            self._rows, _look_up, (view.m, view.n), count_tokens(inputs.shape), self._table
+            self._rows, _look_up, (view.m, view.n), count_tokens(inputs.shape), self.base_matrix
         )
         return self.adapter().adapt(ops.cast(inputs, "int32"), operation, False)
-
-    def _table(self) -> Any:
-        return ops.convert_to_tensor(self.base_kernel, dtype=self.compute_dtype)  # type: ignore[attr-defined]
 
     def _rows(self, indices: Any, delta: Any = None) -> Any:
         """The rows of the table by the layer's own operation."""

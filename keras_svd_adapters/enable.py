@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import random
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from functools import partial
 from math import prod
@@ -187,15 +187,25 @@ def attach_all(
     """Attaches adapters in the order of the kernels, while the next ones are decomposed."""
     start = start or partial(start_adapter, name=name)
     jobs = [job_for(site, method, needs_svd(site, method)) for site, method in chosen]
+    sites = [site for site, _ in chosen]
+    with closing(decompositions(sites, jobs, service or SVDService(), verbose)) as found:
+        for (K, svd), (site, method) in zip(found, chosen, strict=True):
+            attach(site.layer, name, start(site, method, shared, K, svd))
+
+
+def decompositions(
+    sites: Sequence[Site], jobs: Sequence[Job], service: SVDService, verbose: int | str
+) -> Generator[tuple[np.ndarray, SVD | None]]:
+    """As `SVDService.each`, with a bar, and the name of a kernel that cannot be decomposed."""
     work = [prod(job.shape) * min(job.shape) for job in jobs]
-    found = (service or SVDService()).each(jobs)
+    found = service.each(jobs)
     with KernelProgress(work, verbose) as progress, closing(found):
-        for site, method in chosen:
+        for site in sites:
             try:
-                K, svd = next(found)
+                pair = next(found)
             except ValueError as error:
                 raise ValueError(f"`{site.path}`: {error}") from None
-            attach(site.layer, name, start(site, method, shared, K, svd))
+            yield pair
             progress.step(site.path)
 
 

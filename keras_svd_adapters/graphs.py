@@ -14,10 +14,9 @@ from keras_svd_adapters.keras_internals import (
     compiled_as,
     forget_traces,
     fresh_optimizer,
-    models_around,
     refresh_torch_parameters,
-    searching_once,
 )
+from keras_svd_adapters.live_models import models_around, searching_once
 from keras_svd_adapters.site import Site, adapted_sites
 from keras_svd_adapters.warning import warn
 

@@ -114,6 +114,11 @@ class AdaptedLayer:
         dtype = keras.backend.result_type(kernel.dtype, "float32")
         return ops.add(ops.cast(kernel, dtype), ops.cast(self.adapter().delta(kernel), dtype))
 
+    def base_matrix(self) -> Any:
+        """The kernel without any adapter as a matrix, in the compute dtype."""
+        kernel = ops.convert_to_tensor(self.base_kernel, dtype=self.compute_dtype)  # type: ignore[attr-defined]
+        return self.adapter().view.to_matrix(kernel)
+
     def adapter(self) -> Adapter:
         """The active adapter."""
         return getattr(self, PREFIX + str(self.active_adapter))
@@ -138,6 +143,21 @@ class AdaptedLayer:
     def __dir__(self) -> list[str]:
         # Saving reads every attribute; computing the effective kernel for that would be slow.
         return [name for name in super().__dir__() if name != self.kernel_name]
+
+
+class AdaptedKernel(AdaptedLayer):
+    """Mixin for layers whose kernel is called so, which code may read."""
+
+    @staticmethod
+    def obstacle(layer: keras.layers.Layer) -> str | None:
+        if layer.kernel_constraint is not None:
+            return "its kernel has a constraint, which an adapter would not obey"
+        return None
+
+    @property
+    def kernel(self) -> Any:
+        """The effective kernel."""
+        return self.effective(super().kernel)  # type: ignore[misc]
 
 
 def refuse_keras_lora(where: str) -> None:

@@ -23,11 +23,8 @@ fails where Keras moves one of them.
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from contextvars import ContextVar
-from itertools import compress
 from typing import Any
 
 import keras
@@ -37,8 +34,6 @@ from keras.src.backend.common.symbolic_scope import in_symbolic_scope
 from keras.src.saving.object_registration import GLOBAL_CUSTOM_NAMES
 from keras.src.saving.saving_lib import _get_unique_name, _walk_saveable, get_attr_skipset
 from keras.src.utils.naming import to_snake_case
-
-_models_found: ContextVar[list[keras.Model] | None] = ContextVar("_models_found", default=None)
 
 
 def walk(model: keras.layers.Layer) -> Iterator[tuple[str, tuple[keras.layers.Layer, ...]]]:
@@ -146,42 +141,6 @@ def _makers(output: Any) -> list[Any]:
     return [layer for tensor in before[:1] for layer in _makers(tensor)]
 
 
-def models_around(layers: list[keras.layers.Layer]) -> list[keras.Model]:
-    """Every live model that holds one of these layers.
-
-    A layer does not know its parents, and a backbone does not know its task, so the live
-    objects are searched, once per change of the adapters.
-    """
-    wanted = {id(layer) for layer in layers}
-    return [
-        model
-        for model in _live_models()
-        if hasattr(model, "_layers") and any(id(x) in wanted for x in all_layers(model))
-    ]
-
-
-def _live_models() -> list[keras.Model]:
-    found = _models_found.get()
-    if found is None:
-        live, classes = gc.get_objects(), set(map(id, _with_subclasses(keras.Model)))
-        found = list(compress(live, map(classes.__contains__, map(id, map(type, live)))))
-    return found
-
-
-def _with_subclasses(cls: type) -> set[type]:
-    return {cls}.union(*map(_with_subclasses, cls.__subclasses__()))
-
-
-@contextmanager
-def searching_once() -> Iterator[None]:
-    """Within, where no model is made, the live objects are searched once: it takes 0.1 s."""
-    token = _models_found.set(_live_models())
-    try:
-        yield
-    finally:
-        _models_found.reset(token)
-
-
 def graft(target: Any, mixin: type, serialized_as: str | None = None) -> None:
     """Puts `mixin` before the class of an object, under the class's own name.
 
@@ -254,6 +213,11 @@ def refresh_torch_parameters(model: keras.layers.Layer) -> None:
     if keras.backend.backend() == "torch":
         for layer in all_layers(model):
             layer._track_variables()
+
+
+def is_made(model: keras.Model) -> bool:
+    """Whether a model's construction has come as far as to have layers."""
+    return hasattr(model, "_layers")
 
 
 def all_layers(layer: keras.layers.Layer) -> list[keras.layers.Layer]:

@@ -12,12 +12,8 @@ from keras import ops
 
 from keras_svd_adapters.adapter import Adapter
 from keras_svd_adapters.host import activate, adapters_of, base_kernel, carry_again, detach
-from keras_svd_adapters.keras_internals import (
-    all_layers,
-    direct_weights,
-    models_around,
-    searching_once,
-)
+from keras_svd_adapters.keras_internals import all_layers, direct_weights
+from keras_svd_adapters.live_models import models_around, searching_once
 from keras_svd_adapters.merge_report import MergedKernel, MergeReport, measure, output_change
 from keras_svd_adapters.site import Site, adapted_sites
 from keras_svd_adapters.switching import require_adapter, restore_plain, settle

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
@@ -22,9 +23,7 @@ MOST_LAYERS = 8
 
 def draw_spectrum(spectrum: Spectrum) -> Any:
     """A panel for each layer name: a line per kernel, dark to light with the depth."""
-    panels: dict[str, list[KernelSpectrum]] = {}
-    for kernel in spectrum.kernels:
-        panels.setdefault(kernel.path.rsplit("/", 1)[-1], []).append(kernel)
+    panels = _by_name(spectrum.kernels)
     figure, axes = _figure(len(panels))
     for axis, (name, kernels) in zip(axes, panels.items(), strict=True):
         _draw_panel(axis, name, kernels)
@@ -98,10 +97,7 @@ def draw_health(history: list[tuple[ArrayHealth, ...]]) -> Any:
 
 def draw_coefficients(coefficients: Coefficients) -> Any:
     """A row for each layer name, and in it the coefficients of some layers."""
-    rows: dict[str, list[KernelCoefficients]] = {}
-    for kernel in coefficients.kernels:
-        rows.setdefault(kernel.path.rsplit("/", 1)[-1], []).append(kernel)
-    rows = {name: _some(kernels) for name, kernels in rows.items()}
+    rows = {name: _some(kernels) for name, kernels in _by_name(coefficients.kernels).items()}
     columns = max(map(len, rows.values()))
     size = (1.1 * columns + 1.2, 1.25 * len(rows) + 0.3)
     figure = figure_class()(figsize=size, layout="constrained")
@@ -117,6 +113,14 @@ def draw_coefficients(coefficients: Coefficients) -> Any:
                 axis.set_ylabel(name.replace("_", "\n"), fontsize=7)
     figure.supxlabel("layers, from the input on; above each, the change of the kernel", fontsize=8)
     return figure
+
+
+def _by_name(kernels: Iterable[Any]) -> dict[str, list[Any]]:
+    """What is told of kernels, by the names of their layers."""
+    found: dict[str, list[Any]] = {}
+    for kernel in kernels:
+        found.setdefault(kernel.path.rsplit("/", 1)[-1], []).append(kernel)
+    return found
 
 
 def _some(kernels: list[KernelCoefficients]) -> list[KernelCoefficients]:

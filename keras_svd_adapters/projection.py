@@ -7,13 +7,13 @@ from typing import Any, ClassVar
 import keras
 from keras import ops
 
-from keras_svd_adapters.host import AdaptedLayer, Operation, base_kernel, count_tokens
+from keras_svd_adapters.host import AdaptedKernel, Operation, base_kernel, count_tokens
 from keras_svd_adapters.kernel import KernelView, leading_shape
 
 FEW_COLUMNS = 64
 
 
-class AdaptedProjection(AdaptedLayer):
+class AdaptedProjection(AdaptedKernel):
     """Mixin for layers that multiply their input with a kernel."""
 
     adapts: ClassVar[tuple[type, ...]] = (keras.layers.Dense, keras.layers.EinsumDense)
@@ -24,17 +24,6 @@ class AdaptedProjection(AdaptedLayer):
         if isinstance(layer, keras.layers.EinsumDense):
             return KernelView.from_equation(layer.equation, shape)
         return KernelView.from_dense(shape)
-
-    @staticmethod
-    def obstacle(layer: keras.layers.Layer) -> str | None:
-        if layer.kernel_constraint is not None:
-            return "its kernel has a constraint, which an adapter would not obey"
-        return None
-
-    @property
-    def kernel(self) -> Any:
-        """The effective kernel."""
-        return self.effective(super().kernel)  # type: ignore[misc]
 
     def call(self, inputs: Any, training: bool | None = None) -> Any:
         if self.rests:
@@ -58,14 +47,10 @@ class AdaptedProjection(AdaptedLayer):
             return ops.reshape(y, (-1, view.n))
 
         operation = Operation(
-            product, thin_product, (view.m, view.n), count_tokens(x.shape[:-1]), self._matrix
+            product, thin_product, (view.m, view.n), count_tokens(x.shape[:-1]), self.base_matrix
         )
         y = adapter.adapt(ops.reshape(x, (-1, view.m)), operation, training)
         return view.unflatten_output(ops.reshape(y, (*leading, view.n)))
-
-    def _matrix(self) -> Any:
-        kernel = ops.convert_to_tensor(self.base_kernel, dtype=self.compute_dtype)  # type: ignore[attr-defined]
-        return self.adapter().view.to_matrix(kernel)
 
     def _product(self, x: Any, delta: Any = None) -> Any:
         """`x (K + delta)` by the layer's own operation, so that it is bit for bit its own."""

@@ -9,7 +9,8 @@ import numpy as np
 from keras import ops
 
 from keras_svd_adapters.host import adapters_of
-from keras_svd_adapters.keras_internals import all_layers, attach_child, detach_child, models_around
+from keras_svd_adapters.keras_internals import all_layers, attach_child, detach_child
+from keras_svd_adapters.live_models import models_around
 from keras_svd_adapters.methods.method import Method
 from keras_svd_adapters.shared import (
     Shapes,

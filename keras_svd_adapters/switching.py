@@ -14,12 +14,8 @@ from keras_svd_adapters.graphs import (
     take_graphs_up,
 )
 from keras_svd_adapters.host import activate, adapters_of, detach
-from keras_svd_adapters.keras_internals import (
-    all_layers,
-    let_train,
-    models_around,
-    searching_once,
-)
+from keras_svd_adapters.keras_internals import all_layers, let_train
+from keras_svd_adapters.live_models import models_around, searching_once
 from keras_svd_adapters.root import make_root, unmake_root
 from keras_svd_adapters.site import Site, adapted_sites, adapter_names
 from keras_svd_adapters.training import pin_all_but, release, thaw

@@ -12,11 +12,11 @@ from keras_svd_adapters.keras_internals import (
     hold_still,
     let_move,
     let_train,
-    models_around,
     pin,
     trainable_by_birth,
     unpin,
 )
+from keras_svd_adapters.live_models import models_around
 from keras_svd_adapters.site import adapted_sites
 from keras_svd_adapters.weights import own_weights
 

@@ -21,11 +21,6 @@ def alike(paths: Iterable[str]) -> dict[str, list[int]]:
     return {path: places for path, _, places in grouped((path, "") for path in paths)}
 
 
-def alike_rows(items: Iterable[tuple[str, Any]]) -> list[tuple[str, Any]]:
-    """Paths with their numbers collapsed where what is told of them is the same."""
-    return [(path, what) for path, what, _ in grouped(items)]
-
-
 def _what(site: Site) -> str:
     return f"{site.kind} ({', '.join(str(size) for size in site.shape)})"
 

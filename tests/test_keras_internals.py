@@ -9,6 +9,7 @@ import pytest
 from keras.src.saving import saving_lib
 
 from keras_svd_adapters import keras_internals as internals
+from keras_svd_adapters import live_models
 from keras_svd_adapters.host import AdaptedLayer
 
 
@@ -110,13 +111,13 @@ def test_one_search_for_all_models(monkeypatch):
     layer = keras.layers.Dense(2)
     model = keras.Sequential([keras.Input((3,)), layer])
     searches, search = [], gc.get_objects
-    monkeypatch.setattr(internals.gc, "get_objects", lambda: searches.append(1) or search())
-    with internals.searching_once():
+    monkeypatch.setattr(live_models.gc, "get_objects", lambda: searches.append(1) or search())
+    with live_models.searching_once():
         for _ in range(2):
-            assert any(found is model for found in internals.models_around([layer]))
+            assert any(found is model for found in live_models.models_around([layer]))
     assert len(searches) == 1
     later = keras.Sequential([keras.Input((3,)), layer])
-    assert any(found is later for found in internals.models_around([layer]))
+    assert any(found is later for found in live_models.models_around([layer]))
 
 
 def test_models_around_a_layer():
@@ -125,7 +126,7 @@ def test_models_around_a_layer():
     inner = keras.Model(inputs, layer(inputs))
     outer = keras.Sequential([inner, keras.layers.Dense(1)])
     other = keras.Sequential([keras.layers.Dense(1)])
-    found = internals.models_around([layer])
+    found = live_models.models_around([layer])
     assert any(model is inner for model in found)
     assert any(model is outer for model in found)
     assert not any(model is other for model in found)

@@ -1,5 +1,6 @@
 """The notebooks run from their first cell to the last, on a small configuration."""
 
+import importlib
 import json
 import sys
 from pathlib import Path
@@ -32,3 +33,9 @@ def test_the_notebook_is_of_this_source(source):
     for cell in cells:
         assert not any(output["output_type"] == "error" for output in cell["outputs"])
         assert cell["outputs"] or not "".join(cell["source"]).endswith("plot()")
+
+
+def test_the_page_has_the_table_of_the_comparison(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "examples")
+    comparison = importlib.import_module("comparison")
+    assert comparison.load().markdown() in (ROOT / "guides" / "methods.md").read_text()
