@@ -32,6 +32,7 @@ from keras_svd_adapters.convert import to_lora
 from keras_svd_adapters.enable import enable
 from keras_svd_adapters.health import AdapterHealth
 from keras_svd_adapters.keras_hub import join_keras_hub
+from keras_svd_adapters.kernel_register import register_kernels
 from keras_svd_adapters.layers import dense_layer
 from keras_svd_adapters.merge import merge, unmerge
 from keras_svd_adapters.merge_report import MergeReport
@@ -94,6 +95,7 @@ __all__ = [
     "load_adapter",
     "merge",
     "plan",
+    "register_kernels",
     "save_adapter",
     "set_adapter",
     "spectrum",

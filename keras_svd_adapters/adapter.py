@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from types import SimpleNamespace
 from typing import Any
@@ -105,7 +105,7 @@ class Adapter(keras.layers.Layer):
     @property
     def declared(self) -> dict[str, Array]:
         """What the method declares of each variable."""
-        return self.method.arrays(self.view.m, self.view.n, self.form)
+        return declared_arrays(self.method, self.view, self.form)
 
     def adapt(self, x: Any, base: Base, training: bool | None) -> Any:
         """`x K'`, from `(..., m)` to `(..., n)`, in the dtype of `x`."""
@@ -124,12 +124,26 @@ class Adapter(keras.layers.Layer):
         """`K' - K` in float32, in the shape of the kernel."""
         self._check_values()
         matrix = ops.cast(self.view.to_matrix(ops.convert_to_tensor(kernel)), "float32")
-        return self.view.from_matrix(self.method.delta(matrix, self._float32_values(), self.form))
+        v = self._float32_values()
+        if self.view.count is None:
+            return self.view.from_matrix(self.method.delta(matrix, v, self.form))
+        own = {name: vars(v).pop(name) for name in self._array_names}
 
-    def numpy_values(self) -> SimpleNamespace:
-        """All that the algebra reads, as float64 arrays on the host."""
-        values = vars(self._float32_values())
-        return SimpleNamespace(**{k: _to_float64(v) for k, v in values.items()})
+        def delta(of_one: Any) -> Any:
+            K, values = of_one
+            return self.method.delta(K, SimpleNamespace(**values, **vars(v)), self.form)
+
+        return self.view.from_matrix(ops.vectorized_map(delta, (matrix, own)))
+
+    def numpy_values(self) -> list[SimpleNamespace]:
+        """All that the algebra of each matrix reads, as float64 arrays on the host."""
+        values = {k: _to_float64(v) for k, v in vars(self._float32_values()).items()}
+        if self.view.count is None:
+            return [SimpleNamespace(**values)]
+        return [
+            SimpleNamespace(**{k: v[i] if k in self._array_names else v for k, v in values.items()})
+            for i in range(self.view.count)
+        ]
 
     def _float32_kernel(self) -> Any:
         return self.view.to_matrix(ops.cast(self.kernel(), "float32"))
@@ -207,14 +221,38 @@ class Adapter(keras.layers.Layer):
         has_factors = self.method.needs_svd and "s" in self.arrays
         if not has_factors and type(self.method).follow is Method.follow:
             return
-        matrix = ops.convert_to_numpy(self._float32_kernel())
-        values = self.method.follow(matrix, self.numpy_values())
-        if has_factors:
-            rng = np.random.default_rng()
-            found = self.method.start(matrix, self.form, rng, decompose(matrix))
-            values |= {name: found[name] for name in ("U", "s", "Vt") if name in self.arrays}
-        for name, value in values.items():
+        kernel = ops.convert_to_numpy(self._float32_kernel())
+        found = [
+            self._following(K, v, has_factors)
+            for K, v in zip([kernel] if self.view.count is None else kernel, self.numpy_values())
+        ]
+        for name, value in joined(found, self.view).items():
             self.arrays[name].assign(value)
+
+    def _following(self, K: np.ndarray, v: SimpleNamespace, has_factors: bool) -> dict[str, Any]:
+        values = self.method.follow(K, v)
+        if has_factors:
+            found = self.method.start(K, self.form, np.random.default_rng(), decompose(K))
+            values |= {name: found[name] for name in ("U", "s", "Vt") if name in self.arrays}
+        return values
+
+
+def declared_arrays(method: Method, view: KernelView, form: str) -> dict[str, Array]:
+    """What a method declares for a kernel; of a stack, each array that is not shared has one."""
+    arrays = method.arrays(view.m, view.n, form)
+    if view.count is None:
+        return arrays
+    return {
+        name: array if array.shared else array._replace(shape=(view.count, *array.shape))
+        for name, array in arrays.items()
+    }
+
+
+def joined(values: Sequence[dict[str, np.ndarray]], view: KernelView) -> dict[str, np.ndarray]:
+    """The values of each matrix of a kernel as those of the kernel."""
+    if view.count is None:
+        return values[0]
+    return {name: np.stack([each[name] for each in values]) for name in values[0]}
 
 
 def _to_float64(value: Any) -> np.ndarray:

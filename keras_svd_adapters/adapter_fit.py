@@ -79,7 +79,7 @@ def _obstacle(by_key: dict[str, Site], key: str, told: dict[str, Any]) -> str | 
     site = by_key[key]
     if why := site.obstacle():
         return f"`{site.path}` cannot be adapted: {why}"
-    ours, theirs = [site.view.m, site.view.n], told["kernel"]["shape"]
+    ours, theirs = list(site.view.matrix_shape), told["kernel"]["shape"]
     return None if ours == theirs else f"the kernel of `{site.path}` was {theirs} and is {ours}"
 
 
@@ -128,11 +128,10 @@ def _method(told: dict[str, Any], filepath: Path) -> Method:
 
 def _check_values(site: Site, method: Method, contents: Contents, filepath: Path) -> None:
     """Raises where the arrays of a site are not as its method declares them."""
-    m, n = site.view.m, site.view.n
     form = contents.config["sites"][site.key].get("form")
     if form is not None and form not in method.forms:
         raise _unfit(filepath, f"`{site.path}` has the unknown form {form!r}", NEWER)
-    for name, array in method.arrays(m, n, form or site.form(method)).items():
+    for name, array in site.arrays(method, form).items():
         if (array.in_file or form is not None) and not array.shared:
             value = contents.values[f"sites/{site.key}/{name}"]
             dtype = "float32" if array.dtype == "compute" else array.dtype
@@ -144,7 +143,10 @@ def _check_values(site: Site, method: Method, contents: Contents, filepath: Path
                     f"{dtype} {array.shape}",
                     DAMAGED,
                 )
-            if name == "pairs" and not ((value >= 0) & (value < min(m, n))).all():
+            if (
+                name == "pairs"
+                and not ((value >= 0) & (value < min(site.view.m, site.view.n))).all()
+            ):
                 why = f"`pairs` of `{site.path}` lie outside the matrix"
                 raise _unfit(filepath, why, DAMAGED)
 
@@ -255,5 +257,5 @@ def factor_samples(adapter: Adapter) -> dict[str, np.ndarray]:
     if "U" in arrays:
         samples["sample_U"] = factor_sample(to_numpy(arrays["U"]))
     if "Vt" in arrays:
-        samples["sample_Vt"] = factor_sample(to_numpy(arrays["Vt"]).T)
+        samples["sample_Vt"] = factor_sample(to_numpy(arrays["Vt"]).swapaxes(-1, -2))
     return samples

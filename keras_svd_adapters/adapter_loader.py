@@ -6,7 +6,6 @@ import os
 from collections.abc import Callable
 
 import keras
-import numpy as np
 
 from keras_svd_adapters.adapter import Adapter
 from keras_svd_adapters.adapter_fit import (
@@ -19,6 +18,7 @@ from keras_svd_adapters.adapter_fit import (
 from keras_svd_adapters.archive import AdapterFileError, Contents, read_archive, warn_of_nan
 from keras_svd_adapters.enable import (
     Chosen,
+    Found,
     Starter,
     attach_all,
     check_methods,
@@ -27,7 +27,7 @@ from keras_svd_adapters.enable import (
     undone_on_failure,
 )
 from keras_svd_adapters.host import activate, adapters_of
-from keras_svd_adapters.methods.method import SVD, Method
+from keras_svd_adapters.methods.method import Method
 from keras_svd_adapters.progress import tell
 from keras_svd_adapters.sharing import Shared
 from keras_svd_adapters.site import Site, adapted_sites
@@ -125,12 +125,10 @@ def load_adapter(
 def _starter(contents: Contents, filepath: Path, name: str) -> Starter:
     """Makes adapters that start at the values of the file."""
 
-    def start(
-        site: Site, method: Method, shared: Shared, K: np.ndarray, svd: SVD | None
-    ) -> Adapter:
+    def start(site: Site, method: Method, shared: Shared, found: Found) -> Adapter:
         if _has_factors(site, contents):
             return _whole_adapter(site, method, shared, contents, name)
-        adapter = start_adapter(site, method, shared, K, svd, name)
+        adapter = start_adapter(site, method, shared, found, name)
         check_factors(site, adapter, contents, filepath)
         _take(site, adapter, contents)
         return adapter

@@ -67,7 +67,7 @@ def _called_attention(layer: keras.layers.Layer) -> bool:
 def all_but_head(model: keras.layers.Layer, sites: list[Site]) -> list[Site]:
     """Every kernel but that of the output head; of a layer alone, its own."""
     sites = [site for site in sites if not site.host.looks_up]
-    if not sites or sites[0].layer is model:
+    if not sites or sites[0].owner is model:
         return sites
     makers = {id(layer) for layer in output_layers(model)}
     ends = [site for site in sites if id(site.layer) in makers]

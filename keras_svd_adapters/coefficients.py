@@ -9,11 +9,11 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_svd_adapters.enable import decompositions
+from keras_svd_adapters.enable import Found, decompositions, jobs_for
 from keras_svd_adapters.host import base_kernel
 from keras_svd_adapters.methods.method import SVD
 from keras_svd_adapters.site import Site
-from keras_svd_adapters.svd_service import Job, SVDService
+from keras_svd_adapters.svd_service import SVDService
 from keras_svd_adapters.switching import require_adapter
 from keras_svd_adapters.table import Shown, Table
 from keras_svd_adapters.targets import Targets, choose
@@ -120,9 +120,11 @@ def coefficients(
         - [SVFT, Lingam et al., 2024](https://arxiv.org/abs/2405.19597)
     """
     sites = _active(model, targets, exclude)
-    jobs = [Job(site.matrix, (site.view.m, site.view.n), None) for site in sites]
-    with closing(decompositions(sites, jobs, SVDService(cache, cache_dir), verbose)) as found:
-        kernels = [_look(site, *pair) for pair, site in zip(found, sites, strict=True)]
+    jobs = [jobs_for(site) for site in sites]
+    with closing(decompositions(sites, jobs, SVDService(cache, cache_dir), verbose)) as every:
+        kernels = [
+            each for found, site in zip(every, sites, strict=True) for each in _look(site, found)
+        ]
     return Coefficients(tuple(kernels))
 
 
@@ -140,20 +142,27 @@ def _active(model: keras.layers.Layer, targets: Targets, exclude: Targets) -> li
     return sites
 
 
-def _look(site: Site, K: np.ndarray, svd: SVD | None) -> KernelCoefficients:
-    assert svd is not None
-    change = to_numpy(site.layer.adapter().delta(base_kernel(site.layer)))
+def _look(site: Site, found: Found) -> list[KernelCoefficients]:
+    change = site.view.to_matrix(to_numpy(site.layer.adapter().delta(base_kernel(site.layer))))
     if not np.isfinite(change).all():
         raise ValueError(
             f"`{site.path}`: its adapter is not finite. Received: {site.layer.adapter().method}"
         )
-    M = svd.U.T @ site.view.to_matrix(change) @ svd.Vt.T
+    parts = zip(site.matrices(), found, site.split(change), strict=True)
+    return [_coefficients(path, K, svd, part) for (path, _), (K, svd), part in parts]
+
+
+def _coefficients(
+    path: str, K: np.ndarray, svd: SVD | None, change: np.ndarray
+) -> KernelCoefficients:
+    assert svd is not None
+    M = svd.U.T @ change @ svd.Vt.T
     squares = M.astype("float64") ** 2
     whole = squares.sum() or 1.0
     tenth = -(-len(M) // 10)
     norm = float(np.linalg.norm(K)) or 1.0
     return KernelCoefficients(
-        site.path,
+        path,
         K.shape,
         relative=float(np.linalg.norm(change)) / norm,
         diagonal=float(np.trace(squares) / whole),

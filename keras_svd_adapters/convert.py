@@ -7,7 +7,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_svd_adapters.adapter import Adapter
+from keras_svd_adapters.adapter import Adapter, joined
 from keras_svd_adapters.enable import (
     Chosen,
     attach_all,
@@ -62,7 +62,7 @@ def to_lora(model: keras.layers.Layer, name: str | None = None, into: str = "lor
     sites = require_adapter(model, name)
     require_values(model, f"to_lora of {name!r}")
     factors = {site.key: exact_factors(site, name) for site in sites}
-    chosen: Chosen = [(site, LoRA(rank=factors[site.key][0].shape[1])) for site in sites]
+    chosen: Chosen = [(site, LoRA(rank=factors[site.key][0].shape[-1])) for site in sites]
     check_methods(chosen, into)
 
     extra = [weight for _, _, weight in own_weights(model) if trained_with(weight) == name]
@@ -80,15 +80,17 @@ def to_lora(model: keras.layers.Layer, name: str | None = None, into: str = "lor
 def exact_factors(site: Site, name: str) -> Factors:
     """`A` and `B` whose product is what an adapter adds to its kernel."""
     adapter = adapters_of(site.layer)[name]
-    factors = adapter.method.low_rank(adapter.numpy_values())
-    if factors is None:
+    found = [adapter.method.low_rank(values) for values in adapter.numpy_values()]
+    factors = [shrink(*pair) for pair in found if pair is not None]
+    if not factors:
         exact = [m.__name__ for m in Method.registry.values() if m.low_rank is not Method.low_rank]
         raise ValueError(
             f"{adapter.method} changes the kernel by more than a low rank, so no LoRA is exactly "
             f"it; {', '.join(exact)} have one. `merge` it instead. "
             f"Received: name={name!r}, on `{site.path}`"
         )
-    return shrink(*factors)
+    both = joined([{"A": A, "B": B} for A, B in factors], site.view)
+    return both["A"], both["B"]
 
 
 def shrink(A: np.ndarray, B: np.ndarray) -> Factors:

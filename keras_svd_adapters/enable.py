@@ -7,16 +7,17 @@ import random
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from functools import partial
+from itertools import chain
 from math import prod
 from typing import Any
 
 import keras
 import numpy as np
 
-from keras_svd_adapters.adapter import Adapter
+from keras_svd_adapters.adapter import Adapter, joined
 from keras_svd_adapters.host import PREFIX, activate, adapters_of, attach, detach
 from keras_svd_adapters.keras_internals import is_pinned
-from keras_svd_adapters.methods.method import SVD, Method
+from keras_svd_adapters.methods.method import SVD, Method, Truncation
 from keras_svd_adapters.progress import KernelProgress
 from keras_svd_adapters.sharing import Shared, share
 from keras_svd_adapters.site import Site, adapted_sites, find_sites
@@ -27,7 +28,8 @@ from keras_svd_adapters.targets import Targets, choose, meant_by
 from keras_svd_adapters.weights import choose_biases, choose_weights, own_weights, trained_with
 
 Chosen = list[tuple[Site, Method]]
-Starter = Callable[[Site, Method, Shared, np.ndarray, SVD | None], Adapter]
+Found = list[tuple[np.ndarray, SVD | None]]
+Starter = Callable[[Site, Method, Shared, Found], Adapter]
 
 
 def enable(
@@ -170,9 +172,10 @@ def needs_svd(site: Site, method: Method) -> bool:
     return method.needs_svd
 
 
-def job_for(site: Site, method: Method, wanted: bool) -> Job:
-    """What a method asks of the decomposition of a kernel."""
-    return Job(site.matrix, (site.view.m, site.view.n), method.truncation, wanted)
+def jobs_for(site: Site, part: Truncation | None = None, wanted: bool = True) -> list[Job]:
+    """The decomposition of a kernel, or of each in a stack."""
+    shape = (site.view.m, site.view.n)
+    return [Job(matrix, shape, part, wanted) for _, matrix in site.matrices()]
 
 
 def attach_all(
@@ -186,27 +189,30 @@ def attach_all(
 ) -> None:
     """Attaches adapters in the order of the kernels, while the next ones are decomposed."""
     start = start or partial(start_adapter, name=name)
-    jobs = [job_for(site, method, needs_svd(site, method)) for site, method in chosen]
+    jobs = [jobs_for(site, method.truncation, needs_svd(site, method)) for site, method in chosen]
     sites = [site for site, _ in chosen]
-    with closing(decompositions(sites, jobs, service or SVDService(), verbose)) as found:
-        for (K, svd), (site, method) in zip(found, chosen, strict=True):
-            attach(site.layer, name, start(site, method, shared, K, svd))
+    with closing(decompositions(sites, jobs, service or SVDService(), verbose)) as every:
+        for found, (site, method) in zip(every, chosen, strict=True):
+            attach(site.layer, name, start(site, method, shared, found))
 
 
 def decompositions(
-    sites: Sequence[Site], jobs: Sequence[Job], service: SVDService, verbose: int | str
-) -> Generator[tuple[np.ndarray, SVD | None]]:
-    """As `SVDService.each`, with a bar, and the name of a kernel that cannot be decomposed."""
-    work = [prod(job.shape) * min(job.shape) for job in jobs]
-    found = service.each(jobs)
-    with KernelProgress(work, verbose) as progress, closing(found):
+    sites: Sequence[Site], jobs: Sequence[list[Job]], service: SVDService, verbose: int | str
+) -> Generator[Found]:
+    """As `SVDService.each`, those of a site together, with a bar; errors say which it is."""
+    flat = list(chain.from_iterable(jobs))
+    work = [prod(job.shape) * min(job.shape) for job in flat]
+    results = service.each(flat)
+    with KernelProgress(work, verbose) as progress, closing(results):
         for site in sites:
-            try:
-                pair = next(found)
-            except ValueError as error:
-                raise ValueError(f"`{site.path}`: {error}") from None
-            yield pair
-            progress.step(site.path)
+            found = []
+            for path, _ in site.matrices():
+                try:
+                    found.append(next(results))
+                except ValueError as error:
+                    raise ValueError(f"`{path}`: {error}") from None
+                progress.step(path)
+            yield found
 
 
 @contextmanager
@@ -231,11 +237,9 @@ def undone_on_failure(model: keras.layers.Layer, chosen: Chosen, name: str) -> I
         raise
 
 
-def start_adapter(
-    site: Site, method: Method, shared: Shared, K: np.ndarray, svd: SVD | None, name: str
-) -> Adapter:
+def start_adapter(site: Site, method: Method, shared: Shared, found: Found, name: str) -> Adapter:
     """A new adapter for a site, with its factors from the kernel as it is."""
-    form = site.form(method, None if svd is None else svd.s)
+    form = site.form(method, [svd.s for _, svd in found if svd is not None])
     rng = np.random.default_rng(random.getrandbits(32))
-    values = method.start(K, form, rng, svd)
+    values = joined([method.start(K, form, rng, svd) for K, svd in found], site.view)
     return site.new_adapter(method, form, name, values, shared.get(method.name))

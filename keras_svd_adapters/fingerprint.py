@@ -15,7 +15,7 @@ EQUAL = 1e-7
 
 
 def kernel_fingerprint(matrix: np.ndarray, dtype: str, full: bool = False) -> dict[str, Any]:
-    """Shape, dtype and a hash of sampled values of an `(m, n)` kernel, or of all, as float32."""
+    """Shape, dtype and a hash of sampled values of `(..., m, n)` kernels, or of all, as float32."""
     matrix = np.ascontiguousarray(matrix, dtype="<f4")
     marks = {"shape": list(matrix.shape), "dtype": dtype}
     marks["sha256"] = _sha256(_every(matrix, KERNEL_SAMPLES))
@@ -27,9 +27,9 @@ def _sha256(values: np.ndarray) -> str:
 
 
 def _every(matrix: np.ndarray, count: int) -> np.ndarray:
-    """About `count` values of an `(m, n)` matrix, evenly spread over its rows and columns."""
+    """About `count` values of `(..., m, n)` matrices, evenly spread over rows and columns."""
     step = max(1, matrix.size // count)
-    while gcd(step, matrix.shape[1]) > 1:
+    while gcd(step, matrix.shape[-1]) > 1:
         step += 1
     return matrix.ravel()[::step]
 
@@ -51,8 +51,12 @@ def distance(ours: np.ndarray, theirs: np.ndarray) -> float:
 def factor_sample(vectors: np.ndarray) -> np.ndarray:
     """A few weighted sums over all the entries of the singular vectors, which are the columns.
 
+    Args:
+        vectors: `(..., m, k)`.
+
     A vector that is flipped, or a pair that is rotated, changes the sums by about the angle.
     """
+    vectors = vectors.reshape(-1, vectors.shape[-1])
     total = np.asarray(vectors, "float64") @ (1 + 0.5 * np.cos(np.arange(vectors.shape[1])))
     if len(total) > FACTOR_SAMPLES:
         total = _signs(FACTOR_SAMPLES, len(total)) @ total
@@ -74,4 +78,4 @@ def same_factor(ours: np.ndarray, theirs: np.ndarray, dtype: str) -> bool:
 
 def has_equal_values(s: np.ndarray) -> bool:
     """Whether some singular values are equal, so that their vectors are not unique."""
-    return bool((np.abs(np.diff(s)) <= EQUAL * s.max(initial=0)).any())
+    return bool((np.abs(np.diff(s)) <= EQUAL * s.max(-1, keepdims=True, initial=0)).any())

@@ -65,7 +65,8 @@ class AdaptedLayer:
     Class attributes: `kernel_name`, the attribute that holds the kernel;
     `looks_up`, whether the input holds indices; `lays_out`, whether it holds
     rows of `m` values, which a method may change; `linear`, whether kernels of
-    this kind are adapted where no target is named.
+    this kind are adapted where no target is named; `called`, whether the layer
+    is called with an input, on which a method's dropout acts.
     """
 
     adapts: ClassVar[tuple[type, ...]] = ()
@@ -73,6 +74,7 @@ class AdaptedLayer:
     looks_up: ClassVar[bool] = False
     lays_out: ClassVar[bool] = True
     linear: ClassVar[bool] = True
+    called: ClassVar[bool] = True
     kinds: ClassVar[list[type[AdaptedLayer]]] = []
 
     carried_adapters: tuple[str, ...] = ()
@@ -92,6 +94,14 @@ class AdaptedLayer:
     def obstacle(layer: keras.layers.Layer) -> str | None:
         """Why a layer of this kind cannot be adapted, `None` if it can."""
         return None
+
+    @staticmethod
+    def join(layer: keras.layers.Layer) -> None:
+        """What else must be done when a layer of this kind gets its first adapter."""
+
+    @staticmethod
+    def leave(layer: keras.layers.Layer) -> None:
+        """Takes back `join`."""
 
     @property
     def rests(self) -> bool:
@@ -181,6 +191,7 @@ def carry(layer: keras.layers.Layer, name: str, adapter: Adapter) -> None:
         kind = kind_of(layer)
         assert kind is not None
         graft(layer, kind)
+        kind.join(layer)
     attach_child(layer, PREFIX + name, adapter)
     adapter.kernel = lambda: ops.convert_to_tensor(layer.base_kernel)
     _remember(layer, "carried_adapters", (*layer.carried_adapters, name))
@@ -203,6 +214,7 @@ def detach(layer: keras.layers.Layer, name: str) -> None:
     if not layer.carried_adapters:
         for attribute in ("carried_adapters", "active_adapter", "reads_base"):
             vars(layer).pop(attribute, None)
+        layer.leave(layer)
         ungraft(layer, AdaptedLayer)
 
 
@@ -230,11 +242,15 @@ def _remember(layer: Any, attribute: str, value: Any) -> None:
 
 def kind_of(layer: keras.layers.Layer) -> type[AdaptedLayer] | None:
     """The kind of a built layer, if it computes with its kernel as one of that kind does."""
-    plain = plain_class(layer, AdaptedLayer)
+    return kind_of_class(plain_class(layer, AdaptedLayer)) if layer.built else None
+
+
+def kind_of_class(plain: type) -> type[AdaptedLayer] | None:
+    """The kind of the layers of a class."""
     for kind in AdaptedLayer.kinds:
         for cls in kind.adapts:
-            if issubclass(plain, cls) and getattr(plain, "call", None) is vars(cls)["call"]:
-                return kind if layer.built else None
+            if issubclass(plain, cls) and getattr(plain, "call", None) is getattr(cls, "call", ...):
+                return kind
     return None
 
 

@@ -28,6 +28,7 @@ class KernelView:
         input_axes: For each of `rows`, its axis in the input, counted from
             the end (negative).
         output_axes: For each of `columns`, its axis in the output, negative.
+        stack: Axes along which kernels of their own lie, such as experts.
     """
 
     shape: Shape
@@ -35,6 +36,7 @@ class KernelView:
     columns: Shape
     input_axes: Shape
     output_axes: Shape
+    stack: Shape = ()
 
     @classmethod
     def from_dense(cls, shape: Shape) -> KernelView:
@@ -49,6 +51,20 @@ class KernelView:
         outputs are not regrouped by this view.
         """
         return cls(tuple(shape), tuple(range(len(shape) - 1)), (len(shape) - 1,), (), (-1,))
+
+    @classmethod
+    def from_axes(cls, axes: str, shape: Shape) -> KernelView:
+        """View of a weight that code reads, so that inputs and outputs are not regrouped.
+
+        Args:
+            axes: A letter per axis of the weight: `m` for one that is summed over with the input,
+                `n` for one that reaches the output, `s` along which kernels are stacked.
+            shape: Shape of the weight.
+        """
+        stack, rows, columns = (
+            tuple(i for i, letter in enumerate(axes) if letter == one) for one in "smn"
+        )
+        return cls(tuple(shape), rows, columns, (), (), stack)
 
     @classmethod
     def from_equation(cls, equation: str, shape: Shape) -> KernelView:
@@ -106,22 +122,39 @@ class KernelView:
         """Number of columns: the size of the output axes together."""
         return math.prod(self.shape[i] for i in self.columns)
 
+    @property
+    def count(self) -> int | None:
+        """How many kernels are stacked, `None` for one that is not."""
+        return math.prod(self.shape[i] for i in self.stack) if self.stack else None
+
+    @property
+    def matrix_shape(self) -> Shape:
+        """`(m, n)`, or `(count, m, n)`."""
+        return (self.m, self.n) if self.count is None else (self.count, self.m, self.n)
+
     def to_matrix(self, kernel: Any) -> Any:
-        """The kernel, NumPy or backend tensor, as an `(m, n)` matrix."""
-        if len(self.shape) == 2 and self.rows == (0,):
+        """The kernel, NumPy or backend tensor, as a matrix, or a stack of such."""
+        if self._is_matrix:
             return kernel
         namespace = np if isinstance(kernel, np.ndarray) else ops
-        order = self.rows + self.columns
-        return namespace.reshape(namespace.transpose(kernel, order), (self.m, self.n))
+        return namespace.reshape(namespace.transpose(kernel, self._order), self.matrix_shape)
 
     def from_matrix(self, matrix: Any) -> Any:
-        """An `(m, n)` matrix in the shape of the kernel."""
-        if len(self.shape) == 2 and self.rows == (0,):
+        """What `to_matrix` gives, in the shape of the kernel."""
+        if self._is_matrix:
             return matrix
         namespace = np if isinstance(matrix, np.ndarray) else ops
-        order = self.rows + self.columns
+        order = self._order
         spread = namespace.reshape(matrix, tuple(self.shape[i] for i in order))
         return namespace.transpose(spread, tuple(order.index(i) for i in range(len(order))))
+
+    @property
+    def _order(self) -> Shape:
+        return self.stack + self.rows + self.columns
+
+    @property
+    def _is_matrix(self) -> bool:
+        return self.shape == self.matrix_shape and self._order == tuple(range(len(self.shape)))
 
     def flatten_input(self, x: Any) -> Any:
         """An input of the layer as `(..., m)`."""

@@ -81,7 +81,7 @@ class AdaptedDense(keras.layers.Layer):
 def _start(site: Site, method: Method) -> Adapter:
     K = site.matrix()
     svd = SVDService().decompose(K, method.truncation) if method.needs_svd else None
-    return start_adapter(site, method, share(site.layer, [(site, method)]), K, svd, NAME)
+    return start_adapter(site, method, share(site.layer, [(site, method)]), [(K, svd)], NAME)
 
 
 def _empty_adapter(site: Site, method: Method, form: str) -> Adapter:

@@ -74,7 +74,7 @@ def merge(
     holders = _holders(model)
     for site in sites:
         _check(site, holders)
-    kernels = tuple(_measure(site) for site in sites)
+    kernels = tuple(each for site in sites for each in _measure(site))
     report = MergeReport(kernels)
     if probe is None:
         _check_tolerance(report, tolerance)
@@ -161,7 +161,7 @@ def _fold(site: Site, record: Record) -> None:
     detach(layer, name)
 
 
-def _measure(site: Site) -> MergedKernel:
+def _measure(site: Site) -> list[MergedKernel]:
     delta = site.layer.adapter().delta(base_kernel(site.layer))
     rounded = ops.cast(ops.cast(site.layer.merged_kernel(), site.dtype), "float32")
     delta, rounded = (site.view.to_matrix(ops.convert_to_numpy(k)) for k in (delta, rounded))
@@ -170,7 +170,8 @@ def _measure(site: Site) -> MergedKernel:
             f"The merged kernel does not fit into {site.dtype}: it has NaN or infinite values. Go "
             f"on with the adapter unmerged. Received: the adapter of `{site.path}`"
         )
-    return measure(site.path, site.matrix(), delta, rounded)
+    paths = (path for path, _ in site.matrices())
+    return list(map(measure, paths, *map(site.split, (site.matrix(), delta, rounded))))
 
 
 def _outputs(model: keras.layers.Layer, probe: Any) -> list[np.ndarray]:
@@ -219,7 +220,7 @@ def _check(site: Site, holders: dict[int, list[keras.layers.Layer]]) -> None:
             "The adapter is not active: `set_adapter(model, name)` first. "
             f"Received: adapter {names[0]!r} on `{site.path}`"
         )
-    others = [x.path for x in holders[id(base_kernel(site.layer))] if x is not site.layer]
+    others = [x.path for x in holders[id(base_kernel(site.layer))] if x is not site.owner]
     if others:
         raise ValueError(
             f"The kernel of `{site.path}` also belongs to {', '.join(map(repr, others))}, which "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from itertools import chain, islice
 from math import prod
 from typing import Any
 
@@ -12,7 +13,7 @@ import keras
 import numpy as np
 
 from keras_svd_adapters.blueprint import Blueprint, draw
-from keras_svd_adapters.enable import Chosen, check_shapes, choose_methods, job_for, needs_svd
+from keras_svd_adapters.enable import Chosen, check_shapes, choose_methods, jobs_for, needs_svd
 from keras_svd_adapters.methods.method import Array, Method
 from keras_svd_adapters.sharing import check_sharing, shared_dtype, shared_shapes
 from keras_svd_adapters.site import Site
@@ -173,11 +174,13 @@ def plan(
         model = draw(model)
     chosen = choose_methods(model, method, targets, exclude, layers, last)
     check_shapes(chosen)
-    jobs = [job_for(*pair, needs_svd(*pair)) for pair in chosen]
-    kept = service.kept(jobs)
-    sites = tuple(_plan_site(*pair, known) for pair, known in zip(chosen, kept, strict=True))
+    jobs = [jobs_for(site, m.truncation, needs_svd(site, m)) for site, m in chosen]
+    every = list(chain.from_iterable(jobs))
+    kept = iter(service.kept(every))
+    known = [list(islice(kept, len(own))) for own in jobs]
+    sites = tuple(_plan_site(*pair, own) for pair, own in zip(chosen, known, strict=True))
     written = sum(4 * prod(shape) for shape in shared_shapes(chosen, saved=True).values())
-    count = service.workers(jobs)
+    count = service.workers(every)
     values = sum(prod(weight.shape) for _, _, weight in own_weights(model))
     return Plan(sites, values, _shared_bytes(model, chosen), written, count)
 
@@ -190,20 +193,21 @@ def _shared_bytes(model: keras.layers.Layer, chosen: Chosen) -> int:
     return sum(_bytes(Array(shape, dtype=shared_dtype(new))) for shape in shapes)
 
 
-def _plan_site(site: Site, method: Method, kept: bool) -> PlannedSite:
-    m, n = site.view.m, site.view.n
+def _plan_site(site: Site, method: Method, kept: list[bool]) -> PlannedSite:
+    shape = (site.view.m, site.view.n)
     form = site.form(method)
-    arrays = method.arrays(m, n, form).values()
+    arrays = site.arrays(method, form).values()
+    seconds = [decomposition_seconds(*shape, method.truncation, known) for known in kept]
     frozen = [a for a in arrays if not a.trainable and not a.shared]
     return PlannedSite(
         site=site,
         method=method,
         form=form,
-        trainable_parameters=method.trainable_count(m, n),
+        trainable_parameters=sum(prod(a.shape) for a in arrays if a.trainable),
         frozen_bytes=sum(_bytes(a, site.layer.compute_dtype) for a in frozen),
         file_bytes=sum(4 * prod(a.shape) for a in arrays if a.in_file and not a.shared),
-        seconds=decomposition_seconds(m, n, method.truncation, kept) if method.needs_svd else 0.0,
-        cached=kept,
+        seconds=sum(seconds) if method.needs_svd else 0.0,
+        cached=all(kept),
     )
 
 

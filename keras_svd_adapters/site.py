@@ -2,34 +2,37 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 
 import keras
 import numpy as np
 
-from keras_svd_adapters.adapter import Adapter, name_scopes
+from keras_svd_adapters.adapter import Adapter, declared_arrays, name_scopes
 from keras_svd_adapters.convolution import AdaptedConvolution
 from keras_svd_adapters.embedding import AdaptedEmbedding
 from keras_svd_adapters.host import PREFIX, AdaptedLayer, adapters_of, base_kernel, kind_of
 from keras_svd_adapters.keras_internals import walk
 from keras_svd_adapters.kernel import KernelView
-from keras_svd_adapters.methods.method import Method
+from keras_svd_adapters.methods.method import Array, Method
 from keras_svd_adapters.projection import AdaptedProjection
+from keras_svd_adapters.read_kernel import AdaptedReadKernel, ReadKernel, kernels_read
 from keras_svd_adapters.shared import SharedArrays
 
-KINDS = (AdaptedProjection, AdaptedConvolution, AdaptedEmbedding)
+KINDS = (AdaptedProjection, AdaptedConvolution, AdaptedEmbedding, AdaptedReadKernel)
 
 
 @dataclass(frozen=True, eq=False)
 class Site:
-    """One kernel of one layer, seen as a matrix.
+    """One kernel of one layer, seen as a matrix, or as a stack of such, of experts.
 
     Args:
         key: The traversal path that Keras's weight files use; the same in
             every instance of a model.
         path: The names of the layers from the model to this one.
-        layer: The layer itself.
+        layer: The layer itself; of a weight that its layer reads, a
+            `ReadKernel`, which stands for the weight.
         chain: The layers from the model to this one.
     """
 
@@ -46,7 +49,7 @@ class Site:
     @property
     def kind(self) -> str:
         """Name of the class of the layer."""
-        return type(self.layer).__name__
+        return type(self.owner).__name__
 
     @cached_property
     def view(self) -> KernelView:
@@ -60,10 +63,16 @@ class Site:
         assert kind is not None
         return kind
 
-    def form(self, method: Method, s: np.ndarray | None = None) -> str:
-        """The formulation of a method for this kernel, with singular values `s`."""
+    @property
+    def owner(self) -> keras.layers.Layer:
+        """The layer that holds the kernel as its weight."""
+        return self.layer.holder() if isinstance(self.layer, ReadKernel) else self.layer
+
+    def form(self, method: Method, spectra: Sequence[np.ndarray] = ()) -> str:
+        """The formulation of a method for this kernel, with these singular values."""
         if self.host.looks_up:
             return str(method.lookup_form)
+        s = min(spectra, key=lambda s: float(s[-1]) / (float(s[0]) or 1.0), default=None)
         choose = method.form if self.host.lays_out else method.patch_form
         return choose(self.view.m, self.view.n, s)
 
@@ -74,7 +83,16 @@ class Site:
                 "It is an embedding, which LoRA and DoRA adapt; give it one of these by a mapping "
                 f"in `targets`, or leave it out. Received: {self.kind}"
             )
+        if not self.host.called and getattr(method, "dropout", None):
+            raise ValueError(
+                "Its layer reads the kernel, so that there is no input for the dropout: use "
+                f"`dropout=0`, or leave it out with `exclude`. Received: {self.owner.name}"
+            )
         method.check(self.view.m, self.view.n)
+
+    def arrays(self, method: Method, form: str | None = None) -> dict[str, Array]:
+        """The arrays of an adapter of this kernel, as `Method.arrays` declares those of one."""
+        return declared_arrays(method, self.view, form or self.form(method))
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -87,9 +105,23 @@ class Site:
         return str(base_kernel(self.layer).dtype)
 
     def matrix(self) -> np.ndarray:
-        """The kernel as an `(m, n)` float32 array on the host, without adapters."""
+        """The kernel as a float32 array on the host, `(m, n)` or a stack of such; no adapters."""
         kernel = keras.ops.cast(keras.ops.convert_to_tensor(base_kernel(self.layer)), "float32")
         return self.view.to_matrix(keras.ops.convert_to_numpy(kernel))
+
+    def matrices(self) -> list[tuple[str, Callable[[], np.ndarray]]]:
+        """The path of each matrix of the kernel, and what brings it to the host."""
+        if self.view.count is None:
+            return [(self.path, self.matrix)]
+        return [(f"{self.path}[{i}]", partial(self._slice, i)) for i in range(self.view.count)]
+
+    def _slice(self, index: int) -> np.ndarray:
+        stack = self.view.to_matrix(keras.ops.convert_to_tensor(base_kernel(self.layer)))
+        return keras.ops.convert_to_numpy(keras.ops.cast(stack[index], "float32"))
+
+    def split(self, stack: np.ndarray) -> list[np.ndarray]:
+        """What is there for each matrix of the kernel."""
+        return [stack] if self.view.count is None else list(stack)
 
     def new_adapter(
         self,
@@ -107,8 +139,8 @@ class Site:
     def obstacle(self) -> str | None:
         """Why this layer cannot be adapted, `None` if it can."""
         layer = self.layer
-        if getattr(layer, "quantization_mode", None) is not None:
-            return f"it is quantized ({layer.quantization_mode}); adapt the float model"
+        if getattr(self.owner, "quantization_mode", None) is not None:
+            return f"it is quantized ({self.owner.quantization_mode}); adapt the float model"
         if getattr(layer, "lora_enabled", False):
             return "Keras's own LoRA is enabled on it; use a model without `enable_lora`"
         if not keras.backend.is_float_dtype(self.dtype):
@@ -124,11 +156,20 @@ class Site:
 
 def find_sites(model: keras.layers.Layer) -> list[Site]:
     """Every kernel of a model, in the order of its weight files."""
-    return [
-        Site(key, _path(chain), chain[-1], chain)
-        for key, chain in walk(model)
-        if kind_of(chain[-1]) is not None
-    ]
+    return list(_sites(model))
+
+
+def _sites(model: keras.layers.Layer) -> Iterator[Site]:
+    for key, chain in walk(model):
+        layer = chain[-1]
+        if isinstance(layer, ReadKernel):
+            continue
+        if kind_of(layer) is not None:
+            yield Site(key, _path(chain), layer, chain)
+            continue
+        for kernel in kernels_read(layer):
+            inside = (*chain, kernel)
+            yield Site(f"{key}/{kernel.attribute}".lstrip("/"), _path(inside), kernel, inside)
 
 
 def _path(chain: tuple[keras.layers.Layer, ...]) -> str:

@@ -127,16 +127,16 @@ def spectrum(
     if not low < high:
         raise ValueError(f"`interval` is a smaller and a larger number. Received: {interval!r}")
     sites = choose(model, targets, exclude)
-    progress = KernelProgress([site.view.m * site.view.n for site in sites], verbose)
+    matrices = [(*each, (site.view.m, site.view.n)) for site in sites for each in site.matrices()]
     kernels = []
-    with progress:
-        for site in sites:
+    with KernelProgress([m * n for *_, (m, n) in matrices], verbose) as progress:
+        for path, matrix, shape in matrices:
             try:
-                s = singular_values(site.matrix())
+                s = singular_values(matrix())
             except ValueError as error:
-                raise ValueError(f"`{site.path}`: {error}") from None
-            kernels.append(KernelSpectrum(site.path, (site.view.m, site.view.n), s))
-            progress.step(site.path)
+                raise ValueError(f"`{path}`: {error}") from None
+            kernels.append(KernelSpectrum(path, shape, s))
+            progress.step(path)
     return Spectrum(tuple(kernels), (low, high))
 
 

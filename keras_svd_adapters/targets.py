@@ -31,9 +31,9 @@ def choose(
 
     Args:
         model: A built Keras model or layer.
-        targets: `None` for every Dense and EinsumDense inside the repeated
-            blocks (in a model without such, every one but the output head; in
-            one of convolutions, these); or
+        targets: `None` for every Dense, EinsumDense and kernel of an expert inside
+            the repeated blocks (in a model without such, every one but the
+            output head; in one of convolutions, these); or
             an exact layer name or path, a glob with `*` or `?`, a compiled
             regular expression searched in the path, a callable on a `Site`, or
             a list of these. A glob or a regular expression never means an
@@ -117,8 +117,9 @@ def _nothing_to_adapt(model: keras.layers.Layer) -> str:
             f"`model.build(input_shape)`, first. Received: {model!r}"
         )
     return (
-        "The model has no built Dense, EinsumDense or convolution, which are the kernels that can "
-        f"be adapted. Received: {model!r}"
+        "The model has no kernel that can be adapted: no built Dense, EinsumDense, convolution, "
+        "recurrent cell or layer of experts. For weights that your own layer reads, "
+        f'`register_kernels(MyLayer, w="mn")`. Received: {model!r}'
     )
 
 

@@ -109,7 +109,7 @@ def choose_biases(
         raise ValueError(f"`bias` must be one of {BIASES}. Received: bias={bias!r}")
     if bias == "none":
         return []
-    adapted = {id(weight) for site in sites for weight in direct_weights(site.layer)}
+    adapted = {id(weight) for site in sites for weight in direct_weights(site.owner)}
     biases = [
         weight
         for _, _, weight in own_weights(model)

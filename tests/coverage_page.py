@@ -37,7 +37,7 @@ def row(name: str, backbone: keras.Model) -> str:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         choice = ksa.targets(backbone)
-    known = {id(site.layer) for site in choice.known}
+    known = {id(site.owner) for site in choice.known}
     kinds = Counter(site.kind for site in choice.sites)
     total, missed = 0, set()
     for layer in all_layers(backbone):

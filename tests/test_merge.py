@@ -155,7 +155,7 @@ def test_the_report_is_true(dtype, size):
     sites = ksa_merge.adapted_sites(backbone)
     wanted, base = [], [site.matrix().astype("float64") for site in sites]
     for site, K in zip(sites, base, strict=True):
-        v = site.layer.adapter().numpy_values()
+        (v,) = site.layer.adapter().numpy_values()
         wanted.append(K + v.lora_a @ v.lora_b)
     report = ksa.merge(backbone)
     for site, K, exact, told in zip(sites, base, wanted, report.kernels, strict=True):

@@ -37,8 +37,9 @@ def _pairs(flat: np.ndarray, k: int) -> np.ndarray:
 def scattered_product(h: Any, values: Any, pairs: Any) -> Any:
     """`h M` for the values of M at any pairs: `(..., k)` to `(..., k)`."""
     k = h.shape[-1]
-    dense = ops.scatter_update(ops.zeros((k, k), dtype=values.dtype), pairs, values)
-    return ops.matmul(h, dense)
+    flat = pairs[:, 0] * k + pairs[:, 1]
+    dense = ops.segment_sum(values, flat, num_segments=k * k)  # unlike a scatter, it can be mapped
+    return ops.matmul(h, ops.reshape(dense, (k, k)))
 
 
 def banded_product(h: Any, values: Any, d: int) -> Any:

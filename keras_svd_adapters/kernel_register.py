@@ -1,0 +1,89 @@
+"""Layers that read kernels of their own instead of calling a Dense: experts, cells, yours."""
+
+from __future__ import annotations
+
+import re
+
+import keras
+
+from keras_svd_adapters.host import kind_of_class
+from keras_svd_adapters.keras_internals import direct_weights
+
+EXPERTS = re.compile("expert|moe", re.IGNORECASE)
+
+_registered: dict[type, dict[str, str]] = {
+    cell: {"kernel": "mn", "recurrent_kernel": "mn"}
+    for cell in (keras.layers.LSTMCell, keras.layers.GRUCell, keras.layers.SimpleRNNCell)
+}
+
+
+def register_kernels(cls: type[keras.layers.Layer], **axes: str) -> None:
+    """Makes weights of a layer class kernels that can be adapted.
+
+    For layers that read their weights, as in `ops.einsum("...m,mn->...n", x, self.w)`. While an
+    adapter is active, `self.w` is the effective kernel, made anew at each read; methods with
+    dropout do not suit, since they act on the input. Dense, EinsumDense, convolutions, embeddings,
+    recurrent cells and KerasHub's experts are known.
+
+    Args:
+        cls: The class of the layer; its subclasses come with it.
+        **axes: For each attribute that holds a weight, a letter per axis of it:
+            `m` for one that is summed over with the input, `n` for one that
+            reaches the output, `s` along which kernels are stacked, each of
+            which gets its own decomposition. A `(in, out)` kernel is `"mn"`,
+            experts of shape `(experts, in, out)` are `"smn"`, heads of shape
+            `(heads, in, size)` are `"nmn"`.
+
+    Raises:
+        ValueError: If the class is registered or known already, or `axes` are
+            not such letters.
+
+    Example:
+
+    >>> import keras, keras_svd_adapters as ksa
+    >>> class Gate(keras.layers.Layer):
+    ...     def build(self, shape):
+    ...         self.w = self.add_weight(shape=(shape[-1], 4), name="w")
+    ...     def call(self, x):
+    ...         return x * keras.ops.sigmoid(keras.ops.matmul(x, self.w))
+    >>> ksa.register_kernels(Gate, w="mn")
+    >>> model = keras.Sequential([keras.Input((4,)), Gate()])
+    >>> ksa.enable(model, ksa.SVF()).trainable_parameters
+    4
+    """
+    received = f"Received: {cls!r}, {axes}"
+    if not isinstance(cls, type) or not issubclass(cls, keras.layers.Layer):
+        raise ValueError(f"Kernels are registered for a class of Keras layers. {received}")
+    if issubclass(cls, keras.Model):
+        raise ValueError(f"Register the layers of a model instead of the model. {received}")
+    if kind_of_class(cls) is not None:
+        raise ValueError(f"Layers of this class are adapted without being registered. {received}")
+    if cls in _registered:
+        raise ValueError(
+            f"This class is registered already, with {_registered[cls]}, and cannot be twice. "
+            f"{received}"
+        )
+    if not axes or not all(
+        isinstance(a, str) and {*"mn"} <= {*a} <= {*"mns"} for a in axes.values()
+    ):
+        raise ValueError(
+            "Name each weight with a letter per axis, `m` (summed over), `n` (in the output) or "
+            f"`s` (stacked), as in `register_kernels(MyLayer, w='mn')`. {received}"
+        )
+    _registered[cls] = axes
+
+
+def kernel_axes(layer: keras.layers.Layer) -> dict[str, str]:
+    """The attributes of a layer that hold kernels it reads, with their axes."""
+    for cls in type(layer).__mro__:
+        if cls in _registered:
+            return _registered[cls]
+    return _experts(layer) if EXPERTS.search(type(layer).__name__) else {}
+
+
+def _experts(layer: keras.layers.Layer) -> dict[str, str]:
+    """The `(experts, m, n)` weights of a layer, as KerasHub's mixtures of experts have them."""
+    stacks = {id(w): w.shape[0] for w in direct_weights(layer) if len(w.shape) == 3}
+    if len(stacks) < 2 or len(set(stacks.values())) > 1:
+        return {}
+    return {name: "smn" for name, value in vars(layer).items() if id(value) in stacks}

@@ -1,0 +1,359 @@
+"""Kernels that a layer reads as weights: stacked experts, recurrent cells, registered classes."""
+
+import keras
+import numpy as np
+import pytest
+from autodiff import gradients
+from backbones import BACKBONES
+from cases import METHODS, batch, numpy, shake
+from keras import ops
+
+import keras_svd_adapters as ksa
+from keras_svd_adapters import kernel_register
+from keras_svd_adapters.host import adapters_of
+from keras_svd_adapters.site import adapted_sites, find_sites
+
+EXPERTS, TOKENS, WIDTH, INNER = 3, 6, 10, 14
+
+
+class TinyExperts(keras.layers.Layer):
+    """As the experts of KerasHub: all of them see all tokens."""
+
+    def build(self, shape):
+        self._up_proj = self.add_weight(shape=(EXPERTS, shape[-1], INNER), name="up_proj")
+        self._down_proj = self.add_weight(shape=(EXPERTS, INNER, shape[-1]), name="down_proj")
+        self.up_bias = self.add_weight(shape=(EXPERTS, INNER), name="up_bias")
+
+    def call(self, x):
+        up = ops.einsum("th,ehm->etm", x, self._up_proj) + self.up_bias[:, None]
+        return ops.einsum("etm,emh->eth", ops.gelu(up), self._down_proj)
+
+    def compute_output_shape(self, shape):
+        return (EXPERTS, *shape)
+
+
+def experts(dtype="float32"):
+    layer = TinyExperts(dtype=dtype)
+    layer.build((TOKENS, WIDTH))
+    rng = np.random.default_rng(5)
+    for weight in layer.weights:
+        weight.assign(0.4 * rng.normal(size=weight.shape))
+    return layer
+
+
+def model_of_experts():
+    keras.utils.set_random_seed(1)
+    inputs = keras.Input((WIDTH,), batch_size=TOKENS)
+    x = keras.layers.Dense(WIDTH, name="first")(inputs)
+    x = TinyExperts(name="experts")(x)
+    return keras.Model(inputs, ops.mean(x, axis=0))
+
+
+ROWS = [pytest.param(c, id=name) for name, c in METHODS.items() if not c.square_only]
+
+
+@pytest.mark.parametrize("case", ROWS)
+def test_each_expert_is_adapted_as_if_alone(case):
+    layer, plain, x = experts(), experts(), batch((TOKENS, WIDTH))
+    before = numpy(layer(x))
+    status = ksa.enable(layer, case.method, cache=False)
+    assert status.trainable_parameters == ksa.plan(experts(), case.method).trainable_parameters
+    np.testing.assert_array_equal(numpy(layer(x)), before)
+    shake(layer)
+    g, expected = batch(before.shape, seed=4), {}
+    for site, kernel in zip(adapted_sites(layer), (plain._up_proj, plain._down_proj), strict=True):
+        adapter = adapters_of(site.layer)["default"]
+        values = [vars(v) for v in adapter.numpy_values()]
+        each = [
+            case.reference(K.astype("float64"), case.method, v)
+            for K, v in zip(numpy(kernel), values)
+        ]
+        kernel.assign(np.stack([merged for merged, _ in each]))
+        expected[site.key] = [gradients_of for _, gradients_of in each]
+    close(numpy(layer(x)), numpy(plain(x)))
+    of_kernels = dict(zip([w.name for w in plain.trainable_weights], gradients(plain, x, g)))
+    found = dict(zip([id(w) for w in layer.trainable_weights], gradients(layer, x, g)))
+    for site in adapted_sites(layer):
+        G = of_kernels[site.name].astype("float64")
+        each = [of_one(one) for of_one, one in zip(expected[site.key], G, strict=True)]
+        for name, variable in adapters_of(site.layer)["default"].trained.items():
+            close(found.pop(id(variable)), np.stack([one[name] for one in each]))
+    assert not found
+
+
+def close(found, expected):
+    """Equal to 2e-5 of the largest value."""
+    assert found.shape == expected.shape
+    assert np.abs(found - expected).max() <= 2e-5 * np.abs(expected).max()
+
+
+@pytest.mark.parametrize("method", [ksa.LoRA(rank=2), ksa.SVFT("banded", d=1)], ids=str)
+@pytest.mark.parametrize("dtype", ["mixed_bfloat16", "bfloat16"])
+def test_low_precision(method, dtype):
+    layer, x = experts(dtype), batch((TOKENS, WIDTH))
+    before = layer(x)
+    ksa.enable(layer, method)
+    after = layer(x)
+    assert after.dtype == before.dtype
+    np.testing.assert_array_equal(numpy(after), numpy(before))
+    assert all(w.dtype == "float32" for w in layer.trainable_weights)
+    shake(layer)
+    assert np.abs(numpy(layer(x)) - numpy(before)).max() > 0.1
+
+
+@pytest.mark.parametrize("method", [ksa.LoRA(rank=2), ksa.SVFT("random", d=1)], ids=str)
+def test_a_model_learns_is_saved_and_merged(method, tmp_path):
+    model, x = model_of_experts(), batch((TOKENS, WIDTH))
+    plain = model.predict(x, verbose=0)
+    holder = model.get_layer("experts")
+    ksa.enable(model, method, targets="*_proj", train="up_bias")
+    model.compile(keras.optimizers.Adam(1e-2), "mse")
+    model.fit(x, 0 * x, batch_size=TOKENS, epochs=3, verbose=0)
+    y = model.predict(x, verbose=0)
+    assert np.abs(y - plain).max() > 1e-3
+    ksa.save_adapter(model, tmp_path / "adapter.keras")
+    model.save(tmp_path / "model.keras")
+    fresh = model_of_experts()
+    ksa.load_adapter(fresh, tmp_path / "adapter.keras")
+    custom = {"TinyExperts": TinyExperts}
+    again = keras.saving.load_model(tmp_path / "model.keras", custom_objects=custom)
+    for other in (fresh, again):
+        np.testing.assert_array_equal(other.predict(x, verbose=0), y)
+        assert other.count_params() == model.count_params()
+    again.fit(x, 0 * x, batch_size=TOKENS, epochs=1, shuffle=False, verbose=0)
+    model.fit(x, 0 * x, batch_size=TOKENS, epochs=1, shuffle=False, verbose=0)
+    np.testing.assert_array_equal(again.predict(x, verbose=0), model.predict(x, verbose=0))
+
+    y = model.predict(x, verbose=0)
+    ksa.enable(model, ksa.SVF(), targets="up_proj", name="second")
+    ksa.set_adapter(model, ["default"])
+    np.testing.assert_array_equal(model.predict(x, verbose=0), y)
+    ksa.delete_adapter(model, "second")
+    bias = numpy(holder.up_bias)
+    with ksa.disabled(model):
+        holder.up_bias.assign(numpy(model_of_experts().get_layer("experts").up_bias))
+        np.testing.assert_array_equal(model.predict(x, verbose=0), plain)
+    holder.up_bias.assign(bias)
+    report = ksa.merge(model)
+    assert [kernel.path for kernel in report.kernels[:2]] == [
+        "experts/up_proj[0]",
+        "experts/up_proj[1]",
+    ]
+    assert type(holder) is TinyExperts
+    assert not holder._flatten_layers(include_self=False)
+    np.testing.assert_allclose(model.predict(x, verbose=0), y, atol=1e-5)
+    ksa.unmerge(model)
+    np.testing.assert_array_equal(model.predict(x, verbose=0), y)
+
+
+def test_looks_at_each_expert():
+    layer = experts()
+    assert [k.path for k in ksa.spectrum(layer).kernels][:2] == [
+        "up_proj[0]",
+        "up_proj[1]",
+    ]
+    ksa.enable(layer, ksa.SVFT("banded", d=1))
+    shake(layer)
+    found = ksa.coefficients(layer).kernels
+    assert [k.path for k in found][3:] == [f"down_proj[{i}]" for i in range(EXPERTS)]
+    assert all(k.relative > 0 for k in found)
+
+
+def test_converts_each_expert():
+    layer, x = experts(), batch((TOKENS, WIDTH))
+    ksa.enable(layer, ksa.PiSSA(rank=2))
+    shake(layer)
+    y = numpy(layer(x))
+    ksa.to_lora(layer)
+    close(numpy(layer(x)), y)
+
+
+def test_dropout_is_refused():
+    layer = experts()
+    with pytest.raises(ValueError, match="dropout=0"):
+        ksa.enable(layer, ksa.LoRA(rank=2, dropout=0.1))
+    assert type(layer) is TinyExperts
+    assert not adapted_sites(layer)
+
+
+MOE = sorted(
+    name for name in BACKBONES if "Mo" in name or name in ("GptOssBackbone", "MixtralBackbone")
+)
+
+
+def test_the_experts_of_keras_hub_are_known():
+    """Every layer class of theirs with `(experts, m, n)` weights."""
+    found = {}
+    for name in MOE:
+        backbone, _ = BACKBONES[name]()
+        for site in find_sites(backbone):
+            if site.view.count is not None:
+                assert site.view.matrix_shape == site.shape
+                found.setdefault(site.kind, set()).add(site.name)
+    assert found == {
+        "MixtralMoeExperts": {
+            "expert_feedforward_gate_dense",
+            "expert_feedforward_intermediate_dense",
+            "expert_feedforward_output_dense",
+        },
+        **{
+            f"{family}Experts": {"expert_feedforward_gate_dense", "expert_feedforward_output_dense"}
+            for family in ("QwenMoe", "Qwen3Moe", "Qwen3_5Moe")
+        },
+        "GptOssExperts": {"gate_up_proj", "down_proj"},
+    }
+
+
+def keras_hub_experts(family):
+    """A layer of experts with random weights, and arguments to call it with."""
+    from keras_hub.src.models.gemma4.gemma4_moe import Gemma4MoEBlock
+    from keras_hub.src.models.gpt_oss.gpt_oss_decoder import GptOssExperts
+    from keras_hub.src.models.mixtral.mixtral_decoder import MixtralMoeExperts
+    from keras_hub.src.models.qwen3_5_moe.qwen3_5_moe_decoder import Qwen3_5MoeExperts
+    from keras_hub.src.models.qwen3_moe.qwen3_moe_decoder import Qwen3MoeExperts
+    from keras_hub.src.models.qwen_moe.qwen_moe_decoder import QwenMoeExperts
+
+    known = (
+        Gemma4MoEBlock,
+        GptOssExperts,
+        MixtralMoeExperts,
+        QwenMoeExperts,
+        Qwen3MoeExperts,
+        Qwen3_5MoeExperts,
+    )
+    layer = next(cls for cls in known if cls.__name__ == family)(EXPERTS, WIDTH, INNER)
+    layer.build((TOKENS, WIDTH))
+    rng = np.random.default_rng(5)
+    for weight in layer.weights:
+        weight.assign(0.4 * rng.normal(size=weight.shape))
+    inputs = [batch((TOKENS, WIDTH))]
+    if family == "Gemma4MoEBlock":
+        inputs.append(np.abs(batch((TOKENS, EXPERTS), seed=8)))
+    return layer, inputs
+
+
+@pytest.mark.parametrize(
+    "family",
+    [
+        "Gemma4MoEBlock",
+        "GptOssExperts",
+        "MixtralMoeExperts",
+        "QwenMoeExperts",
+        "Qwen3MoeExperts",
+        "Qwen3_5MoeExperts",
+    ],
+)
+def test_experts_of_keras_hub_expert_by_expert(family):
+    """Each expert's kernel, merged by hand, in a plain layer."""
+    (layer, inputs), (plain, _) = keras_hub_experts(family), keras_hub_experts(family)
+    before = numpy(layer(*inputs))
+    ksa.enable(layer, ksa.LoRA(rank=2, alpha=6))
+    np.testing.assert_array_equal(numpy(layer(*inputs)), before)
+    shake(layer)
+    sites = adapted_sites(layer)
+    assert len(sites) == sum(len(weight.shape) == 3 for weight in plain.weights)
+    for site in sites:
+        v = adapters_of(site.layer)["default"].trained
+        A, B = numpy(v["lora_a"]), numpy(v["lora_b"])
+        kernel = getattr(plain, site.layer.attribute)
+        kernel.assign(numpy(kernel) + np.stack([3.0 * a @ b for a, b in zip(A, B, strict=True)]))
+    close(numpy(layer(*inputs)), numpy(plain(*inputs)))
+    assert np.abs(numpy(layer(*inputs)) - before).max() > 0.1
+
+
+@pytest.mark.parametrize("kind", ["LSTM", "GRU", "SimpleRNN"])
+@pytest.mark.parametrize("method", [ksa.LoRA(rank=2), ksa.SVFT("banded", d=1)], ids=str)
+def test_recurrent_cells(kind, method):
+    build = getattr(keras.layers, kind)
+    x = batch((2, 4, 6))
+    keras.utils.set_random_seed(2)
+    layer, plain = (keras.Sequential([build(5, seed=1)]) for _ in range(2))
+    before = numpy(layer(x))
+    plain(x)
+    plain.set_weights(layer.get_weights())
+    assert [s.name for s in ksa.targets(layer).known] == ["kernel", "recurrent_kernel"]
+    status = ksa.enable(layer, method, targets=["kernel", "recurrent_kernel"])
+    assert len(status.trainable_weights) == len(layer.trainable_weights) > 0
+    np.testing.assert_array_equal(numpy(layer(x)), before)
+    shake(layer)
+    for name in ("kernel", "recurrent_kernel"):
+        getattr(plain.layers[0].cell, name).assign(getattr(layer.layers[0].cell, name))
+    close(numpy(layer(x)), numpy(plain(x)))
+    assert all(np.any(g) for g in gradients(layer, x, before))
+    y = numpy(layer(x))
+    ksa.merge(layer)
+    close(numpy(layer(x)), y)
+
+
+@pytest.fixture
+def register(monkeypatch):
+    monkeypatch.setattr(kernel_register, "_registered", dict(kernel_register._registered))
+
+
+class Heads(keras.layers.Layer):
+    def build(self, shape):
+        self.w = self.add_weight(shape=(2, shape[-1], 3), name="w")
+
+    def call(self, x):
+        return ops.einsum("bi,hio->bho", x, self.w)
+
+
+def test_registered_layers_are_adapted(register):
+    model = keras.Sequential([keras.Input((5,)), Heads(name="heads"), keras.layers.Flatten()])
+    assert not find_sites(model)
+    ksa.register_kernels(Heads, w="nmn")
+    (site,) = find_sites(model)
+    assert (site.path, site.kind, site.view.m, site.view.n) == ("heads/w", "Heads", 5, 6)
+    ksa.enable(model, ksa.SVF(), targets="w")
+    assert numpy(model.trainable_weights[0]).shape == (5,)
+    x = batch((3, 5))
+    before = numpy(model(x))
+    shake(model)
+    assert np.abs(numpy(model(x)) - before).max() > 1e-3
+
+
+def test_an_own_call_of_a_known_class(register):
+    class Scaled(keras.layers.Dense):
+        def call(self, inputs):
+            return 2 * ops.matmul(inputs, self.kernel)
+
+    layer = Scaled(4)
+    layer.build((None, 6))
+    assert not find_sites(layer)
+    ksa.register_kernels(Scaled, kernel="mn")
+    ksa.enable(layer, ksa.LoRA(rank=1))
+    shake(layer)
+    close(numpy(layer(ops.eye(6))), 2 * numpy(layer.kernel))
+
+
+@pytest.mark.parametrize(
+    ("cls", "axes", "what"),
+    [
+        (Heads, {}, "a letter per axis"),
+        (Heads, {"w": "mx"}, "a letter per axis"),
+        (Heads, {"w": 3}, "a letter per axis"),
+        (Heads, {"w": "smm"}, "a letter per axis"),
+        (keras.layers.Dense, {"kernel": "mn"}, "without being registered"),
+        (keras.layers.LSTMCell, {"kernel": "mn"}, "registered already"),
+        (keras.Model, {"w": "mn"}, "layers of a model"),
+        ("Heads", {"w": "mn"}, "class of Keras layers"),
+    ],
+)
+def test_bad_registrations(register, cls, axes, what):
+    with pytest.raises(ValueError, match=what) as error:
+        ksa.register_kernels(cls, **axes)
+    assert "Received: " in str(error.value)
+
+
+def test_registered_twice(register):
+    ksa.register_kernels(Heads, w="nmn")
+    with pytest.raises(ValueError, match="registered already"):
+        ksa.register_kernels(Heads, w="nmn")
+
+
+def test_axes_that_do_not_fit(register):
+    ksa.register_kernels(Heads, w="mn")
+    layer = Heads()
+    layer.build((None, 4))
+    with pytest.raises(ValueError, match="axes 'mn'"):
+        ksa.enable(layer, ksa.SVF(), targets="w")
