@@ -77,7 +77,7 @@ def _obstacle(by_key: dict[str, Site], key: str, told: dict[str, Any]) -> str | 
         near = difflib.get_close_matches(key, by_key, n=1)
         return f"it adapts `{key}`, which this model lacks; nearest: {near}"
     site = by_key[key]
-    if why := site.obstacle():
+    if why := site.obstacle(tied=True):
         return f"`{site.path}` cannot be adapted: {why}"
     ours, theirs = list(site.view.matrix_shape), told["kernel"]["shape"]
     return None if ours == theirs else f"the kernel of `{site.path}` was {theirs} and is {ours}"
@@ -185,7 +185,7 @@ def fit_shared(
 
 def _check_size(model: keras.layers.Layer, method: Method, shapes: Shapes, filepath: Path) -> None:
     """Raises where shared arrays are larger than all kernels of the model together need."""
-    views = [site.view for site in find_sites(model) if site.obstacle() is None]
+    views = [site.view for site in find_sites(model) if site.obstacle(tied=True) is None]
     needed = covering_shapes([method.arrays(v.m, v.n, method.form(v.m, v.n)) for v in views])
     for array, shape in shapes.items():
         most = needed.get(array, ())

@@ -39,10 +39,11 @@ class Choice(Shown):
         notes = (
             f"* {len(self.sites)} of {len(self.known)} kernels are meant, {self.values:,} values"
         )
-        obstacles = ((site.path, site.obstacle()) for site in self.known)
+        meant = {site.key for site in self.sites}
+        obstacles = ((s.path, s.obstacle()) for s in self.known if s.key not in meant)
         for path, why, _ in grouped(each for each in obstacles if each[1]):
             notes += f"\n- `{path}` cannot be adapted: {why}"
-        return Table(head, _rows(self.known, {site.key for site in self.sites}), notes)
+        return Table(head, _rows(self.known, meant), notes)
 
 
 def targets(
@@ -51,6 +52,7 @@ def targets(
     exclude: Targets = None,
     layers: Iterable[int] | None = None,
     last: int | None = None,
+    tied: bool = False,
 ) -> Choice:
     """Shows which kernels of a model some targets mean, and touches nothing.
 
@@ -60,6 +62,7 @@ def targets(
         exclude: As in `enable`.
         layers: As in `enable`.
         last: As in `enable`.
+        tied: As in `enable`.
 
     Returns:
         A `Choice`; print it.
@@ -75,7 +78,7 @@ def targets(
     >>> len(ksa.targets(model, "all").sites)
     1
     """
-    chosen = choose(model, targets, exclude, layers, last)
+    chosen = choose(model, targets, exclude, layers, last, tied)
     return Choice(tuple(chosen), tuple(find_sites(model)))
 
 

@@ -1,4 +1,4 @@
-"""Embedding and an untied ReversibleEmbedding while they carry adapters."""
+"""Embedding and ReversibleEmbedding while they carry adapters."""
 
 from __future__ import annotations
 
@@ -29,10 +29,17 @@ class AdaptedEmbedding(AdaptedLayer):
     def obstacle(layer: keras.layers.Layer) -> str | None:
         if layer.embeddings_constraint is not None:
             return "its table has a constraint, which an adapter would not obey"
-        if getattr(layer, "tie_weights", False):
-            return "its table also makes the logits (tie_weights=True), which would change as well"
         if hasattr(layer, "tie_weights") and layer.mask_zero:
             return "it makes a mask of its own (mask_zero=True)"
+        return None
+
+    @staticmethod
+    def tie(layer: keras.layers.Layer) -> str | None:
+        if getattr(layer, "tie_weights", False):
+            return (
+                "its table also makes the logits (tie_weights=True), which would change as well; "
+                "`tied=True` adapts it for both"
+            )
         return None
 
     @property
@@ -42,6 +49,8 @@ class AdaptedEmbedding(AdaptedLayer):
 
     def call(self, inputs: Any, *args: Any, **kwargs: Any) -> Any:
         reverse = bool(args and args[0]) or kwargs.get("reverse", False)
+        if reverse and self.tie(self):  # type: ignore[arg-type]
+            return super().call(inputs, *args, **kwargs)  # type: ignore[misc]
         if self.rests or reverse:
             with self.base():
                 return super().call(inputs, *args, **kwargs)  # type: ignore[misc]

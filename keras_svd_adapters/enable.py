@@ -46,6 +46,7 @@ def enable(
     svd_device: str = "cpu",
     layers: Iterable[int] | None = None,
     last: int | None = None,
+    tied: bool = False,
 ) -> Status:
     """Adapts a model in place: its kernels freeze, and a few new values train.
 
@@ -84,6 +85,9 @@ def enable(
         layers: In which of the repeated blocks, such as `range(6, 12)`; what
             lies outside of them is not touched by it.
         last: In how many of the last blocks, instead of `layers`.
+        tied: Whether a table that also makes the logits (`tie_weights=True`) is
+            adapted where `targets` names it. The look-up and the logits then
+            change together; each step makes the whole changed table for these.
 
     Returns:
         A `Status` of the adapted model; print it.
@@ -102,7 +106,7 @@ def enable(
     check_name(name)
     service = SVDService(cache, cache_dir, svd_device)
     service.check()
-    chosen = choose_methods(model, method, targets, exclude, layers, last)
+    chosen = choose_methods(model, method, targets, exclude, layers, last, tied)
     check_methods(chosen, name)
     sites = [site for site, _ in chosen]
     extra = choose_weights(model, train, name, sites) + choose_biases(model, bias, name, sites)

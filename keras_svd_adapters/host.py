@@ -96,6 +96,11 @@ class AdaptedLayer:
         return None
 
     @staticmethod
+    def tie(layer: keras.layers.Layer) -> str | None:
+        """Why a layer of this kind is adapted only where that is asked for, `None` if not."""
+        return None
+
+    @staticmethod
     def join(layer: keras.layers.Layer) -> None:
         """What else must be done when a layer of this kind gets its first adapter."""
 

@@ -137,6 +137,7 @@ def plan(
     svd_device: str = "cpu",
     layers: Iterable[int] | None = None,
     last: int | None = None,
+    tied: bool = False,
 ) -> Plan:
     """Tells what `enable` would cost, and touches nothing.
 
@@ -153,6 +154,7 @@ def plan(
         svd_device: As in `enable`; the seconds are those of a CPU in any case.
         layers: As in `enable`.
         last: As in `enable`.
+        tied: As in `enable`.
 
     Returns:
         A `Plan` with `.trainable_parameters`, `.frozen_bytes`, `.seconds` and
@@ -172,7 +174,7 @@ def plan(
     service.check()
     if not isinstance(model, keras.layers.Layer):
         model = draw(model)
-    chosen = choose_methods(model, method, targets, exclude, layers, last)
+    chosen = choose_methods(model, method, targets, exclude, layers, last, tied)
     check_shapes(chosen)
     jobs = [jobs_for(site, m.truncation, needs_svd(site, m)) for site, m in chosen]
     every = list(chain.from_iterable(jobs))

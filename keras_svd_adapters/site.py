@@ -136,8 +136,8 @@ class Site:
             dtype = self.layer.dtype_policy
             return Adapter(method, self.view, form, values, dtype, shared, PREFIX + name)
 
-    def obstacle(self) -> str | None:
-        """Why this layer cannot be adapted, `None` if it can."""
+    def obstacle(self, tied: bool = False) -> str | None:
+        """Why this layer cannot be adapted, or not unless `tied`; `None` if it can."""
         layer = self.layer
         if getattr(self.owner, "quantization_mode", None) is not None:
             return f"it is quantized ({self.owner.quantization_mode}); adapt the float model"
@@ -145,7 +145,7 @@ class Site:
             return "Keras's own LoRA is enabled on it; use a model without `enable_lora`"
         if not keras.backend.is_float_dtype(self.dtype):
             return f"its kernel is {self.dtype}; adapt the float model"
-        if why := self.host.obstacle(layer):
+        if why := self.host.obstacle(layer) or (None if tied else self.host.tie(layer)):
             return why
         try:
             _ = self.view

@@ -26,6 +26,7 @@ def choose(
     exclude: Targets = None,
     layers: Iterable[int] | None = None,
     last: int | None = None,
+    tied: bool = False,
 ) -> list[Site]:
     """The sites of a model that `targets` names and `exclude` does not.
 
@@ -44,6 +45,7 @@ def choose(
         layers: Numbers of the outermost repeated blocks, from 0; what lies
             outside of such is not touched by it.
         last: How many of these blocks, from the end.
+        tied: Whether a table that also makes the logits can be adapted.
 
     Returns:
         A list of `Site`.
@@ -71,14 +73,14 @@ def choose(
             f"`exclude`. The model has\n{tree(sites)}\n"
             f"Received: targets={targets!r}, exclude={exclude!r}, layers={layers!r}, last={last!r}"
         )
-    blocked = [(site, why) for site in chosen if (why := site.obstacle())]
+    blocked = [(site, why) for site in chosen if (why := site.obstacle(tied))]
     if blocked and targets is not None and not _all_words(targets, sites):
         site, why = blocked[0]
         raise ValueError(
             f"`{site.path}` cannot be adapted: {why}. Leave it out with `exclude`. "
             f"Received: targets={targets!r}"
         )
-    chosen = [site for site in chosen if not site.obstacle()]
+    chosen = [site for site in chosen if not site.obstacle(tied)]
     if not chosen:
         site, why = blocked[0]
         raise ValueError(

@@ -105,6 +105,44 @@ def test_a_tied_table_is_refused():
     backbone, _ = models.bert()
     with pytest.raises(ValueError, match="tie_weights=True"):
         ksa.enable(backbone, ksa.LoRA(rank=2), targets="token_embedding")
+    assert "tied=True" in str(ksa.targets(backbone))
+
+
+@pytest.mark.parametrize("method", [ksa.LoRA(rank=2), ksa.DoRA(rank=2)], ids=str)
+@pytest.mark.parametrize("cap", [None, 2.0])
+def test_a_tied_table_on_request(method, cap, ids, tmp_path):
+    """Look-up and logits are those of the changed table; both give it gradients."""
+
+    def tied():
+        table = keras.layers.ReversibleEmbedding(20, 6, logit_soft_cap=cap, name="words")
+        inputs = keras.Input((5,), dtype="int32")
+        model = keras.Model(inputs, table(keras.ops.tanh(table(inputs)), reverse=True))
+        table.embeddings.assign(np.random.default_rng(5).normal(size=(20, 6)))
+        return model, table
+
+    (model, table), (plain, plain_table) = tied(), tied()
+    before = numpy(model(ids))
+    plan = ksa.plan(model, method, targets="words", tied=True)
+    status = ksa.enable(model, method, targets="words", tied=True)
+    assert status.trainable_parameters == plan.trainable_parameters
+    np.testing.assert_array_equal(numpy(model(ids)), before)
+    shake(model, 0.3)
+    plain_table.embeddings.assign(table.merged_kernel())
+    close(numpy(model(ids)), numpy(plain(ids)))
+    assert np.abs(numpy(model(ids)) - before).max() > 0.1
+    found = gradients(model, ids, batch(before.shape))
+    (G,) = gradients(plain, ids, batch(before.shape))
+    if type(method) is ksa.LoRA:
+        A, B = (numpy(v) for v in table.adapter().trained.values())
+        for gradient, expected in zip(found, (G @ B.T, A.T @ G), strict=True):
+            close(gradient, method.scale * expected)
+    y = numpy(model(ids))
+    ksa.save_adapter(model, tmp_path / "a.keras")
+    fresh, _ = tied()
+    ksa.load_adapter(fresh, tmp_path / "a.keras")
+    np.testing.assert_array_equal(numpy(fresh(ids)), y)
+    ksa.merge(model)
+    close(numpy(model(ids)), y)
 
 
 @pytest.mark.parametrize("method", [ksa.SVF(), ksa.PiSSA(rank=2), ksa.VeRA(rank=2)])
