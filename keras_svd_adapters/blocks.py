@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable
+from itertools import pairwise, takewhile
 
 import keras
 
@@ -12,6 +13,7 @@ from keras_svd_adapters.keras_internals import output_layers
 from keras_svd_adapters.site import Site
 
 PRESETS = ("attention", "mlp", "all")
+RECURRENT = (keras.layers.RNN, keras.layers.Bidirectional)
 ATTENTION = re.compile("attention|attn|mha|qkv", re.IGNORECASE)
 
 
@@ -20,7 +22,7 @@ def default_sites(model: keras.layers.Layer, sites: list[Site]) -> list[Site]:
 
     Convolutions are meant only where no other kernel is left.
     """
-    linear = [site for site in sites if site.host.linear]
+    linear = [site for site in sites if site.linear]
     for some in (linear, sites):
         found = _inside(some) or all_but_head(model, some)
         if found:
@@ -35,7 +37,7 @@ def preset_sites(preset: str, model: keras.layers.Layer, sites: list[Site]) -> l
     attention = attention_keys(sites)
     if preset == "attention":  # which is no head, also where nothing repeats
         found = [site for site in _inside(sites) or sites if site.key in attention]
-        return [site for site in found if site.host.linear] or found
+        return [site for site in found if site.linear] or found
     return [site for site in default_sites(model, sites) if site.key not in attention]
 
 
@@ -112,7 +114,7 @@ def _families(sites: Iterable[Site]) -> dict[int, list[int]]:
         id(child): (id(parent), type(child))
         for site in sites
         if not site.host.looks_up
-        for parent, child in zip(site.chain[:-2], site.chain[1:-1])
+        for parent, child in pairwise(_around(site))
     }
     sizes = Counter(parents.values())
     families: dict[tuple[int, type], list[int]] = {}
@@ -120,6 +122,12 @@ def _families(sites: Iterable[Site]) -> dict[int, list[int]]:
         if sizes[family] > 1:
             families.setdefault(family, []).append(child)
     return {child: family for family in families.values() for child in family}
+
+
+def _around(site: Site) -> tuple[keras.layers.Layer, ...]:
+    """The layers around the one with the kernel; a recurrent layer is one as a whole."""
+    outer = site.chain[: site.chain.index(site.owner)]
+    return tuple(takewhile(lambda layer: not isinstance(layer, RECURRENT), outer))
 
 
 def _natural(key: str) -> list[str | int]:

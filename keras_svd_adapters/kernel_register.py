@@ -1,4 +1,4 @@
-"""Layers that read kernels of their own instead of calling a Dense: experts, cells, yours."""
+"""Layers that read kernels as weights instead of calling a Dense: experts, cells, yours."""
 
 from __future__ import annotations
 
@@ -11,10 +11,19 @@ from keras_svd_adapters.keras_internals import direct_weights
 
 EXPERTS = re.compile("expert|moe", re.IGNORECASE)
 
-_registered: dict[type, dict[str, str]] = {
+CELLS = {
     cell: {"kernel": "mn", "recurrent_kernel": "mn"}
     for cell in (keras.layers.LSTMCell, keras.layers.GRUCell, keras.layers.SimpleRNNCell)
 }
+SLIDING = {
+    keras.layers.SeparableConv1D: {"pointwise_kernel": "mmn"},
+    keras.layers.SeparableConv2D: {"pointwise_kernel": "mmmn"},
+    keras.layers.Conv1DTranspose: {"kernel": "nnm"},
+    keras.layers.Conv2DTranspose: {"kernel": "nnnm"},
+    keras.layers.Conv3DTranspose: {"kernel": "nnnnm"},
+}
+
+_registered: dict[type, dict[str, str]] = {**CELLS, **SLIDING}
 
 
 def register_kernels(cls: type[keras.layers.Layer], **axes: str) -> None:
@@ -22,8 +31,8 @@ def register_kernels(cls: type[keras.layers.Layer], **axes: str) -> None:
 
     For layers that read their weights, as in `ops.einsum("...m,mn->...n", x, self.w)`. While an
     adapter is active, `self.w` is the effective kernel, made anew at each read; methods with
-    dropout do not suit, since they act on the input. Dense, EinsumDense, convolutions, embeddings,
-    recurrent cells and KerasHub's experts are known.
+    dropout do not suit, since that acts on the input. Dense, EinsumDense, convolutions (but
+    depthwise ones), embeddings, recurrent cells and KerasHub's experts are known.
 
     Args:
         cls: The class of the layer; its subclasses come with it.
@@ -79,6 +88,11 @@ def kernel_axes(layer: keras.layers.Layer) -> dict[str, str]:
         if cls in _registered:
             return _registered[cls]
     return _experts(layer) if EXPERTS.search(type(layer).__name__) else {}
+
+
+def slides(layer: keras.layers.Layer) -> bool:
+    """Whether a layer slides its kernels over an image, as convolutions do."""
+    return isinstance(layer, tuple(SLIDING))
 
 
 def _experts(layer: keras.layers.Layer) -> dict[str, str]:

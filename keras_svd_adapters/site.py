@@ -15,6 +15,7 @@ from keras_svd_adapters.embedding import AdaptedEmbedding
 from keras_svd_adapters.host import PREFIX, AdaptedLayer, adapters_of, base_kernel, kind_of
 from keras_svd_adapters.keras_internals import walk
 from keras_svd_adapters.kernel import KernelView
+from keras_svd_adapters.kernel_register import slides
 from keras_svd_adapters.methods.method import Array, Method
 from keras_svd_adapters.projection import AdaptedProjection
 from keras_svd_adapters.read_kernel import AdaptedReadKernel, ReadKernel, kernels_read
@@ -67,6 +68,11 @@ class Site:
     def owner(self) -> keras.layers.Layer:
         """The layer that holds the kernel as its weight."""
         return self.layer.holder() if isinstance(self.layer, ReadKernel) else self.layer
+
+    @property
+    def linear(self) -> bool:
+        """Whether the kernel is meant where no target is named; those of convolutions are not."""
+        return self.host.linear and not slides(self.owner)
 
     def form(self, method: Method, spectra: Sequence[np.ndarray] = ()) -> str:
         """The formulation of a method for this kernel, with these singular values."""

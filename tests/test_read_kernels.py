@@ -285,6 +285,56 @@ def test_recurrent_cells(kind, method):
     close(numpy(layer(x)), y)
 
 
+L = keras.layers
+CONVOLUTIONS = {
+    "separable_1d": (L.SeparableConv1D, (7, 6)),
+    "separable_2d": (L.SeparableConv2D, (5, 7, 6)),
+    "transposed_1d": (L.Conv1DTranspose, (7, 6)),
+    "transposed_2d": (L.Conv2DTranspose, (5, 7, 6)),
+    "transposed_3d": (L.Conv3DTranspose, (2, 3, 4, 6)),
+}
+
+
+@pytest.mark.parametrize(("cls", "shape"), CONVOLUTIONS.values(), ids=CONVOLUTIONS)
+@pytest.mark.parametrize("method", [ksa.LoRA(rank=2), ksa.SVF()], ids=str)
+def test_other_convolutions(cls, shape, method):
+    layer, plain = (cls(4, 3, strides=2, padding="same") for _ in range(2))
+    x = batch((2, *shape))
+    before = numpy(layer(x))
+    plain(x)
+    plain.set_weights(layer.get_weights())
+    ksa.enable(layer, method)
+    np.testing.assert_array_equal(numpy(layer(x)), before)
+    (site,) = adapted_sites(layer)
+    assert not site.linear
+    assert (site.view.m, site.view.n) == (
+        (6, 4) if "Sep" in cls.__name__ else (6, 4 * 3 ** (len(shape) - 1))
+    )
+    shake(layer)
+    name = site.layer.attribute
+    getattr(plain, name).assign(getattr(layer, name))
+    close(numpy(layer(x)), numpy(plain(x)))
+    assert np.abs(numpy(layer(x)) - before).max() > 1e-2
+    ksa.merge(layer)
+    assert type(layer) is cls
+    close(numpy(layer(x)), numpy(plain(x)))
+
+
+def test_they_are_no_blocks():
+    """Two recurrent or separable layers do not make a model of repeated blocks."""
+    model = keras.Sequential(
+        [keras.Input((7, 6))]
+        + [L.SeparableConv1D(6, 3, name=f"separable_{i}") for i in range(2)]
+        + [L.Bidirectional(L.LSTM(4, return_sequences=True), name=f"both_{i}") for i in range(2)]
+        + [L.GRU(4, return_sequences=True, name="gru_0"), L.GRU(4, name="gru_1")]
+        + [L.Dense(5, name="inner"), L.Dense(2, name="head")]
+    )
+    meant = {site.path.split("/")[0] for site in ksa.targets(model).sites}
+    assert meant == {"both_0", "both_1", "gru_0", "gru_1", "inner"}
+    with pytest.raises(ValueError, match="no repeated blocks"):
+        ksa.targets(model, last=1)
+
+
 @pytest.fixture
 def register(monkeypatch):
     monkeypatch.setattr(kernel_register, "_registered", dict(kernel_register._registered))
