@@ -14,7 +14,7 @@ your own models, such as `SVFTDense`, and is a method of KerasHub backbones, suc
 
 Verbs, each with its own `help`:
 
-- before: `targets`, `plan`, `spectrum`
+- before: `targets`, `plan`, `spectrum`; `register_kernels` for layers of your own
 - adapt: `enable`, `set_adapter`, `disabled`, `delete_adapter`
 - look: `status`, `coefficients`, and `AdapterHealth` as a callback of `fit`
 - keep: `save_adapter`, `load_adapter`; `svd_cache` holds the decompositions

@@ -57,7 +57,7 @@ def register_kernels(cls: type[keras.layers.Layer], **axes: str) -> None:
     ...         return x * keras.ops.sigmoid(keras.ops.matmul(x, self.w))
     >>> ksa.register_kernels(Gate, w="mn")
     >>> model = keras.Sequential([keras.Input((4,)), Gate()])
-    >>> ksa.enable(model, ksa.SVF()).trainable_parameters
+    >>> ksa.enable(model, ksa.SVF(), targets="w").trainable_parameters
     4
     """
     received = f"Received: {cls!r}, {axes}"
