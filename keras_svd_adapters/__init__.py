@@ -8,9 +8,9 @@
     ksa.save_adapter(model, "mine.keras")
     ksa.merge(model)                      # an ordinary model again
 
-Methods: `LoRA`, `DoRA`, `PiSSA`, `MiLoRA`, `LoRAXS`, `VeRA`, `SVF`, `SVFT`. Each has a layer for
-your own models, such as `SVFTDense`, and is a method of KerasHub backbones, such as
-`backbone.enable_svft(pattern="banded", d=2)`.
+Methods: `LoRA`, `DoRA`, `PiSSA`, `MiLoRA`, `LoRAXS`, `VeRA`, `SVF`, `SVFT`, and `TokenRows` for
+rows of an embedding. Each has a layer for your own models, such as `SVFTDense`, and is a method of
+KerasHub backbones, such as `backbone.enable_svft(pattern="banded", d=2)`.
 
 Verbs, each with its own `help`:
 
@@ -43,6 +43,7 @@ from keras_svd_adapters.methods.method import Method
 from keras_svd_adapters.methods.pissa import MiLoRA, PiSSA
 from keras_svd_adapters.methods.svf import SVF
 from keras_svd_adapters.methods.svft import SVFT
+from keras_svd_adapters.methods.token_rows import TokenRows
 from keras_svd_adapters.methods.vera import VeRA
 from keras_svd_adapters.optimizer_care import care_for_adapters
 from keras_svd_adapters.plan import Plan, plan
@@ -55,6 +56,7 @@ from keras_svd_adapters.version import __version__
 LoRADense, DoRADense, LoRAXSDense = map(dense_layer, (LoRA, DoRA, LoRAXS))
 PiSSADense, MiLoRADense = map(dense_layer, (PiSSA, MiLoRA))
 SVFDense, SVFTDense, VeRADense = map(dense_layer, (SVF, SVFT, VeRA))
+TokenRowsDense = dense_layer(TokenRows)
 
 care_for_adapters()
 care_for_checkpoints()
@@ -85,6 +87,8 @@ __all__ = [
     "Site",
     "Spectrum",
     "Status",
+    "TokenRows",
+    "TokenRowsDense",
     "VeRA",
     "VeRADense",
     "__version__",

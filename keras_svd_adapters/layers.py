@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import MISSING, fields
 from inspect import Parameter, Signature
 from typing import Any
 
@@ -132,6 +132,7 @@ def dense_layer(method: type[Method]) -> type[AdaptedDense]:
 
 def _docstring(method: type[Method]) -> str:
     text = (method.__doc__ or "").split("    Example:")[0]
+    needed = "".join(f", {f.name}=[0]" for f in fields(method) if f.default is MISSING)
     return text.replace(
         "    Args:\n",
         "    The layer owns its base layer, freezes it, and equals it at step 0.\n\n    Args:\n"
@@ -140,7 +141,7 @@ def _docstring(method: type[Method]) -> str:
         "    Example:\n\n"
         "    >>> base = keras.layers.Dense(16)\n"
         "    >>> base.build((None, 32))\n"
-        f"    >>> layer = keras_svd_adapters.{method.__name__}Dense(base)\n"
+        f"    >>> layer = keras_svd_adapters.{method.__name__}Dense(base{needed})\n"
         "    >>> tuple(layer(keras.ops.ones((2, 32))).shape)\n"
         "    (2, 16)\n    "
     )

@@ -86,8 +86,8 @@ class Site:
         """Raises `ValueError` where a method cannot adapt this kernel."""
         if self.host.looks_up and method.lookup_form is None:
             raise ValueError(
-                "It is an embedding, which LoRA and DoRA adapt; give it one of these by a mapping "
-                f"in `targets`, or leave it out. Received: {self.kind}"
+                "It is an embedding, which LoRA, DoRA and TokenRows adapt; give it one of these by "
+                f"a mapping in `targets`, or leave it out. Received: {self.kind}"
             )
         if not self.host.called and getattr(method, "dropout", None):
             raise ValueError(

@@ -30,6 +30,7 @@ METHODS = {
     "milora": MethodCase(ksa.MiLoRA(rank=3), closed_forms.milora),
     "lora_xs": MethodCase(ksa.LoRAXS(rank=3, alpha=6), closed_forms.lora_xs),
     "vera": MethodCase(ksa.VeRA(rank=24, seed=3), closed_forms.vera),
+    "token_rows": MethodCase(ksa.TokenRows([7, 0, 4]), closed_forms.token_rows),
     "svf": MethodCase(ksa.SVF(), closed_forms.svf),
     "svf_factored": MethodCase(
         ksa.SVF(formulation="factored"), closed_forms.svf, exact_at_start=False

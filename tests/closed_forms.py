@@ -51,6 +51,13 @@ def milora(K, method, v):
     return pissa(K, method, v, slice(min(K.shape) - method.rank, None))
 
 
+def token_rows(K, method, v):
+    merged = K.copy()
+    for row, shift in zip(method.rows, v["shift"], strict=True):
+        merged[row] += shift
+    return merged, lambda G: {"shift": G[list(method.rows)]}
+
+
 def lora_xs(K, method, v):
     U, s, Vt = svd(K)
     r = method.rank

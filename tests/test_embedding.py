@@ -1,4 +1,4 @@
-"""An embedding's table as a site of LoRA and DoRA."""
+"""An embedding's table as a site of LoRA, DoRA and TokenRows."""
 
 import keras
 import models
@@ -148,7 +148,7 @@ def test_a_tied_table_on_request(method, cap, ids, tmp_path):
 @pytest.mark.parametrize("method", [ksa.SVF(), ksa.PiSSA(rank=2), ksa.VeRA(rank=2)])
 def test_methods_that_adapt_no_table(method):
     model, _ = table("Embedding")
-    with pytest.raises(ValueError, match="LoRA and DoRA adapt"):
+    with pytest.raises(ValueError, match="LoRA, DoRA and TokenRows adapt"):
         ksa.enable(model, method, targets="words")
     assert len(find_sites(model)) == 1
 
@@ -157,3 +157,32 @@ def test_nothing_but_a_table():
     model, _ = table("Embedding")
     with pytest.raises(ValueError, match="words"):
         ksa.enable(model, ksa.LoRA(rank=2))
+
+
+@pytest.mark.parametrize("rows", [(), [3, 3], [-1], ["cat"], 5, [1.5]])
+def test_bad_rows(rows):
+    with pytest.raises(ValueError, match="Received: rows="):
+        ksa.TokenRows(rows)
+
+
+def test_rows_beyond_the_table():
+    model, _ = table("Embedding")
+    with pytest.raises(ValueError, match="the last of which is 19"):
+        ksa.enable(model, ksa.TokenRows([3, 20]), targets="words")
+
+
+def test_only_the_chosen_rows_move(ids, tmp_path):
+    """And they leave, in the adapter file, as their own few values."""
+    model, layer = table("Embedding")
+    before = base_kernel(layer).numpy()
+    rows = [int(ids[0, 0]), 19]
+    ksa.enable(model, ksa.TokenRows(np.array(rows)), targets="words")
+    model.compile(keras.optimizers.AdamW(1e-1), "mse")
+    model.fit(ids, np.zeros((*ids.shape, 6)), epochs=2, verbose=0)
+    merged = numpy(layer.merged_kernel())
+    moved = {row for row in range(20) if np.any(merged[row] != before[row])}
+    assert rows[0] in moved <= set(rows)
+    ksa.save_adapter(model, tmp_path / "rows.keras")
+    fresh, other = table("Embedding")
+    ksa.load_adapter(fresh, tmp_path / "rows.keras")
+    np.testing.assert_array_equal(numpy(other.merged_kernel()), merged)
