@@ -61,6 +61,8 @@ def test_backbone(name, method, tmp_path):
     status = ksa.enable(backbone, method, verbose=0)
     assert plan.trainable_parameters == status.trainable_parameters
     sites = adapted_sites(backbone)
+    known = ksa.targets(backbone).known
+    assert len({site.path for site in known}) == len({site.key for site in known}) == len(known)
     trained = [v for site in sites for v in adapters_of(site.layer)["default"].trained.values()]
     assert {id(v) for v in trained} == {id(v) for v in backbone.trainable_variables}
 

@@ -254,6 +254,30 @@ def test_blocks_that_are_not_there(how, message):
     assert not ksa.status(backbone).adapters
 
 
+def test_a_path_that_two_layers_have_means_both_and_a_key_one():
+    class Twins(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.one = keras.layers.Dense(4, name="twin")
+            self.other = keras.layers.Dense(4, name="twin")
+
+        def call(self, x):
+            return self.other(self.one(x))
+
+    model = Twins()
+    model(keras.ops.ones((1, 4)))
+    one, other = ksa.targets(model, "twin").sites
+    assert one.path == other.path == "twin"
+    assert [s.key for s in ksa.targets(model, other.key).sites] == [other.key]
+    kinds = {"twin": ksa.SVF(), other.key: ksa.LoRA(rank=1)}
+    assert {str(s.method) for s in ksa.plan(model, targets=kinds).sites} == {"SVF()"}
+    kinds = {other.key: ksa.LoRA(rank=1), "twin": ksa.SVF()}
+    assert [str(s.method) for s in ksa.plan(model, targets=kinds).sites] == [
+        "SVF()",
+        "LoRA(rank=1)",
+    ]
+
+
 def test_a_method_for_each_part():
     backbone, _ = models.bert()
     rules = {"attention": ksa.SVF(), "mlp": ksa.SVFT("banded", d=1), "*query": ksa.LoRA()}
