@@ -75,7 +75,10 @@ def _obstacle(by_key: dict[str, Site], key: str, told: dict[str, Any]) -> str | 
     """Why the adapter of a layer cannot be attached to this model."""
     if key not in by_key:
         near = difflib.get_close_matches(key, by_key, n=1)
-        return f"it adapts `{key}`, which this model lacks; nearest: {near}"
+        return (
+            f"it adapts `{key}`, which this model lacks, or has only after `register_kernels`; "
+            f"nearest: {near}"
+        )
     site = by_key[key]
     if why := site.obstacle(tied=True):
         return f"`{site.path}` cannot be adapted: {why}"

@@ -72,10 +72,9 @@ def all_but_head(model: keras.layers.Layer, sites: list[Site]) -> list[Site]:
     if not sites or sites[0].owner is model:
         return sites
     makers = {id(layer) for layer in output_layers(model)}
-    ends = [site for site in sites if id(site.layer) in makers]
-    if ends or _inside(sites):
-        return [site for site in sites if site not in ends]
-    return sites[:-1]
+    if not any(id(_whole(site)) in makers for site in sites) and not _inside(sites):
+        makers = {id(_whole(sites[-1]))}
+    return [site for site in sites if id(_whole(site)) not in makers]
 
 
 def numbered(sites: Iterable[Site]) -> dict[str, tuple[int, int]]:
@@ -122,6 +121,11 @@ def _families(sites: Iterable[Site]) -> dict[int, list[int]]:
         if sizes[family] > 1:
             families.setdefault(family, []).append(child)
     return {child: family for family in families.values() for child in family}
+
+
+def _whole(site: Site) -> keras.layers.Layer:
+    """The layer with the kernel, or the recurrent layer with its cell."""
+    return site.chain[len(_around(site))]
 
 
 def _around(site: Site) -> tuple[keras.layers.Layer, ...]:

@@ -1,4 +1,4 @@
-"""From an adapter of one method to the same function in another."""
+"""From an adapter of one method to the same function, or one near it, in a LoRA."""
 
 from __future__ import annotations
 
@@ -7,78 +7,114 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_svd_adapters.adapter import Adapter, joined
+from keras_svd_adapters.adapter import joined
 from keras_svd_adapters.enable import (
     Chosen,
-    attach_all,
+    attach_values,
     check_methods,
     check_name,
-    undone_on_failure,
 )
-from keras_svd_adapters.host import adapters_of
+from keras_svd_adapters.host import adapters_of, base_kernel
 from keras_svd_adapters.live_models import searching_once
+from keras_svd_adapters.low_rank import (
+    ApproximateKernel,
+    Approximation,
+    Factors,
+    padded,
+    relative_error,
+    shrink,
+    truncate,
+)
 from keras_svd_adapters.methods.lora import LoRA
 from keras_svd_adapters.methods.method import Method
-from keras_svd_adapters.sharing import Shared
 from keras_svd_adapters.site import Site
-from keras_svd_adapters.status import Status, status
-from keras_svd_adapters.switching import finish, only_adapter, require_adapter, require_values
+from keras_svd_adapters.switching import only_adapter, require_adapter, require_values
+from keras_svd_adapters.values import to_numpy
 from keras_svd_adapters.weights import own_weights, trained_with
-
-Factors = tuple[np.ndarray, np.ndarray]
 
 
 @searching_once()
-def to_lora(model: keras.layers.Layer, name: str | None = None, into: str = "lora") -> Status:
-    """Adds a LoRA adapter that computes what another adapter does, exactly.
+def to_lora(
+    model: keras.layers.Layer,
+    name: str | None = None,
+    into: str = "lora",
+    rank: int | None = None,
+    energy: float | None = None,
+) -> Approximation:
+    """Adds a LoRA adapter that computes what another adapter does, exactly or nearly.
 
     PiSSA and MiLoRA of rank r become a LoRA of rank 2 r on the kernel as it
-    is, LoRA-XS and VeRA one of rank r. The new adapter becomes the active one,
-    and what `train` named trains and is saved with it from now on;
-    `delete_adapter` takes the old one off.
+    is, LoRA-XS and VeRA one of rank r, exactly. Any method becomes the nearest
+    LoRA of a given rank, or of the rank that holds a given energy. The new
+    adapter becomes the active one, and what `train` named trains and is saved
+    with it from now on; `delete_adapter` takes the old one off.
 
     Args:
         model: An adapted model.
         name: Name of the adapter to convert, if there are several.
         into: Name of the new one.
+        rank: Its rank, if it need not be exact.
+        energy: Share of the sum of squares of the change of each kernel that
+            it must hold, such as 0.99, instead of `rank`.
 
     Returns:
-        A `Status` of the model.
+        An `Approximation`, which tells the error for each kernel; print it.
 
     Raises:
-        ValueError: If there is no such adapter, its method has no exact LoRA,
-            or the new name is taken. The model is left as it was.
+        ValueError: If there is no such adapter, its method has no exact LoRA
+            and no `rank` or `energy` is given, or the new name is taken. The
+            model is left as it was.
 
     Example:
 
     >>> import keras, keras_svd_adapters as ksa
     >>> model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(6), keras.layers.Dense(2)])
     >>> _ = ksa.enable(model, ksa.PiSSA(rank=2))
-    >>> _ = ksa.to_lora(model)
+    >>> ksa.to_lora(model).error < 1e-5
+    True
     >>> ksa.delete_adapter(model, "default")
     """
     check_name(into)
+    check_size(rank, energy)
     name = name or only_adapter(model)
     sites = require_adapter(model, name)
     require_values(model, f"to_lora of {name!r}")
-    factors = {site.key: exact_factors(site, name) for site in sites}
-    chosen: Chosen = [(site, LoRA(rank=factors[site.key][0].shape[-1])) for site in sites]
-    check_methods(chosen, into)
-
+    exact = rank is None and energy is None
+    factors = {}
+    changes = {site.key: changes_of(site, name) for site in sites}
+    for site in sites:
+        if exact:
+            factors[site.key] = exact_factors(site, name)
+        else:
+            factors[site.key] = [truncate(each, rank, energy) for each in changes[site.key]]
     extra = [weight for _, _, weight in own_weights(model) if trained_with(weight) == name]
-
-    def start(site: Site, method: Method, shared: Shared, *_: Any) -> Adapter:
-        a, b = factors[site.key]
-        return site.new_adapter(method, site.form(method), into, {"lora_a": a, "lora_b": b})
-
-    with undone_on_failure(model, chosen, into):
-        attach_all(chosen, into, 0, {}, start)
-        finish(model, into, extra)
-    return status(model)
+    return add_lora(model, sites, factors, changes, into, extra)
 
 
-def exact_factors(site: Site, name: str) -> Factors:
-    """`A` and `B` whose product is what an adapter adds to its kernel."""
+def check_size(rank: int | None, energy: float | None) -> None:
+    """Raises where a rank and an energy cannot be asked for."""
+    received = f"Received: rank={rank!r}, energy={energy!r}"
+    if rank is not None and energy is not None:
+        raise ValueError(f"Give `rank` or `energy`, not both. {received}")
+    if rank is not None and (not isinstance(rank, int) or rank < 1):
+        raise ValueError(f"`rank` must be a positive integer. {received}")
+    if energy is not None and not 0 < energy <= 1:
+        raise ValueError(f"`energy` is a share between 0 and 1, such as 0.99. {received}")
+
+
+def changes_of(site: Site, name: str) -> list[np.ndarray]:
+    """What an adapter adds to each matrix of its kernel; raises where that is not finite."""
+    delta = to_numpy(adapters_of(site.layer)[name].delta(base_kernel(site.layer)))
+    if not np.isfinite(delta).all():
+        raise ValueError(
+            "An adapter has NaN or infinite values, of which nothing can be made. "
+            f"Received: {name!r} on `{site.path}`"
+        )
+    return site.split(site.view.to_matrix(delta).astype("float64"))
+
+
+def exact_factors(site: Site, name: str) -> list[Factors]:
+    """`A` and `B` whose product is what an adapter adds to each matrix of its kernel."""
     adapter = adapters_of(site.layer)[name]
     found = [adapter.method.low_rank(values) for values in adapter.numpy_values()]
     factors = [shrink(*pair) for pair in found if pair is not None]
@@ -86,16 +122,44 @@ def exact_factors(site: Site, name: str) -> Factors:
         exact = [m.__name__ for m in Method.registry.values() if m.low_rank is not Method.low_rank]
         raise ValueError(
             f"{adapter.method} changes the kernel by more than a low rank, so no LoRA is exactly "
-            f"it; {', '.join(exact)} have one. `merge` it instead. "
-            f"Received: name={name!r}, on `{site.path}`"
+            f"it; {', '.join(exact)} have one. Give `rank=` or `energy=0.99` for the nearest one, "
+            f"or `merge` it. Received: name={name!r}, on `{site.path}`"
         )
-    both = joined([{"A": A, "B": B} for A, B in factors], site.view)
-    return both["A"], both["B"]
+    return factors
 
 
-def shrink(A: np.ndarray, B: np.ndarray) -> Factors:
-    """The same product with no more columns than its rank can have."""
-    (m, r), n = A.shape, B.shape[1]
-    if r <= min(m, n):
-        return A, B
-    return (A @ B, np.eye(n)) if n <= m else (np.eye(m), A @ B)
+def add_lora(
+    model: keras.layers.Layer,
+    sites: list[Site],
+    factors: dict[str, list[Factors]],
+    changes: dict[str, list[np.ndarray]],
+    into: str,
+    extra: list[keras.Variable],
+) -> Approximation:
+    """Attaches LoRA adapters of these factors, and measures them against the changes."""
+    values: dict[str, dict[str, Any]] = {}
+    chosen: Chosen = []
+    for site in sites:
+        pairs = padded(factors[site.key])
+        chosen.append((site, LoRA(rank=pairs[0][0].shape[1])))
+        values[site.key] = joined([{"lora_a": A, "lora_b": B} for A, B in pairs], site.view)
+    check_methods(chosen, into)
+    forms = {site.key: site.form(method) for site, method in chosen}
+    attach_values(model, chosen, forms, values, into, extra)
+    return measured(sites, changes, into)
+
+
+def measured(sites: list[Site], changes: dict[str, list[np.ndarray]], name: str) -> Approximation:
+    """How near an adapter is to changes of its kernels."""
+    return Approximation(
+        name,
+        tuple(
+            ApproximateKernel(
+                path, str(adapters_of(site.layer)[name].method), relative_error(found, wanted)
+            )
+            for site in sites
+            for (path, _), found, wanted in zip(
+                site.matrices(), changes_of(site, name), changes[site.key], strict=True
+            )
+        ),
+    )

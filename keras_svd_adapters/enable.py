@@ -25,6 +25,7 @@ from keras_svd_adapters.status import Status, status
 from keras_svd_adapters.svd_service import Job, SVDService
 from keras_svd_adapters.switching import finish, restore_plain, settle
 from keras_svd_adapters.targets import Targets, choose, meant_by
+from keras_svd_adapters.warning import warn
 from keras_svd_adapters.weights import choose_biases, choose_weights, own_weights, trained_with
 
 Chosen = list[tuple[Site, Method]]
@@ -169,6 +170,13 @@ def check_shapes(chosen: Chosen) -> None:
             site.check(method)
         except ValueError as error:
             raise ValueError(f"{method} does not suit `{site.path}`. {error}") from None
+    dry = [site.path for site, m in chosen if getattr(m, "dropout", 0) and not site.host.called]
+    if dry:
+        warn(
+            f"The layers of {len(dry)} kernels read them: there is no input for the dropout, so that "
+            "these adapt without it. Give them a method with `dropout=0` to go without this "
+            f"warning. Received: {', '.join(dry[:3])}{', ...' * (len(dry) > 3)}"
+        )
 
 
 def needs_svd(site: Site, method: Method) -> bool:
@@ -247,3 +255,19 @@ def start_adapter(site: Site, method: Method, shared: Shared, found: Found, name
     rng = np.random.default_rng(random.getrandbits(32))
     values = joined([method.start(K, form, rng, svd) for K, svd in found], site.view)
     return site.new_adapter(method, form, name, values, shared.get(method.name))
+
+
+def attach_values(
+    model: keras.layers.Layer,
+    chosen: Chosen,
+    forms: dict[str, str],
+    values: dict[str, dict[str, np.ndarray]],
+    name: str,
+    extra: list[keras.Variable],
+) -> None:
+    """Attaches adapters with these values, by key of the site; on failure nothing stays."""
+    with undone_on_failure(model, chosen, name):
+        for site, method in chosen:
+            adapter = site.new_adapter(method, forms[site.key], name, values[site.key])
+            attach(site.layer, name, adapter)
+        finish(model, name, extra)

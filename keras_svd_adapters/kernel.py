@@ -148,6 +148,18 @@ class KernelView:
         spread = namespace.reshape(matrix, tuple(self.shape[i] for i in order))
         return namespace.transpose(spread, tuple(order.index(i) for i in range(len(order))))
 
+    def slice(self, kernel: Any, index: int) -> Any:
+        """One kernel of a stack, its axes as they are."""
+        places = iter(np.unravel_index(index, [self.shape[i] for i in self.stack]))
+        axes = range(len(self.shape))
+        return kernel[tuple(int(next(places)) if i in self.stack else slice(None) for i in axes)]
+
+    def slice_to_matrix(self, kernel: np.ndarray) -> np.ndarray:
+        """What `slice` gives, as an `(m, n)` matrix."""
+        left = [i for i in range(len(self.shape)) if i not in self.stack]
+        order = [left.index(i) for i in self.rows + self.columns]
+        return kernel.transpose(order).reshape(self.m, self.n)
+
     @property
     def _order(self) -> Shape:
         return self.stack + self.rows + self.columns

@@ -9,7 +9,7 @@ import keras
 from keras_svd_adapters.host import kind_of_class
 from keras_svd_adapters.keras_internals import direct_weights
 
-EXPERTS = re.compile("expert|moe", re.IGNORECASE)
+EXPERTS = re.compile("[Ee]xpert|MoE|Moe")
 
 CELLS = {
     cell: {"kernel": "mn", "recurrent_kernel": "mn"}
@@ -30,9 +30,9 @@ def register_kernels(cls: type[keras.layers.Layer], **axes: str) -> None:
     """Makes weights of a layer class kernels that can be adapted.
 
     For layers that read their weights, as in `ops.einsum("...m,mn->...n", x, self.w)`. While an
-    adapter is active, `self.w` is the effective kernel, made anew at each read; methods with
-    dropout do not suit, since that acts on the input. Dense, EinsumDense, convolutions (but
-    depthwise ones), embeddings, recurrent cells and KerasHub's experts are known.
+    adapter is active, `self.w` is the effective kernel, a tensor that is made anew at each read;
+    a method's dropout, which acts on the input, has no effect there. Dense, EinsumDense,
+    convolutions (but depthwise ones), embeddings, recurrent cells and KerasHub's experts are known.
 
     Args:
         cls: The class of the layer; its subclasses come with it.
@@ -84,10 +84,12 @@ def register_kernels(cls: type[keras.layers.Layer], **axes: str) -> None:
 
 def kernel_axes(layer: keras.layers.Layer) -> dict[str, str]:
     """The attributes of a layer that hold kernels it reads, with their axes."""
-    for cls in type(layer).__mro__:
+    family = type(layer).__mro__
+    for cls in family:
         if cls in _registered:
             return _registered[cls]
-    return _experts(layer) if EXPERTS.search(type(layer).__name__) else {}
+    named = any(EXPERTS.search(cls.__name__) for cls in family)
+    return _experts(layer) if named and not isinstance(layer, keras.Model) else {}
 
 
 def slides(layer: keras.layers.Layer) -> bool:
@@ -97,7 +99,8 @@ def slides(layer: keras.layers.Layer) -> bool:
 
 def _experts(layer: keras.layers.Layer) -> dict[str, str]:
     """The `(experts, m, n)` weights of a layer, as KerasHub's mixtures of experts have them."""
-    stacks = {id(w): w.shape[0] for w in direct_weights(layer) if len(w.shape) == 3}
+    weights = [w for w in direct_weights(layer) if len(w.shape) == 3 and min(w.shape[1:]) > 1]
+    stacks = {id(w): w.shape[0] for w in weights}
     if len(stacks) < 2 or len(set(stacks.values())) > 1:
         return {}
     return {name: "smn" for name, value in vars(layer).items() if id(value) in stacks}

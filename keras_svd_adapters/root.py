@@ -154,7 +154,8 @@ def restore_adapters(
         if missing:
             raise ValueError(
                 "The configuration names adapted layers that the rebuilt model does not have; "
-                "does its `from_config` build every layer? "
+                "does its `from_config` build every layer, and was `register_kernels` called as "
+                "where it was saved? "
                 f"Received: {', '.join(missing)}"
             )
         for key, told in adapter["sites"].items():

@@ -18,7 +18,7 @@ from keras_svd_adapters.kernel import KernelView
 from keras_svd_adapters.kernel_register import slides
 from keras_svd_adapters.methods.method import Array, Method
 from keras_svd_adapters.projection import AdaptedProjection
-from keras_svd_adapters.read_kernel import AdaptedReadKernel, ReadKernel, kernels_read
+from keras_svd_adapters.read_kernel import AdaptedReadKernel, ReadKernel, kernels_read, place
 from keras_svd_adapters.shared import SharedArrays
 
 KINDS = (AdaptedProjection, AdaptedConvolution, AdaptedEmbedding, AdaptedReadKernel)
@@ -89,11 +89,6 @@ class Site:
                 "It is an embedding, which LoRA, DoRA and TokenRows adapt; give it one of these by "
                 f"a mapping in `targets`, or leave it out. Received: {self.kind}"
             )
-        if not self.host.called and getattr(method, "dropout", None):
-            raise ValueError(
-                "Its layer reads the kernel, so that there is no input for the dropout: use "
-                f"`dropout=0`, or leave it out with `exclude`. Received: {self.owner.name}"
-            )
         method.check(self.view.m, self.view.n)
 
     def arrays(self, method: Method, form: str | None = None) -> dict[str, Array]:
@@ -122,8 +117,8 @@ class Site:
         return [(f"{self.path}[{i}]", partial(self._slice, i)) for i in range(self.view.count)]
 
     def _slice(self, index: int) -> np.ndarray:
-        stack = self.view.to_matrix(keras.ops.convert_to_tensor(base_kernel(self.layer)))
-        return keras.ops.convert_to_numpy(keras.ops.cast(stack[index], "float32"))
+        one = self.view.slice(keras.ops.convert_to_tensor(base_kernel(self.layer)), index)
+        return self.view.slice_to_matrix(keras.ops.convert_to_numpy(keras.ops.cast(one, "float32")))
 
     def split(self, stack: np.ndarray) -> list[np.ndarray]:
         """What is there for each matrix of the kernel."""
@@ -138,9 +133,16 @@ class Site:
         shared: SharedArrays | None = None,
     ) -> Adapter:
         """An adapter of this name for the kernel, not attached yet; else as `Adapter` has it."""
-        with name_scopes(self.path):
+        with name_scopes(self._scope):
             dtype = self.layer.dtype_policy
             return Adapter(method, self.view, form, values, dtype, shared, PREFIX + name)
+
+    @property
+    def _scope(self) -> str:
+        """The path under which adapters have their variables, which no weight may have."""
+        if not isinstance(self.layer, ReadKernel):
+            return self.path
+        return self.path.removesuffix(self.name) + place(self.layer.attribute)
 
     def obstacle(self, tied: bool = False) -> str | None:
         """Why this layer cannot be adapted, or not unless `tied`; `None` if it can."""

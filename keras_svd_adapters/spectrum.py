@@ -8,6 +8,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_svd_adapters.low_rank import rank_for
 from keras_svd_adapters.progress import KernelProgress
 from keras_svd_adapters.svd import singular_values
 from keras_svd_adapters.table import Shown, Table
@@ -155,12 +156,6 @@ def _row(kernel: KernelSpectrum, interval: tuple[float, float]) -> tuple[str, ..
 def _mean_share(kernels: tuple[KernelSpectrum, ...], interval: tuple[float, float]) -> float:
     inside = sum(kernel.share(*interval) * len(kernel.s) for kernel in kernels)
     return inside / sum(len(kernel.s) for kernel in kernels)
-
-
-def rank_for(s: np.ndarray, energy: float) -> int:
-    """How many of the largest singular values hold a share of the sum of squares."""
-    squares = np.cumsum(s.astype("float64") ** 2)
-    return int(np.searchsorted(squares, energy * squares[-1] * (1 - 1e-12)) + 1)
 
 
 def gaussian_spectrum(m: int, n: int, norm: float) -> np.ndarray:

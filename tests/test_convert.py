@@ -28,6 +28,7 @@ def test_the_lora_computes_the_same(method, rank, tmp_path):
     report = ksa.to_lora(model, into="as_lora")
     np.testing.assert_allclose(models.output(model(x)), expected, atol=1e-5)
     assert f"LoRA(rank={rank})" in str(report)
+    assert report.error < 1e-5
     assert trained < {w.path for w in model.trainable_weights}
     ksa.delete_adapter(model, "default")
     ksa.set_adapter(model, "as_lora")

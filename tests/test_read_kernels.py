@@ -168,12 +168,108 @@ def test_converts_each_expert():
     close(numpy(layer(x)), y)
 
 
-def test_dropout_is_refused():
-    layer = experts()
-    with pytest.raises(ValueError, match="dropout=0"):
-        ksa.enable(layer, ksa.LoRA(rank=2, dropout=0.1))
-    assert type(layer) is TinyExperts
-    assert not adapted_sites(layer)
+def test_dropout_has_no_input_there():
+    layer, x = experts(), batch((TOKENS, WIDTH))
+    with pytest.warns(UserWarning, match="no input for the dropout"):
+        ksa.enable(layer, ksa.LoRA(rank=2, dropout=0.5))
+    shake(layer)
+    np.testing.assert_array_equal(numpy(layer(x, training=True)), numpy(layer(x)))
+
+
+def test_paths_are_told_apart(tmp_path):
+    """No variable has the path of a folder of others, which Orbax and HDF5 would refuse."""
+    model = model_of_experts()
+    ksa.enable(model, ksa.SVF(), targets="*_proj")
+    model.compile("adam", "mse")
+    paths = [variable.path for variable in model.variables]
+    assert len(set(paths)) == len(paths)
+    assert not [p for p in paths for other in paths if other.startswith(f"{p}/")]
+    model.get_state_tree()
+    model.save(tmp_path / "model.h5")
+
+
+def test_a_layer_is_made_again_from_its_configuration():
+    model = model_of_experts()
+    ksa.enable(model, ksa.LoRA(rank=2), targets="*_proj")
+    layer = model.get_layer("experts")
+    copy = type(layer).from_config(layer.get_config())
+    copy.build((TOKENS, WIDTH))
+    assert copy(batch((TOKENS, WIDTH))).shape == (EXPERTS, TOKENS, WIDTH)
+
+
+def test_the_head_and_the_blocks():
+    """A layer that reads two kernels is an output as a whole."""
+    model = model_of_experts()
+    assert {s.name for s in ksa.targets(model, "*_proj").sites} == {"up_proj", "down_proj"}
+    inputs = keras.Input((4, WIDTH))
+    x = keras.layers.Dense(WIDTH, name="first")(inputs)
+    ends = keras.Model(inputs, keras.layers.LSTM(3, name="last")(x))
+    assert {s.name for s in ksa.targets(ends).sites} == {"first"}
+
+
+class Aliased(TinyExperts):
+    """Reads one weight by another name than the one it was made under."""
+
+    def build(self, shape):
+        super().build(shape)
+        self.other = self._up_proj
+        self.flat = self.add_weight(shape=(EXPERTS, 1, WIDTH), name="flat")
+
+    def call(self, x):
+        return ops.einsum("th,ehm->etm", x, self.other)
+
+
+def test_one_weight_in_two_attributes():
+    layer = Aliased()
+    layer.build((TOKENS, WIDTH))
+    x = batch((TOKENS, WIDTH))
+    before = numpy(layer(x))
+    assert [site.name for site in find_sites(layer)] == ["up_proj", "down_proj"]
+    ksa.enable(layer, ksa.LoRA(rank=2), targets="up_proj")
+    shake(layer)
+    y = numpy(layer(x))
+    assert np.abs(y - before).max() > 1e-2
+    ksa.merge(layer)
+    close(numpy(layer(x)), y)
+    assert type(layer) is Aliased
+
+
+def test_no_experts():
+    class DemoEncoder(keras.layers.Layer):
+        def build(self, shape):
+            self.q = self.add_weight(shape=(2, shape[-1], 3))
+            self.k = self.add_weight(shape=(2, shape[-1], 3))
+
+    layer = DemoEncoder()
+    layer.build((None, 4))
+    assert not find_sites(layer)
+
+
+@pytest.mark.parametrize("axes", ["smn", "msn", "nsm", "mns"])
+def test_stacks_along_any_axis(axes, register):
+    class Stack(keras.layers.Layer):
+        def build(self, shape):
+            sizes = {"s": 3, "m": 4, "n": 5}
+            self.w = self.add_weight(shape=[sizes[letter] for letter in axes], name="w")
+
+        def call(self, x):
+            return ops.einsum(f"bm,{axes}->bsn", x, self.w)
+
+    ksa.register_kernels(Stack, w=axes)
+    layer = Stack()
+    layer.build((None, 4))
+    x = ops.eye(4)
+    before = numpy(layer(x))
+    ksa.enable(layer, ksa.SVFT("banded", d=1))
+    np.testing.assert_array_equal(numpy(layer(x)), before)
+    (site,) = adapted_sites(layer)
+    parts = [matrix() for _, matrix in site.matrices()]
+    np.testing.assert_array_equal(np.stack(parts), before.transpose(1, 0, 2))
+    np.testing.assert_array_equal(np.stack(parts), site.matrix())
+    shake(layer)
+    y = numpy(layer(x))
+    ksa.merge(layer)
+    close(numpy(layer(x)), y)
 
 
 MOE = sorted(
@@ -271,7 +367,7 @@ def test_recurrent_cells(kind, method):
     before = numpy(layer(x))
     plain(x)
     plain.set_weights(layer.get_weights())
-    assert [s.name for s in ksa.targets(layer).known] == ["kernel", "recurrent_kernel"]
+    assert [s.name for s in find_sites(layer)] == ["kernel", "recurrent_kernel"]
     status = ksa.enable(layer, method, targets=["kernel", "recurrent_kernel"])
     assert len(status.trainable_weights) == len(layer.trainable_weights) > 0
     np.testing.assert_array_equal(numpy(layer(x)), before)
@@ -393,6 +489,46 @@ def test_bad_registrations(register, cls, axes, what):
     with pytest.raises(ValueError, match=what) as error:
         ksa.register_kernels(cls, **axes)
     assert "Received: " in str(error.value)
+
+
+def test_a_name_that_is_no_weight(register):
+    ksa.register_kernels(Heads, weight="nmn")
+    layer = Heads()
+    layer.build((None, 4))
+    with pytest.raises(ValueError, match="is no weight of this layer; those are 'w'"):
+        ksa.enable(layer, ksa.SVF())
+
+
+def test_a_property_over_a_weight(register):
+    class Hidden(keras.layers.Layer):
+        def build(self, shape):
+            self._w = self.add_weight(shape=(shape[-1], 3), name="w")
+
+        @property
+        def w(self):
+            return self._w
+
+        def call(self, x):
+            return ops.matmul(x, self._w)
+
+    ksa.register_kernels(Hidden, w="mn")
+    layer = Hidden()
+    layer.build((None, 4))
+    ksa.enable(layer, ksa.LoRA(rank=1))
+    shake(layer)
+    close(numpy(layer(ops.eye(4))), numpy(layer.w))
+    close(numpy(layer.w), numpy(adapted_sites(layer)[0].layer.merged_kernel()))
+
+
+def test_a_model_that_reads_kernels_itself_is_left_alone():
+    class MoEModel(keras.Model):
+        def build(self, shape):
+            self.one = self.add_weight(shape=(2, 3, 4))
+            self.two = self.add_weight(shape=(2, 4, 3))
+
+    model = MoEModel()
+    model.build((None, 3))
+    assert not find_sites(model)
 
 
 def test_registered_twice(register):

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 import keras_svd_adapters as ksa
-from keras_svd_adapters.spectrum import KernelSpectrum, gaussian_spectrum, rank_for
+from keras_svd_adapters.low_rank import rank_for
+from keras_svd_adapters.spectrum import KernelSpectrum, gaussian_spectrum
 from keras_svd_adapters.svd import singular_values
 
 

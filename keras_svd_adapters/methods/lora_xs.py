@@ -49,6 +49,7 @@ class LoRAXS(Method):
     init_std: float = 0.0
 
     name: ClassVar[str] = "lora_xs"
+    linear: ClassVar[dict[str, float]] = {"latent": 0.0}
     needs_svd: ClassVar[bool] = True
     basis_matters: ClassVar[bool] = True
 

@@ -115,7 +115,9 @@ class Method:
     Class attributes: `needs_svd`, whether `start` wants the decomposition;
     `basis_matters`, whether the trained values mean something only between
     these very factors; `forms`, what `form` may return; `lookup_form`, the
-    one for an embedding, `None` if the method adapts none; `shared_by`, the
+    one for an embedding, `None` if the method adapts none; `linear`, the
+    trained arrays in which `K' - K` is linear, with the values at which it is 0,
+    where these are all; `shared_by`, the
     hyperparameters in which all adapters of a model that share arrays must
     agree.
     """
@@ -126,6 +128,7 @@ class Method:
     forms: ClassVar[tuple[str, ...]] = ("additive",)
     lookup_form: ClassVar[str | None] = None
     shared_by: ClassVar[tuple[str, ...]] = ()
+    linear: ClassVar[dict[str, float]] = {}
     registry: ClassVar[dict[str, type[Method]]] = {}
 
     def __init_subclass__(cls) -> None:

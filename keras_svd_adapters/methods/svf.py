@@ -42,6 +42,7 @@ class SVF(Spectral):
     """
 
     name: ClassVar[str] = "svf"
+    linear: ClassVar[dict[str, float]] = {"z": 1.0}
 
     @property
     def recommended_learning_rate(self) -> float:

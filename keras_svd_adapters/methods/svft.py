@@ -70,6 +70,7 @@ class SVFT(Spectral):
     seed: int = 0
 
     name: ClassVar[str] = "svft"
+    linear: ClassVar[dict[str, float]] = {"m": 0.0}
 
     def __post_init__(self) -> None:
         super().__post_init__()

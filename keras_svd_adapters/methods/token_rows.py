@@ -43,6 +43,7 @@ class TokenRows(Method):
     rows: Iterable[int]
 
     name: ClassVar[str] = "token_rows"
+    linear: ClassVar[dict[str, float]] = {"shift": 0.0}
     lookup_form: ClassVar[str | None] = "additive"
 
     def __post_init__(self) -> None:

@@ -1,0 +1,103 @@
+"""Products of two thin matrices, and what of a matrix they hold."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from keras_svd_adapters.svd import decompose
+from keras_svd_adapters.table import Shown, Table
+from keras_svd_adapters.tree import alike
+
+Factors = tuple[np.ndarray, np.ndarray]
+
+
+def shrink(A: np.ndarray, B: np.ndarray) -> Factors:
+    """The same product with no more columns than its rank can have."""
+    (m, r), n = A.shape, B.shape[1]
+    if r <= min(m, n):
+        return A, B
+    return (A @ B, np.eye(n)) if n <= m else (np.eye(m), A @ B)
+
+
+def concatenate(factors: Sequence[Factors], weights: Sequence[float]) -> Factors:
+    """The weighted sum of products as one product, exactly."""
+    A = np.concatenate([w * A for w, (A, _) in zip(weights, factors, strict=True)], axis=1)
+    return shrink(A, np.concatenate([B for _, B in factors]))
+
+
+def rank_for(s: np.ndarray, energy: float) -> int:
+    """How many of the largest singular values hold a share of the sum of squares."""
+    squares = np.cumsum(s.astype("float64") ** 2)
+    return int(np.searchsorted(squares, energy * squares[-1] * (1 - 1e-12)) + 1)
+
+
+def truncate(delta: np.ndarray, rank: int | None, energy: float | None) -> Factors:
+    """The nearest product of a rank, or of the smallest rank that holds a share of the energy."""
+    svd = decompose(delta.astype("float32"))
+    r = min(len(svd.s), rank or rank_for(svd.s, energy or 1.0))
+    root = np.sqrt(svd.s[:r])
+    return svd.U[:, :r] * root, root[:, None] * svd.Vt[:r]
+
+
+def padded(factors: Sequence[Factors]) -> list[Factors]:
+    """The same products, all with as many columns as the widest has."""
+    rank = max(A.shape[1] for A, _ in factors)
+    return [
+        (np.pad(A, ((0, 0), (0, rank - A.shape[1]))), np.pad(B, ((0, rank - len(B)), (0, 0))))
+        for A, B in factors
+    ]
+
+
+def relative_error(found: np.ndarray, wanted: np.ndarray) -> float:
+    """Norm of a difference, relative to that of the second."""
+    size = float(np.linalg.norm(wanted))
+    difference = float(np.linalg.norm(found.astype("float64") - wanted))
+    return difference / size if size else difference
+
+
+@dataclass(frozen=True)
+class ApproximateKernel:
+    """How near the new adapter of one kernel is to what it stands for.
+
+    Args:
+        path: The path of the kernel.
+        method: The new adapter's method, as text.
+        error: Norm of the difference of the changes that they make to the
+            kernel, relative to that of the change.
+    """
+
+    path: str
+    method: str
+    error: float
+
+
+@dataclass(frozen=True, repr=False)
+class Approximation(Shown):
+    """How near a new adapter is to what it stands for. Printing it shows a table.
+
+    Args:
+        name: Name of the new adapter.
+        kernels: One `ApproximateKernel` per kernel.
+    """
+
+    name: str
+    kernels: tuple[ApproximateKernel, ...]
+
+    @property
+    def error(self) -> float:
+        """The largest relative error of a kernel's change."""
+        return max(kernel.error for kernel in self.kernels)
+
+    def as_table(self) -> Table:
+        rows = []
+        for path, places in alike(kernel.path for kernel in self.kernels).items():
+            some = [self.kernels[place] for place in places]
+            methods = " ".join(dict.fromkeys(kernel.method for kernel in some))
+            rows.append((path, methods, f"{max(kernel.error for kernel in some):.1e}"))
+        notes = (
+            f"{self.name!r} is active; what it adds differs by {self.error:.1e} of its norm at most"
+        )
+        return Table(("kernel", "method", "error"), rows, notes)
