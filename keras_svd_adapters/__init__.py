@@ -18,16 +18,18 @@ Verbs, each with its own `help`:
 - adapt: `enable`, `set_adapter`, `disabled`, `delete_adapter`
 - look: `status`, `coefficients`, and `AdapterHealth` as a callback of `fit`
 - keep: `save_adapter`, `load_adapter`; `svd_cache` holds the decompositions
-- leave: `merge`, `unmerge`, `to_lora`
+- leave: `merge`, `unmerge`, `to_lora`; `combine` makes one of several
 """
 
 from keras_svd_adapters import svd_cache
 from keras_svd_adapters.adapter_file import save_adapter
 from keras_svd_adapters.adapter_loader import load_adapter
+from keras_svd_adapters.approximation import Approximation
 from keras_svd_adapters.archive import AdapterFileError
 from keras_svd_adapters.checkpoint_care import care_for_checkpoints
 from keras_svd_adapters.choice import Choice, targets
 from keras_svd_adapters.coefficients import Coefficients, coefficients
+from keras_svd_adapters.combine import combine
 from keras_svd_adapters.convert import to_lora
 from keras_svd_adapters.enable import enable
 from keras_svd_adapters.health import AdapterHealth
@@ -65,6 +67,7 @@ join_keras_hub()
 __all__ = [
     "AdapterFileError",
     "AdapterHealth",
+    "Approximation",
     "Choice",
     "Coefficients",
     "DoRA",
@@ -93,6 +96,7 @@ __all__ = [
     "VeRADense",
     "__version__",
     "coefficients",
+    "combine",
     "delete_adapter",
     "disabled",
     "enable",

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import keras
 import numpy as np
 
 from keras_svd_adapters.adapter import joined
+from keras_svd_adapters.approximation import ApproximateKernel, Approximation
 from keras_svd_adapters.enable import (
     Chosen,
     attach_values,
@@ -17,8 +19,6 @@ from keras_svd_adapters.enable import (
 from keras_svd_adapters.host import adapters_of, base_kernel
 from keras_svd_adapters.live_models import searching_once
 from keras_svd_adapters.low_rank import (
-    ApproximateKernel,
-    Approximation,
     Factors,
     padded,
     relative_error,
@@ -134,7 +134,7 @@ def add_lora(
     factors: dict[str, list[Factors]],
     changes: dict[str, list[np.ndarray]],
     into: str,
-    extra: list[keras.Variable],
+    extra: Sequence[keras.Variable] = (),
 ) -> Approximation:
     """Attaches LoRA adapters of these factors, and measures them against the changes."""
     values: dict[str, dict[str, Any]] = {}
@@ -143,10 +143,24 @@ def add_lora(
         pairs = padded(factors[site.key])
         chosen.append((site, LoRA(rank=pairs[0][0].shape[1])))
         values[site.key] = joined([{"lora_a": A, "lora_b": B} for A, B in pairs], site.view)
-    check_methods(chosen, into)
     forms = {site.key: site.form(method) for site, method in chosen}
-    attach_values(model, chosen, forms, values, into, extra)
-    return measured(sites, changes, into)
+    return attach_and_measure(model, chosen, forms, values, changes, into, extra)
+
+
+def attach_and_measure(
+    model: keras.layers.Layer,
+    chosen: Chosen,
+    forms: dict[str, str],
+    values: dict[str, dict[str, Any]],
+    changes: dict[str, list[np.ndarray]] | None,
+    into: str,
+    extra: Sequence[keras.Variable] = (),
+) -> Approximation:
+    """Attaches adapters of these values, and measures them against changes of their kernels."""
+    check_methods(chosen, into)
+    attach_values(model, chosen, forms, values, into, list(extra))
+    sites = [site for site, _ in chosen]
+    return measured(sites, changes or {s.key: changes_of(s, into) for s in sites}, into)
 
 
 def measured(sites: list[Site], changes: dict[str, list[np.ndarray]], name: str) -> Approximation:

@@ -173,8 +173,8 @@ def check_shapes(chosen: Chosen) -> None:
     dry = [site.path for site, m in chosen if getattr(m, "dropout", 0) and not site.host.called]
     if dry:
         warn(
-            f"The layers of {len(dry)} kernels read them: there is no input for the dropout, so that "
-            "these adapt without it. Give them a method with `dropout=0` to go without this "
+            f"The layers of {len(dry)} kernels read them, without an input for the dropout: they "
+            "adapt without it. Give them a method with `dropout=0` to go without this "
             f"warning. Received: {', '.join(dry[:3])}{', ...' * (len(dry) > 3)}"
         )
 

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
 from keras_svd_adapters.svd import decompose
-from keras_svd_adapters.table import Shown, Table
-from keras_svd_adapters.tree import alike
 
 Factors = tuple[np.ndarray, np.ndarray]
 
@@ -56,48 +53,3 @@ def relative_error(found: np.ndarray, wanted: np.ndarray) -> float:
     size = float(np.linalg.norm(wanted))
     difference = float(np.linalg.norm(found.astype("float64") - wanted))
     return difference / size if size else difference
-
-
-@dataclass(frozen=True)
-class ApproximateKernel:
-    """How near the new adapter of one kernel is to what it stands for.
-
-    Args:
-        path: The path of the kernel.
-        method: The new adapter's method, as text.
-        error: Norm of the difference of the changes that they make to the
-            kernel, relative to that of the change.
-    """
-
-    path: str
-    method: str
-    error: float
-
-
-@dataclass(frozen=True, repr=False)
-class Approximation(Shown):
-    """How near a new adapter is to what it stands for. Printing it shows a table.
-
-    Args:
-        name: Name of the new adapter.
-        kernels: One `ApproximateKernel` per kernel.
-    """
-
-    name: str
-    kernels: tuple[ApproximateKernel, ...]
-
-    @property
-    def error(self) -> float:
-        """The largest relative error of a kernel's change."""
-        return max(kernel.error for kernel in self.kernels)
-
-    def as_table(self) -> Table:
-        rows = []
-        for path, places in alike(kernel.path for kernel in self.kernels).items():
-            some = [self.kernels[place] for place in places]
-            methods = " ".join(dict.fromkeys(kernel.method for kernel in some))
-            rows.append((path, methods, f"{max(kernel.error for kernel in some):.1e}"))
-        notes = (
-            f"{self.name!r} is active; what it adds differs by {self.error:.1e} of its norm at most"
-        )
-        return Table(("kernel", "method", "error"), rows, notes)

@@ -57,3 +57,23 @@ def test_the_name_is_taken():
     ksa.enable(model, ksa.LoRA(rank=2))
     with pytest.raises(ValueError, match="has an adapter of this name"):
         ksa.to_lora(model, into="default")
+
+
+@pytest.mark.parametrize("method", [ksa.DoRA(rank=2), ksa.SVF(), ksa.SVFT(pattern="banded", d=2)])
+def test_the_nearest_lora(method):
+    model, x = models.bert()
+    ksa.enable(model, method)
+    shake(model)
+    expected = models.output(model(x))
+    report = ksa.to_lora(model, into="near", energy=0.9)
+    assert 0.1 < report.error <= np.sqrt(0.1) + 1e-6
+    assert ksa.to_lora(model, "default", into="whole", rank=100).error < 1e-5
+    np.testing.assert_allclose(models.output(model(x)), expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("how", [{"rank": 2, "energy": 0.5}, {"rank": 1.5}, {"energy": 0.0}])
+def test_bad_sizes(how):
+    model, _ = models.bert()
+    ksa.enable(model, ksa.SVF())
+    with pytest.raises(ValueError, match="Received: rank="):
+        ksa.to_lora(model, **how)

@@ -170,7 +170,7 @@ def test_converts_each_expert():
 
 def test_dropout_has_no_input_there():
     layer, x = experts(), batch((TOKENS, WIDTH))
-    with pytest.warns(UserWarning, match="no input for the dropout"):
+    with pytest.warns(UserWarning, match="without an input for the dropout"):
         ksa.enable(layer, ksa.LoRA(rank=2, dropout=0.5))
     shake(layer)
     np.testing.assert_array_equal(numpy(layer(x, training=True)), numpy(layer(x)))

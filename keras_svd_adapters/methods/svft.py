@@ -161,6 +161,15 @@ class SVFT(Spectral):
             return {"pairs": top_pairs(np.abs(svd.U.T @ svd.Vt.T), self.count(k))}
         return {}
 
+    def places(self, k: int, pairs: np.ndarray | None) -> np.ndarray:
+        """For each entry of M its place among the trained values, -1 for one that has none."""
+        i = np.arange(k)
+        band = np.abs(i[:, None] - i) <= self.d
+        rows, columns = np.nonzero(band) if pairs is None else pairs.T
+        found = np.full((k, k), -1)
+        found[rows, columns] = np.arange(len(rows))
+        return found
+
     def one_sided_is_safe(self, m: int, n: int, s: np.ndarray | None) -> bool:
         if 2 * min(m, n) > max(m, n):  # the smallest values of a square are next to nothing
             return False
