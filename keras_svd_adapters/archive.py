@@ -71,6 +71,8 @@ def read_archive(path: str | os.PathLike[str]) -> Contents:
         AdapterFileError: If it is not an adapter file, is damaged, or is of a
             newer format.
     """
+    if not isinstance(path, (str, os.PathLike)):
+        raise AdapterFileError(f"`filepath` is the path of an adapter file. Received: {path!r}")
     try:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()

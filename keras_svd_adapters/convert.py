@@ -122,8 +122,9 @@ def exact_factors(site: Site, name: str) -> list[Factors]:
         exact = [m.__name__ for m in Method.registry.values() if m.low_rank is not Method.low_rank]
         raise ValueError(
             f"{adapter.method} changes the kernel by more than a low rank, so no LoRA is exactly "
-            f"it; {', '.join(exact)} have one. Give `rank=` or `energy=0.99` for the nearest one, "
-            f"or `merge` it. Received: name={name!r}, on `{site.path}`"
+            f"it; {', '.join(exact)} have one. Give `rank=` or `energy=0.99` for the nearest one "
+            f"(to `combine`, with `how='svd'`), or `merge` it. "
+            f"Received: name={name!r}, on `{site.path}`"
         )
     return factors
 

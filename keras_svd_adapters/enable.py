@@ -133,6 +133,11 @@ def choose_methods(
     """The sites to adapt, each with its method: that of the first pattern which means it."""
     if not isinstance(targets, Mapping) or not targets:
         return [(site, _require_method(method)) for site in choose(model, targets, *which)]
+    if method is not None and all(targets.values()):
+        raise ValueError(
+            "Each of these targets has a method of its own, so `method` has no part: leave it "
+            f"out, or give it to a target by `None`. Received: method={method!r}, {targets!r}"
+        )
     sites = choose(model, list(targets), *which)
     everything = find_sites(model)
     rules: dict[str, Any] = {}
@@ -157,8 +162,9 @@ def check_methods(chosen: Chosen, name: str) -> None:
     for site, _ in chosen:
         if hasattr(site.layer, PREFIX + name):
             raise ValueError(
-                f"`{site.path}` has an adapter of this name. Give the new one another, "
-                "`name=...`, or `keras_svd_adapters.merge(model)` first. "
+                f"`{site.path}` has an adapter of this name. To start over, "
+                f"`delete_adapter(model, {name!r})` first; to keep both, give the new one another "
+                "`name=`. "
                 f"Received: name={name!r}"
             )
 

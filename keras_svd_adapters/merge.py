@@ -113,16 +113,17 @@ def unmerge(model: keras.layers.Layer) -> None:
             has adapters, or its kernels changed since. The model is left as it
             was.
     """
-    if adapted_sites(model):
+    record = vars(model).get("merge_record")
+    if record is not None and adapted_sites(model):
         raise ValueError(
-            "The model has adapters: take them off with `delete_adapter` before `unmerge`. "
+            "The model has got adapters since its `merge`: take them off with `delete_adapter` "
+            "before `unmerge`. "
             f"Received: {model!r}"
         )
-    record = vars(model).get("merge_record")
     if record is None:
         raise ValueError(
-            "There is no merge to take back: `unmerge` works on the model object that "
-            "`merge(model)` was called with, unless `keep_base=False`. "
+            "There is no merge to take back, or it was taken back already: `unmerge` works on the "
+            "model object that `merge(model)` was called with, unless `keep_base=False`. "
             f"Received: {model!r}"
         )
     for merged in record.kernels:

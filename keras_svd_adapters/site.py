@@ -164,6 +164,8 @@ class Site:
 
 def find_sites(model: keras.layers.Layer) -> list[Site]:
     """Every kernel of a model, in the order of its weight files."""
+    if not isinstance(model, keras.layers.Layer):
+        raise ValueError(f"The model comes first, a Keras model or layer. Received: {model!r}")
     return list(_sites(model))
 
 

@@ -83,11 +83,15 @@ def _rows(sites: list[Site]) -> list[tuple[str, ...]]:
             form,
             str(len(adapters)),
             f"{sum(_count(list(a.trained.values())) for a in adapters):,}",
-            f"{max(largest_move(a) for a in adapters):.2g}",
+            _shown(max(largest_move(a) for a in adapters)),
             "yes" if active else "no",
         )
         for (name, method, form, active), adapters in groups.items()
     ]
+
+
+def _shown(move: float) -> str:
+    return "-" if np.isnan(move) else f"{move:.2g}"
 
 
 def largest_move(adapter: Adapter) -> float:

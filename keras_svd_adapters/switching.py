@@ -136,7 +136,9 @@ def require_adapter(model: keras.layers.Layer, name: str | None = None) -> list[
     if not sites:
         names = sorted(adapter_names(adapted_sites(model)))
         if not names:
-            raise ValueError(f"The model has no adapter: `enable` one first. Received: {model!r}")
+            merged = vars(model).get("merge_record") is not None
+            first = "it was merged, `unmerge` takes that back" if merged else "`enable` one first"
+            raise ValueError(f"The model has no adapter: {first}. Received: {model!r}")
         known = f"It has {', '.join(map(repr, names))}."
         raise ValueError(f"The model has no such adapter. {known} Received: name={name!r}")
     return sites

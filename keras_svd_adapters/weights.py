@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from fnmatch import fnmatchcase
+from typing import Any
 
 import keras
 
@@ -49,7 +50,13 @@ def choose_weights(
             trains with another adapter.
     """
     chosen: dict[str, keras.Variable] = {}
-    patterns = [train] if isinstance(train, str) else list(train or [])
+    listed = train if isinstance(train, Iterable) and not isinstance(train, str) else [train]
+    patterns: list[Any] = [] if train is None else list(listed)
+    if not all(isinstance(pattern, str) for pattern in patterns):
+        raise ValueError(
+            "`train` names layers or weights, such as 'head' or ['head', '*/bias']. "
+            f"Received: train={train!r}"
+        )
     weights = list(own_weights(model))
     for pattern in patterns:
         hits = {key: weight for key, path, weight in weights if _names(pattern, path)}
@@ -84,7 +91,8 @@ def check_weights(
         if trained_with(weight) not in (None, name):
             raise ValueError(
                 f"`{weight.path}` trains with the adapter {trained_with(weight)!r} already, and a "
-                f"weight can belong to one only. Received: {asked}, name={name!r}"
+                f"weight can belong to one only: leave it out of `train`. "
+                f"Received: {asked}, name={name!r}"
             )
 
 

@@ -266,3 +266,44 @@ def test_more_than_one_matrix():
     layer.build((None, 3, 4))
     with pytest.raises(ValueError, match=r"every axis.*Received: "):
         ksa.enable(layer, ksa.DoRA(rank=2))
+
+
+def test_a_method_that_no_target_has_a_use_for():
+    backbone, _ = models.bert()
+    with pytest.raises(ValueError, match="has a method of its own.*Received: method=LoRA"):
+        ksa.enable(backbone, ksa.LoRA(rank=2), targets={"attention": ksa.SVF()})
+
+
+@pytest.mark.parametrize(
+    "swapped",
+    [
+        lambda model: ksa.enable(ksa.SVF(), model),
+        lambda model: ksa.save_adapter("a.keras", model),
+        lambda model: ksa.status("a.keras"),
+        lambda model: ksa.load_adapter("a.keras", model),
+        lambda model: ksa.load_adapter(model, model),
+    ],
+)
+def test_arguments_in_the_wrong_order(swapped):
+    with pytest.raises(ValueError, match="model comes first|`filepath` is the path"):
+        swapped(models.bert()[0])
+
+
+@pytest.mark.parametrize("train", [True, 3, [True]])
+def test_train_that_names_nothing(train):
+    backbone, _ = models.bert()
+    with pytest.raises(ValueError, match="`train` names layers or weights.*Received: train="):
+        ksa.enable(backbone, ksa.SVF(), train=train)
+
+
+def test_what_a_merged_model_says():
+    backbone, _ = models.bert()
+    ksa.enable(backbone, ksa.PiSSA(rank=1))
+    assert "nan" not in str(ksa.status(backbone))
+    ksa.merge(backbone)
+    with pytest.raises(ValueError, match="it was merged, `unmerge`"):
+        ksa.merge(backbone)
+    ksa.unmerge(backbone)
+    with pytest.raises(ValueError, match="was taken back already"):
+        ksa.unmerge(backbone)
+    assert ksa.status(backbone).adapters

@@ -108,7 +108,11 @@ def test_nothing_to_unmerge():
     with pytest.raises(ValueError, match=r"no merge to take back.*Received: "):
         ksa.unmerge(backbone)
     ksa.enable(backbone, ksa.LoRA(rank=2))
-    with pytest.raises(ValueError, match="has adapters"):
+    with pytest.raises(ValueError, match="no merge to take back"):
+        ksa.unmerge(backbone)
+    ksa.merge(backbone)
+    ksa.enable(backbone, ksa.LoRA(rank=2))
+    with pytest.raises(ValueError, match="adapters since its `merge`"):
         ksa.unmerge(backbone)
     ksa.merge(backbone, keep_base=False)
     with pytest.raises(ValueError, match="keep_base=False"):
