@@ -51,7 +51,7 @@ def test_default_without_blocks_leaves_out_the_head():
         (re.compile(r"layer_1/.*(query|key)$"), 2),
         (lambda site: site.view.m == 32, 2),
         ("pooled_dense", 1),
-        ({"query": ksa.SVF(), "*": ksa.LoRA(rank=1)}, 13),
+        ({"query": None, "*": ksa.LoRA(rank=1)}, 13),
     ],
 )
 def test_patterns(targets, count):
