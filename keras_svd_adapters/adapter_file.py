@@ -24,6 +24,7 @@ from keras_svd_adapters.switching import (
     require_values,
 )
 from keras_svd_adapters.values import to_numpy
+from keras_svd_adapters.warning import warn
 from keras_svd_adapters.weights import own_weights, trained_with
 
 
@@ -93,6 +94,15 @@ def save_adapter(
         if trained_with(weight) == name or (weight.trainable and trained_with(weight) is None):
             config["train"].append(key)
             values[f"train/{key}"] = to_numpy(weight)
+    others = sorted(
+        {owner for _, _, w in own_weights(model) if (owner := trained_with(w))} - {name}
+    )
+    if others:
+        warn(
+            f"Weights that trained with {', '.join(map(repr, others))} are part of what the model "
+            f"computes and not in this file, which holds {name!r}: save that adapter as well, and "
+            f"load both. Received: {str(filepath)!r}"
+        )
     warn_of_nan(values, filepath)
     identity = {"module": PACKAGE, "class_name": "AdapterFile", "config": config}
     identity["registered_name"] = f"{PACKAGE}>AdapterFile"

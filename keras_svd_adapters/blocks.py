@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable
-from itertools import pairwise, takewhile
+from itertools import pairwise
 
 import keras
 
@@ -13,7 +13,6 @@ from keras_svd_adapters.keras_internals import output_layers
 from keras_svd_adapters.site import Site
 
 PRESETS = ("attention", "mlp", "all")
-RECURRENT = (keras.layers.RNN, keras.layers.Bidirectional)
 ATTENTION = re.compile("attention|attn|mha|qkv", re.IGNORECASE)
 
 
@@ -113,7 +112,7 @@ def _families(sites: Iterable[Site]) -> dict[int, list[int]]:
         id(child): (id(parent), type(child))
         for site in sites
         if not site.host.looks_up
-        for parent, child in pairwise(_around(site))
+        for parent, child in pairwise(site.around)
     }
     sizes = Counter(parents.values())
     families: dict[tuple[int, type], list[int]] = {}
@@ -125,13 +124,7 @@ def _families(sites: Iterable[Site]) -> dict[int, list[int]]:
 
 def _whole(site: Site) -> keras.layers.Layer:
     """The layer with the kernel, or the recurrent layer with its cell."""
-    return site.chain[len(_around(site))]
-
-
-def _around(site: Site) -> tuple[keras.layers.Layer, ...]:
-    """The layers around the one with the kernel; a recurrent layer is one as a whole."""
-    outer = site.chain[: site.chain.index(site.owner)]
-    return tuple(takewhile(lambda layer: not isinstance(layer, RECURRENT), outer))
+    return site.chain[len(site.around)]
 
 
 def _natural(key: str) -> list[str | int]:

@@ -28,7 +28,7 @@ from keras_svd_adapters.low_rank import Factors, concatenate, truncate
 from keras_svd_adapters.site import Site, adapted_sites
 from keras_svd_adapters.switching import require_adapter, require_values
 
-HOWS = ("linear", "cat", "svd", "ties", "dare")
+HOWS = ("exact", "linear", "cat", "svd", "ties", "dare")
 
 
 @searching_once()
@@ -36,7 +36,7 @@ def combine(
     model: keras.layers.Layer,
     weights: Mapping[str, float],
     into: str,
-    how: str = "linear",
+    how: str = "exact",
     rank: int | None = None,
     energy: float | None = None,
     density: float = 0.2,
@@ -53,7 +53,8 @@ def combine(
         weights: The weight of each adapter, by name, such as
             `{"a": 0.7, "b": 0.3}`.
         into: Name of the new adapter, which becomes the active one.
-        how: `"linear"` for exact sums between the same singular vectors: SVF,
+        how: `"exact"` for `"linear"` where that can be, else `"cat"`.
+            `"linear"` for exact sums between the same singular vectors: SVF,
             SVFT of any patterns, LoRA-XS, TokenRows. `"cat"` for exact sums of
             LoRA, PiSSA, MiLoRA, LoRA-XS and VeRA, as a LoRA whose rank is the
             sum of the ranks. `"svd"` for any methods, as the nearest LoRA.
@@ -95,14 +96,14 @@ def combine(
     if coordinates is not None:
         values = {key: each.blended(blend, weights) for key, each in coordinates.items()}
         chosen = [(site, coordinates[site.key].method) for site in sites]
-        sums = {s.key: _sums(s, weights, blend) for s in sites} if how == "linear" else None
+        exact = how in ("exact", "linear")
+        sums = {s.key: _sums(s, weights, blend) for s in sites} if exact else None
         forms = {key: each.form for key, each in coordinates.items()}
         return attach_and_measure(model, chosen, forms, values, sums, into)
-    if how == "cat":
-        blend = weighted_sum
-        factors = {site.key: _concatenated(site, weights) for site in sites}
     sums = {site.key: _sums(site, weights, blend) for site in sites}
-    if how != "cat":
+    if how in ("exact", "cat"):
+        factors = {site.key: _concatenated(site, weights) for site in sites}
+    else:
         factors = {
             site.key: [
                 truncate(each, rank or _rank(site, weights, energy), energy)

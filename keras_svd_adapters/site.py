@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
+from itertools import takewhile
 
 import keras
 import numpy as np
@@ -21,6 +22,7 @@ from keras_svd_adapters.projection import AdaptedProjection
 from keras_svd_adapters.read_kernel import AdaptedReadKernel, ReadKernel, kernels_read, place
 from keras_svd_adapters.shared import SharedArrays
 
+RECURRENT = (keras.layers.RNN, keras.layers.Bidirectional)
 KINDS = (AdaptedProjection, AdaptedConvolution, AdaptedEmbedding, AdaptedReadKernel)
 
 
@@ -63,6 +65,12 @@ class Site:
         kind = kind_of(self.layer)
         assert kind is not None
         return kind
+
+    @property
+    def around(self) -> tuple[keras.layers.Layer, ...]:
+        """The layers around the one with the kernel; a recurrent layer is one as a whole."""
+        outer = self.chain[: self.chain.index(self.owner)]
+        return tuple(takewhile(lambda layer: not isinstance(layer, RECURRENT), outer))
 
     @property
     def owner(self) -> keras.layers.Layer:

@@ -152,17 +152,24 @@ def matches(site: Site, pattern: Pattern) -> bool:
     """Whether a pattern means a site; an embedding is meant by name, path or callable only."""
     if isinstance(pattern, re.Pattern):
         return not site.host.looks_up and pattern.search(site.path) is not None
-    if callable(pattern):
+    is_layer = isinstance(pattern, (keras.layers.Layer, type))
+    if callable(pattern) and not is_layer:
         return bool(pattern(site))
-    if not isinstance(pattern, str):
+    if is_layer or not isinstance(pattern, str):
         raise ValueError(
-            "A target is a layer name, a path, a glob, a compiled regular expression or a "
-            f"callable on a site. Received: {pattern!r}"
+            "A target is a layer's name (`layer.name`), a path, a glob, a compiled regular "
+            f"expression or a callable on a site. Received: {pattern!r}"
         )
-    names = set(_suffixes(site.path))
+    names = {name for path in _paths(site) for name in _suffixes(path)}
     if "*" in pattern or "?" in pattern:
         return not site.host.looks_up and any(fnmatchcase(name, pattern) for name in names)
     return pattern in names or pattern == site.key
+
+
+def _paths(site: Site) -> list[str]:
+    """The path of a kernel, and those of the layers that read it, as of an LSTM and its cell."""
+    above = len(site.chain) - 1 - len(site.around)
+    return [site.path.rsplit("/", count)[0] for count in range(above + 1)]
 
 
 def _suffixes(path: str) -> Iterable[str]:

@@ -296,6 +296,23 @@ def test_train_that_names_nothing(train):
         ksa.enable(backbone, ksa.SVF(), train=train)
 
 
+def test_a_layer_as_a_target():
+    backbone, _ = models.bert()
+    for target in (backbone.layers[-1], keras.layers.Dense):
+        with pytest.raises(ValueError, match="is a layer's name.*Received: "):
+            ksa.enable(backbone, ksa.SVF(), targets=target)
+
+
+def test_what_another_adapter_trained_is_not_in_the_file(tmp_path):
+    backbone, _ = models.bert()
+    ksa.enable(backbone, ksa.SVF(), train="*norm*")
+    ksa.enable(backbone, ksa.SVF(), name="second")
+    with pytest.warns(
+        UserWarning, match="trained with 'default' are part of what the model computes"
+    ):
+        ksa.save_adapter(backbone, tmp_path / "second.keras", name="second")
+
+
 def test_what_a_merged_model_says():
     backbone, _ = models.bert()
     ksa.enable(backbone, ksa.PiSSA(rank=1))

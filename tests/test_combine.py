@@ -187,9 +187,15 @@ def test_bad_requests(weights, how, message):
 
 
 METHODS = {
-    "linear_of_lora": (ksa.LoRA(rank=2), None, {}, "how='cat'"),
-    "linear_of_two_methods": (ksa.SVF(), ksa.SVFT(), {}, "different methods"),
-    "linear_of_two_ranks": (ksa.LoRAXS(rank=2), ksa.LoRAXS(rank=3), {}, "how='svd'"),
+    "linear_of_lora": (ksa.LoRA(rank=2), None, {"how": "linear"}, "how='cat'"),
+    "linear_of_two_methods": (ksa.SVF(), ksa.SVFT(), {"how": "linear"}, "different methods"),
+    "linear_of_two_ranks": (
+        ksa.LoRAXS(rank=2),
+        ksa.LoRAXS(rank=3),
+        {"how": "linear"},
+        "how='svd'",
+    ),
+    "nothing_exact": (ksa.SVF(), ksa.LoRA(rank=2), {}, "how='svd'"),
     "cat_of_svf": (ksa.SVF(), None, {"how": "cat"}, "more than a low rank"),
     "svd_without_rank": (ksa.SVF(), None, {"how": "svd"}, "`rank=` or `energy=`"),
 }
@@ -220,4 +226,10 @@ def test_other_singular_vectors():
     adapter = adapters_of(adapted_sites(model)[0].layer)["a"]
     factor = adapter.arrays.get("U", adapter.arrays.get("Vt"))
     factor.assign(keras.ops.negative(factor))
-    refused(model, {"a": 1, "b": 1}, "other singular vectors")
+    refused(model, {"a": 1, "b": 1}, "other singular vectors", how="linear")
+
+
+@pytest.mark.parametrize(("method", "other"), CAT.values(), ids=CAT)
+def test_what_is_exact_is_found(method, other):
+    model = adapted(method, other)
+    check(model, ksa.combine(model, WEIGHTS, into="both"))

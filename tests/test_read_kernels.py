@@ -416,6 +416,20 @@ def test_other_convolutions(cls, shape, method):
     close(numpy(layer(x)), numpy(plain(x)))
 
 
+def test_a_recurrent_layer_is_named_by_its_name():
+    model = keras.Sequential([keras.Input((7, 6)), L.Bidirectional(L.LSTM(4), name="both")])
+    for name, count in {
+        "both": 4,
+        "forward_lstm": 2,
+        "lstm_cell": 4,
+        "recurrent_kernel": 2,
+    }.items():
+        assert len(ksa.targets(model, name).sites) == count
+    assert len(ksa.targets(model, "both", exclude="forward_lstm").sites) == 2
+    layer = model_of_experts()
+    assert [site.name for site in ksa.targets(layer, "experts").sites] == ["up_proj", "down_proj"]
+
+
 def test_they_are_no_blocks():
     """Two recurrent or separable layers do not make a model of repeated blocks."""
     model = keras.Sequential(
