@@ -110,6 +110,8 @@ def _reading(reads: tuple[tuple[str, str], ...]) -> type:
 
 
 def _read(holder: Any, name: str, place: str) -> Any:
+    if name not in vars(holder):  # TensorFlow asks before it is set
+        raise AttributeError(f"{type(holder).__name__} has no attribute {name!r}")
     base = vars(holder)[name]
     kernel = getattr(holder, place, None)
     return base if kernel is None else kernel.effective(base)
