@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from types import SimpleNamespace
 from typing import Any
@@ -138,12 +138,9 @@ class Adapter(keras.layers.Layer):
     def numpy_values(self) -> list[SimpleNamespace]:
         """All that the algebra of each matrix reads, as float64 arrays on the host."""
         values = {k: _to_float64(v) for k, v in vars(self._float32_values()).items()}
-        if self.view.count is None:
-            return [SimpleNamespace(**values)]
-        return [
-            SimpleNamespace(**{k: v[i] if k in self._array_names else v for k, v in values.items()})
-            for i in range(self.view.count)
-        ]
+        own = {name: self.view.split(values.pop(name)) for name in self._array_names}
+        each = (dict(zip(own, parts)) for parts in zip(*own.values(), strict=True))
+        return [SimpleNamespace(**arrays, **values) for arrays in each]
 
     def _float32_kernel(self) -> Any:
         return self.view.to_matrix(ops.cast(self.kernel(), "float32"))
@@ -224,9 +221,9 @@ class Adapter(keras.layers.Layer):
         kernel = ops.convert_to_numpy(self._float32_kernel())
         found = [
             self._following(K, v, has_factors)
-            for K, v in zip([kernel] if self.view.count is None else kernel, self.numpy_values())
+            for K, v in zip(self.view.split(kernel), self.numpy_values(), strict=True)
         ]
-        for name, value in joined(found, self.view).items():
+        for name, value in self.view.joined(found).items():
             self.arrays[name].assign(value)
 
     def _following(self, K: np.ndarray, v: SimpleNamespace, has_factors: bool) -> dict[str, Any]:
@@ -246,13 +243,6 @@ def declared_arrays(method: Method, view: KernelView, form: str) -> dict[str, Ar
         name: array if array.shared else array._replace(shape=(view.count, *array.shape))
         for name, array in arrays.items()
     }
-
-
-def joined(values: Sequence[dict[str, np.ndarray]], view: KernelView) -> dict[str, np.ndarray]:
-    """The values of each matrix of a kernel as those of the kernel."""
-    if view.count is None:
-        return values[0]
-    return {name: np.stack([each[name] for each in values]) for name in values[0]}
 
 
 def _to_float64(value: Any) -> np.ndarray:

@@ -148,7 +148,7 @@ def _look(site: Site, found: Found) -> list[KernelCoefficients]:
         raise ValueError(
             f"`{site.path}`: its adapter is not finite. Received: {site.layer.adapter().method}"
         )
-    parts = zip(site.matrices(), found, site.split(change), strict=True)
+    parts = zip(site.matrices(), found, site.view.split(change), strict=True)
     return [_coefficients(path, K, svd, part) for (path, _), (K, svd), part in parts]
 
 

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import keras
 import numpy as np
 
-from keras_svd_adapters.adapter import joined
 from keras_svd_adapters.approximation import ApproximateKernel, Approximation
 from keras_svd_adapters.enable import (
     Chosen,
-    attach_values,
     check_methods,
     check_name,
+    undone_on_failure,
 )
-from keras_svd_adapters.host import adapters_of, base_kernel
+from keras_svd_adapters.host import adapters_of, attach, base_kernel
 from keras_svd_adapters.live_models import searching_once
 from keras_svd_adapters.low_rank import (
     Factors,
@@ -28,7 +27,7 @@ from keras_svd_adapters.low_rank import (
 from keras_svd_adapters.methods.lora import LoRA
 from keras_svd_adapters.methods.method import Method
 from keras_svd_adapters.site import Site
-from keras_svd_adapters.switching import only_adapter, require_adapter, require_values
+from keras_svd_adapters.switching import finish, only_adapter, require_adapter, require_values
 from keras_svd_adapters.values import to_numpy
 from keras_svd_adapters.weights import own_weights, trained_with
 
@@ -110,7 +109,7 @@ def changes_of(site: Site, name: str) -> list[np.ndarray]:
             "An adapter has NaN or infinite values, of which nothing can be made. "
             f"Received: {name!r} on `{site.path}`"
         )
-    return site.split(site.view.to_matrix(delta).astype("float64"))
+    return site.view.split(site.view.to_matrix(delta).astype("float64"))
 
 
 def exact_factors(site: Site, name: str) -> list[Factors]:
@@ -143,7 +142,7 @@ def add_lora(
     for site in sites:
         pairs = padded(factors[site.key])
         chosen.append((site, LoRA(rank=pairs[0][0].shape[1])))
-        values[site.key] = joined([{"lora_a": A, "lora_b": B} for A, B in pairs], site.view)
+        values[site.key] = site.view.joined([{"lora_a": A, "lora_b": B} for A, B in pairs])
     forms = {site.key: site.form(method) for site, method in chosen}
     return attach_and_measure(model, chosen, forms, values, changes, into, extra)
 
@@ -159,22 +158,21 @@ def attach_and_measure(
 ) -> Approximation:
     """Attaches adapters of these values, and measures them against changes of their kernels."""
     check_methods(chosen, into)
-    attach_values(model, chosen, forms, values, into, list(extra))
-    sites = [site for site, _ in chosen]
-    return measured(sites, changes or {s.key: changes_of(s, into) for s in sites}, into)
+    with undone_on_failure(model, chosen, into):
+        for site, method in chosen:
+            adapter = site.new_adapter(method, forms[site.key], into, values[site.key])
+            attach(site.layer, into, adapter)
+        finish(model, into, list(extra))
+        sites = (site for site, _ in chosen)
+        return Approximation(into, tuple(k for s in sites for k in _measured(s, changes, into)))
 
 
-def measured(sites: list[Site], changes: dict[str, list[np.ndarray]], name: str) -> Approximation:
-    """How near an adapter is to changes of its kernels."""
-    return Approximation(
-        name,
-        tuple(
-            ApproximateKernel(
-                path, str(adapters_of(site.layer)[name].method), relative_error(found, wanted)
-            )
-            for site in sites
-            for (path, _), found, wanted in zip(
-                site.matrices(), changes_of(site, name), changes[site.key], strict=True
-            )
-        ),
-    )
+def _measured(
+    site: Site, changes: dict[str, list[np.ndarray]] | None, name: str
+) -> Iterator[ApproximateKernel]:
+    """How near an adapter is to the change of each matrix of its kernel; without, to its own."""
+    method = str(adapters_of(site.layer)[name].method)
+    found = changes_of(site, name)
+    wanted = found if changes is None else changes[site.key]
+    for (path, _), ours, theirs in zip(site.matrices(), found, wanted, strict=True):
+        yield ApproximateKernel(path, method, relative_error(ours, theirs))

@@ -14,7 +14,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_svd_adapters.adapter import Adapter, joined
+from keras_svd_adapters.adapter import Adapter
 from keras_svd_adapters.host import PREFIX, activate, adapters_of, attach, detach
 from keras_svd_adapters.keras_internals import is_pinned
 from keras_svd_adapters.methods.method import SVD, Method, Truncation
@@ -259,21 +259,5 @@ def start_adapter(site: Site, method: Method, shared: Shared, found: Found, name
     """A new adapter for a site, with its factors from the kernel as it is."""
     form = site.form(method, [svd.s for _, svd in found if svd is not None])
     rng = np.random.default_rng(random.getrandbits(32))
-    values = joined([method.start(K, form, rng, svd) for K, svd in found], site.view)
+    values = site.view.joined([method.start(K, form, rng, svd) for K, svd in found])
     return site.new_adapter(method, form, name, values, shared.get(method.name))
-
-
-def attach_values(
-    model: keras.layers.Layer,
-    chosen: Chosen,
-    forms: dict[str, str],
-    values: dict[str, dict[str, np.ndarray]],
-    name: str,
-    extra: list[keras.Variable],
-) -> None:
-    """Attaches adapters with these values, by key of the site; on failure nothing stays."""
-    with undone_on_failure(model, chosen, name):
-        for site, method in chosen:
-            adapter = site.new_adapter(method, forms[site.key], name, values[site.key])
-            attach(site.layer, name, adapter)
-        finish(model, name, extra)

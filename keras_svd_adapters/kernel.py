@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -147,6 +148,16 @@ class KernelView:
         order = self._order
         spread = namespace.reshape(matrix, tuple(self.shape[i] for i in order))
         return namespace.transpose(spread, tuple(order.index(i) for i in range(len(order))))
+
+    def split(self, stack: Any) -> list[Any]:
+        """What is there for each matrix of the kernel."""
+        return [stack] if self.count is None else [stack[i] for i in range(self.count)]
+
+    def joined(self, values: Sequence[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+        """The arrays of each matrix as those of the kernel."""
+        if self.count is None:
+            return values[0]
+        return {name: np.stack([each[name] for each in values]) for name in values[0]}
 
     def slice(self, kernel: Any, index: int) -> Any:
         """One kernel of a stack, its axes as they are."""

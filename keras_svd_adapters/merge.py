@@ -172,7 +172,7 @@ def _measure(site: Site) -> list[MergedKernel]:
             f"on with the adapter unmerged. Received: the adapter of `{site.path}`"
         )
     paths = (path for path, _ in site.matrices())
-    return list(map(measure, paths, *map(site.split, (site.matrix(), delta, rounded))))
+    return list(map(measure, paths, *map(site.view.split, (site.matrix(), delta, rounded))))
 
 
 def _outputs(model: keras.layers.Layer, probe: Any) -> list[np.ndarray]:

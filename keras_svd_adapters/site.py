@@ -128,10 +128,6 @@ class Site:
         one = self.view.slice(keras.ops.convert_to_tensor(base_kernel(self.layer)), index)
         return self.view.slice_to_matrix(keras.ops.convert_to_numpy(keras.ops.cast(one, "float32")))
 
-    def split(self, stack: np.ndarray) -> list[np.ndarray]:
-        """What is there for each matrix of the kernel."""
-        return [stack] if self.view.count is None else list(stack)
-
     def new_adapter(
         self,
         method: Method,

@@ -136,7 +136,7 @@ def test_a_kernel_that_one_adapter_lacks():
 @pytest.mark.parametrize("density", [0.3, 1.0])
 @pytest.mark.parametrize("weights", [[1.0, 1.0, 1.0], [0.7, 0.2, 1.5]])
 def test_ties_is_that_of_peft(density, weights):
-    torch = pytest.importorskip("torch", exc_type=ImportError)
+    import torch
     from peft.utils.merge_utils import ties as of_peft
 
     changes = list(np.random.default_rng(0).normal(size=(3, 8, 10)))
@@ -219,6 +219,12 @@ def test_values_that_are_not_finite():
     variable = adapters_of(adapted_sites(model)[0].layer)["a"].lora_b
     variable.assign(np.full(variable.shape, np.nan))
     refused(model, {"a": 1, "b": 1}, "NaN or infinite", how="cat")
+
+
+def test_a_sum_that_overflows_leaves_nothing():
+    model = adapted(ksa.SVF())
+    refused(model, {"a": 1e300, "b": 1}, "NaN or infinite")
+    assert {site.layer.active_adapter for site in adapted_sites(model)} == {"b"}
 
 
 def test_other_singular_vectors():

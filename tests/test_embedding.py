@@ -182,6 +182,7 @@ def test_only_the_chosen_rows_move(ids, tmp_path):
     merged = numpy(layer.merged_kernel())
     moved = {row for row in range(20) if np.any(merged[row] != before[row])}
     assert rows[0] in moved <= set(rows)
+    np.testing.assert_allclose(numpy(model(ids)), merged[ids], atol=1e-6)
     ksa.save_adapter(model, tmp_path / "rows.keras")
     fresh, other = table("Embedding")
     ksa.load_adapter(fresh, tmp_path / "rows.keras")

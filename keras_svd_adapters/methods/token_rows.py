@@ -13,7 +13,7 @@ from numbers import Integral
 from types import SimpleNamespace
 from typing import Any, ClassVar
 
-from keras.ops import matmul, one_hot
+from keras.ops import cast, convert_to_tensor, equal, matmul, one_hot
 
 from keras_svd_adapters.methods.method import Array, Base, Dropout, Method
 
@@ -44,7 +44,8 @@ class TokenRows(Method):
 
     name: ClassVar[str] = "token_rows"
     linear: ClassVar[dict[str, float]] = {"shift": 0.0}
-    lookup_form: ClassVar[str | None] = "additive"
+    forms: ClassVar[tuple[str, ...]] = ("additive", "lookup")
+    lookup_form: ClassVar[str | None] = "lookup"
 
     def __post_init__(self) -> None:
         listed = list(self.rows) if isinstance(self.rows, Iterable) else []
@@ -71,7 +72,11 @@ class TokenRows(Method):
         return {"shift": Array((len(tuple(self.rows)), n), trainable=True, start=0.0)}
 
     def apply(self, x: Any, base: Base, c: SimpleNamespace, form: str, dropout: Dropout) -> Any:
-        return base(x) + matmul(base.times(x, self._select(base.shape[0], c)), c.shift)
+        if form == "lookup":  # x holds indices, of which few are chosen
+            chosen = cast(equal(x[..., None], convert_to_tensor(self.rows, x.dtype)), c.shift.dtype)
+        else:
+            chosen = base.times(x, self._select(base.shape[0], c))
+        return base(x) + matmul(chosen, c.shift)
 
     def delta(self, K: Any, v: SimpleNamespace, form: str) -> Any:
         return matmul(self._select(K.shape[0], v), v.shift)
