@@ -19,6 +19,7 @@ Verbs, each with its own `help`:
 - look: `status`, `coefficients`, and `AdapterHealth` as a callback of `fit`
 - keep: `save_adapter`, `load_adapter`; `svd_cache` holds the decompositions
 - leave: `merge`, `unmerge`, `to_lora`; `combine` makes one of several
+- HF PEFT: `export_peft`, `import_peft`
 """
 
 from keras_svd_adapters import svd_cache
@@ -48,6 +49,8 @@ from keras_svd_adapters.methods.svft import SVFT
 from keras_svd_adapters.methods.token_rows import TokenRows
 from keras_svd_adapters.methods.vera import VeRA
 from keras_svd_adapters.optimizer_care import care_for_adapters
+from keras_svd_adapters.peft.exporting import export_peft
+from keras_svd_adapters.peft.importing import import_peft
 from keras_svd_adapters.plan import Plan, plan
 from keras_svd_adapters.site import Site
 from keras_svd_adapters.spectrum import Spectrum, spectrum
@@ -100,6 +103,8 @@ __all__ = [
     "delete_adapter",
     "disabled",
     "enable",
+    "export_peft",
+    "import_peft",
     "load_adapter",
     "merge",
     "plan",

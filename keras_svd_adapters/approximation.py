@@ -31,10 +31,12 @@ class Approximation(Shown):
     Args:
         name: Name of the new adapter.
         kernels: One `ApproximateKernel` per kernel.
+        place: Where it is, in words.
     """
 
     name: str
     kernels: tuple[ApproximateKernel, ...]
+    place: str = ""
 
     @property
     def error(self) -> float:
@@ -47,7 +49,6 @@ class Approximation(Shown):
             some = [self.kernels[place] for place in places]
             methods = " ".join(dict.fromkeys(kernel.method for kernel in some))
             rows.append((path, methods, f"{max(kernel.error for kernel in some):.1e}"))
-        notes = (
-            f"{self.name!r} is active; what it adds differs by {self.error:.1e} of its norm at most"
-        )
+        place = self.place or f"{self.name!r} is active"
+        notes = f"{place}; what it adds differs by {self.error:.1e} of its norm at most"
         return Table(("kernel", "method", "error"), rows, notes)

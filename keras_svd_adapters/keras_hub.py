@@ -13,11 +13,14 @@ from typing import Any
 
 from keras_svd_adapters.adapter_file import save_adapter
 from keras_svd_adapters.adapter_loader import load_adapter
+from keras_svd_adapters.approximation import Approximation
 from keras_svd_adapters.enable import enable
 from keras_svd_adapters.generation import advise_merging
 from keras_svd_adapters.merge import merge, unmerge
 from keras_svd_adapters.merge_report import MergeReport
 from keras_svd_adapters.methods.method import Method
+from keras_svd_adapters.peft.exporting import export_peft
+from keras_svd_adapters.peft.importing import import_peft
 from keras_svd_adapters.preset import keep_adapters_in_presets
 from keras_svd_adapters.status import Status
 
@@ -69,6 +72,18 @@ def unmerge_adapter(self: Any) -> None:
     unmerge(self)
 
 
+def export_backbone(self: Any, directory: str | os.PathLike[str], **how: Any) -> Approximation:
+    """Writes an adapter for HF PEFT; see `keras_svd_adapters.export_peft`."""
+    return export_peft(self, directory, **how)
+
+
+def import_backbone(
+    self: Any, directory: str | os.PathLike[str], name: str = "default", **how: Any
+) -> Status:
+    """Adds an adapter of HF PEFT; see `keras_svd_adapters.import_peft`."""
+    return import_peft(self, directory, name, **how)
+
+
 VERBS = tuple(signature(enable).parameters)[2:]
 
 
@@ -96,6 +111,8 @@ def add_backbone_methods(backbone: type) -> None:
     backbone.load_adapter = load_backbone_adapter  # type: ignore[attr-defined]
     backbone.merge_adapter = merge_adapter  # type: ignore[attr-defined]
     backbone.unmerge_adapter = unmerge_adapter  # type: ignore[attr-defined]
+    backbone.export_peft = export_backbone  # type: ignore[attr-defined]
+    backbone.import_peft = import_backbone  # type: ignore[attr-defined]
     for name, method in Method.registry.items():
         if not hasattr(backbone, f"enable_{name}"):
             setattr(backbone, f"enable_{name}", enable_method(method))

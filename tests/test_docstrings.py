@@ -24,7 +24,8 @@ def test_has_a_docstring(name):
 
 
 @pytest.mark.parametrize("name", WITH_EXAMPLE)
-def test_example(name):
+def test_example(name, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
     names = {"keras": keras, "keras_svd_adapters": ksa}
     for example in doctest.DocTestFinder(recurse=False).find(getattr(ksa, name), name, globs=names):
         result = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS).run(example)

@@ -1,0 +1,1 @@
+"""To HF PEFT and back."""

@@ -1,0 +1,147 @@
+"""The names of KerasHub's architectures in transformers.
+
+A transformers weight is the transpose of a kernel as a matrix in all of these families: their heads
+lie in one order.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class Family:
+    """The names of one architecture on both sides; `{}` stands for the number of a block.
+
+    Args:
+        kernels: For a path in the backbone, the module in the bare transformers model.
+        prefix: The name of the bare model within one that has a head.
+        task_type: What PEFT calls the task of the model with a head.
+        heads: For a path in a KerasHub task, the module in the model with a head.
+        first_block: The number of the first block in KerasHub; in transformers it is 0.
+        older: As `kernels`, with the names of transformers before 5, which are read as well.
+    """
+
+    kernels: dict[str, str]
+    prefix: str = "model"
+    task_type: str | None = "CAUSAL_LM"
+    heads: dict[str, str] = field(default_factory=dict)
+    first_block: int = 0
+    older: dict[str, str] = field(default_factory=dict)
+
+
+def _under(path: str, module: str, names: dict[str, str]) -> dict[str, str]:
+    """Names below a block on both sides."""
+    return {f"{path}/{ours}": f"{module}.{theirs}" for ours, theirs in names.items()}
+
+
+ATTENTION = {
+    "query": "self_attn.q_proj",
+    "key": "self_attn.k_proj",
+    "value": "self_attn.v_proj",
+    "attention_output": "self_attn.o_proj",
+}
+GATED = {
+    "feedforward_gate_dense": "mlp.gate_proj",
+    "feedforward_intermediate_dense": "mlp.up_proj",
+    "feedforward_output_dense": "mlp.down_proj",
+}
+TABLE = {"token_embedding": "embed_tokens"}
+LLAMA = Family(
+    TABLE
+    | _under("transformer_layer_{}/self_attention", "layers.{}", ATTENTION)
+    | _under("transformer_layer_{}", "layers.{}", GATED)
+)
+GEMMA = Family(
+    TABLE
+    | _under("decoder_block_{}/attention", "layers.{}", ATTENTION)
+    | _under(
+        "decoder_block_{}",
+        "layers.{}.mlp",
+        {"ffw_gating": "gate_proj", "ffw_gating_2": "up_proj", "ffw_linear": "down_proj"},
+    )
+)
+ENCODER_ATTENTION = {
+    "query": "attention.self.query",
+    "key": "attention.self.key",
+    "value": "attention.self.value",
+    "attention_output": "attention.output.dense",
+}
+ENCODER_MLP = {
+    "feedforward_intermediate_dense": "intermediate.dense",
+    "feedforward_output_dense": "output.dense",
+}
+ENCODER = _under(
+    "transformer_layer_{}/self_attention_layer", "encoder.layer.{}", ENCODER_ATTENTION
+) | _under("transformer_layer_{}", "encoder.layer.{}", ENCODER_MLP)
+BERT = Family(
+    ENCODER | {"token_embedding": "embeddings.word_embeddings", "pooled_dense": "pooler.dense"},
+    "bert",
+    "SEQ_CLS",
+    {"logits": "classifier"},
+)
+ROBERTA = Family(
+    ENCODER | {"embeddings/token_embedding": "embeddings.word_embeddings"},
+    "roberta",
+    "SEQ_CLS",
+    {"pooled_dense": "classifier.dense", "logits": "classifier.out_proj"},
+)
+DISTILBERT = Family(
+    _under(
+        "transformer_layer_{}/self_attention_layer",
+        "transformer.layer.{}.attention",
+        {"query": "q_lin", "key": "k_lin", "value": "v_lin", "attention_output": "out_lin"},
+    )
+    | _under(
+        "transformer_layer_{}",
+        "transformer.layer.{}.ffn",
+        {"feedforward_intermediate_dense": "lin1", "feedforward_output_dense": "lin2"},
+    )
+    | {"token_and_position_embedding/token_embedding": "embeddings.word_embeddings"},
+    "distilbert",
+    "SEQ_CLS",
+    {"pooled_dense": "pre_classifier", "logits": "classifier"},
+)
+VIT = Family(
+    _under(
+        "vit_encoder/transformer_block_{}/mha",
+        "layers.{}.attention",
+        {"query": "q_proj", "key": "k_proj", "value": "v_proj", "attention_output": "o_proj"},
+    )
+    | _under(
+        "vit_encoder/transformer_block_{}/mlp",
+        "layers.{}.mlp",
+        {"dense_1": "fc1", "dense_2": "fc2"},
+    ),
+    "vit",
+    None,
+    {"predictions": "classifier"},
+    first_block=1,
+    older=_under(
+        "vit_encoder/transformer_block_{}/mha",
+        "encoder.layer.{}.attention",
+        {
+            "query": "attention.query",
+            "key": "attention.key",
+            "value": "attention.value",
+            "attention_output": "output.dense",
+        },
+    )
+    | _under(
+        "vit_encoder/transformer_block_{}/mlp",
+        "encoder.layer.{}",
+        {"dense_1": "intermediate.dense", "dense_2": "output.dense"},
+    ),
+)
+FAMILIES = {
+    "LlamaBackbone": LLAMA,
+    "MistralBackbone": LLAMA,
+    "QwenBackbone": LLAMA,
+    "Qwen3Backbone": LLAMA,
+    "GemmaBackbone": GEMMA,
+    "Gemma3Backbone": GEMMA,
+    "BertBackbone": BERT,
+    "RobertaBackbone": ROBERTA,
+    "DistilBertBackbone": DISTILBERT,
+    "ViTBackbone": VIT,
+}

@@ -1,0 +1,86 @@
+"""Layers that trained besides an adapter, as whole modules of a PEFT directory, and back."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import keras
+import numpy as np
+
+from keras_svd_adapters.host import adapters_of, base_kernel
+from keras_svd_adapters.peft.arrays import PREFIX
+from keras_svd_adapters.peft.modules import Names
+from keras_svd_adapters.site import Site, find_sites
+from keras_svd_adapters.values import to_numpy
+from keras_svd_adapters.warning import warn
+from keras_svd_adapters.weights import own_weights, trained_with
+
+
+class Saved(NamedTuple):
+    """What a directory holds besides the adapter."""
+
+    modules: list[str]
+    tensors: dict[str, np.ndarray]
+
+
+def modules_to_save(model: keras.layers.Layer, name: str, names: Names, strict: bool) -> Saved:
+    """The modules that trained with an adapter, whole, with their tensors.
+
+    Raises:
+        ValueError: If `strict`, and what trained is no kernel or bias of a known module
+            that has no adapter.
+    """
+    trained = {
+        id(weight): path
+        for _, path, weight in own_weights(model)
+        if trained_with(weight) == name or (weight.trainable and trained_with(weight) is None)
+    }
+    free = [site for site in find_sites(model) if _is_free(site, name)]
+    whole = {names.modules[site.key]: site for site in free if site.key in names.modules}
+    touched = {
+        names.saved_as(module)
+        for module, site in whole.items()
+        if any(id(weight) in trained for weight in _weights(site).values())
+    }
+    tensors = {}
+    for module, site in whole.items():
+        if names.saved_as(module) in touched:
+            for part, weight in _weights(site).items():
+                trained.pop(id(weight), None)
+                tensors[f"{PREFIX}{module}.{part}"] = _theirs(site, part, weight)
+    if trained:
+        _refuse(list(trained.values()), strict)
+    return Saved(sorted(touched), tensors)
+
+
+def _is_free(site: Site, name: str) -> bool:
+    return site.linear and not site.host.looks_up and name not in adapters_of(site.layer)
+
+
+def _weights(site: Site) -> dict[str, keras.Variable]:
+    bias = getattr(site.owner, "bias", None)
+    kernel = {"weight": base_kernel(site.layer)}
+    return kernel if bias is None else kernel | {"bias": bias}
+
+
+def _theirs(site: Site, part: str, weight: keras.Variable) -> np.ndarray:
+    return site.matrix().T if part == "weight" else to_numpy(weight).reshape(-1)
+
+
+def values_for(site: Site, part: str, tensor: np.ndarray) -> tuple[keras.Variable, np.ndarray]:
+    """The weight that a tensor of a saved module is, and its value in Keras."""
+    weight = _weights(site)[part]
+    if part == "weight":
+        return weight, np.asarray(site.view.from_matrix(tensor.T))
+    return weight, tensor.reshape(tuple(weight.shape))
+
+
+def _refuse(paths: list[str], strict: bool) -> None:
+    text = (
+        "A PEFT directory holds adapters and whole Dense layers of known names, and other weights "
+        "trained as well: without them the adapter computes something else. `merge` holds all{}. "
+        f"Received: {', '.join(paths[:4])}{', ...' * (len(paths) > 4)}"
+    )
+    if strict:
+        raise ValueError(text.format("; `strict=False` leaves them out"))
+    warn(text.format(""))
