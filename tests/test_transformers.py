@@ -32,7 +32,8 @@ def test_kernels_are_the_transposes_of_the_weights_of_the_blocks(pair):
     }
     sites = ksa.targets(pair.keras).sites
     found = [n for s in sites for n, w in weights.items() if np.array_equal(s.matrix(), w.T)]
-    assert sorted(found) == sorted(weights) and len(found) == len(sites)
+    assert sorted(found) == sorted(weights)
+    assert len(found) == len(sites)
 
 
 @pytest.mark.parametrize(("family", "right"), EXPORTED.items(), ids=EXPORTED)
