@@ -10,7 +10,7 @@ import numpy as np
 import torch
 import transformers
 
-VOCABULARY, LENGTH = 96, 9
+VOCABULARY, LENGTH = 96, 10
 
 
 @dataclass(frozen=True)
@@ -42,61 +42,45 @@ class Pair:
 
 
 def settle(model: transformers.PreTrainedModel) -> transformers.PreTrainedModel:
-    """Gives every weight, norms and biases too, random values; exact in float16, as a cast asks."""
+    """Gives every weight, norms and biases too, random values that float16 holds."""
     generator = torch.Generator().manual_seed(3)
     with torch.no_grad():
         for parameter in model.parameters():
             noise = 0.3 * torch.randn(parameter.shape, generator=generator)
             value = noise if parameter.ndim > 1 else parameter + noise
-            parameter.copy_(value.half())  # KerasHub casts the weights of Mistral to float16
-        for name, parameter in model.named_parameters():
-            if model.config.model_type == "roberta" and "token_type" in name:
-                parameter.zero_()  # KerasHub has none
-    return model.float().eval()
+            parameter.copy_(value.half())  # to which KerasHub's converter casts those of Mistral
+    return model.eval()
 
 
 def tokens() -> np.ndarray:
     return np.random.default_rng(5).integers(4, VOCABULARY, (2, LENGTH)).astype("int32")
 
 
-def causal(keras_class: type, hf: transformers.PreTrainedModel, directory: Path) -> Pair:
-    settle(hf).save_pretrained(directory)
-    task = keras_class.from_preset(str(directory), preprocessor=None, dtype="float32")
-    ids = tokens()
-    inputs = {"token_ids": ids, "padding_mask": np.ones_like(ids)}
-    return Pair(task, hf, inputs, {"input_ids": torch.tensor(ids.astype("int64"))})
-
-
-def encoder(
+def text(
     keras_class: type, hf: transformers.PreTrainedModel, directory: Path, segments: bool = False
 ) -> Pair:
-    settle(hf).save_pretrained(directory)
-    backbone = keras_class.from_preset(str(directory), dtype="float32")
-    ids = tokens()
-    inputs = {"token_ids": ids, "padding_mask": np.ones_like(ids)}
-    theirs = {"input_ids": torch.tensor(ids.astype("int64"))}
+    """A pair that reads tokens, of a task of KerasHub or of a backbone."""
+    hf.save_pretrained(directory)
+    task = issubclass(keras_class, keras_hub.models.Task)
+    options = {"preprocessor": None} if task else {}
+    model = keras_class.from_preset(str(directory), dtype="float32", **options)
+    ids = np.random.default_rng(5).integers(4, VOCABULARY, (2, LENGTH)).astype("int32")
+    ours = {"token_ids": ids, "padding_mask": np.ones_like(ids)}
+    theirs = {"input_ids": torch.tensor(ids)}
     if segments:
-        inputs["segment_ids"] = (np.arange(LENGTH) > 3).astype("int32") * np.ones_like(ids)
-        theirs["token_type_ids"] = torch.tensor(inputs["segment_ids"].astype("int64"))
-    return Pair(backbone, hf.base_model, inputs, theirs)
+        ours["segment_ids"] = np.where(np.arange(LENGTH) > 3, np.ones_like(ids), 0)
+        theirs["token_type_ids"] = torch.tensor(ours["segment_ids"])
+    return Pair(model, hf if task else hf.base_model, ours, theirs)
 
 
-DECODER = {
-    "vocab_size": VOCABULARY,
-    "hidden_size": 24,
-    "intermediate_size": 40,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 64,
-}
-ENCODER = {
-    "vocab_size": VOCABULARY,
+BLOCKS = {
     "hidden_size": 24,
     "intermediate_size": 40,
     "num_hidden_layers": 2,
     "num_attention_heads": 4,
 }
+ENCODER = BLOCKS | {"vocab_size": VOCABULARY}
+DECODER = ENCODER | {"num_key_value_heads": 2, "max_position_embeddings": 64}
 
 
 def llama(directory: Path) -> Pair:
@@ -105,7 +89,8 @@ def llama(directory: Path) -> Pair:
         rms_norm_eps=1e-6,  # KerasHub's converter drops it
         rope_parameters={"rope_type": "default", "rope_theta": 500000.0},
     )
-    return causal(keras_hub.models.Llama3CausalLM, transformers.LlamaForCausalLM(config), directory)
+    model = settle(transformers.LlamaForCausalLM(config))
+    return text(keras_hub.models.Llama3CausalLM, model, directory)
 
 
 def gemma3(directory: Path) -> Pair:
@@ -115,9 +100,8 @@ def gemma3(directory: Path) -> Pair:
         query_pre_attn_scalar=8,  # KerasHub divides by head_dim, whatever the config says
         sliding_window=4,
     )
-    return causal(
-        keras_hub.models.Gemma3CausalLM, transformers.Gemma3ForCausalLM(config), directory
-    )
+    model = settle(transformers.Gemma3ForCausalLM(config))
+    return text(keras_hub.models.Gemma3CausalLM, model, directory)
 
 
 def bert(directory: Path) -> Pair:
@@ -126,44 +110,46 @@ def bert(directory: Path) -> Pair:
         max_position_embeddings=16,
         hidden_act="gelu_new",  # KerasHub has the one with tanh, whatever the config says
     )
-    model = transformers.BertModel(config)
-    return encoder(keras_hub.models.BertBackbone, model, directory, segments=True)
+    model = settle(transformers.BertModel(config))
+    return text(keras_hub.models.BertBackbone, model, directory, segments=True)
 
 
 def mistral(directory: Path) -> Pair:
     config = transformers.MistralConfig(**DECODER, head_dim=8, sliding_window=4)
-    return causal(
-        keras_hub.models.MistralCausalLM, transformers.MistralForCausalLM(config), directory
-    )
+    model = settle(transformers.MistralForCausalLM(config))
+    return text(keras_hub.models.MistralCausalLM, model, directory)
 
 
 def qwen2(directory: Path) -> Pair:
     config = transformers.Qwen2Config(**DECODER)
-    return causal(keras_hub.models.QwenCausalLM, transformers.Qwen2ForCausalLM(config), directory)
+    model = settle(transformers.Qwen2ForCausalLM(config))
+    return text(keras_hub.models.QwenCausalLM, model, directory)
 
 
 def gemma(directory: Path) -> Pair:
     config = transformers.GemmaConfig(**DECODER, head_dim=8)
-    return causal(keras_hub.models.GemmaCausalLM, transformers.GemmaForCausalLM(config), directory)
+    model = settle(transformers.GemmaForCausalLM(config))
+    return text(keras_hub.models.GemmaCausalLM, model, directory)
 
 
 def qwen3(directory: Path) -> Pair:
     # KerasHub norms queries and keys with 1e-5, whatever the config says.
     config = transformers.Qwen3Config(**DECODER, head_dim=8, rms_norm_eps=1e-5)
-    return causal(keras_hub.models.Qwen3CausalLM, transformers.Qwen3ForCausalLM(config), directory)
+    model = settle(transformers.Qwen3ForCausalLM(config))
+    return text(keras_hub.models.Qwen3CausalLM, model, directory)
 
 
 def vit(directory: Path) -> Pair:
     config = transformers.ViTConfig(
-        **{name: value for name, value in ENCODER.items() if name != "vocab_size"},
-        image_size=16,
+        **BLOCKS,
+        image_size=12,  # as many tokens as the texts have, so that XLA compiles less
         patch_size=4,
         layer_norm_eps=1e-6,  # KerasHub's converter drops it
     )
     hf = settle(transformers.ViTForImageClassification(config))
     hf.save_pretrained(directory)
     backbone = keras_hub.models.ViTBackbone.from_preset(str(directory), dtype="float32")
-    image = np.random.default_rng(1).normal(size=(2, 16, 16, 3)).astype("float32")
+    image = np.random.default_rng(1).normal(size=(2, 12, 12, 3)).astype("float32")
     theirs = {"pixel_values": torch.tensor(image.transpose(0, 3, 1, 2))}
     return Pair(backbone, hf.base_model, image, theirs)
 
@@ -175,8 +161,9 @@ def roberta(directory: Path) -> Pair:
         layer_norm_eps=1e-5,  # KerasHub's converter drops it
         type_vocab_size=1,
     )
-    model = transformers.RobertaForMaskedLM(config)
-    return encoder(keras_hub.models.RobertaBackbone, model, directory)
+    model = settle(transformers.RobertaForMaskedLM(config))
+    model.base_model.embeddings.token_type_embeddings.weight.data.zero_()  # KerasHub has none
+    return text(keras_hub.models.RobertaBackbone, model, directory)
 
 
 def distilbert(directory: Path) -> Pair:
@@ -188,9 +175,8 @@ def distilbert(directory: Path) -> Pair:
         n_heads=4,
         max_position_embeddings=16,
     )
-    return encoder(
-        keras_hub.models.DistilBertBackbone, transformers.DistilBertForMaskedLM(config), directory
-    )
+    model = settle(transformers.DistilBertForMaskedLM(config))
+    return text(keras_hub.models.DistilBertBackbone, model, directory)
 
 
 PAIRS: dict[str, Callable[[Path], Pair]] = {
