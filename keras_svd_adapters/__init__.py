@@ -17,6 +17,7 @@ Verbs, each with its own `help`:
 - before: `targets`, `plan`, `spectrum`; `register_kernels` for layers of your own
 - adapt: `enable`, `set_adapter`, `disabled`, `delete_adapter`
 - look: `status`, `coefficients`, and `AdapterHealth` as a callback of `fit`
+- one adapter per sample of a batch: `predict`, `generate`
 - keep: `save_adapter`, `load_adapter`; `svd_cache` holds the decompositions
 - leave: `merge`, `unmerge`, `to_lora`; `combine` makes one of several
 - HF PEFT: `export_peft`, `import_peft`
@@ -48,6 +49,7 @@ from keras_svd_adapters.methods.svf import SVF
 from keras_svd_adapters.methods.svft import SVFT
 from keras_svd_adapters.methods.token_rows import TokenRows
 from keras_svd_adapters.methods.vera import VeRA
+from keras_svd_adapters.mixed import generate, predict
 from keras_svd_adapters.optimizer_care import care_for_adapters
 from keras_svd_adapters.peft.exporting import export_peft
 from keras_svd_adapters.peft.importing import import_peft
@@ -104,10 +106,12 @@ __all__ = [
     "disabled",
     "enable",
     "export_peft",
+    "generate",
     "import_peft",
     "load_adapter",
     "merge",
     "plan",
+    "predict",
     "register_kernels",
     "save_adapter",
     "set_adapter",

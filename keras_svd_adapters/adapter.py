@@ -107,18 +107,28 @@ class Adapter(keras.layers.Layer):
         """What the method declares of each variable."""
         return declared_arrays(self.method, self.view, self.form)
 
-    def adapt(self, x: Any, base: Base, training: bool | None) -> Any:
-        """`x K'`, from `(..., m)` to `(..., n)`, in the dtype of `x`."""
+    def coefficients(self) -> dict[str, Any]:
+        """The arrays as the algebra wants them, in the compute dtype."""
         self._check_values()
         c = self.method.coefficients(self._float32_values(), self.form, self._float32_kernel)
-        cast = {name: _cast_float(value, self.compute_dtype) for name, value in c.items()}
+        return {name: _cast_float(value, self.compute_dtype) for name, value in c.items()}
+
+    def adapt(
+        self,
+        x: Any,
+        base: Base,
+        training: bool | None,
+        coefficients: dict[str, Any] | None = None,
+    ) -> Any:
+        """`x K'`, from `(..., m)` to `(..., n)`, in the dtype of `x`; with other coefficients."""
+        c = SimpleNamespace(**(self.coefficients() if coefficients is None else coefficients))
 
         def dropout(x: Any) -> Any:
             if not self.dropout or not training:
                 return x
             return keras.random.dropout(x, self.dropout, seed=self.seed_generator)
 
-        return self.method.apply(x, base, SimpleNamespace(**cast), self.form, dropout)
+        return self.method.apply(x, base, c, self.form, dropout)
 
     def delta(self, kernel: Any) -> Any:
         """`K' - K` in float32, in the shape of the kernel."""

@@ -16,6 +16,7 @@ from keras_svd_adapters.host import (
 )
 from keras_svd_adapters.keras_internals import is_training, plain_class
 from keras_svd_adapters.kernel import KernelView
+from keras_svd_adapters.mixture import Adapt
 
 ORDINARY: Any = keras.layers.Conv2D.__base__  # that of Conv3D as well, with the `call` of both
 
@@ -48,19 +49,22 @@ class AdaptedConvolution(AdaptedKernel):
         if self.rests:
             with self.base():
                 return super().call(inputs)  # type: ignore[misc]
-        view = self.adapter().view
+        y = self.adapted(inputs, self._adapted, is_training())
+        if self.use_bias:  # type: ignore[attr-defined]
+            y = ops.add(y, self.bias)  # type: ignore[attr-defined]
+        if self._channels_first:
+            y = ops.moveaxis(y, -1, 1)
+        return y if self.activation is None else self.activation(y)  # type: ignore[attr-defined]
+
+    def _adapted(self, inputs: Any, adapt: Adapt) -> Any:
+        view = self.kernel_view
         known = tuple(size if type(size) is int else None for size in inputs.shape)
         positions = self.compute_output_shape(known)  # type: ignore[attr-defined]
         tokens = count_tokens(positions) // view.n
         operation = Operation(
             self._product, self._times, (view.m, view.n), tokens, self.base_matrix
         )
-        y = self.adapter().adapt(inputs, operation, is_training())
-        if self.use_bias:  # type: ignore[attr-defined]
-            y = ops.add(y, self.bias)  # type: ignore[attr-defined]
-        if self._channels_first:
-            y = ops.moveaxis(y, -1, 1)
-        return y if self.activation is None else self.activation(y)  # type: ignore[attr-defined]
+        return adapt(inputs, operation)
 
     @property
     def _channels_first(self) -> bool:
@@ -69,11 +73,11 @@ class AdaptedConvolution(AdaptedKernel):
     def _product(self, x: Any, delta: Any = None) -> Any:
         kernel = self.base_kernel
         if delta is not None:
-            kernel = ops.add(kernel, self.adapter().view.from_matrix(delta))
+            kernel = ops.add(kernel, self.kernel_view.from_matrix(delta))
         return self._convolve(x, kernel)
 
     def _times(self, x: Any, matrix: Any) -> Any:
-        return self._convolve(x, ops.reshape(matrix, (*self.adapter().view.shape[:-1], -1)))
+        return self._convolve(x, ops.reshape(matrix, (*self.kernel_view.shape[:-1], -1)))
 
     def _convolve(self, x: Any, kernel: Any) -> Any:
         """The convolution of the layer with a kernel; channels last."""

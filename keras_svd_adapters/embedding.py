@@ -9,6 +9,7 @@ from keras import ops
 
 from keras_svd_adapters.host import AdaptedLayer, Operation, base_kernel, count_tokens
 from keras_svd_adapters.kernel import KernelView
+from keras_svd_adapters.mixture import Adapt
 
 
 class AdaptedEmbedding(AdaptedLayer):
@@ -54,11 +55,14 @@ class AdaptedEmbedding(AdaptedLayer):
         if self.rests or reverse:
             with self.base():
                 return super().call(inputs, *args, **kwargs)  # type: ignore[misc]
-        view = self.adapter().view
+        return self.adapted(ops.cast(inputs, "int32"), self._adapted, False)
+
+    def _adapted(self, inputs: Any, adapt: Adapt) -> Any:
+        view = self.kernel_view
         operation = Operation(
             self._rows, _look_up, (view.m, view.n), count_tokens(inputs.shape), self.base_matrix
         )
-        return self.adapter().adapt(ops.cast(inputs, "int32"), operation, False)
+        return adapt(inputs, operation)
 
     def _rows(self, indices: Any, delta: Any = None) -> Any:
         """The rows of the table by the layer's own operation."""

@@ -20,7 +20,7 @@ def advise_merging(cls: Any) -> None:
 
     @wraps(original)
     def generate(self: Any, *args: Any, **kwargs: Any) -> Any:
-        if not vars(self).get("was_advised") and computes_adapters(self):
+        if not vars(self).get("was_advised") and computes_adapters(self, of_one=True):
             object.__setattr__(self, "was_advised", True)
             warn(f"{ADVICE.replace(chr(10), ' ')} Received: generate on {self.name}")
         return original(self, *args, **kwargs)
@@ -28,6 +28,7 @@ def advise_merging(cls: Any) -> None:
     cls.generate = generate
 
 
-def computes_adapters(model: Any) -> bool:
-    """Whether a call of the model runs an adapter."""
-    return any(not site.layer.rests for site in adapted_sites(model))
+def computes_adapters(model: Any, of_one: bool = False) -> bool:
+    """Whether a call of the model runs an adapter, or, `of_one`, the same one for all samples."""
+    layers = [site.layer for site in adapted_sites(model)]
+    return any(not (layer.rests or (of_one and layer.mixture is not None)) for layer in layers)

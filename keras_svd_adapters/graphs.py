@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -87,7 +87,7 @@ def take_graphs_up(aside: list[tuple[keras.Model, Waiting]]) -> None:
 def _key(model: keras.Model) -> tuple[Any, ...]:
     """On what a compiled function depends besides the values of the weights."""
     sites = adapted_sites(model)
-    active = tuple((s.key, None if s.layer.rests else s.layer.active_adapter) for s in sites)
+    active = tuple((site.key, site.layer.computes) for site in sites)
     return (active, compiled_as(model))
 
 
@@ -98,6 +98,15 @@ def _same(one: tuple[Any, ...], other: tuple[Any, ...]) -> bool:
 @contextmanager
 def computing_without(model: keras.layers.Layer, sites: list[Site]) -> Iterator[None]:
     """Within, these layers compute as before they were adapted, in compiled functions as well."""
+    with computing_otherwise(model, [site.layer.base() for site in sites]):
+        yield
+
+
+@contextmanager
+def computing_otherwise(
+    model: keras.layers.Layer, ways: list[AbstractContextManager[None]]
+) -> Iterator[None]:
+    """Within these contexts the layers compute in another way, in compiled functions as well."""
     with searching_once():
         kept = [
             (around, graph, getattr(around, graph), getattr(around, "optimizer", None))
@@ -109,8 +118,8 @@ def computing_without(model: keras.layers.Layer, sites: list[Site]) -> Iterator[
         forget_graphs(model, new_trainables=False)
     try:
         with ExitStack() as stack:
-            for site in sites:
-                stack.enter_context(site.layer.base())
+            for way in ways:
+                stack.enter_context(way)
             take_graphs_up(aside)
             yield
             aside = set_graphs_aside(model)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from math import prod
 from typing import Any, ClassVar
 
@@ -22,6 +23,7 @@ from keras_svd_adapters.keras_internals import (
     unpin,
 )
 from keras_svd_adapters.kernel import KernelView
+from keras_svd_adapters.mixture import Compute, Mixture, refuse_to_mix
 
 PREFIX = "adapter_"
 OPEN = 16  # what a size counts that is not known while a function is traced
@@ -79,6 +81,7 @@ class AdaptedLayer:
 
     carried_adapters: tuple[str, ...] = ()
     active_adapter: str | None = None
+    mixture: Mixture | None = None
     reads_base: bool = False
 
     def __init_subclass__(cls) -> None:
@@ -111,7 +114,20 @@ class AdaptedLayer:
     @property
     def rests(self) -> bool:
         """Whether the layer computes with its own kernel."""
-        return self.active_adapter is None or self.reads_base
+        return self.reads_base or (self.active_adapter is None and self.mixture is None)
+
+    @property
+    def computes(self) -> Any:
+        """What a compiled function of the layer depends on besides the values of weights."""
+        if self.rests:
+            return None
+        return self.active_adapter if self.mixture is None else self.mixture.key
+
+    def adapted(self, inputs: Any, compute: Compute, training: bool | None) -> Any:
+        """What `compute` makes of inputs by the active adapter, or by that of each sample."""
+        if self.mixture is not None:
+            return self.mixture.outputs(inputs, compute, adapters_of(self))  # type: ignore[arg-type]
+        return compute(inputs, partial(self.adapter().adapt, training=training))
 
     @property
     def base_kernel(self) -> keras.Variable:
@@ -125,6 +141,8 @@ class AdaptedLayer:
 
     def merged_kernel(self) -> Any:
         """The effective kernel in float32, or in float64 where it is stored so."""
+        if self.mixture is not None:
+            refuse_to_mix(self.path)  # type: ignore[attr-defined]
         kernel = ops.convert_to_tensor(self.base_kernel)
         dtype = keras.backend.result_type(kernel.dtype, "float32")
         return ops.add(ops.cast(kernel, dtype), ops.cast(self.adapter().delta(kernel), dtype))
@@ -132,7 +150,12 @@ class AdaptedLayer:
     def base_matrix(self) -> Any:
         """The kernel without any adapter as a matrix, in the compute dtype."""
         kernel = ops.convert_to_tensor(self.base_kernel, dtype=self.compute_dtype)  # type: ignore[attr-defined]
-        return self.adapter().view.to_matrix(kernel)
+        return self.kernel_view.to_matrix(kernel)
+
+    @property
+    def kernel_view(self) -> KernelView:
+        """The kernel as a matrix."""
+        return getattr(self, PREFIX + self.carried_adapters[0]).view
 
     def adapter(self) -> Adapter:
         """The active adapter."""
@@ -147,6 +170,15 @@ class AdaptedLayer:
             yield
         finally:
             _remember(self, "reads_base", before)
+
+    @contextmanager
+    def mixed(self, mixture: Mixture) -> Iterator[None]:
+        """Within, each sample of a batch has an adapter of its own."""
+        _remember(self, "mixture", mixture)
+        try:
+            yield
+        finally:
+            vars(self).pop("mixture", None)
 
     def save_own_variables(self, store: Any) -> None:
         with self.base():

@@ -15,7 +15,7 @@ from keras_svd_adapters.adapter_file import save_adapter
 from keras_svd_adapters.adapter_loader import load_adapter
 from keras_svd_adapters.approximation import Approximation
 from keras_svd_adapters.enable import enable
-from keras_svd_adapters.generation import advise_merging
+from keras_svd_adapters.generation import advise_merging, computes_adapters
 from keras_svd_adapters.merge import merge, unmerge
 from keras_svd_adapters.merge_report import MergeReport
 from keras_svd_adapters.methods.method import Method
@@ -118,8 +118,26 @@ def add_backbone_methods(backbone: type) -> None:
             setattr(backbone, f"enable_{name}", enable_method(method))
 
 
+def refuse_to_export_unmerged(cls: Any) -> None:
+    """Wraps `export_to_transformers`, which reads kernels and weights, as the family has it."""
+    original = cls.export_to_transformers
+
+    @wraps(original)
+    def export_to_transformers(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if computes_adapters(self):
+            raise ValueError(
+                "Some families would export the kernels without the adapter: call "
+                "`keras_svd_adapters.merge(model)` first, and `unmerge` after it, or write the "
+                f"adapter alone by `export_peft`. Received: an adapted {type(self).__name__}"
+            )
+        return original(self, *args, **kwargs)
+
+    cls.export_to_transformers = export_to_transformers
+
+
 def join_backbone(module: Any) -> None:
     add_backbone_methods(module.Backbone)
+    refuse_to_export_unmerged(module.Backbone)
     keep_adapters_in_presets(module.Backbone)
 
 
@@ -129,6 +147,7 @@ def join_task(module: Any) -> None:
 
 def join_causal_lm(module: Any) -> None:
     advise_merging(module.CausalLM)
+    refuse_to_export_unmerged(module.CausalLM)
 
 
 JOINED = {

@@ -9,6 +9,7 @@ from keras import ops
 
 from keras_svd_adapters.host import AdaptedKernel, Operation, base_kernel, count_tokens
 from keras_svd_adapters.kernel import KernelView, leading_shape
+from keras_svd_adapters.mixture import Adapt
 
 FEW_COLUMNS = 64
 
@@ -29,32 +30,35 @@ class AdaptedProjection(AdaptedKernel):
         if self.rests:
             with self.base():
                 return super().call(inputs, training=training)  # type: ignore[misc]
-        y = self._adapted(inputs, training)
+        y = self.adapted(inputs, self._adapted, training)
         if self.bias is not None:  # type: ignore[attr-defined]
             y = ops.add(y, self.bias)  # type: ignore[attr-defined]
         if self.activation is not None:  # type: ignore[attr-defined]
             y = self.activation(y)  # type: ignore[attr-defined]
         return y
 
-    def _adapted(self, inputs: Any, training: bool | None) -> Any:
+    def _adapted(self, inputs: Any, adapt: Adapt) -> Any:
         """The adapter's work on one row per token: thin products of more axes are slow in XLA."""
-        adapter, view = self.adapter(), self.adapter().view
+        view = self.kernel_view
         x = view.flatten_input(inputs)
         leading = leading_shape(x, 1)
 
         def product(x: Any, delta: Any = None) -> Any:
+            if self.mixture is not None:  # TensorFlow maps an einsum over samples to a crash
+                K = self.base_matrix()
+                return ops.matmul(x, K if delta is None else ops.add(K, delta))
             y = self._product(ops.reshape(x, (*leading, view.m)), delta)
             return ops.reshape(y, (-1, view.n))
 
         operation = Operation(
             product, thin_product, (view.m, view.n), count_tokens(x.shape[:-1]), self.base_matrix
         )
-        y = adapter.adapt(ops.reshape(x, (-1, view.m)), operation, training)
+        y = adapt(ops.reshape(x, (-1, view.m)), operation)
         return view.unflatten_output(ops.reshape(y, (*leading, view.n)))
 
     def _product(self, x: Any, delta: Any = None) -> Any:
         """`x (K + delta)` by the layer's own operation, so that it is bit for bit its own."""
-        view = self.adapter().view
+        view = self.kernel_view
         kernel = self.base_kernel
         if delta is not None:
             kernel = ops.add(kernel, view.from_matrix(delta))

@@ -44,6 +44,10 @@ def test_a_merged_model_is_exported(family, right, tmp_path):
     shake(pair.keras)
     adapted = pair.keras_outputs()
     assert np.abs(adapted - base).max() > 0.1
+    with pytest.raises(ValueError, match="`keras_svd_adapters.merge"):
+        pair.keras.export_to_transformers(tmp_path / "merged")
+    with pytest.raises(ValueError, match="`keras_svd_adapters.merge"):
+        pair.keras.backbone.export_to_transformers(tmp_path / "merged")
     ksa.merge(pair.keras)
     np.testing.assert_allclose(pair.keras_outputs(), adapted, rtol=0, atol=1e-4)
 

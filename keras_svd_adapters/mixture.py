@@ -1,0 +1,156 @@
+"""One adapter per sample of a batch: the algebra of each method, mapped over the samples."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_svd_adapters.adapter import Adapter
+
+Adapt = Callable[[Any, Any], Any]
+Compute = Callable[[Any, Adapt], Any]
+Names = tuple[str | None, ...]
+
+
+class AdapterIds(keras.layers.Layer):
+    """Holds which adapter each sample of a batch has, as a weight, so that a graph reads it.
+
+    Args:
+        names: The names of adapters, `None` for the plain model.
+        size: How many samples a batch has.
+    """
+
+    def __init__(self, names: Names, size: int):
+        super().__init__(name="adapter_ids")
+        self.names = names
+        self.size = size
+        self.ids = self.add_weight(
+            name="ids", shape=(size,), dtype="int32", initializer="zeros", trainable=False
+        )
+        self.built = True
+
+    def choose(self, ids: list[str | None]) -> None:
+        """Gives each sample its adapter."""
+        self.ids.assign(np.array([self.names.index(name) for name in ids], "int32"))
+
+
+@dataclass(frozen=True)
+class Group:
+    """Adapters of a kernel that differ in values alone.
+
+    Args:
+        names: Their names.
+        common: The frozen arrays in which they agree, of which there is one.
+    """
+
+    names: tuple[str, ...]
+    common: frozenset[str]
+
+
+def groups_of(adapters: Mapping[str, Adapter], names: Names) -> list[Group]:
+    """The adapters of a kernel with these names, in groups."""
+    found: dict[Any, list[str]] = {}
+    for name, adapter in adapters.items():
+        if name in names:
+            found.setdefault((adapter.method, adapter.form), []).append(name)
+    return [
+        Group(tuple(group), frozenset(_common([adapters[name] for name in group])))
+        for group in found.values()
+    ]
+
+
+def _common(adapters: list[Adapter]) -> list[str]:
+    first, *others = adapters
+    shared = [name for name, array in first.declared.items() if array.shared]
+    frozen = [name for name in first.arrays if name not in first.trained]
+    return shared + [
+        name
+        for name in frozen
+        if all(bool(ops.all(ops.equal(first.arrays[name], a.arrays[name]))) for a in others)
+    ]
+
+
+@dataclass(frozen=True, eq=False)
+class Mixture:
+    """What a layer computes where each sample of a batch has its own adapter.
+
+    Args:
+        chosen: Which adapter that is.
+        groups: The layer's adapters.
+    """
+
+    chosen: AdapterIds
+    groups: list[Group]
+
+    @property
+    def key(self) -> tuple[Names, int]:
+        """On what a compiled function depends."""
+        return self.chosen.names, self.chosen.size
+
+    def outputs(self, inputs: Any, compute: Compute, adapters: Mapping[str, Adapter]) -> Any:
+        """The outputs of the layer for each sample, by its own adapter.
+
+        Args:
+            inputs: A batch; a sample may have several rows, one after the other, as in a
+                beam search.
+            compute: The layer's work on some rows by a function `adapt(x, operation)`.
+            adapters: The layer's adapters.
+        """
+        rows = inputs.shape[0]
+        if type(rows) is int and rows % self.chosen.size:
+            refuse_to_mix(f"a batch of {rows} for {self.chosen.size} samples")
+        shape = ops.shape(inputs)
+        samples = ops.reshape(inputs, (self.chosen.size, -1, *shape[1:]))
+        known = {name for group in self.groups for name in group.names}
+        y = None
+        if set(self.chosen.names) - known:
+            y = ops.vectorized_map(lambda x: compute(x, lambda x, base: base(x)), samples)
+        for group in self.groups:
+            found = self._of(group, samples, compute, adapters)
+            y = found if y is None else ops.where(self._is_in(group, len(y.shape)), found, y)
+        return ops.reshape(y, (-1, *ops.shape(y)[2:]))
+
+    def _of(
+        self, group: Group, samples: Any, compute: Compute, adapters: Mapping[str, Adapter]
+    ) -> Any:
+        """The outputs by the adapters of a group; those of samples without one mean nothing."""
+        first = adapters[group.names[0]]
+        each = [adapters[name].coefficients() for name in group.names]
+        common = {name: value for name, value in each[0].items() if name in group.common}
+        own = each[0].keys() - common.keys()
+        places = [
+            max(group.names.index(n), 0) if n in group.names else 0 for n in self.chosen.names
+        ]
+        which = ops.take(np.array(places, "int32"), self.chosen.ids, axis=0)
+        stacks = {name: ops.take(ops.stack([c[name] for c in each]), which, axis=0) for name in own}
+
+        def one(args: Any) -> Any:
+            x, values = args
+            return compute(x, partial(_adapt, first, coefficients=values | common))
+
+        return ops.vectorized_map(one, (samples, stacks))
+
+    def _is_in(self, group: Group, rank: int) -> Any:
+        """Whether each sample has an adapter of the group."""
+        here = np.array([name in group.names for name in self.chosen.names])
+        return ops.reshape(ops.take(here, self.chosen.ids, axis=0), (-1,) + (1,) * (rank - 1))
+
+
+def _adapt(adapter: Adapter, x: Any, base: Any, coefficients: dict[str, Any]) -> Any:
+    """As `Adapter.adapt`; that few tokens are told keeps methods from a kernel per sample."""
+    return adapter.adapt(x, replace(base, tokens=1), False, coefficients)
+
+
+def refuse_to_mix(where: str) -> None:
+    """Raises: a layer that cannot have an adapter per sample."""
+    raise ValueError(
+        "One adapter per sample needs layers that are called with the batch in front: this one "
+        "reads its kernel, or computes without the batch. Adapt without it, or run the samples of "
+        f"each adapter alone. Received: {where}"
+    )
