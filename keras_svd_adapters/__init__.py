@@ -16,7 +16,7 @@ Verbs, each with its own `help`:
 
 - before: `targets`, `plan`, `spectrum`; `register_kernels` for layers of your own
 - adapt: `enable`, `set_adapter`, `disabled`, `delete_adapter`
-- look: `status`, `coefficients`, and `AdapterHealth` as a callback of `fit`
+- look: `status`, `coefficients`, `similarity`, and `AdapterHealth` as a callback of `fit`
 - keep: `save_adapter`, `load_adapter`; `svd_cache` holds the decompositions
 - leave: `merge`, `unmerge`, `to_lora`; `combine` makes one of several
 """
@@ -24,6 +24,7 @@ Verbs, each with its own `help`:
 from keras_svd_adapters import svd_cache
 from keras_svd_adapters.adapter_file import save_adapter
 from keras_svd_adapters.adapter_loader import load_adapter
+from keras_svd_adapters.angles import Similarity
 from keras_svd_adapters.approximation import Approximation
 from keras_svd_adapters.archive import AdapterFileError
 from keras_svd_adapters.checkpoint_care import care_for_checkpoints
@@ -49,6 +50,7 @@ from keras_svd_adapters.methods.token_rows import TokenRows
 from keras_svd_adapters.methods.vera import VeRA
 from keras_svd_adapters.optimizer_care import care_for_adapters
 from keras_svd_adapters.plan import Plan, plan
+from keras_svd_adapters.similarity import similarity
 from keras_svd_adapters.site import Site
 from keras_svd_adapters.spectrum import Spectrum, spectrum
 from keras_svd_adapters.status import Status, status
@@ -87,6 +89,7 @@ __all__ = [
     "SVFDense",
     "SVFT",
     "SVFTDense",
+    "Similarity",
     "Site",
     "Spectrum",
     "Status",
@@ -106,6 +109,7 @@ __all__ = [
     "register_kernels",
     "save_adapter",
     "set_adapter",
+    "similarity",
     "spectrum",
     "status",
     "svd_cache",

@@ -13,18 +13,13 @@ import numpy as np
 from keras_svd_adapters.adapter import Adapter
 from keras_svd_adapters.approximation import Approximation
 from keras_svd_adapters.arithmetic import Blend, dare, ties, weighted_sum
-from keras_svd_adapters.convert import (
-    add_lora,
-    attach_and_measure,
-    changes_of,
-    check_size,
-    exact_factors,
-)
+from keras_svd_adapters.changes import changes_of, exact_factors
+from keras_svd_adapters.convert import add_lora, attach_and_measure
 from keras_svd_adapters.coordinates import Coordinates, coordinates_of
 from keras_svd_adapters.enable import check_name
 from keras_svd_adapters.host import adapters_of
 from keras_svd_adapters.live_models import searching_once
-from keras_svd_adapters.low_rank import Factors, concatenate, truncate
+from keras_svd_adapters.low_rank import Factors, check_size, concatenate, truncate
 from keras_svd_adapters.site import Site, adapted_sites
 from keras_svd_adapters.switching import require_adapter, require_values
 

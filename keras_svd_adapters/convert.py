@@ -9,26 +9,25 @@ import keras
 import numpy as np
 
 from keras_svd_adapters.approximation import ApproximateKernel, Approximation
+from keras_svd_adapters.changes import changes_of, exact_factors
 from keras_svd_adapters.enable import (
     Chosen,
     check_methods,
     check_name,
     undone_on_failure,
 )
-from keras_svd_adapters.host import adapters_of, attach, base_kernel
+from keras_svd_adapters.host import adapters_of, attach
 from keras_svd_adapters.live_models import searching_once
 from keras_svd_adapters.low_rank import (
     Factors,
+    check_size,
     padded,
     relative_error,
-    shrink,
     truncate,
 )
 from keras_svd_adapters.methods.lora import LoRA
-from keras_svd_adapters.methods.method import Method
 from keras_svd_adapters.site import Site
 from keras_svd_adapters.switching import finish, only_adapter, require_adapter, require_values
-from keras_svd_adapters.values import to_numpy
 from keras_svd_adapters.weights import own_weights, trained_with
 
 
@@ -88,44 +87,6 @@ def to_lora(
             factors[site.key] = [truncate(each, rank, energy) for each in changes[site.key]]
     extra = [weight for _, _, weight in own_weights(model) if trained_with(weight) == name]
     return add_lora(model, sites, factors, changes, into, extra)
-
-
-def check_size(rank: int | None, energy: float | None) -> None:
-    """Raises where a rank and an energy cannot be asked for."""
-    received = f"Received: rank={rank!r}, energy={energy!r}"
-    if rank is not None and energy is not None:
-        raise ValueError(f"Give `rank` or `energy`, not both. {received}")
-    if rank is not None and (not isinstance(rank, int) or rank < 1):
-        raise ValueError(f"`rank` must be a positive integer. {received}")
-    if energy is not None and not 0 < energy <= 1:
-        raise ValueError(f"`energy` is a share between 0 and 1, such as 0.99. {received}")
-
-
-def changes_of(site: Site, name: str) -> list[np.ndarray]:
-    """What an adapter adds to each matrix of its kernel; raises where that is not finite."""
-    delta = to_numpy(adapters_of(site.layer)[name].delta(base_kernel(site.layer)))
-    if not np.isfinite(delta).all():
-        raise ValueError(
-            "An adapter has NaN or infinite values, of which nothing can be made. "
-            f"Received: {name!r} on `{site.path}`"
-        )
-    return site.view.split(site.view.to_matrix(delta).astype("float64"))
-
-
-def exact_factors(site: Site, name: str) -> list[Factors]:
-    """`A` and `B` whose product is what an adapter adds to each matrix of its kernel."""
-    adapter = adapters_of(site.layer)[name]
-    found = [adapter.method.low_rank(values) for values in adapter.numpy_values()]
-    factors = [shrink(*pair) for pair in found if pair is not None]
-    if not factors:
-        exact = [m.__name__ for m in Method.registry.values() if m.low_rank is not Method.low_rank]
-        raise ValueError(
-            f"{adapter.method} changes the kernel by more than a low rank, so no LoRA is exactly "
-            f"it; {', '.join(exact)} have one. Give `rank=` or `energy=0.99` for the nearest one "
-            f"(to `combine`, with `how='svd'`), or `merge` it. "
-            f"Received: name={name!r}, on `{site.path}`"
-        )
-    return factors
 
 
 def add_lora(

@@ -53,3 +53,14 @@ def relative_error(found: np.ndarray, wanted: np.ndarray) -> float:
     size = float(np.linalg.norm(wanted))
     difference = float(np.linalg.norm(found.astype("float64") - wanted))
     return difference / size if size else difference
+
+
+def check_size(rank: int | None, energy: float | None) -> None:
+    """Raises where a rank and an energy cannot be asked for."""
+    received = f"Received: rank={rank!r}, energy={energy!r}"
+    if rank is not None and energy is not None:
+        raise ValueError(f"Give `rank` or `energy`, not both. {received}")
+    if rank is not None and (not isinstance(rank, int) or rank < 1):
+        raise ValueError(f"`rank` must be a positive integer. {received}")
+    if energy is not None and not 0 < energy <= 1:
+        raise ValueError(f"`energy` is a share between 0 and 1, such as 0.99. {received}")
