@@ -25,10 +25,11 @@ def changes_of(site: Site, name: str) -> list[np.ndarray]:
 def exact_factors(site: Site, name: str) -> list[Factors]:
     """`A` and `B` whose product is what an adapter adds to each matrix of its kernel."""
     adapter = adapters_of(site.layer)[name]
-    found = [adapter.method.low_rank(values) for values in adapter.numpy_values()]
+    found = [adapter.method.low_rank(values, site.view.m) for values in adapter.numpy_values()]
     factors = [shrink(*pair) for pair in found if pair is not None]
     if not factors:
-        exact = [m.__name__ for m in Method.registry.values() if m.low_rank is not Method.low_rank]
+        known = Method.registry.values()
+        exact = sorted(m.__name__ for m in known if m.low_rank is not Method.low_rank)
         raise ValueError(
             f"{adapter.method} changes the kernel by more than a low rank, so no LoRA is exactly "
             f"it; {', '.join(exact)} have one. Give `rank=` or `energy=0.99` for the nearest one "

@@ -52,6 +52,10 @@ LINEAR = {
     "union": (ksa.SVFT("random", nnz=30, seed=1), ksa.SVFT("banded", d=1), "random"),
     "two_random": (ksa.SVFT("random", nnz=9, seed=1), ksa.SVFT("random", nnz=9, seed=2), "random"),
     "lora_xs": (ksa.LoRAXS(rank=3, alpha=6), None, "LoRAXS(rank=3, alpha=6)"),
+    "lora_xs_of_one_scale": (ksa.LoRAXS(rank=3, alpha=3), ksa.LoRAXS(rank=3), "LoRAXS(rank=3"),
+    "rows": (ksa.TokenRows([7, 0, 4]), None, "TokenRows(rows=(7, 0, 4))"),
+    "rows_in_another_order": (ksa.TokenRows([7, 0]), ksa.TokenRows([0, 7]), "rows=(0, 7)"),
+    "rows_united": (ksa.TokenRows([7, 0]), ksa.TokenRows([4, 7]), "rows=(0, 4, 7)"),
 }
 
 
@@ -73,6 +77,8 @@ CAT = {
     "pissa": (ksa.PiSSA(rank=2), ksa.MiLoRA(rank=1)),
     "vera": (ksa.VeRA(rank=4), None),
     "lora_xs": (ksa.LoRAXS(rank=3), ksa.LoRA(rank=2)),
+    "lora_xs_of_two_scales": (ksa.LoRAXS(rank=3, alpha=6), ksa.LoRAXS(rank=3)),
+    "rows": (ksa.TokenRows([7, 0]), ksa.LoRA(rank=2)),
     "of_more_than_all": (ksa.LoRA(rank=9), ksa.LoRA(rank=9)),
 }
 
@@ -100,9 +106,16 @@ def test_svd_keeps_what_is_asked_for():
     assert "LoRA(rank=4)" in str(ksa.combine(model, WEIGHTS, into="four", how="svd"))
 
 
-@pytest.mark.parametrize("method", [ksa.SVF(), ksa.SVFT("random", d=1)], ids=str)
-def test_experts(method):
-    model = adapted(method, build=experts)
+EXPERTS = {
+    "svf": (ksa.SVF(), None),
+    "random": (ksa.SVFT("random", d=1), None),
+    "rows": (ksa.TokenRows([7, 0]), ksa.TokenRows([4, 7])),
+}
+
+
+@pytest.mark.parametrize(("method", "other"), EXPERTS.values(), ids=EXPERTS)
+def test_experts(method, other):
+    model = adapted(method, other, build=experts)
     check(model, ksa.combine(model, WEIGHTS, into="both"))
 
 
