@@ -31,10 +31,12 @@ class Approximation(Shown):
     Args:
         name: Name of the new adapter.
         kernels: One `ApproximateKernel` per kernel.
+        goal: In words, what it stands for.
     """
 
     name: str
     kernels: tuple[ApproximateKernel, ...]
+    goal: str
 
     @property
     def error(self) -> float:
@@ -48,6 +50,7 @@ class Approximation(Shown):
             methods = " ".join(dict.fromkeys(kernel.method for kernel in some))
             rows.append((path, methods, f"{max(kernel.error for kernel in some):.1e}"))
         notes = (
-            f"{self.name!r} is active; what it adds differs by {self.error:.1e} of its norm at most"
+            f"{self.name!r} is active; what it adds differs from {self.goal} by "
+            f"{self.error:.1e} of its norm at most"
         )
         return Table(("kernel", "method", "error"), rows, notes)
