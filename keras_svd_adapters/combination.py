@@ -16,6 +16,8 @@ from keras_svd_adapters.new_adapters import NewAdapter, lora_of
 from keras_svd_adapters.recipe import PARTIAL, Recipe
 from keras_svd_adapters.site import Site
 
+LARGEST = float(np.finfo("float32").max)
+
 
 @dataclass(frozen=True)
 class Combination:
@@ -67,7 +69,15 @@ class Combination:
         weights = [self.recipe.weights[name] for name in names]
         blend = self.recipe.blend(self.place)
         changes = zip(*(changes_of(self.site, name) for name in names), strict=True)
-        return [blend(each, weights) for each in changes]
+        return [self._finite(blend(each, weights)) for each in changes]
+
+    def _finite(self, change: np.ndarray) -> np.ndarray:
+        if not np.abs(change).max() <= LARGEST:
+            raise ValueError(
+                "The sum is too large for float32, in which it would be NaN or infinite: lower "
+                f"the weights. Received: weights={self.recipe.weights!r}, on `{self.site.path}`"
+            )
+        return change
 
     def _factors(self) -> list[Factors]:
         if self.recipe.how in ("exact", "cat"):

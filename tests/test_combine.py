@@ -336,6 +336,12 @@ def test_values_that_are_not_finite():
     refused(model, {"a": 1, "b": 1}, "NaN or infinite", how="cat")
 
 
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+@pytest.mark.parametrize("how", ["svd", "ties", "dare"])
+def test_a_change_that_overflows(how):
+    refused(adapted(ksa.LoRA(rank=2)), {"a": 1e300, "b": 1}, "lower the weights", how=how)
+
+
 def test_a_sum_that_overflows_leaves_nothing():
     model = adapted(ksa.SVF())
     refused(model, {"a": 1e300, "b": 1}, "NaN or infinite")
