@@ -18,7 +18,8 @@ Verbs, each with its own `help`:
 - adapt: `enable`, `set_adapter`, `disabled`, `delete_adapter`
 - look: `status`, `coefficients`, `similarity`, and `AdapterHealth` as a callback of `fit`
 - keep: `save_adapter`, `load_adapter`; `svd_cache` holds the decompositions
-- leave: `merge`, `unmerge`, `to_lora`; `combine` makes one of several
+- leave: `merge`, `unmerge`, `to_lora`; `combine` makes one of several, `extract_lora` one of two
+  models
 """
 
 from keras_svd_adapters import svd_cache
@@ -33,6 +34,7 @@ from keras_svd_adapters.coefficients import Coefficients, coefficients
 from keras_svd_adapters.combine import combine
 from keras_svd_adapters.convert import to_lora
 from keras_svd_adapters.enable import enable
+from keras_svd_adapters.extract import extract_lora
 from keras_svd_adapters.health import AdapterHealth
 from keras_svd_adapters.keras_hub import join_keras_hub
 from keras_svd_adapters.kernel_register import register_kernels
@@ -103,6 +105,7 @@ __all__ = [
     "delete_adapter",
     "disabled",
     "enable",
+    "extract_lora",
     "load_adapter",
     "merge",
     "plan",
