@@ -15,6 +15,8 @@ from keras_svd_adapters.host import adapters_of
 from keras_svd_adapters.site import Site, adapter_names
 from keras_svd_adapters.switching import require_adapter, require_values
 
+Pair = tuple[str, str]
+
 
 def similarity(model: keras.layers.Layer, names: Sequence[str] | None = None) -> Similarity:
     """Compares adapters by the angles between what they add to the kernels.
@@ -45,8 +47,19 @@ def similarity(model: keras.layers.Layer, names: Sequence[str] | None = None) ->
     >>> round(ksa.similarity(model).cosine("a", "b"), 3)
     1.0
     """
-    sites = require_adapter(model)
-    chosen = adapter_names(sites) if names is None else _listed(names)
+    chosen = _chosen(model, names)
+    require_values(model, f"similarity of {chosen}")
+    found: dict[Pair, list[KernelSimilarity]] = {pair: [] for pair in combinations(chosen, 2)}
+    for site in require_adapter(model):
+        for pair, kernel in _compared(site, chosen):
+            found[pair].append(kernel)
+    return Similarity(tuple(PairSimilarity(pair, tuple(some)) for pair, some in found.items()))
+
+
+def _chosen(model: keras.layers.Layer, names: Sequence[str] | None) -> list[str]:
+    """The names of the adapters to compare; raises where they are not there, or too few."""
+    known = adapter_names(require_adapter(model))
+    chosen = known if names is None else _listed(names)
     for name in chosen:
         require_adapter(model, name)
     if len(chosen) < 2:
@@ -54,14 +67,7 @@ def similarity(model: keras.layers.Layer, names: Sequence[str] | None = None) ->
             "It takes two adapters to compare: `enable` or `load_adapter` another one, with a "
             f"`name=` of its own. Received: adapters {chosen}"
         )
-    require_values(model, f"similarity of {chosen}")
-    found: dict[tuple[str, str], list[KernelSimilarity]] = {
-        pair: [] for pair in combinations(chosen, 2)
-    }
-    for site in sites:
-        for pair, kernel in _compared(site, chosen):
-            found[pair].append(kernel)
-    return Similarity(tuple(PairSimilarity(pair, tuple(some)) for pair, some in found.items()))
+    return chosen
 
 
 def _listed(names: Any) -> list[str]:
@@ -75,7 +81,7 @@ def _listed(names: Any) -> list[str]:
     return listed
 
 
-def _compared(site: Site, chosen: list[str]) -> Iterator[tuple[tuple[str, str], KernelSimilarity]]:
+def _compared(site: Site, chosen: list[str]) -> Iterator[tuple[Pair, KernelSimilarity]]:
     """Each two of the adapters that this kernel carries, for each matrix of it."""
     carried = [name for name in chosen if name in adapters_of(site.layer)]
     if len(carried) < 2:
