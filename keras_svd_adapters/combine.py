@@ -44,10 +44,10 @@ def combine(
             vectors: SVF, SVFT of any patterns (in a stack, of equal ones),
             LoRA-XS of one rank and scale, TokenRows. `"cat"` for exact sums of
             LoRA, PiSSA, MiLoRA, LoRA-XS, VeRA and TokenRows, as a LoRA whose
-            rank is the sum of the ranks. `"svd"` for any methods, as the nearest LoRA.
-            `"ties"` and `"dare"` keep a part of each change before they sum,
-            where `"linear"` would do of the trained values, else of the changes
-            of the kernels, as the nearest LoRA.
+            rank is the sum of the ranks. `"svd"` for any methods, as the nearest
+            LoRA. `"ties"` and `"dare"` keep a part of each change before they
+            sum, where `"linear"` would do of the trained values, else of the
+            changes of the kernels, as the nearest LoRA.
         rank: Rank of a nearest LoRA, of `"svd"`, `"ties"` and `"dare"`. `None`,
             without `energy`, for the largest rank of the adapters.
         energy: Share of the sum of squares that it must hold, instead of `rank`.
