@@ -16,16 +16,18 @@ Verbs, each with its own `help`:
 
 - before: `targets`, `plan`, `spectrum`; `register_kernels` for layers of your own
 - adapt: `enable`, `set_adapter`, `disabled`, `delete_adapter`
-- look: `status`, `coefficients`, and `AdapterHealth` as a callback of `fit`
+- look: `status`, `coefficients`, `similarity`, and `AdapterHealth` as a callback of `fit`
 - one adapter per sample of a batch: `predict`, `generate`
 - keep: `save_adapter`, `load_adapter`; `svd_cache` holds the decompositions
-- leave: `merge`, `unmerge`, `to_lora`; `combine` makes one of several
+- leave: `merge`, `unmerge`, `to_lora`; `combine` makes one of several, `extract_lora` one of two
+  models
 - HF PEFT: `export_peft`, `import_peft`
 """
 
 from keras_svd_adapters import svd_cache
 from keras_svd_adapters.adapter_file import save_adapter
 from keras_svd_adapters.adapter_loader import load_adapter
+from keras_svd_adapters.angles import Similarity
 from keras_svd_adapters.approximation import Approximation
 from keras_svd_adapters.archive import AdapterFileError
 from keras_svd_adapters.checkpoint_care import care_for_checkpoints
@@ -34,6 +36,7 @@ from keras_svd_adapters.coefficients import Coefficients, coefficients
 from keras_svd_adapters.combine import combine
 from keras_svd_adapters.convert import to_lora
 from keras_svd_adapters.enable import enable
+from keras_svd_adapters.extract import extract_lora
 from keras_svd_adapters.health import AdapterHealth
 from keras_svd_adapters.keras_hub import join_keras_hub
 from keras_svd_adapters.kernel_register import register_kernels
@@ -54,6 +57,7 @@ from keras_svd_adapters.optimizer_care import care_for_adapters
 from keras_svd_adapters.peft.exporting import export_peft
 from keras_svd_adapters.peft.importing import import_peft
 from keras_svd_adapters.plan import Plan, plan
+from keras_svd_adapters.similarity import similarity
 from keras_svd_adapters.site import Site
 from keras_svd_adapters.spectrum import Spectrum, spectrum
 from keras_svd_adapters.status import Status, status
@@ -92,6 +96,7 @@ __all__ = [
     "SVFDense",
     "SVFT",
     "SVFTDense",
+    "Similarity",
     "Site",
     "Spectrum",
     "Status",
@@ -106,6 +111,7 @@ __all__ = [
     "disabled",
     "enable",
     "export_peft",
+    "extract_lora",
     "generate",
     "import_peft",
     "load_adapter",
@@ -115,6 +121,7 @@ __all__ = [
     "register_kernels",
     "save_adapter",
     "set_adapter",
+    "similarity",
     "spectrum",
     "status",
     "svd_cache",

@@ -31,11 +31,13 @@ class Approximation(Shown):
     Args:
         name: Name of the new adapter.
         kernels: One `ApproximateKernel` per kernel.
+        goal: In words, what it stands for.
         place: Where it is, in words.
     """
 
     name: str
     kernels: tuple[ApproximateKernel, ...]
+    goal: str
     place: str = ""
 
     @property
@@ -50,5 +52,6 @@ class Approximation(Shown):
             methods = " ".join(dict.fromkeys(kernel.method for kernel in some))
             rows.append((path, methods, f"{max(kernel.error for kernel in some):.1e}"))
         place = self.place or f"{self.name!r} is active"
-        notes = f"{place}; what it adds differs by {self.error:.1e} of its norm at most"
+        error = f"by {self.error:.1e} of its norm at most"
+        notes = f"{place}; what it adds differs from {self.goal} {error}"
         return Table(("kernel", "method", "error"), rows, notes)

@@ -29,10 +29,10 @@ def ties(changes: Changes, weights: Sequence[float], density: float) -> np.ndarr
 
 
 def _largest(change: np.ndarray, density: float) -> np.ndarray:
-    """The share of entries with the largest magnitudes; the others are 0."""
-    count = int(density * change.size)
+    """The share of entries with the largest magnitudes, one at least; the others are 0."""
+    count = max(int(density * change.size), 1)
     kept = np.zeros(change.size)
-    places = np.argpartition(-np.abs(change.ravel()), max(count - 1, 0))[:count]
+    places = np.argpartition(-np.abs(change.ravel()), count - 1)[:count]
     kept[places] = change.ravel()[places]
     return kept.reshape(change.shape)
 

@@ -2,33 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Any
+from functools import partial
 
 import keras
-import numpy as np
 
-from keras_svd_adapters.approximation import ApproximateKernel, Approximation
-from keras_svd_adapters.enable import (
-    Chosen,
-    check_methods,
-    check_name,
-    undone_on_failure,
-)
-from keras_svd_adapters.host import adapters_of, attach, base_kernel
+from keras_svd_adapters.approximation import Approximation
+from keras_svd_adapters.changes import changes_of, exact_factors
 from keras_svd_adapters.live_models import searching_once
-from keras_svd_adapters.low_rank import (
-    Factors,
-    padded,
-    relative_error,
-    shrink,
-    truncate,
-)
-from keras_svd_adapters.methods.lora import LoRA
-from keras_svd_adapters.methods.method import Method
+from keras_svd_adapters.low_rank import Factors, check_size, truncate
+from keras_svd_adapters.new_adapters import attach_and_measure, check_free, lora_of
 from keras_svd_adapters.site import Site
-from keras_svd_adapters.switching import finish, only_adapter, require_adapter, require_values
-from keras_svd_adapters.values import to_numpy
+from keras_svd_adapters.switching import only_adapter, require_adapter, require_values
 from keras_svd_adapters.weights import own_weights, trained_with
 
 
@@ -43,7 +27,7 @@ def to_lora(
     """Adds a LoRA adapter that computes what another adapter does, exactly or nearly.
 
     PiSSA and MiLoRA of rank r become a LoRA of rank 2 r on the kernel as it
-    is, LoRA-XS and VeRA one of rank r, exactly. Any method becomes the nearest
+    is, LoRA-XS, VeRA and TokenRows one of rank r, exactly. Any method becomes the nearest
     LoRA of a given rank, or of the rank that holds a given energy. The new
     adapter becomes the active one, and what `train` named trains and is saved
     with it from now on; `delete_adapter` takes the old one off.
@@ -73,106 +57,20 @@ def to_lora(
     True
     >>> ksa.delete_adapter(model, "default")
     """
-    check_name(into)
+    check_free(model, into)
     check_size(rank, energy)
     name = name or only_adapter(model)
     sites = require_adapter(model, name)
     require_values(model, f"to_lora of {name!r}")
-    exact = rank is None and energy is None
-    factors = {}
-    changes = {site.key: changes_of(site, name) for site in sites}
-    for site in sites:
-        if exact:
-            factors[site.key] = exact_factors(site, name)
-        else:
-            factors[site.key] = [truncate(each, rank, energy) for each in changes[site.key]]
+    new = [
+        lora_of(site, _factors(site, name, rank, energy), partial(changes_of, site, name))
+        for site in sites
+    ]
     extra = [weight for _, _, weight in own_weights(model) if trained_with(weight) == name]
-    return add_lora(model, sites, factors, changes, into, extra)
+    return attach_and_measure(model, new, into, f"what {name!r} adds", extra)
 
 
-def check_size(rank: int | None, energy: float | None) -> None:
-    """Raises where a rank and an energy cannot be asked for."""
-    received = f"Received: rank={rank!r}, energy={energy!r}"
-    if rank is not None and energy is not None:
-        raise ValueError(f"Give `rank` or `energy`, not both. {received}")
-    if rank is not None and (not isinstance(rank, int) or rank < 1):
-        raise ValueError(f"`rank` must be a positive integer. {received}")
-    if energy is not None and not 0 < energy <= 1:
-        raise ValueError(f"`energy` is a share between 0 and 1, such as 0.99. {received}")
-
-
-def changes_of(site: Site, name: str) -> list[np.ndarray]:
-    """What an adapter adds to each matrix of its kernel; raises where that is not finite."""
-    delta = to_numpy(adapters_of(site.layer)[name].delta(base_kernel(site.layer)))
-    if not np.isfinite(delta).all():
-        raise ValueError(
-            "An adapter has NaN or infinite values, of which nothing can be made. "
-            f"Received: {name!r} on `{site.path}`"
-        )
-    return site.view.split(site.view.to_matrix(delta).astype("float64"))
-
-
-def exact_factors(site: Site, name: str) -> list[Factors]:
-    """`A` and `B` whose product is what an adapter adds to each matrix of its kernel."""
-    adapter = adapters_of(site.layer)[name]
-    found = [adapter.method.low_rank(values) for values in adapter.numpy_values()]
-    factors = [shrink(*pair) for pair in found if pair is not None]
-    if not factors:
-        exact = [m.__name__ for m in Method.registry.values() if m.low_rank is not Method.low_rank]
-        raise ValueError(
-            f"{adapter.method} changes the kernel by more than a low rank, so no LoRA is exactly "
-            f"it; {', '.join(exact)} have one. Give `rank=` or `energy=0.99` for the nearest one "
-            f"(to `combine`, with `how='svd'`), or `merge` it. "
-            f"Received: name={name!r}, on `{site.path}`"
-        )
-    return factors
-
-
-def add_lora(
-    model: keras.layers.Layer,
-    sites: list[Site],
-    factors: dict[str, list[Factors]],
-    changes: dict[str, list[np.ndarray]],
-    into: str,
-    extra: Sequence[keras.Variable] = (),
-) -> Approximation:
-    """Attaches LoRA adapters of these factors, and measures them against the changes."""
-    values: dict[str, dict[str, Any]] = {}
-    chosen: Chosen = []
-    for site in sites:
-        pairs = padded(factors[site.key])
-        chosen.append((site, LoRA(rank=pairs[0][0].shape[1])))
-        values[site.key] = site.view.joined([{"lora_a": A, "lora_b": B} for A, B in pairs])
-    forms = {site.key: site.form(method) for site, method in chosen}
-    return attach_and_measure(model, chosen, forms, values, changes, into, extra)
-
-
-def attach_and_measure(
-    model: keras.layers.Layer,
-    chosen: Chosen,
-    forms: dict[str, str],
-    values: dict[str, dict[str, Any]],
-    changes: dict[str, list[np.ndarray]] | None,
-    into: str,
-    extra: Sequence[keras.Variable] = (),
-) -> Approximation:
-    """Attaches adapters of these values, and measures them against changes of their kernels."""
-    check_methods(chosen, into)
-    with undone_on_failure(model, chosen, into):
-        for site, method in chosen:
-            adapter = site.new_adapter(method, forms[site.key], into, values[site.key])
-            attach(site.layer, into, adapter)
-        finish(model, into, list(extra))
-        sites = (site for site, _ in chosen)
-        return Approximation(into, tuple(k for s in sites for k in _measured(s, changes, into)))
-
-
-def _measured(
-    site: Site, changes: dict[str, list[np.ndarray]] | None, name: str
-) -> Iterator[ApproximateKernel]:
-    """How near an adapter is to the change of each matrix of its kernel; without, to its own."""
-    method = str(adapters_of(site.layer)[name].method)
-    found = changes_of(site, name)
-    wanted = found if changes is None else changes[site.key]
-    for (path, _), ours, theirs in zip(site.matrices(), found, wanted, strict=True):
-        yield ApproximateKernel(path, method, relative_error(ours, theirs))
+def _factors(site: Site, name: str, rank: int | None, energy: float | None) -> list[Factors]:
+    if rank is None and energy is None:
+        return exact_factors(site, name)
+    return [truncate(change, rank, energy) for change in changes_of(site, name)]

@@ -11,6 +11,7 @@ from keras_svd_adapters.adapter import Adapter
 from keras_svd_adapters.arithmetic import Blend
 from keras_svd_adapters.methods.method import Method
 from keras_svd_adapters.methods.svft import SVFT
+from keras_svd_adapters.methods.token_rows import TokenRows
 from keras_svd_adapters.values import to_numpy
 
 FACTORS = ("U", "s", "Vt")
@@ -67,6 +68,8 @@ def coordinates_of(adapters: Mapping[str, Adapter], path: str) -> Coordinates:
         if first.view.count is not None:
             raise ValueError(f"Patterns of stacked kernels must be equal; {other}. {received}")
         return _united(adapters)
+    if isinstance(first.method, TokenRows) and not _alike(adapters):
+        return _rows_united(adapters)
     if not _alike(adapters):
         raise ValueError(f"Only values of equal hyperparameters add; {other}. {received}")
     frozen = {name: to_numpy(v) for name, v in first.arrays.items() if name not in first.trained}
@@ -93,8 +96,9 @@ def _alike(adapters: Mapping[str, Adapter]) -> bool:
 
 def _hyperparameters(method: Method) -> dict[str, object]:
     """Those on which the meaning of the values depends."""
-    skipped = ("formulation", "init_std", "seed")
-    return {k: v for k, v in method.get_config().items() if k not in skipped}
+    skipped = ("formulation", "init_std", "seed", "alpha")
+    scale = {"scale": getattr(method, "scale", 1.0)}
+    return scale | {k: v for k, v in method.get_config().items() if k not in skipped}
 
 
 def _pairs(adapter: Adapter) -> np.ndarray:
@@ -131,6 +135,23 @@ def _united(adapters: Mapping[str, Adapter]) -> Coordinates:
         values: np.ndarray = np.append(to_numpy(adapter.arrays["m"]).astype("float64"), 0.0)
         changes[name] = values[places[name][union]]
     return Coordinates(method, first.form, frozen, {"m": changes})
+
+
+def _rows_united(adapters: Mapping[str, Adapter]) -> Coordinates:
+    """The union of the rows of TokenRows; a row that an adapter lacks is 0 in it."""
+    rows = sorted({row for adapter in adapters.values() for row in _rows(adapter)})
+    changes = {}
+    for name, adapter in adapters.items():
+        shift = to_numpy(adapter.arrays["shift"])
+        changes[name] = np.zeros((*shift.shape[:-2], len(rows), shift.shape[-1]))
+        changes[name][..., [rows.index(row) for row in _rows(adapter)], :] = shift
+    form = next(iter(adapters.values())).form
+    return Coordinates(TokenRows(rows), form, {}, {"shift": changes})
+
+
+def _rows(adapter: Adapter) -> list[int]:
+    assert isinstance(adapter.method, TokenRows)
+    return list(adapter.method.rows)
 
 
 def _svft(adapter: Adapter) -> SVFT:

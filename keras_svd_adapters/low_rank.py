@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from numbers import Real
+from typing import Any
 
 import numpy as np
 
@@ -53,3 +55,19 @@ def relative_error(found: np.ndarray, wanted: np.ndarray) -> float:
     size = float(np.linalg.norm(wanted))
     difference = float(np.linalg.norm(found.astype("float64") - wanted))
     return difference / size if size else difference
+
+
+def check_size(rank: int | None, energy: float | None) -> None:
+    """Raises where a rank and an energy cannot be asked for."""
+    received = f"Received: rank={rank!r}, energy={energy!r}"
+    if rank is not None and energy is not None:
+        raise ValueError(f"Give `rank` or `energy`, not both. {received}")
+    if rank is not None and (isinstance(rank, bool) or not isinstance(rank, int) or rank < 1):
+        raise ValueError(f"`rank` must be a positive integer. {received}")
+    if energy is not None and not is_share(energy):
+        raise ValueError(f"`energy` is a share between 0 and 1, such as 0.99. {received}")
+
+
+def is_share(value: Any) -> bool:
+    """Whether it is a number above 0, and 1 at the most."""
+    return isinstance(value, Real) and not isinstance(value, bool) and bool(0 < float(value) <= 1)

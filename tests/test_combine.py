@@ -1,5 +1,7 @@
 """One adapter that does what several do together."""
 
+import tracemalloc
+
 import keras
 import models
 import numpy as np
@@ -10,6 +12,7 @@ from test_read_kernels import experts
 import keras_svd_adapters as ksa
 from keras_svd_adapters.arithmetic import dare, ties
 from keras_svd_adapters.host import adapters_of, base_kernel
+from keras_svd_adapters.live_models import searching_once
 from keras_svd_adapters.site import adapted_sites
 
 WEIGHTS = {"a": 0.7, "b": -0.3}
@@ -52,6 +55,10 @@ LINEAR = {
     "union": (ksa.SVFT("random", nnz=30, seed=1), ksa.SVFT("banded", d=1), "random"),
     "two_random": (ksa.SVFT("random", nnz=9, seed=1), ksa.SVFT("random", nnz=9, seed=2), "random"),
     "lora_xs": (ksa.LoRAXS(rank=3, alpha=6), None, "LoRAXS(rank=3, alpha=6)"),
+    "lora_xs_of_one_scale": (ksa.LoRAXS(rank=3, alpha=3), ksa.LoRAXS(rank=3), "LoRAXS(rank=3"),
+    "rows": (ksa.TokenRows([7, 0, 4]), None, "TokenRows(rows=(7, 0, 4))"),
+    "rows_in_another_order": (ksa.TokenRows([7, 0]), ksa.TokenRows([0, 7]), "rows=(0, 7)"),
+    "rows_united": (ksa.TokenRows([7, 0]), ksa.TokenRows([4, 7]), "rows=(0, 4, 7)"),
 }
 
 
@@ -73,6 +80,8 @@ CAT = {
     "pissa": (ksa.PiSSA(rank=2), ksa.MiLoRA(rank=1)),
     "vera": (ksa.VeRA(rank=4), None),
     "lora_xs": (ksa.LoRAXS(rank=3), ksa.LoRA(rank=2)),
+    "lora_xs_of_two_scales": (ksa.LoRAXS(rank=3, alpha=6), ksa.LoRAXS(rank=3)),
+    "rows": (ksa.TokenRows([7, 0]), ksa.LoRA(rank=2)),
     "of_more_than_all": (ksa.LoRA(rank=9), ksa.LoRA(rank=9)),
 }
 
@@ -100,9 +109,16 @@ def test_svd_keeps_what_is_asked_for():
     assert "LoRA(rank=4)" in str(ksa.combine(model, WEIGHTS, into="four", how="svd"))
 
 
-@pytest.mark.parametrize("method", [ksa.SVF(), ksa.SVFT("random", d=1)], ids=str)
-def test_experts(method):
-    model = adapted(method, build=experts)
+EXPERTS = {
+    "svf": (ksa.SVF(), None),
+    "random": (ksa.SVFT("random", d=1), None),
+    "rows": (ksa.TokenRows([7, 0]), ksa.TokenRows([4, 7])),
+}
+
+
+@pytest.mark.parametrize(("method", "other"), EXPERTS.values(), ids=EXPERTS)
+def test_experts(method, other):
+    model = adapted(method, other, build=experts)
     check(model, ksa.combine(model, WEIGHTS, into="both"))
 
 
@@ -133,6 +149,25 @@ def test_a_kernel_that_one_adapter_lacks():
         np.testing.assert_allclose(both, total, atol=1e-6)
 
 
+def test_each_kernel_in_its_exact_way():
+    model, _ = models.bert()
+    for seed, name in enumerate("ab"):
+        ksa.enable(model, targets={"query": ksa.SVF(), "key": ksa.LoRA(rank=2)}, name=name)
+        shake(model, seed=seed)
+    check(model, ksa.combine(model, WEIGHTS, into="both"))
+    kinds = {s.name: str(adapters_of(s.layer)["both"].method) for s in adapted_sites(model)}
+    assert kinds == {"query": "SVF()", "key": "LoRA(rank=4)"}
+
+
+@pytest.mark.parametrize(("weights", "rank"), [({"b": 0, "a": 1}, 3), ({"b": 0, "a": 0}, 2)])
+def test_a_weight_of_zero_adds_no_rank(weights, rank):
+    model = adapted(ksa.LoRA(rank=3), ksa.LoRA(rank=2))
+    report = ksa.combine(model, weights, into="both", how="cat")
+    assert {kernel.method for kernel in report.kernels} == {f"LoRA(rank={rank})"}
+    for a, both in zip(deltas(model, "a"), deltas(model, "both"), strict=True):
+        np.testing.assert_allclose(both, weights["a"] * a, atol=1e-6)
+
+
 @pytest.mark.parametrize("density", [0.3, 1.0])
 @pytest.mark.parametrize("weights", [[1.0, 1.0, 1.0], [0.7, 0.2, 1.5]])
 def test_ties_is_that_of_peft(density, weights):
@@ -142,6 +177,11 @@ def test_ties_is_that_of_peft(density, weights):
     changes = list(np.random.default_rng(0).normal(size=(3, 8, 10)))
     expected = of_peft([torch.tensor(c) for c in changes], torch.tensor(weights), density)
     np.testing.assert_allclose(ties(changes, weights, density), expected.numpy(), atol=1e-6)
+
+
+def test_ties_keeps_something():
+    changes = [np.array([[1.0, -3.0], [0.5, 2.0]]), np.array([[4.0, 0.0], [0.0, 1.0]])]
+    np.testing.assert_array_equal(ties(changes, [1.0, 1.0], 0.01), [[4.0, -3.0], [0.0, 0.0]])
 
 
 def test_dare_keeps_the_mean():
@@ -166,15 +206,52 @@ def test_ties_and_dare(how, method):
     assert kinds == {type(method)}
 
 
+def test_the_error_of_a_blend_is_that_of_holding_it():
+    model = adapted(ksa.LoRA(rank=2))
+    whole = {"how": "dare", "density": 0.5, "rank": 100}
+    report = ksa.combine(model, WEIGHTS, into="both", **whole)
+    assert report.error < 1e-5
+    assert "differs from the blend of 'dare', which is not the weighted sum," in str(report)
+    ksa.combine(model, WEIGHTS, into="other", seed=1, **whole)
+    assert np.abs(deltas(model, "both")[0] - deltas(model, "other")[0]).max() > 1e-2
+    assert ksa.combine(adapted(ksa.SVF()), WEIGHTS, into="both", how="ties").error == 0
+    assert "from the weighted sum by" in str(ksa.combine(model, WEIGHTS, into="sum"))
+
+
 BAD = {
     "unknown": ({"a": 1, "c": 1}, {}, "no such adapter"),
     "no_numbers": ({"a": "much"}, {}, "finite weight"),
     "infinite": ({"a": float("inf")}, {}, "finite weight"),
     "none": ({}, {}, "finite weight"),
     "how": ({"a": 1}, {"how": "sum"}, "must be one of"),
-    "density": ({"a": 1}, {"how": "ties", "density": 0.0}, "share between 0 and 1"),
+    "true": ({"a": True}, {}, "finite weight"),
+    "huge": ({"a": 10**400}, {}, "finite weight"),
+    **{
+        f"density_{density}": ({"a": 1}, {"how": "ties", "density": density}, "between 0 and 1")
+        for density in (0.0, 1.5, True, "all", float("nan"))
+    },
+    **{
+        f"seed_{seed}": ({"a": 1}, {"how": "dare", "seed": seed}, "integer from 0 on")
+        for seed in (-1, 0.5, True, "one", float("nan"))
+    },
+    **{
+        f"energy_{energy}": ({"a": 1}, {"how": "svd", "energy": energy}, "share between 0 and 1")
+        for energy in (0, 2, True, "much", float("nan"))
+    },
     "both": ({"a": 1}, {"how": "svd", "rank": 2, "energy": 0.9}, "not both"),
-    "rank": ({"a": 1}, {"how": "svd", "rank": 0}, "positive integer"),
+    **{
+        f"rank_{rank}": ({"a": 1}, {"how": "svd", "rank": rank}, "positive integer")
+        for rank in (0, 1.5, True, "two", float("nan"))
+    },
+    "rank_of_exact": ({"a": 1}, {"rank": 2}, "`rank` has a part in `how='svd'`"),
+    "energy_of_cat": ({"a": 1}, {"how": "cat", "energy": 0.9}, "`energy` has a part in"),
+    "rank_of_values": ({"a": 1}, {"how": "ties", "rank": 2}, "makes one of their kind and no LoRA"),
+    "density_of_svd": (
+        {"a": 1},
+        {"how": "svd", "rank": 2, "density": 0.2},
+        "`density` has a part in `how='ties'` or `how='dare'` only",
+    ),
+    "seed_of_ties": ({"a": 1}, {"how": "ties", "seed": 0}, "`seed` has a part in `how='dare'`"),
     "taken": ({"a": 1}, {"into": "b"}, "has an adapter of this name"),
     "name": ({"a": 1}, {"into": "two words"}, "letters, digits"),
 }
@@ -214,11 +291,55 @@ def refused(model, weights, message, into="both", **how):
     assert {w.path: None for w in model.weights} == dict.fromkeys(before)
 
 
+def test_a_name_that_other_kernels_have():
+    model, _ = models.bert()
+    ksa.enable(model, ksa.SVF(), name="a", targets="query")
+    ksa.enable(model, ksa.SVF(), name="b", targets="key")
+    refused(model, {"a": 1}, "key` has an adapter of this name.*another `into=`", into="b")
+    with pytest.raises(ValueError, match="key` has an adapter of this name"):
+        ksa.to_lora(model, "a", into="b", rank=1)
+
+
+def test_unlike_patterns_of_stacked_kernels():
+    model = adapted(ksa.SVFT(), ksa.SVFT("banded", d=1), build=experts)
+    refused(model, WEIGHTS, "Patterns of stacked kernels must be equal", how="linear")
+    check(model, ksa.combine(model, WEIGHTS, into="both", how="svd", energy=1.0))
+
+
+def peak(work):
+    """The most bytes that Python and NumPy held for it, without the search for live models."""
+    with searching_once():
+        tracemalloc.start()
+        try:
+            work()
+            return tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+
+
+def test_one_kernel_is_in_memory_at_a_time():
+    width, count = 256, 24
+    layers = [keras.layers.Dense(width) for _ in range(count)]
+    model = keras.Sequential([keras.Input((width,)), *layers])
+    ksa.enable(model, ksa.LoRA(rank=1), name="a", targets="dense*")
+    shake(model)
+    every = count * width * width * np.dtype("float64").itemsize
+    assert peak(lambda: ksa.to_lora(model, "a", rank=1)) < every / 2
+    both = {"a": 1, "lora": 1}
+    assert peak(lambda: ksa.combine(model, both, into="both", how="svd", rank=1)) < every / 2
+
+
 def test_values_that_are_not_finite():
     model = adapted(ksa.LoRA(rank=2))
     variable = adapters_of(adapted_sites(model)[0].layer)["a"].lora_b
     variable.assign(np.full(variable.shape, np.nan))
     refused(model, {"a": 1, "b": 1}, "NaN or infinite", how="cat")
+
+
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+@pytest.mark.parametrize("how", ["svd", "ties", "dare"])
+def test_a_change_that_overflows(how):
+    refused(adapted(ksa.LoRA(rank=2)), {"a": 1e300, "b": 1}, "lower the weights", how=how)
 
 
 def test_a_sum_that_overflows_leaves_nothing():

@@ -13,6 +13,7 @@ EXACT = {
     "milora": (ksa.MiLoRA(rank=3), 6),
     "pissa_of_more_than_half": (ksa.PiSSA(rank=10), 16),
     "lora_xs": (ksa.LoRAXS(rank=5, alpha=10), 5),
+    "token_rows": (ksa.TokenRows([7, 0, 4]), 3),
     "vera": (ksa.VeRA(rank=4), 4),
     "vera_of_more_than_all": (ksa.VeRA(rank=40), 16),
 }
@@ -48,7 +49,7 @@ def test_no_lora_is_exactly_that(method):
     with pytest.raises(ValueError, match=r"; LoRA, .*Received: name='default'") as caught:
         ksa.to_lora(model)
     listed = str(caught.value).split("exactly it; ")[1].split(" have one")[0].split(", ")
-    assert set(listed) == {"LoRA", "PiSSA", "MiLoRA", "LoRAXS", "VeRA"}
+    assert set(listed) == {"LoRA", "PiSSA", "MiLoRA", "LoRAXS", "TokenRows", "VeRA"}
     assert [w.path for w in model.weights] == before
 
 

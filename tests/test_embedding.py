@@ -9,7 +9,7 @@ from cases import METHODS, batch, numpy, shake
 from test_gradient import close
 
 import keras_svd_adapters as ksa
-from keras_svd_adapters.host import base_kernel
+from keras_svd_adapters.host import adapters_of, base_kernel
 from keras_svd_adapters.site import find_sites
 
 ADAPTING = {name: METHODS[name] for name in ("lora", "lora_scaled", "dora", "dora_full")}
@@ -187,3 +187,19 @@ def test_only_the_chosen_rows_move(ids, tmp_path):
     fresh, other = table("Embedding")
     ksa.load_adapter(fresh, tmp_path / "rows.keras")
     np.testing.assert_array_equal(numpy(other.merged_kernel()), merged)
+
+
+def test_rows_of_a_table_become_a_lora_and_add(ids):
+    model, layer = table("Embedding")
+    for seed, rows in enumerate(([3, 19], [19, 5])):
+        ksa.enable(model, ksa.TokenRows(rows), targets="words", name=f"rows_{seed}")
+        shake(model, seed=seed)
+    y = numpy(model(ids))
+    assert ksa.to_lora(model, "rows_1").error < 1e-6
+    close(numpy(model(ids)), y)
+    ksa.combine(model, {"rows_0": 1, "rows_1": -2}, into="both")
+    both, *parts = (
+        numpy(adapters_of(layer)[name].delta(base_kernel(layer)))
+        for name in ("both", "rows_0", "rows_1")
+    )
+    close(both, parts[0] - 2 * parts[1])

@@ -14,7 +14,7 @@ import torch
 import transformers
 from cases import shake
 from safetensors.numpy import load_file, save_file
-from transformers_pairs import DECODER, ENCODER, PAIRS, Pair, causal, settle, tokens
+from transformers_pairs import DECODER, ENCODER, PAIRS, VOCABULARY, Pair, settle, text
 
 import keras_svd_adapters as ksa
 from keras_svd_adapters.peft.families import FAMILIES
@@ -209,7 +209,7 @@ def classifier(family, tmp_path):
     for name, module in heads.items():
         ours.get_layer(name).kernel.assign(module.weight.detach().numpy().T)
         ours.get_layer(name).bias.assign(module.bias.detach().numpy())
-    ids = tokens()
+    ids = np.random.default_rng(5).integers(4, VOCABULARY, (2, 9)).astype("int32")
     inputs = {"token_ids": ids, "padding_mask": np.ones_like(ids)}
     if family == "bert":
         inputs["segment_ids"] = np.zeros_like(ids)
@@ -244,7 +244,7 @@ def test_an_embedding_goes_along(tmp_path):
         rope_parameters={"rope_type": "default", "rope_theta": 500000.0},
     )
     hf = transformers.LlamaForCausalLM(config)
-    pair = causal(keras_hub.models.Llama3CausalLM, hf, tmp_path / "base")
+    pair = text(keras_hub.models.Llama3CausalLM, settle(hf), tmp_path / "base")
     ksa.enable(pair.keras, ksa.LoRA(rank=2), targets=["token_embedding", "query"])
     shake(pair.keras)
     adapted = pair.keras_outputs()

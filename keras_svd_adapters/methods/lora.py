@@ -105,5 +105,5 @@ class LoRA(Method):
     def delta(self, K: Any, v: SimpleNamespace, form: str) -> Any:
         return self.scale * matmul(v.lora_a, v.lora_b)
 
-    def low_rank(self, v: SimpleNamespace) -> tuple[Any, Any] | None:
+    def low_rank(self, v: SimpleNamespace, m: int) -> tuple[Any, Any] | None:
         return self.scale * v.lora_a, v.lora_b

@@ -102,5 +102,5 @@ class LoRAXS(Method):
         c = SimpleNamespace(**self.coefficients(v, form, lambda: K))
         return matmul(matmul(c.U, c.core), c.Vt)
 
-    def low_rank(self, v: SimpleNamespace) -> tuple[Any, Any] | None:
+    def low_rank(self, v: SimpleNamespace, m: int) -> tuple[Any, Any] | None:
         return v.U @ (self.scale * v.s[:, None] * v.latent), v.Vt

@@ -189,8 +189,11 @@ class Method:
         """`K' - K`, an `(m, n)` matrix in float32."""
         raise NotImplementedError
 
-    def low_rank(self, v: SimpleNamespace) -> tuple[Any, Any] | None:
-        """`(m, r)` and `(r, n)` arrays whose product is `K' - K`, if the method has such."""
+    def low_rank(self, v: SimpleNamespace, m: int) -> tuple[Any, Any] | None:
+        """`(m, r)` and `(r, n)` arrays whose product is `K' - K`, if the method has such.
+
+        `v` holds the values of one kernel, on the host, and `m` is its number of rows.
+        """
         return None
 
     def trainable_count(self, m: int, n: int) -> int:

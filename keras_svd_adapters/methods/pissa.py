@@ -116,7 +116,7 @@ class PiSSA(LoRA):
         c = SimpleNamespace(**self.coefficients(v, form, lambda: K))
         return matmul(c.left, c.right)
 
-    def low_rank(self, v: SimpleNamespace) -> tuple[Any, Any] | None:
+    def low_rank(self, v: SimpleNamespace, m: int) -> tuple[Any, Any] | None:
         a = np.concatenate([v.lora_a, -v.start_a], axis=1)
         return self.scale * a, np.concatenate([v.lora_b, v.start_b])
 

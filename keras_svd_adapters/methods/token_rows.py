@@ -13,6 +13,7 @@ from numbers import Integral
 from types import SimpleNamespace
 from typing import Any, ClassVar
 
+import numpy as np
 from keras.ops import cast, convert_to_tensor, equal, matmul, one_hot
 
 from keras_svd_adapters.methods.method import Array, Base, Dropout, Method
@@ -80,6 +81,11 @@ class TokenRows(Method):
 
     def delta(self, K: Any, v: SimpleNamespace, form: str) -> Any:
         return matmul(self._select(K.shape[0], v), v.shift)
+
+    def low_rank(self, v: SimpleNamespace, m: int) -> tuple[Any, Any] | None:
+        selection = np.zeros((m, len(v.shift)))
+        selection[list(self.rows), range(len(v.shift))] = 1.0
+        return selection, v.shift
 
     def _select(self, m: int, v: SimpleNamespace) -> Any:
         return one_hot(self.rows, m, axis=0, dtype=v.shift.dtype)

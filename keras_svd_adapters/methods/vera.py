@@ -108,5 +108,5 @@ class VeRA(Method):
     def delta(self, K: Any, v: SimpleNamespace, form: str) -> Any:
         return matmul(v.vera_a * v.lambda_d, v.vera_b * v.lambda_b)
 
-    def low_rank(self, v: SimpleNamespace) -> tuple[Any, Any] | None:
+    def low_rank(self, v: SimpleNamespace, m: int) -> tuple[Any, Any] | None:
         return v.vera_a * v.lambda_d, v.vera_b * v.lambda_b

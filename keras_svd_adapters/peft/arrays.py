@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from keras_svd_adapters.convert import changes_of, exact_factors
+from keras_svd_adapters.changes import changes_of, exact_factors
 from keras_svd_adapters.host import adapters_of
 from keras_svd_adapters.low_rank import relative_error, truncate
 from keras_svd_adapters.methods.lora import LoRA

@@ -9,8 +9,8 @@ import keras
 import numpy as np
 
 from keras_svd_adapters.approximation import ApproximateKernel, Approximation
-from keras_svd_adapters.convert import check_size
 from keras_svd_adapters.host import adapters_of
+from keras_svd_adapters.low_rank import check_size
 from keras_svd_adapters.methods.dora import DoRA
 from keras_svd_adapters.methods.lora import LoRA
 from keras_svd_adapters.methods.vera import VeRA
@@ -40,8 +40,8 @@ def export_peft(
 ) -> Approximation:
     """Writes an adapter as a directory that HF PEFT reads, and serving engines with it.
 
-    LoRA, rsLoRA, DoRA and VeRA are there as they are; PiSSA, MiLoRA and LoRA-XS
-    as the LoRA that computes the same; any method, where `rank` or `energy` is
+    LoRA, rsLoRA, DoRA and VeRA are there as they are; PiSSA, MiLoRA, LoRA-XS
+    and TokenRows as the LoRA that computes the same; any method, where `rank` or `energy` is
     given, as the nearest LoRA. The names of the modules are known for KerasHub's
     Llama, Mistral, Qwen, Gemma, BERT, RoBERTa, DistilBERT and ViT. A head of a
     KerasHub classifier that trained goes into `modules_to_save`.
@@ -114,7 +114,7 @@ def export_peft(
         ApproximateKernel(site.path, str(piece.method), piece.error)
         for site, piece in zip(sites, pieces, strict=True)
     )
-    return Approximation(name, tuple(kernels), f"{os.fspath(directory)!r} holds {name!r}")
+    return Approximation(name, tuple(kernels), repr(name), f"{os.fspath(directory)!r} is written")
 
 
 def _check(site: Site, name: str, names: Names) -> None:
