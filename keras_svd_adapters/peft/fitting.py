@@ -31,7 +31,7 @@ def by_module(tensors: dict[str, np.ndarray]) -> tuple[Tensors, Tensors]:
     """The arrays of each adapted module, and the weights of each module that was saved whole."""
     adapters: Tensors = {}
     others: Tensors = {}
-    for key, tensor in tensors.items():
+    for key, tensor in sorted(tensors.items()):
         if key in (VERA_A, VERA_B):
             continue
         module = key.removeprefix(PREFIX)
