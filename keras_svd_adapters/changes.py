@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from keras_svd_adapters.host import adapters_of, base_kernel
+from keras_svd_adapters.host import adapters_of, base_value
 from keras_svd_adapters.low_rank import Factors, shrink
 from keras_svd_adapters.methods.method import Method
 from keras_svd_adapters.site import Site
@@ -13,7 +13,7 @@ from keras_svd_adapters.values import to_numpy
 
 def changes_of(site: Site, name: str) -> list[np.ndarray]:
     """What an adapter adds to each matrix of its kernel; raises where that is not finite."""
-    delta = to_numpy(adapters_of(site.layer)[name].delta(base_kernel(site.layer)))
+    delta = to_numpy(adapters_of(site.layer)[name].delta(base_value(site.layer)))
     if not np.isfinite(delta).all():
         raise ValueError(
             "An adapter has NaN or infinite values, of which nothing can be made. "

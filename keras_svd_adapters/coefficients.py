@@ -10,7 +10,7 @@ import keras
 import numpy as np
 
 from keras_svd_adapters.enable import Found, decompositions, jobs_for
-from keras_svd_adapters.host import base_kernel
+from keras_svd_adapters.host import base_value
 from keras_svd_adapters.methods.method import SVD
 from keras_svd_adapters.site import Site
 from keras_svd_adapters.svd_service import SVDService
@@ -143,7 +143,7 @@ def _active(model: keras.layers.Layer, targets: Targets, exclude: Targets) -> li
 
 
 def _look(site: Site, found: Found) -> list[KernelCoefficients]:
-    change = site.view.to_matrix(to_numpy(site.layer.adapter().delta(base_kernel(site.layer))))
+    change = site.view.to_matrix(to_numpy(site.layer.adapter().delta(base_value(site.layer))))
     if not np.isfinite(change).all():
         raise ValueError(
             f"`{site.path}`: its adapter is not finite. Received: {site.layer.adapter().method}"

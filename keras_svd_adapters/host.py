@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from math import prod
@@ -24,6 +24,7 @@ from keras_svd_adapters.keras_internals import (
 )
 from keras_svd_adapters.kernel import KernelView
 from keras_svd_adapters.mixture import Compute, Mixture, refuse_to_mix
+from keras_svd_adapters.quantized import float_kernel, holds_integers, stored_kernel
 
 PREFIX = "adapter_"
 OPEN = 16  # what a size counts that is not known while a function is traced
@@ -131,25 +132,30 @@ class AdaptedLayer:
 
     @property
     def base_kernel(self) -> keras.Variable:
-        """The kernel variable, without any adapter."""
+        """The kernel variable, without any adapter; of a quantized layer, that of its integers."""
+        if holds_integers(self):  # type: ignore[arg-type]
+            return stored_kernel(self)  # type: ignore[arg-type]
         with self.base():
             return getattr(self, self.kernel_name)
 
     def effective(self, base: Any) -> Any:
         """The kernel for code that reads it instead of calling the layer."""
-        return base if self.rests else ops.cast(self.merged_kernel(), base.dtype)
+        if self.rests:
+            return base
+        dtype = self.compute_dtype if holds_integers(self) else base.dtype  # type: ignore[arg-type, attr-defined]
+        return ops.cast(self.merged_kernel(), dtype)
 
     def merged_kernel(self) -> Any:
         """The effective kernel in float32, or in float64 where it is stored so."""
         if self.mixture is not None:
             refuse_to_mix(self.path)  # type: ignore[attr-defined]
-        kernel = ops.convert_to_tensor(self.base_kernel)
+        kernel = base_value(self)  # type: ignore[arg-type]
         dtype = keras.backend.result_type(kernel.dtype, "float32")
         return ops.add(ops.cast(kernel, dtype), ops.cast(self.adapter().delta(kernel), dtype))
 
     def base_matrix(self) -> Any:
         """The kernel without any adapter as a matrix, in the compute dtype."""
-        kernel = ops.convert_to_tensor(self.base_kernel, dtype=self.compute_dtype)  # type: ignore[attr-defined]
+        kernel = ops.cast(base_value(self), self.compute_dtype)  # type: ignore[arg-type, attr-defined]
         return self.kernel_view.to_matrix(kernel)
 
     @property
@@ -230,7 +236,7 @@ def carry(layer: keras.layers.Layer, name: str, adapter: Adapter) -> None:
         graft(layer, kind)
         kind.join(layer)
     attach_child(layer, PREFIX + name, adapter)
-    adapter.kernel = lambda: ops.convert_to_tensor(layer.base_kernel)
+    adapter.kernel = lambda: base_value(layer)
     _remember(layer, "carried_adapters", (*layer.carried_adapters, name))
 
 
@@ -291,8 +297,18 @@ def kind_of_class(plain: type) -> type[AdaptedLayer] | None:
     return None
 
 
+def base_value(layer: keras.layers.Layer) -> Any:
+    """The kernel of a layer, adapted or not, without adapters; of a quantized one as floats."""
+    if not holds_integers(layer):
+        return ops.convert_to_tensor(base_kernel(layer))
+    with layer.base() if isinstance(layer, AdaptedLayer) else nullcontext():
+        return float_kernel(layer, ops.convert_to_tensor(layer.kernel))
+
+
 def base_kernel(layer: keras.layers.Layer) -> keras.Variable:
     """The kernel variable of a layer, adapted or not."""
+    if holds_integers(layer):
+        return stored_kernel(layer)
     if isinstance(layer, AdaptedLayer):
         return layer.base_kernel
     kind = kind_of(layer)

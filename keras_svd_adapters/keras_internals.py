@@ -28,6 +28,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import keras
+from keras import ops
 from keras.src.api_export import REGISTERED_OBJS_TO_NAMES
 from keras.src.backend.common import global_state
 from keras.src.backend.common.symbolic_scope import in_symbolic_scope
@@ -357,3 +358,24 @@ def fresh_optimizer(optimizer: keras.optimizers.Optimizer) -> keras.optimizers.O
     if hasattr(optimizer, "inner_optimizer"):
         copy.inner_optimizer = fresh_optimizer(optimizer.inner_optimizer)
     return copy
+
+
+def dequantized(layer: keras.layers.Layer, integers: Any) -> Any:
+    """The kernel of an int8 or int4 layer as floats, of the integers that its `kernel` gives.
+
+    Keras 3.15 keeps how a scale lies beside the kernel of an EinsumDense, and the groups of int4,
+    in private. int8 and int4 divide by a scale; grouped int4 multiplies, after a zero point.
+    """
+    shape = tuple(integers.shape)
+    kernel, scale = ops.cast(integers, "float32"), ops.cast(layer.kernel_scale, "float32")
+    if layer.quantization_mode == "int8":
+        if isinstance(layer, keras.layers.EinsumDense):
+            scale = layer._adjust_scale_for_dequant(scale)
+        return ops.divide(kernel, scale)
+    rows = layer._int4_rows if isinstance(layer, keras.layers.EinsumDense) else shape[0]
+    kernel = ops.reshape(kernel, (rows, -1))
+    if getattr(layer, "kernel_zero", None) is None:
+        return ops.reshape(ops.divide(kernel, scale), shape)
+    group = ops.cast(layer.g_idx, "int32")
+    zero = ops.take(ops.cast(layer.kernel_zero, "float32"), group, axis=0)
+    return ops.reshape((kernel - zero) * ops.take(scale, group, axis=0), shape)

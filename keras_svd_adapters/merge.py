@@ -11,10 +11,18 @@ import numpy as np
 from keras import ops
 
 from keras_svd_adapters.adapter import Adapter
-from keras_svd_adapters.host import activate, adapters_of, base_kernel, carry_again, detach
+from keras_svd_adapters.host import (
+    activate,
+    adapters_of,
+    base_kernel,
+    base_value,
+    carry_again,
+    detach,
+)
 from keras_svd_adapters.keras_internals import all_layers, direct_weights
 from keras_svd_adapters.live_models import models_around, searching_once
 from keras_svd_adapters.merge_report import MergedKernel, MergeReport, measure, output_change
+from keras_svd_adapters.quantized import holds_integers
 from keras_svd_adapters.site import Site, adapted_sites
 from keras_svd_adapters.switching import require_adapter, restore_plain, settle
 from keras_svd_adapters.values import to_numpy
@@ -163,7 +171,7 @@ def _fold(site: Site, record: Record) -> None:
 
 
 def _measure(site: Site) -> list[MergedKernel]:
-    delta = site.layer.adapter().delta(base_kernel(site.layer))
+    delta = site.layer.adapter().delta(base_value(site.layer))
     rounded = ops.cast(ops.cast(site.layer.merged_kernel(), site.dtype), "float32")
     delta, rounded = (site.view.to_matrix(ops.convert_to_numpy(k)) for k in (delta, rounded))
     if not np.isfinite(rounded).all():
@@ -220,6 +228,12 @@ def _check(site: Site, holders: dict[int, list[keras.layers.Layer]]) -> None:
         raise ValueError(
             "The adapter is not active: `set_adapter(model, name)` first. "
             f"Received: adapter {names[0]!r} on `{site.path}`"
+        )
+    if holds_integers(site.layer):
+        raise ValueError(
+            "A quantized kernel would lose most of what its adapter adds. Go on with the adapter "
+            "unmerged, or load it onto the float model and merge there: an adapter file fits both. "
+            f"Received: a kernel in {site.dtype}, `{site.path}`"
         )
     others = [x.path for x in holders[id(base_kernel(site.layer))] if x is not site.owner]
     if others:

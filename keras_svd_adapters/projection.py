@@ -10,6 +10,7 @@ from keras import ops
 from keras_svd_adapters.host import AdaptedKernel, Operation, base_kernel, count_tokens
 from keras_svd_adapters.kernel import KernelView, leading_shape
 from keras_svd_adapters.mixture import Adapt
+from keras_svd_adapters.quantized import bare, holds_integers, kernel_shape
 
 FEW_COLUMNS = 64
 
@@ -21,7 +22,7 @@ class AdaptedProjection(AdaptedKernel):
 
     @staticmethod
     def view(layer: keras.layers.Layer) -> KernelView:
-        shape = tuple(base_kernel(layer).shape)
+        shape = kernel_shape(layer) if holds_integers(layer) else tuple(base_kernel(layer).shape)
         if isinstance(layer, keras.layers.EinsumDense):
             return KernelView.from_equation(layer.equation, shape)
         return KernelView.from_dense(shape)
@@ -30,6 +31,15 @@ class AdaptedProjection(AdaptedKernel):
         if self.rests:
             with self.base():
                 return super().call(inputs, training=training)  # type: ignore[misc]
+        return self._outputs(inputs, training)
+
+    def quantized_call(self, inputs: Any, training: bool | None = None) -> Any:
+        if self.rests:
+            with self.base():
+                return super().quantized_call(inputs, training=training)  # type: ignore[misc]
+        return self._outputs(inputs, training)
+
+    def _outputs(self, inputs: Any, training: bool | None) -> Any:
         y = self.adapted(inputs, self._adapted, training)
         if self.bias is not None:  # type: ignore[attr-defined]
             y = ops.add(y, self.bias)  # type: ignore[attr-defined]
@@ -50,15 +60,17 @@ class AdaptedProjection(AdaptedKernel):
             y = self._product(ops.reshape(x, (*leading, view.m)), delta)
             return ops.reshape(y, (-1, view.n))
 
-        operation = Operation(
-            product, thin_product, (view.m, view.n), count_tokens(x.shape[:-1]), self.base_matrix
-        )
+        tokens = 0 if holds_integers(self) else count_tokens(x.shape[:-1])  # type: ignore[arg-type]
+        operation = Operation(product, thin_product, (view.m, view.n), tokens, self.base_matrix)
         y = adapt(ops.reshape(x, (-1, view.m)), operation)
         return view.unflatten_output(ops.reshape(y, (*leading, view.n)))
 
     def _product(self, x: Any, delta: Any = None) -> Any:
         """`x (K + delta)` by the layer's own operation, so that it is bit for bit its own."""
         view = self.kernel_view
+        if holds_integers(self):  # type: ignore[arg-type]
+            with bare(self):
+                return view.flatten_output(super().quantized_call(view.unflatten_input(x)))  # type: ignore[misc]
         kernel = self.base_kernel
         if delta is not None:
             kernel = ops.add(kernel, view.from_matrix(delta))

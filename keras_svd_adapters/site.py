@@ -13,12 +13,25 @@ import numpy as np
 from keras_svd_adapters.adapter import Adapter, declared_arrays, name_scopes
 from keras_svd_adapters.convolution import AdaptedConvolution
 from keras_svd_adapters.embedding import AdaptedEmbedding
-from keras_svd_adapters.host import PREFIX, AdaptedLayer, adapters_of, base_kernel, kind_of
+from keras_svd_adapters.host import (
+    PREFIX,
+    AdaptedLayer,
+    adapters_of,
+    base_kernel,
+    base_value,
+    kind_of,
+)
 from keras_svd_adapters.keras_internals import walk
 from keras_svd_adapters.kernel import KernelView
 from keras_svd_adapters.kernel_register import slides
 from keras_svd_adapters.methods.method import Array, Method
 from keras_svd_adapters.projection import AdaptedProjection
+from keras_svd_adapters.quantized import (
+    float_policy,
+    holds_integers,
+    mode_of,
+    obstacle_of_quantization,
+)
 from keras_svd_adapters.read_kernel import AdaptedReadKernel, ReadKernel, kernels_read, place
 from keras_svd_adapters.shared import SharedArrays
 
@@ -87,6 +100,8 @@ class Site:
         if self.host.looks_up:
             return str(method.lookup_form)
         s = min(spectra, key=lambda s: float(s[-1]) / (float(s[0]) or 1.0), default=None)
+        if holds_integers(self.owner):
+            return method.beside_form
         choose = method.form if self.host.lays_out else method.patch_form
         return choose(self.view.m, self.view.n, s)
 
@@ -97,6 +112,11 @@ class Site:
                 "It is an embedding, which LoRA, DoRA and TokenRows adapt; give it one of these by "
                 f"a mapping in `targets`, or leave it out. Received: {self.kind}"
             )
+        if holds_integers(self.owner) and getattr(method, "formulation", "auto") == "factored":
+            raise ValueError(
+                "The factors would take the place of the quantized kernel, and its memory with it: "
+                f"use `formulation='auto'`. Received: {method}"
+            )
         method.check(self.view.m, self.view.n)
 
     def arrays(self, method: Method, form: str | None = None) -> dict[str, Array]:
@@ -106,16 +126,17 @@ class Site:
     @property
     def shape(self) -> tuple[int, ...]:
         """Shape of the kernel as the layer stores it."""
-        return tuple(base_kernel(self.layer).shape)
+        return self.view.shape
 
     @property
     def dtype(self) -> str:
-        """Dtype of the kernel as the layer stores it."""
-        return str(base_kernel(self.layer).dtype)
+        """Dtype of the kernel as the layer stores it, such as `"float32"` or `"int4"`."""
+        integers = mode_of(self.owner) if holds_integers(self.owner) else None
+        return integers or str(base_kernel(self.layer).dtype)
 
     def matrix(self) -> np.ndarray:
         """The kernel as a float32 array on the host, `(m, n)` or a stack of such; no adapters."""
-        kernel = keras.ops.cast(keras.ops.convert_to_tensor(base_kernel(self.layer)), "float32")
+        kernel = keras.ops.cast(base_value(self.layer), "float32")
         return self.view.to_matrix(keras.ops.convert_to_numpy(kernel))
 
     def matrices(self) -> list[tuple[str, Callable[[], np.ndarray]]]:
@@ -125,7 +146,7 @@ class Site:
         return [(f"{self.path}[{i}]", partial(self._slice, i)) for i in range(self.view.count)]
 
     def _slice(self, index: int) -> np.ndarray:
-        one = self.view.slice(keras.ops.convert_to_tensor(base_kernel(self.layer)), index)
+        one = self.view.slice(base_value(self.layer), index)
         return self.view.slice_to_matrix(keras.ops.convert_to_numpy(keras.ops.cast(one, "float32")))
 
     def new_adapter(
@@ -138,7 +159,7 @@ class Site:
     ) -> Adapter:
         """An adapter of this name for the kernel, not attached yet; else as `Adapter` has it."""
         with name_scopes(self._scope):
-            dtype = self.layer.dtype_policy
+            dtype = float_policy(self.layer)
             return Adapter(method, self.view, form, values, dtype, shared, PREFIX + name)
 
     @property
@@ -151,11 +172,11 @@ class Site:
     def obstacle(self, tied: bool = False) -> str | None:
         """Why this layer cannot be adapted, or not unless `tied`; `None` if it can."""
         layer = self.layer
-        if getattr(self.owner, "quantization_mode", None) is not None:
-            return f"it is quantized ({self.owner.quantization_mode}); adapt the float model"
+        if why := obstacle_of_quantization(self.owner):
+            return why
         if getattr(layer, "lora_enabled", False):
             return "Keras's own LoRA is enabled on it; use a model without `enable_lora`"
-        if not keras.backend.is_float_dtype(self.dtype):
+        if not (holds_integers(self.owner) or keras.backend.is_float_dtype(self.dtype)):
             return f"its kernel is {self.dtype}; adapt the float model"
         if why := self.host.obstacle(layer) or (None if tied else self.host.tie(layer)):
             return why

@@ -8,7 +8,7 @@ from itertools import zip_longest
 import keras
 import numpy as np
 
-from keras_svd_adapters.host import AdaptedLayer, base_kernel
+from keras_svd_adapters.host import AdaptedLayer, base_kernel, base_value
 from keras_svd_adapters.site import Site, find_sites
 from keras_svd_adapters.values import to_numpy
 from keras_svd_adapters.weights import own_weights
@@ -48,14 +48,14 @@ def difference(site: Site, twins: Twins) -> list[np.ndarray]:
 
 
 def _change(site: Site, twins: Twins) -> np.ndarray:
-    return _effective(twins[site.key]) - to_numpy(base_kernel(site.layer)).astype("float64")
+    return _effective(twins[site.key]) - to_numpy(base_value(site.layer)).astype("float64")
 
 
 def _effective(site: Site) -> np.ndarray:
     """The kernel with what its active adapter adds."""
     layer = site.layer
     adapted = isinstance(layer, AdaptedLayer) and not layer.rests
-    return to_numpy(layer.merged_kernel() if adapted else base_kernel(layer)).astype("float64")
+    return to_numpy(layer.merged_kernel() if adapted else base_value(layer)).astype("float64")
 
 
 def others_that_differ(

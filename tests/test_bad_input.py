@@ -188,8 +188,8 @@ def query(backbone):
 def test_quantized_layers():
     layer = keras.layers.Dense(4)
     layer.build((None, 8))
-    layer.quantize("int8")
-    with pytest.raises(ValueError, match=r"quantized \(int8\).*Received"):
+    layer.quantize("float8")
+    with pytest.raises(ValueError, match=r"quantized \(float8\).*Received"):
         ksa.SVFDense(layer)
     model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(8), keras.layers.Dense(2)])
     ksa.enable(model, ksa.SVF())
@@ -203,9 +203,9 @@ def test_quantized_layers():
 
 def test_what_is_left_out_is_told():
     model = keras.Sequential([keras.Input((8,)), *[keras.layers.Dense(8) for _ in range(3)]])
-    model.layers[0].quantize("int8")
+    model.layers[0].quantize("float8")
     with pytest.warns(
-        UserWarning, match=r"1 of the layers .* quantized \(int8\).*Received: "
+        UserWarning, match=r"1 of the layers .* quantized \(float8\).*Received: "
     ) as told:
         ksa.enable(model, ksa.SVF())
     assert told[0].filename == __file__

@@ -235,6 +235,6 @@ def test_a_tuned_model_that_is_quantized_or_has_the_lora_of_keras():
     with pytest.raises(ValueError, match=r"of the tuned model: Keras's own LoRA.*Received: "):
         ksa.extract_lora(base, tuned, rank=1)
     tuned = dense(4, 4)
-    tuned.quantize("int8")
+    tuned.quantize("float8")
     with pytest.raises(ValueError, match=r"of the tuned model: it is quantized"):
         ksa.extract_lora(base, tuned, rank=1)

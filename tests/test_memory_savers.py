@@ -54,7 +54,7 @@ def test_rematerialization(method, monkeypatch):
     # In a graph, Keras on TensorFlow rematerializes nothing that takes arguments by name.
     eagerly = keras.backend.backend() == "tensorflow"
     calls, adapt = [], Adapter.adapt
-    monkeypatch.setattr(Adapter, "adapt", lambda *args: calls.append(1) or adapt(*args))
+    monkeypatch.setattr(Adapter, "adapt", lambda *a, **k: calls.append(1) or adapt(*a, **k))
     expected = trained(method, attention, run_eagerly=eagerly)
     assert any(np.abs(each).max() > 0 for each in expected)
     without = len(calls)

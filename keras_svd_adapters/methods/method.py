@@ -156,6 +156,11 @@ class Method:
         """As `form`, where only `base` and `base.times` may read `x`: the patches of an image."""
         return self.form(m, n, s)
 
+    @property
+    def beside_form(self) -> str:
+        """As `form`, where `base(x)` is quantized: the method adds to it, and reads `x` itself."""
+        return self.forms[0]
+
     def arrays(self, m: int, n: int, form: str) -> dict[str, Array]:
         """The arrays of one adapted kernel, trained ones first."""
         raise NotImplementedError

@@ -1,0 +1,76 @@
+"""Dense and EinsumDense that Keras quantized: their kernels as floats, and their products."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import keras
+from keras import ops
+
+from keras_svd_adapters.keras_internals import dequantized, direct_weights
+
+MODES = ("int8", "int4")
+ADAPTED = (keras.layers.Dense, keras.layers.EinsumDense)
+
+
+def mode_of(layer: keras.layers.Layer) -> str | None:
+    """How the layer is quantized, such as `"int8"`; `None` for a float one."""
+    return getattr(layer, "quantization_mode", None)
+
+
+def holds_integers(layer: keras.layers.Layer) -> bool:
+    """Whether the layer's kernel is stored as integers."""
+    return mode_of(layer) in MODES
+
+
+def stored_kernel(layer: keras.layers.Layer) -> keras.Variable:
+    """The variable that holds the integers of a kernel, packed for int4."""
+    return next(weight for weight in direct_weights(layer) if weight.name == "kernel")
+
+
+def kernel_shape(layer: keras.layers.Layer) -> tuple[int, ...]:
+    """The shape of the kernel as it was before it was quantized."""
+    stored = tuple(stored_kernel(layer).shape)
+    if mode_of(layer) != "int4":
+        return stored
+    if isinstance(layer, keras.layers.EinsumDense):
+        return tuple(layer.original_kernel_shape)
+    return (stored[0], layer.units)
+
+
+def float_policy(layer: keras.layers.Layer) -> Any:
+    """The dtype policy of the layer before it was quantized."""
+    policy = layer.dtype_policy
+    return policy.name.split("_from_")[-1] if mode_of(layer) else policy
+
+
+def float_kernel(layer: keras.layers.Layer, integers: Any) -> Any:
+    """The kernel in float32, in the shape that it had, of the integers that `kernel` gives."""
+    return ops.cast(dequantized(layer, integers), "float32")
+
+
+@contextmanager
+def bare(layer: Any) -> Iterator[None]:
+    """Within, the layer's quantized call is its product alone, without bias and activation."""
+    bias, activation = layer.bias, layer.activation
+    object.__setattr__(layer, "bias", None)
+    object.__setattr__(layer, "activation", None)
+    try:
+        yield
+    finally:
+        object.__setattr__(layer, "bias", bias)
+        object.__setattr__(layer, "activation", activation)
+
+
+def obstacle_of_quantization(layer: keras.layers.Layer) -> str | None:
+    """Why a quantized layer cannot be adapted, `None` if it can."""
+    mode = mode_of(layer)
+    if mode is None or (mode in MODES and isinstance(layer, ADAPTED)):
+        return None
+    if mode in MODES:
+        return f"it is quantized ({mode}), and of such only Dense and EinsumDense are adapted"
+    if mode == "float8":
+        return "it is quantized (float8), whose scales train with the kernel; adapt the float model"
+    return f"it is quantized ({mode}), which keeps no float kernel; adapt the float model, or int4"
