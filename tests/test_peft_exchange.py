@@ -239,6 +239,99 @@ def test_a_head_that_trained_goes_along(family, tmp_path):
     assert np.abs(adapted - base).max() > 0.05
 
 
+@pytest.mark.parametrize("targets", ["query", ["query", "logits"]], ids=str)
+@pytest.mark.parametrize("family", ["bert", "roberta"])
+def test_a_head_that_did_not_train_stays(family, targets, tmp_path):
+    pair = classifier(family, tmp_path / "base")
+    ksa.enable(pair.keras, ksa.LoRA(rank=2), targets=targets)
+    shake(pair.keras)
+    adapted = pair.keras_outputs()
+    ksa.export_peft(pair.keras, tmp_path / "peft")
+    close(in_peft(pair, tmp_path / "peft"), adapted)
+
+
+@pytest.mark.parametrize("family", ["bert", "roberta"])
+def test_what_peft_trained_with_its_head_comes_in(family, tmp_path):
+    pair = classifier(family, tmp_path / "base")
+    config = peft.LoraConfig(
+        r=2, target_modules=["query"], layers_to_transform=[0], task_type="SEQ_CLS"
+    )
+    trained = peft.get_peft_model(copy.deepcopy(pair.transformers), config)
+    with torch.no_grad():
+        for parameter in trained.parameters():
+            if parameter.requires_grad:
+                parameter += 0.1 * torch.randn(parameter.shape)
+    expected = pair.transformers_outputs(trained.eval())
+    trained.save_pretrained(tmp_path / "peft")
+    ksa.import_peft(pair.keras, tmp_path / "peft", "one")
+    close(pair.keras_outputs(), expected)
+    with pytest.raises(ValueError, match=r"`delete_adapter\(model, 'one'\)` first.*Received: "):
+        ksa.import_peft(pair.keras, tmp_path / "peft", "two")
+
+    head = {"bert": "classifier", "roberta": "classifier.out_proj"}[family]
+    values = load_file(tmp_path / "peft" / "adapter_model.safetensors")
+    values[f"base_model.model.{head}.bias"] = np.ones(5, "float32")
+    save_file(values, tmp_path / "peft" / "adapter_model.safetensors")
+    fresh = classifier(family, tmp_path / "again").keras
+    with pytest.raises(ValueError, match=r"`num_classes=`.*Received: `classifier.*\(5,\)"):
+        ksa.import_peft(fresh, tmp_path / "peft")
+    assert not ksa.status(fresh).adapters
+
+
+def test_a_head_of_ones_own_is_none_of_transformers(tmp_path):
+    backbone = PAIRS["bert"](tmp_path / "bert").keras
+    pooled = keras.layers.GlobalAveragePooling1D()(backbone(backbone.input)["sequence_output"])
+    model = keras.Model(backbone.input, keras.layers.Dense(2, name="logits")(pooled))
+    ksa.enable(model, ksa.LoRA(rank=2), train="logits")
+    with pytest.raises(ValueError, match="other weights trained as well.*logits/kernel"):
+        ksa.export_peft(model, tmp_path / "peft")
+
+
+def test_vera_on_some_kernels_of_a_pair_for_more(pairs, tmp_path):
+    pair = pairs("llama")
+    ksa.enable(pair.keras, ksa.VeRA(rank=8))
+    ksa.enable(pair.keras, ksa.VeRA(rank=8), targets="attention", name="some")
+    ksa.set_adapter(pair.keras, "some")
+    shake(pair.keras)
+    adapted = pair.keras_outputs()
+    ksa.export_peft(pair.keras, tmp_path, "some")
+    close(in_peft(pair, tmp_path), adapted)
+    ksa.delete_adapter(pair.keras, "some")
+    take_off(pair.keras)
+
+
+def test_what_fails_midway_leaves_no_adapter(model, written, monkeypatch):
+    from keras_svd_adapters.peft import directory
+
+    ksa.enable(model, ksa.LoRA(rank=2, alpha=7), targets=list(MODULES))
+    before, calls = directory.written_at_once, []
+
+    def fails(path):
+        calls.append(path)
+        if len(calls) == 2:
+            raise OSError("disk full")
+        return before(path)
+
+    monkeypatch.setattr(directory, "written_at_once", fails)
+    with pytest.raises(OSError, match="disk full"):
+        ksa.export_peft(model, written, modules=MODULES)
+    assert not (written / "adapter_config.json").exists()
+
+
+def test_a_table_that_was_saved_whole_is_not_turned(model, written):
+    inputs = keras.Input((3,), dtype="int32")
+    x = keras.layers.Embedding(8, 8, name="table")(inputs)
+    model = keras.Model(inputs, keras.layers.Dense(6, name="up")(x))
+    table = np.random.default_rng(1).normal(size=(8, 8)).astype("float32")
+    changed(written, "table.weight", table)
+    for key in ("lora_A", "lora_B"):
+        changed(written, f"down_proj.{key}.weight", None)
+    modules = {"up": "mlp.up_proj", "table": "mlp.table"}
+    ksa.import_peft(model, written, modules=modules)
+    found = keras.ops.convert_to_numpy(model.get_layer("table").embeddings)
+    np.testing.assert_array_equal(found, table)
+
+
 def test_an_embedding_goes_along(tmp_path):
     config = transformers.LlamaConfig(
         **DECODER,
@@ -256,9 +349,11 @@ def test_an_embedding_goes_along(tmp_path):
         warnings.simplefilter("ignore")
         model = peft.PeftModel.from_pretrained(copy.deepcopy(hf), str(tmp_path / "peft"))
     close(pair.transformers_outputs(model.eval()), adapted)
-    ksa.delete_adapter(pair.keras, "default")
-    ksa.import_peft(pair.keras, tmp_path / "peft")
-    close(pair.keras_outputs(), adapted)
+    model.save_pretrained(tmp_path / "again")  # which has the frozen table as well
+    for directory in ("peft", "again"):
+        ksa.delete_adapter(pair.keras, "default")
+        ksa.import_peft(pair.keras, tmp_path / directory)
+        close(pair.keras_outputs(), adapted)
 
 
 def unchanged(model, act, error, match):
@@ -277,6 +372,14 @@ EXPORTS = {
     "unknown family": (ksa.LoRA(rank=2), {}, "Give them by `modules=`"),
     "no such kernel": (ksa.LoRA(rank=2), {"modules": {"left": "x"}}, "names no kernel"),
     "other braces": (ksa.LoRA(rank=2), {"modules": {"up": "x.{}"}}, "as many `{}`"),
+    "no names": (ksa.LoRA(rank=2), {"modules": ["up"]}, "gives paths of kernels"),
+    "a place in a name": (ksa.LoRA(rank=2), {"modules": {"up": "a{0}"}}, "gives paths of kernels"),
+    "one name for two": (
+        ksa.LoRA(rank=2),
+        {"modules": dict.fromkeys(MODULES, "x")},
+        "be one module",
+    ),
+    "no prefix": (ksa.LoRA(rank=2), {"modules": MODULES, "prefix": 3}, "`prefix` is a name"),
     "a kernel without": (ksa.LoRA(rank=2), {"modules": {"up": "x"}}, "is not known"),
     "no exact LoRA": (ksa.SVF(), {"modules": MODULES}, "Give `rank=` or `energy="),
     "rank and energy": (ksa.SVF(), {"rank": 2, "energy": 0.5}, "not both"),
@@ -347,6 +450,8 @@ CHANGES = {
     "rank too large": ({"r": 60}, "does not suit"),
     "patterns of text": ({"rank_pattern": "x"}, "no mapping"),
     "a pattern that is none": ({"rank_pattern": {"(": 2}}, "does not suit"),
+    "dropout of text": ({"lora_dropout": "x"}, "is no number"),
+    "alpha too large": ({"lora_alpha": 10**400}, "is no number"),
     "no alpha": ({"lora_alpha": 0}, "does not suit"),
     "DoRA without magnitudes": ({"use_dora": True}, "lora_magnitude_vector"),
     "no B": ({"key": "up_proj.lora_B.weight"}, "should have"),

@@ -27,13 +27,23 @@ class PeftContents(NamedTuple):
 
 def write_peft(directory: str | os.PathLike[str], contents: PeftContents) -> None:
     """Writes a PEFT directory; the configuration, by which it is found, comes last."""
-    place = Path(directory)
+    place = check_directory(directory)
     place.mkdir(parents=True, exist_ok=True)
+    (place / CONFIG).unlink(missing_ok=True)  # until the new values are there, it is no adapter
     tensors = {k: np.ascontiguousarray(v, "float32") for k, v in sorted(contents.tensors.items())}
     text = json.dumps(contents.config, indent=2, sort_keys=True).encode()
     for name, data in ((VALUES, save(tensors, {"format": "pt"})), (CONFIG, text)):
         with written_at_once(place / name) as temporary:
             temporary.write_bytes(data)
+
+
+def check_directory(directory: Any) -> Path:
+    """The path of a directory; raises where it cannot be one."""
+    if not isinstance(directory, (str, os.PathLike)) or not os.fspath(directory):
+        raise ValueError(f"`directory` is the path of a PEFT adapter. Received: {directory!r}")
+    if Path(directory).is_file():
+        raise ValueError(f"`directory` is a file: name another. Received: {str(directory)!r}")
+    return Path(directory)
 
 
 def read_peft(directory: str | os.PathLike[str]) -> PeftContents:
@@ -43,9 +53,7 @@ def read_peft(directory: str | os.PathLike[str]) -> PeftContents:
         FileNotFoundError: If there is no such directory, or it lacks a file.
         ValueError: If its weights are pickled, or a file is damaged.
     """
-    if not isinstance(directory, (str, os.PathLike)):
-        raise ValueError(f"`directory` is the path of a PEFT adapter. Received: {directory!r}")
-    place = Path(directory)
+    place = check_directory(directory)
     if not (place / CONFIG).is_file():
         raise FileNotFoundError(
             f"A PEFT adapter is a directory with {CONFIG} and {VALUES}. Received: {str(place)!r}"

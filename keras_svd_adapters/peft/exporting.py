@@ -15,7 +15,7 @@ from keras_svd_adapters.methods.dora import DoRA
 from keras_svd_adapters.methods.lora import LoRA
 from keras_svd_adapters.methods.vera import VeRA
 from keras_svd_adapters.peft.arrays import PREFIX, VERA_A, VERA_B, as_it_is, as_lora
-from keras_svd_adapters.peft.directory import PeftContents, write_peft
+from keras_svd_adapters.peft.directory import PeftContents, check_directory, write_peft
 from keras_svd_adapters.peft.heads import modules_to_save
 from keras_svd_adapters.peft.modules import Modules, Names, name_modules
 from keras_svd_adapters.peft.settings import settings_of
@@ -81,6 +81,7 @@ def export_peft(
     True
     """
     check_size(rank, energy)
+    check_directory(directory)
     name = name or only_adapter(model)
     sites = require_adapter(model, name)
     require_values(model, f"export_peft of {name!r}")
@@ -95,7 +96,7 @@ def export_peft(
     found = {names.modules[site.key]: piece for site, piece in zip(sites, pieces, strict=True)}
     config = {
         "base_model_name_or_path": base_model,
-        "task_type": names.task_type,
+        "task_type": names.task_with(saved.modules),
         "target_modules": list(found),
         "modules_to_save": saved.modules or None,
         "inference_mode": True,
@@ -152,4 +153,5 @@ def _as_they_are(sites: Sequence[Site], name: str) -> bool:
 def _projections(sites: list[Site], name: str) -> dict[str, np.ndarray]:
     """The random pair that all kernels share."""
     shared = only_shared(sites, name)[VeRA.name]
-    return {VERA_A: to_numpy(shared.vera_a).T, VERA_B: to_numpy(shared.vera_b).T}
+    m, n = max(site.view.m for site in sites), max(site.view.n for site in sites)
+    return {VERA_A: to_numpy(shared.vera_a)[:m].T, VERA_B: to_numpy(shared.vera_b)[:, :n].T}

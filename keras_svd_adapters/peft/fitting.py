@@ -19,6 +19,7 @@ from keras_svd_adapters.site import Site, find_sites
 from keras_svd_adapters.warning import warn
 
 Tensors = dict[str, dict[str, np.ndarray]]
+BASE = ".base_layer.weight"  # PEFT also writes the frozen table under an adapted embedding
 
 
 def check_finite(tensors: dict[str, np.ndarray]) -> None:
@@ -32,7 +33,7 @@ def by_module(tensors: dict[str, np.ndarray]) -> tuple[Tensors, Tensors]:
     adapters: Tensors = {}
     others: Tensors = {}
     for key, tensor in sorted(tensors.items()):
-        if key in (VERA_A, VERA_B):
+        if key in (VERA_A, VERA_B) or key.endswith(BASE):
             continue
         module = key.removeprefix(PREFIX)
         array = next((array for array in ARRAYS if module.endswith(f".{array}")), None)
@@ -50,7 +51,12 @@ def sites_of(
     """The kernels of a model by their modules, under the prefix that the file has."""
     if prefix is None:
         bare = name_modules(model, modules, "")
-        prefix = prefix_in(told, [*bare.modules.values(), *bare.older.values()])
+        known = [*bare.modules.values(), *bare.older.values()]
+        heads = bare.heads  # which have no prefix, and no vote on it
+        prefix = prefix_in(
+            [module for module in told if module not in heads],
+            [module for module in known if module not in heads],
+        )
     names = name_modules(model, modules, prefix)
     sites = {site.key: site for site in find_sites(model)}
     both = [*names.older.items(), *names.modules.items()]

@@ -67,12 +67,42 @@ def _theirs(site: Site, part: str, weight: keras.Variable) -> np.ndarray:
     return site.matrix().T if part == "weight" else to_numpy(weight).reshape(-1)
 
 
-def values_for(site: Site, part: str, tensor: np.ndarray) -> tuple[keras.Variable, np.ndarray]:
+def values_for(
+    module: str, site: Site, part: str, tensor: np.ndarray
+) -> tuple[keras.Variable, np.ndarray]:
     """The weight that a tensor of a saved module is, and its value in Keras."""
-    weight = _weights(site)[part]
+    received = f"Received: `{module}.{part}` of shape {tensor.shape}"
+    if site.host.looks_up and site.host.tie(site.layer):
+        raise ValueError(
+            f"`{site.path}` makes the logits as well, and PEFT trained a table of the look-up "
+            f"alone: merge it in PEFT and load the whole model. {received}"
+        )
+    weight = _weights(site).get(part)
+    if weight is None:
+        raise ValueError(f"`{site.path}` has no such weight: `use_bias=True`? {received}")
+    shape = tuple(_theirs(site, part, weight).shape)
+    if site.host.looks_up:
+        shape = site.view.matrix_shape
+    if tensor.shape != shape:
+        raise ValueError(
+            f"`{site.path}` should have a tensor of shape {shape}: is it of this base model, with "
+            f"as many classes (`num_classes=`)? {received}"
+        )
     if part == "weight":
-        return weight, np.asarray(site.view.from_matrix(tensor.T))
+        matrix = tensor if site.host.looks_up else tensor.T
+        return weight, np.asarray(site.view.from_matrix(matrix))
     return weight, tensor.reshape(tuple(weight.shape))
+
+
+def check_owners(heads: list[tuple[keras.Variable, np.ndarray]], name: str) -> None:
+    """Raises where a weight trains with another adapter already."""
+    for weight, _ in heads:
+        if (owner := trained_with(weight)) not in (None, name):
+            raise ValueError(
+                f"The adapter brings values for `{weight.path}`, which trains with {owner!r}, and "
+                f"a model has one such weight: `delete_adapter(model, {owner!r})` first, or load "
+                f"each onto a model of its own. Received: name={name!r}"
+            )
 
 
 def _refuse(paths: list[str], strict: bool) -> None:

@@ -28,7 +28,7 @@ from keras_svd_adapters.peft.fitting import (
     shared_of,
     sites_of,
 )
-from keras_svd_adapters.peft.heads import values_for
+from keras_svd_adapters.peft.heads import check_owners, values_for
 from keras_svd_adapters.peft.modules import Modules
 from keras_svd_adapters.peft.settings import check_settings
 from keras_svd_adapters.sharing import Shared
@@ -93,7 +93,7 @@ def import_peft(
         if module in sites
     ]
     heads = [
-        values_for(sites[module], part, tensor)
+        values_for(module, sites[module], part, tensor)
         for module, parts in others.items()
         if module in sites
         for part, tensor in parts.items()
@@ -102,6 +102,7 @@ def import_peft(
     if not chosen:
         raise ValueError(f"It has no adapter of this model. Received: {os.fspath(directory)!r}")
     check_methods(chosen, name)
+    check_owners(heads, name)
     weights = [weight for weight, _ in heads]
     asked = f"import_peft({os.fspath(directory)!r})"
     check_weights(model, weights, asked, name, [site for site, _ in chosen])

@@ -32,6 +32,12 @@ class Names:
     heads: frozenset[str] = frozenset()
     older: dict[str, str] = field(default_factory=dict)
 
+    def task_with(self, saved: list[str]) -> str | None:
+        """The task, where all that PEFT then wants of a head is saved."""
+        wanted = {self.saved_as(module) for module in self.heads}
+        whole = self.task_type == "CAUSAL_LM" or (wanted and wanted <= set(saved))
+        return self.task_type if whole else None
+
     def saved_as(self, module: str) -> str:
         """The module that PEFT saves whole for one that trained: of a head all of it."""
         return module.split(".")[0] if module in self.heads else module
@@ -53,6 +59,8 @@ def name_modules(
         ValueError: If the family is unknown and no `modules` are given, or these
             name no kernel.
     """
+    if not isinstance(prefix, str | None):
+        raise ValueError(f"`prefix` is a name such as 'model'. Received: prefix={prefix!r}")
     sites = find_sites(model)
     own = _own_names(modules or {}, {site.key: site.path for site in sites})
     backbone, family = _family(model)
@@ -64,9 +72,9 @@ def name_modules(
                 "`{'block_{}/query': 'encoder.layer.{}.attention.self.query'}`, where `{}` stands "
                 f"for a number. Received: {type(model).__name__} {model.name!r}"
             )
-        return Names(own)
+        return Names(_each_once(own))
     heads = {}
-    if model is not backbone:
+    if _is_task(model):
         heads = {s.key: family.heads[s.path] for s in sites if s.path in family.heads}
     if prefix is None:
         prefix = _prefix(backbone, family, bool(heads))
@@ -79,7 +87,24 @@ def name_modules(
     )
     whole = prefix == _prefix(backbone, family, True)
     task_type = family.task_type if whole else None
-    return Names(names | heads | own, task_type, frozenset(heads.values()), older)
+    modules = _each_once(names | heads | own)
+    return Names(modules, task_type, frozenset(heads.values()), older)
+
+
+def _is_task(model: keras.layers.Layer) -> bool:
+    """Whether the head of a model is one of KerasHub's own."""
+    return any(cls.__name__ == "Task" for cls in type(model).__mro__)
+
+
+def _each_once(modules: dict[str, str]) -> dict[str, str]:
+    for module, count in Counter(modules.values()).items():
+        if count > 1:
+            keys = [key for key, other in modules.items() if other == module]
+            raise ValueError(
+                f"Several kernels would be one module: give each its own in `modules`. "
+                f"Received: {module!r} for {', '.join(keys)}"
+            )
+    return modules
 
 
 def _family(model: keras.layers.Layer) -> tuple[keras.layers.Layer, Family | None]:
@@ -100,6 +125,15 @@ def _prefix(backbone: keras.layers.Layer, family: Family, has_head: bool) -> str
 
 
 def _own_names(modules: Modules, paths: dict[str, str]) -> dict[str, str]:
+    texts = isinstance(modules, Mapping) and all(
+        isinstance(text, str) and re.fullmatch(r"([^{}]|\{\})+", text)
+        for text in (*modules.keys(), *modules.values())
+    )
+    if not texts:
+        raise ValueError(
+            "`modules` gives paths of kernels their modules, such as `{'up_{}': 'layers.{}.fc'}`. "
+            f"Received: modules={modules!r}"
+        )
     for pattern, module in modules.items():
         if pattern.count("{}") != module.count("{}"):
             raise ValueError(

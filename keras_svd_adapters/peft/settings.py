@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from math import isfinite
 from numbers import Real
+from sys import float_info
 from typing import Any
 
 from keras_svd_adapters.methods.dora import DoRA
@@ -46,7 +46,7 @@ def check_settings(config: dict[str, Any]) -> None:
                 "merge it in PEFT (`merge_and_unload`) and load the whole model. "
                 f"Received: {setting}={config[setting]!r}"
             )
-    if config.get("bias", "none") != "none":
+    if (config.get("bias") or "none") != "none":
         raise ValueError(
             "The adapter trained biases as well, which are not read here: merge it in PEFT "
             f"(`merge_and_unload`) and load the whole model. Received: bias={config['bias']!r}"
@@ -59,14 +59,20 @@ def check_settings(config: dict[str, Any]) -> None:
             "which makes it a LoRA of the base as it was. "
             f"Received: init_lora_weights={start!r}"
         )
-    numbers = {"r": config.get("r", 8), "lora_alpha": config.get("lora_alpha", 8)}
+    named = ("r", "lora_alpha", "lora_dropout", "vera_dropout", "d_initial")
+    numbers = {key: config[key] for key in named if key in config}
     for pattern in ("rank_pattern", "alpha_pattern"):
         if not isinstance(config.get(pattern) or {}, dict):
             raise ValueError(f"`{pattern}` is no mapping. Received: {config[pattern]!r}")
         numbers |= {f"{pattern}[{k!r}]": v for k, v in (config.get(pattern) or {}).items()}
     for name, number in numbers.items():
-        if isinstance(number, bool) or not isinstance(number, Real) or not isfinite(number):
+        if not _is_number(number):
             raise ValueError(f"A setting is no number. Received: {name}={number!r}")
+
+
+def _is_number(value: Any) -> bool:
+    is_real = isinstance(value, Real) and not isinstance(value, bool)
+    return is_real and bool(abs(value) <= float_info.max)
 
 
 def method_for(config: dict[str, Any], module: str) -> Method:
