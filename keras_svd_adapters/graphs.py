@@ -22,6 +22,7 @@ from keras_svd_adapters.warning import warn
 
 TRAINED = ("train_function", "test_function")
 INFERRED = ("predict_function", "generate_function")
+KEPT = 32  # sets of compiled functions that wait for their adapters
 
 
 def forget_graphs(model: keras.layers.Layer, new_trainables: bool = True) -> None:
@@ -63,6 +64,7 @@ class Waiting:
         """Sets functions aside under a key."""
         self.graphs = [(k, found) for k, found in self.graphs if not _same(k, key)]
         self.graphs.append((key, graphs))
+        self.graphs = self.graphs[-KEPT:]
 
 
 def set_graphs_aside(model: keras.layers.Layer) -> list[tuple[keras.Model, Waiting]]:

@@ -23,13 +23,14 @@ fails where Keras moves one of them.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import keras
 from keras import ops
 from keras.src.api_export import REGISTERED_OBJS_TO_NAMES
+from keras.src.backend import compute_output_spec
 from keras.src.backend.common import global_state
 from keras.src.backend.common.symbolic_scope import in_symbolic_scope
 from keras.src.saving.object_registration import GLOBAL_CUSTOM_NAMES
@@ -379,3 +380,8 @@ def dequantized(layer: keras.layers.Layer, integers: Any) -> Any:
     group = ops.cast(layer.g_idx, "int32")
     zero = ops.take(ops.cast(layer.kernel_zero, "float32"), group, axis=0)
     return ops.reshape((kernel - zero) * ops.take(scale, group, axis=0), shape)
+
+
+def trace_shapes(function: Callable[..., Any], *specs: Any) -> None:
+    """Calls a function, and the layers in it, with inputs that have shapes and no values."""
+    compute_output_spec(function, *specs)

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import keras
 import numpy as np
 
-from keras_svd_adapters.graphs import computing_otherwise
+from keras_svd_adapters.graphs import KEPT, computing_otherwise
 from keras_svd_adapters.host import adapters_of
-from keras_svd_adapters.keras_internals import attach_child, detach_child, refresh_torch_parameters
-from keras_svd_adapters.mixture import AdapterIds, Mixture, groups_of
+from keras_svd_adapters.keras_internals import attach_child, detach_child, trace_shapes
+from keras_svd_adapters.mixture import AdapterIds, CannotMix, Mixture, Names, groups_of
 from keras_svd_adapters.site import adapted_sites
 from keras_svd_adapters.switching import require_adapter, require_values
 
 CHILD = "adapter_ids"
+PRIMES = (11, 13)
+
+_HOLDERS: WeakKeyDictionary[keras.Model, OrderedDict[Any, AdapterIds]] = WeakKeyDictionary()
 
 
 def predict(
@@ -53,14 +58,13 @@ def predict(
     >>> ksa.predict(model, keras.ops.ones((3, 8)), ["a", None, "b"]).shape
     (3, 2)
     """
-    x = keras.tree.map_structure(keras.ops.convert_to_numpy, x)
-    count = len(keras.tree.flatten(x)[0])
+    x, count = _arrays(x)
     ids = _check(model, adapter_ids, count)
     if type(batch_size) is not int or batch_size < 1:
         raise ValueError(f"`batch_size` is a positive integer. Received: {batch_size!r}")
     size = min(batch_size, count)
     found = []
-    with _mixed(model, ids, size) as chosen:
+    with _mixed(model, ids, size, x) as chosen:
         for start in range(0, count, size):
             places = np.minimum(np.arange(start, start + size), count - 1)
             chosen.choose([ids[place] for place in places])
@@ -86,18 +90,50 @@ def generate(model: keras.Model, inputs: Any, adapter_ids: Any, **how: Any) -> A
     Raises:
         ValueError: As `predict`.
     """
+    if not hasattr(model, "generate"):
+        raise ValueError(
+            "A KerasHub task generates, such as a `GemmaCausalLM`, not its backbone. "
+            f"Received: {type(model).__name__} {model.name!r}"
+        )
     if isinstance(inputs, str):
         adapter_ids = [adapter_ids] if isinstance(adapter_ids, str | None) else adapter_ids
         count = 1
     else:
         count = len(inputs if isinstance(inputs, list | tuple) else keras.tree.flatten(inputs)[0])
     ids = _check(model, adapter_ids, count)
-    with _mixed(model, ids, count) as chosen:
+    with _mixed(model, ids, count, getattr(model, "input", None)) as chosen:
         chosen.choose(ids)
         return model.generate(inputs, **how)
 
 
+def _arrays(x: Any) -> tuple[Any, int]:
+    """Inputs as NumPy arrays, and how many samples they have."""
+    if isinstance(x, list | tuple) and all(np.ndim(part) == 0 for part in keras.tree.flatten(x)):
+        x = np.array(x)
+    x = keras.tree.map_structure(_to_numpy, x)
+    sizes = {len(part) if np.ndim(part) else 0 for part in keras.tree.flatten(x)}
+    if len(sizes) != 1 or not min(sizes):
+        raise ValueError(
+            "`x` is an array, or a list or dictionary of such, each with as many samples. "
+            f"Received: samples {sorted(sizes)}"
+        )
+    return x, min(sizes)
+
+
+def _to_numpy(value: Any) -> np.ndarray:
+    is_tensor = keras.ops.is_tensor(value) or isinstance(value, keras.Variable)
+    return keras.ops.convert_to_numpy(value) if is_tensor else np.asarray(value)
+
+
+def _of_rows(value: Any, rows: int) -> keras.KerasTensor:
+    """As an input, with so many samples; another size that is open counts as 8."""
+    shape = tuple(8 if size is None else size for size in value.shape[1:])
+    return keras.KerasTensor((rows, *shape), str(value.dtype))
+
+
 def _check(model: keras.Model, adapter_ids: Any, count: int) -> list[str | None]:
+    if isinstance(adapter_ids, np.ndarray):
+        adapter_ids = adapter_ids.tolist()
     if not isinstance(adapter_ids, Sequence) or isinstance(adapter_ids, str):
         raise ValueError(
             "`adapter_ids` has the name of an adapter for each sample, such as `['a', 'b', None]`. "
@@ -116,30 +152,57 @@ def _check(model: keras.Model, adapter_ids: Any, count: int) -> list[str | None]
 
 
 @contextmanager
-def _mixed(model: keras.Model, ids: list[str | None], size: int) -> Iterator[AdapterIds]:
+def _mixed(
+    model: keras.Model, ids: list[str | None], size: int, inputs: Any
+) -> Iterator[AdapterIds]:
     """Within, each sample of a batch has the adapter that is chosen for it."""
     names = tuple(sorted(set(ids), key=lambda name: name or ""))
-    chosen = _holder(model, names, size)
+    chosen, is_new = _holder(model, names, size)
     ways, carrier = [], None
     for site in adapted_sites(model):
         groups = groups_of(adapters_of(site.layer), names)
-        ways.append(site.layer.mixed(Mixture(chosen, groups)) if groups else site.layer.base())
+        maps = keras.backend.backend() != "torch" or site.host.lays_out or site.host.looks_up
+        mixture = Mixture(chosen, groups, maps)
+        ways.append(site.layer.mixed(mixture) if groups else site.layer.base())
         carrier = carrier or (site.layer if groups else None)
-    if carrier is None:
-        with computing_otherwise(model, ways):
+    with computing_otherwise(model, ways):
+        if carrier is not None:
+            attach_child(carrier, CHILD, chosen)
+        try:
+            if is_new:
+                _probe(model, chosen, inputs)
             yield chosen
-        return
-    attach_child(carrier, CHILD, chosen)
-    refresh_torch_parameters(model)
+        finally:
+            if carrier is not None:
+                detach_child(carrier, CHILD)
+
+
+def _probe(model: keras.Model, chosen: AdapterIds, inputs: Any) -> None:
+    """Raises where an adapted layer is called without the batch in front.
+
+    Its rows are then not those of samples, which shows where the number of samples is a prime.
+    """
     try:
-        with computing_otherwise(model, ways):
-            yield chosen
+        for rows in PRIMES:
+            chosen.probed = rows
+            specs = keras.tree.map_structure(lambda x: _of_rows(x, rows), inputs)  # noqa: B023
+            trace_shapes(lambda x: model(x, training=False), specs)
+    except CannotMix:
+        _HOLDERS[model].popitem()
+        raise
+    except Exception:  # what cannot be traced is not looked at
+        pass
     finally:
-        detach_child(carrier, CHILD)
-        refresh_torch_parameters(model)
+        chosen.probed = None
 
 
-def _holder(model: keras.Model, names: tuple[str | None, ...], size: int) -> AdapterIds:
-    """The one that graphs traced for these names and this size read, if there are such."""
-    holders = vars(model).setdefault("adapter_id_holders", {})
-    return holders.setdefault((names, size), AdapterIds(names, size))
+def _holder(model: keras.Model, names: Names, size: int) -> tuple[AdapterIds, bool]:
+    """The one that graphs traced for these names and this size read, and whether it is new."""
+    holders = _HOLDERS.setdefault(model, OrderedDict())
+    is_new = (names, size) not in holders
+    if is_new:
+        holders[names, size] = AdapterIds(names, size)
+    holders.move_to_end((names, size))
+    if len(holders) > KEPT:
+        holders.popitem(last=False)
+    return holders[names, size], is_new

@@ -30,6 +30,7 @@ class AdapterIds(keras.layers.Layer):
         super().__init__(name="adapter_ids")
         self.names = names
         self.size = size
+        self.probed: int | None = None
         self.ids = self.add_weight(
             name="ids", shape=(size,), dtype="int32", initializer="zeros", trainable=False
         )
@@ -83,15 +84,18 @@ class Mixture:
     Args:
         chosen: Which adapter that is.
         groups: The layer's adapters.
+        maps: Whether the backend maps the layer's work over samples; PyTorch does
+            not map its convolutions of images.
     """
 
     chosen: AdapterIds
     groups: list[Group]
+    maps: bool = True
 
     @property
-    def key(self) -> tuple[Names, int]:
+    def key(self) -> AdapterIds:
         """On what a compiled function depends."""
-        return self.chosen.names, self.chosen.size
+        return self.chosen
 
     def outputs(self, inputs: Any, compute: Compute, adapters: Mapping[str, Adapter]) -> Any:
         """The outputs of the layer for each sample, by its own adapter.
@@ -102,15 +106,17 @@ class Mixture:
             compute: The layer's work on some rows by a function `adapt(x, operation)`.
             adapters: The layer's adapters.
         """
-        rows = inputs.shape[0]
-        if type(rows) is int and rows % self.chosen.size:
-            refuse_to_mix(f"a batch of {rows} for {self.chosen.size} samples")
+        rows, size = inputs.shape[0], self.chosen.probed or self.chosen.size
+        if type(rows) is int and rows % size:
+            refuse_to_mix(f"{rows} rows for a batch of {size} samples")
+        if self.chosen.probed:
+            return compute(inputs, _plain)
         shape = ops.shape(inputs)
         samples = ops.reshape(inputs, (self.chosen.size, -1, *shape[1:]))
         known = {name for group in self.groups for name in group.names}
         y = None
         if set(self.chosen.names) - known:
-            y = ops.vectorized_map(lambda x: compute(x, lambda x, base: base(x)), samples)
+            y = self._mapped(lambda x: compute(x, _plain), samples)
         for group in self.groups:
             found = self._of(group, samples, compute, adapters)
             y = found if y is None else ops.where(self._is_in(group, len(y.shape)), found, y)
@@ -134,7 +140,14 @@ class Mixture:
             x, values = args
             return compute(x, partial(_adapt, first, coefficients=values | common))
 
-        return ops.vectorized_map(one, (samples, stacks))
+        return self._mapped(one, (samples, stacks))
+
+    def _mapped(self, function: Callable[[Any], Any], values: Any) -> Any:
+        """What a function makes of the values of each sample."""
+        if self.maps:
+            return ops.vectorized_map(function, values)
+        each = (keras.tree.map_structure(lambda v: v[i], values) for i in range(self.chosen.size))  # noqa: B023
+        return ops.stack([function(value) for value in each])
 
     def _is_in(self, group: Group, rank: int) -> Any:
         """Whether each sample has an adapter of the group."""
@@ -142,14 +155,23 @@ class Mixture:
         return ops.reshape(ops.take(here, self.chosen.ids, axis=0), (-1,) + (1,) * (rank - 1))
 
 
+def _plain(x: Any, base: Any) -> Any:
+    """The outputs without an adapter."""
+    return base(x)
+
+
 def _adapt(adapter: Adapter, x: Any, base: Any, coefficients: dict[str, Any]) -> Any:
     """As `Adapter.adapt`; that few tokens are told keeps methods from a kernel per sample."""
     return adapter.adapt(x, replace(base, tokens=1), False, coefficients)
 
 
+class CannotMix(ValueError):
+    """A layer cannot have an adapter per sample."""
+
+
 def refuse_to_mix(where: str) -> None:
     """Raises: a layer that cannot have an adapter per sample."""
-    raise ValueError(
+    raise CannotMix(
         "One adapter per sample needs layers that are called with the batch in front: this one "
         "reads its kernel, or computes without the batch. Adapt without it, or run the samples of "
         f"each adapter alone. Received: {where}"

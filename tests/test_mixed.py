@@ -109,6 +109,123 @@ def test_other_ids_need_no_other_trace():
         assert not traced
 
 
+class Table(keras.layers.Layer):
+    """Adds to each step what a layer makes of a table, which has no samples."""
+
+    def __init__(self, steps):
+        super().__init__()
+        self.steps = steps
+        self.up = keras.layers.Dense(10, name="of_table")
+
+    def build(self, shape):
+        self.table = self.add_weight(shape=(self.steps, 4))
+        self.up.build((self.steps, 4))
+
+    def call(self, x):
+        return x + self.up(self.table)
+
+
+class StepsFirst(keras.layers.Layer):
+    def __init__(self):
+        super().__init__()
+        self.up = keras.layers.Dense(10, name="of_steps")
+
+    def build(self, shape):
+        self.up.build((None, None, 10))
+
+    def call(self, x):
+        turned = self.up(keras.ops.transpose(x, (1, 0, 2)))
+        return keras.ops.transpose(turned, (1, 0, 2))
+
+
+@pytest.mark.parametrize("samples", [2, 3, 6])
+@pytest.mark.parametrize("layer", [lambda: Table(6), StepsFirst], ids=["table", "steps"])
+def test_layers_without_the_batch_in_front_are_refused(layer, samples):
+    inputs = keras.Input((6, 10))
+    model = keras.Model(inputs, keras.layers.Dense(3, name="head")(layer()(inputs)))
+    adapted(model, ksa.LoRA(rank=2), targets=lambda site: site.name.startswith("of_"))
+    x = np.random.default_rng(0).normal(size=(samples, 6, 10)).astype("float32")
+    before = model.predict(x, verbose=0)
+    for _ in range(2):
+        with pytest.raises(ValueError, match="with the batch in front"):
+            ksa.predict(model, x, ["a", "b", "a", "b", "a", "b"][:samples])
+    np.testing.assert_array_equal(model.predict(x, verbose=0), before)
+
+
+def test_what_was_saved_before_fits_after(tmp_path):
+    model = adapted(small(), ksa.LoRA(rank=2), targets="*")
+    model.save_weights(tmp_path / "before.weights.h5")
+    ksa.predict(model, batch(), IDS)
+    ksa.predict(model, batch(), IDS, batch_size=2)
+    model.load_weights(tmp_path / "before.weights.h5")
+    model.save_weights(tmp_path / "after.weights.h5")
+    fresh = adapted(small(), ksa.LoRA(rank=2), targets="*")
+    fresh.load_weights(tmp_path / "after.weights.h5")
+
+
+def test_models_that_share_a_layer_know_nothing_of_it():
+    inner = keras.Sequential([keras.Input((6, 10)), keras.layers.Dense(10, name="up")])
+    outer = keras.Sequential([keras.Input((6, 10)), inner, keras.layers.Dense(2)])
+    adapted(inner, ksa.LoRA(rank=2), targets="up")
+    paths = [[w.path for w in model.weights] for model in (inner, outer)]
+    named = [sorted(m.state_dict()) for m in (inner, outer) if hasattr(m, "state_dict")]
+    ksa.predict(inner, batch(), IDS)
+    assert [[w.path for w in model.weights] for model in (inner, outer)] == paths
+    assert [sorted(m.state_dict()) for m in (inner, outer) if hasattr(m, "state_dict")] == named
+
+
+def test_training_goes_on_as_without():
+    def trained(mixes):
+        keras.utils.set_random_seed(3)
+        model = adapted(small(), ksa.LoRA(rank=2, dropout=0.3), targets="*")
+        model.compile(keras.optimizers.Adam(0.01), "mse")
+        y = np.zeros((len(IDS), 6, 7), "float32")
+        for _ in range(2):
+            model.fit(batch(), y, batch_size=2, epochs=1, shuffle=False, verbose=0)
+            if mixes:
+                ksa.predict(model, batch(), IDS)
+        return [keras.ops.convert_to_numpy(w) for w in model.trainable_weights]
+
+    for found, expected in zip(trained(True), trained(False), strict=True):
+        np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize("dtype", ["mixed_bfloat16", "bfloat16"])
+def test_half_precision(dtype):
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(dtype)
+    try:
+        model = adapted(small(), ksa.LoRA(rank=2), targets="*")
+    finally:
+        keras.config.set_dtype_policy(before)
+    found = ksa.predict(model, batch(), IDS).astype("float32")
+    expected = alone(model, batch(), IDS).astype("float32")
+    assert np.linalg.norm(found - expected) < 2e-2 * np.linalg.norm(expected)
+
+
+@pytest.mark.parametrize("axes", [2, 3])
+def test_convolutions_of_images(axes):
+    layer = {2: keras.layers.Conv2D, 3: keras.layers.Conv3D}[axes]
+    model = keras.Sequential([keras.Input((*(5,) * axes, 3)), layer(4, 2, name="slide")])
+    adapted(model, ksa.SVF(), targets="slide")
+    x = np.random.default_rng(3).normal(size=(5, *(5,) * axes, 3)).astype("float32")
+    expected = alone(model, x, IDS)
+    np.testing.assert_allclose(ksa.predict(model, x, IDS), expected, rtol=0, atol=2e-5)
+
+
+def test_inputs_of_other_kinds():
+    model = adapted(small(), ksa.LoRA(rank=2), targets="*")
+    expected = ksa.predict(model, batch(), IDS)
+    for x in (batch().tolist(), keras.ops.convert_to_tensor(batch())):
+        np.testing.assert_allclose(ksa.predict(model, x, IDS), expected, rtol=0, atol=1e-6)
+    ksa.predict(model, batch(), np.array([name or "a" for name in IDS]))
+    for x in ([], None, "abc", {"one": batch(), "two": batch()[:2]}):
+        with pytest.raises(ValueError, match="each with as many samples.*Received"):
+            ksa.predict(model, x, IDS)
+    with pytest.raises(ValueError, match="KerasHub task generates"):
+        ksa.generate(model, ["a"], ["a"])
+
+
 def test_convolutions_and_embeddings():
     inputs = keras.Input((6,), dtype="int32")
     x = keras.layers.Embedding(11, 8, name="table")(inputs)
@@ -183,7 +300,7 @@ def test_what_cannot_be_mixed():
         (["a", "b"], "there are 5 samples"),
         ("a", "for each sample"),
         (["a", "b", "c", "a", "b"], "no such adapter"),
-        (["a", "b", 3, "a", "b"], "Received"),
+        (["a", "b", 3, "a", "b"], "no such adapter.*Received: name=3"),
     ):
         with pytest.raises(ValueError, match=match):
             ksa.predict(model, x, ids)
