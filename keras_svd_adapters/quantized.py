@@ -42,8 +42,10 @@ def kernel_shape(layer: keras.layers.Layer) -> tuple[int, ...]:
 
 def float_policy(layer: keras.layers.Layer) -> Any:
     """The dtype policy of the layer before it was quantized."""
-    policy = layer.dtype_policy
-    return policy.name.split("_from_")[-1] if mode_of(layer) else policy
+    if mode_of(layer) is None:
+        return layer.dtype_policy
+    compute, stored = layer.compute_dtype, layer.variable_dtype
+    return compute if compute == stored else f"mixed_{compute}"
 
 
 def float_kernel(layer: keras.layers.Layer, integers: Any) -> Any:

@@ -19,6 +19,7 @@ from keras_svd_adapters.keras_internals import (
     walk,
 )
 from keras_svd_adapters.methods.method import Method
+from keras_svd_adapters.quantized_logits import mend_logits
 from keras_svd_adapters.shared import SharedArrays
 from keras_svd_adapters.sharing import Shared, shared_in, unify
 from keras_svd_adapters.site import Site, adapted_sites, adapter_names, find_sites
@@ -163,6 +164,7 @@ def restore_adapters(
         for key in adapter["train"]:
             weights[key].trained_with = name
     unify(adapted_sites(model), arrays)
+    mend_logits(model)
     for root in roots(adapted_sites(model)):
         make_root(root)
 

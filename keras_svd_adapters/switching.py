@@ -16,6 +16,7 @@ from keras_svd_adapters.graphs import (
 from keras_svd_adapters.host import activate, adapters_of, detach
 from keras_svd_adapters.keras_internals import all_layers, let_train
 from keras_svd_adapters.live_models import models_around, searching_once
+from keras_svd_adapters.quantized_logits import leave_logits, mend_logits
 from keras_svd_adapters.root import make_root, unmake_root
 from keras_svd_adapters.site import Site, adapted_sites, adapter_names
 from keras_svd_adapters.training import pin_all_but, release, thaw
@@ -41,6 +42,8 @@ def settle(model: keras.layers.Layer) -> None:
         let_train(layer)
     for around in models_around([site.layer for site in sites]):
         make_root(around)
+        mend_logits(around)
+    mend_logits(model)
     forget_graphs(model)
 
 
@@ -51,6 +54,7 @@ def restore_plain(model: keras.layers.Layer) -> None:
     for around in models_around(all_layers(model)):
         if not adapted_sites(around):
             unmake_root(around)
+            leave_logits(around)
     forget_graphs(model)
 
 

@@ -7,7 +7,8 @@ import numpy as np
 def gradients(layer, x, g, **call):
     """Gradient of `sum(layer(x) * g)` for each trainable weight, in their order."""
     weights = layer.trainable_weights
-    x, g = keras.ops.convert_to_tensor(x), keras.ops.convert_to_tensor(g)
+    x = keras.tree.map_structure(keras.ops.convert_to_tensor, x)
+    g = keras.ops.convert_to_tensor(g)
     backend = keras.backend.backend()
     if backend == "jax":
         import jax

@@ -1,6 +1,7 @@
 """Adapters on layers whose kernels Keras quantized."""
 
 import keras
+import keras_hub
 import numpy as np
 import pytest
 from autodiff import gradients
@@ -99,3 +100,109 @@ def test_outputs_and_gradients(case, kernel, mode):
     np.testing.assert_allclose(
         numpy(layer.merged_kernel()), numpy(plain.merged_kernel()), rtol=0, atol=1e-5
     )
+
+
+def language_model(mode, **arguments):
+    """A language model, quantized, and one of floats with the same values."""
+    keras.utils.set_random_seed(4)
+    models = []
+    for _ in range(2):
+        backbone = keras_hub.models.GemmaBackbone(
+            vocabulary_size=40,
+            num_layers=2,
+            num_query_heads=4,
+            num_key_value_heads=1,
+            hidden_dim=16,
+            intermediate_dim=24,
+            head_dim=8,
+            **arguments,
+        )
+        models.append(keras_hub.models.GemmaCausalLM(backbone=backbone, preprocessor=None))
+    model, floats = models
+    floats.set_weights(model.get_weights())
+    how, config = MODES[mode]
+    model.quantize(how, config=config)
+    for site, ours in zip(find_sites(floats), find_sites(model), strict=True):
+        if not site.host.looks_up:
+            site.layer.kernel.assign(base_value(ours.layer))
+    table = model.backbone.token_embedding
+    if mode == "int8":
+        values = numpy(table.embeddings).astype("float32") / numpy(table.embeddings_scale)[:, None]
+        floats.backbone.token_embedding.embeddings.assign(values)
+    return model, floats
+
+
+def tokens():
+    ids = np.random.default_rng(2).integers(1, 40, size=(4, 12)).astype("int32")
+    return {"token_ids": ids, "padding_mask": np.ones_like(ids)}
+
+
+@pytest.mark.parametrize("method", [ksa.LoRA(rank=2), ksa.SVF()], ids=str)
+def test_an_int8_language_model_has_the_gradient_of_its_floats(method):
+    found = []
+    model, floats = language_model("int8")
+    before = numpy(model(tokens()))
+    for each in (model, floats):
+        keras.utils.set_random_seed(5)
+        ksa.enable(each, method, targets="attention", cache=False)
+        if each is model:
+            np.testing.assert_allclose(numpy(each(tokens())), before, rtol=0, atol=1e-5)
+        rng = np.random.default_rng(1)
+        for site in ksa.targets(each, "attention").sites:
+            for name, variable in site.layer.adapter().trained.items():
+                shape = variable.shape
+                variable.assign(0.1 * rng.normal(size=shape) + (1.0 if name == "z" else 0.0))
+        g = batch((4, 12, 40), seed=9)
+        found.append(np.concatenate([x.ravel() for x in gradients(each, tokens(), g)]))
+    ours, right = found
+    assert ours @ right > 0.98 * np.linalg.norm(ours) * np.linalg.norm(right)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_quantized_language_model_learns(mode):
+    model, _ = language_model(mode)
+    ksa.enable(model, ksa.LoRA(rank=4))
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(keras.optimizers.Adam(0.02), loss)
+    x = tokens()
+    y = np.roll(x["token_ids"], -1, axis=1)
+    history = model.fit(x, y, epochs=12, verbose=0).history["loss"]
+    assert history[-1] < 0.8 * history[0]
+
+
+def test_a_quantized_model_is_saved_with_its_adapter(tmp_path):
+    model, _ = language_model("int8")
+    ksa.enable(model, ksa.SVFT(pattern="banded", d=1))
+    shake(model)
+    expected = numpy(model(tokens()))
+    ksa.save_adapter(model, tmp_path / "adapter.keras")
+    model.save(tmp_path / "model.keras")
+    model.save_weights(tmp_path / "model.weights.h5")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    np.testing.assert_allclose(numpy(loaded(tokens())), expected, rtol=0, atol=1e-6)
+    ksa.delete_adapter(model, "default")
+    ksa.load_adapter(model, tmp_path / "adapter.keras")
+    np.testing.assert_allclose(numpy(model(tokens())), expected, rtol=0, atol=1e-6)
+
+
+def test_an_adapter_of_floats_loads_onto_integers_with_a_warning(tmp_path):
+    model, floats = language_model("int8")
+    ksa.enable(floats, ksa.LoRA(rank=2))
+    shake(floats)
+    ksa.save_adapter(floats, tmp_path / "adapter.keras")
+    ksa.load_adapter(model, tmp_path / "adapter.keras")
+    y, expected = numpy(model(tokens())), numpy(floats(tokens()))
+    assert norm(y, expected) < 0.1
+
+
+def test_what_quantized_kernels_refuse():
+    model, _ = language_model("int8")
+    before = [w.path for w in model.weights]
+    with pytest.raises(ValueError, match="formulation='auto'.*Received"):
+        ksa.enable(model, ksa.SVF(formulation="factored"))
+    assert [w.path for w in model.weights] == before
+    ksa.enable(model, ksa.SVF())
+    with pytest.raises(ValueError, match="load it onto the float model and merge there"):
+        ksa.merge(model)
+    with pytest.raises(ValueError, match="cannot be quantized"):
+        model.quantize("int4")
