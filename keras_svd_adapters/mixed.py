@@ -15,7 +15,8 @@ from keras_svd_adapters.graphs import KEPT, computing_otherwise
 from keras_svd_adapters.host import adapters_of
 from keras_svd_adapters.keras_internals import attach_child, detach_child, trace_shapes
 from keras_svd_adapters.mixture import AdapterIds, CannotMix, Mixture, Names, groups_of
-from keras_svd_adapters.site import adapted_sites
+from keras_svd_adapters.quantized import holds_integers
+from keras_svd_adapters.site import Site, adapted_sites
 from keras_svd_adapters.switching import require_adapter, require_values
 
 CHILD = "adapter_ids"
@@ -161,8 +162,7 @@ def _mixed(
     ways, carrier = [], None
     for site in adapted_sites(model):
         groups = groups_of(adapters_of(site.layer), names)
-        maps = keras.backend.backend() != "torch" or site.host.lays_out or site.host.looks_up
-        mixture = Mixture(chosen, groups, maps)
+        mixture = Mixture(chosen, groups, _maps(site))
         ways.append(site.layer.mixed(mixture) if groups else site.layer.base())
         carrier = carrier or (site.layer if groups else None)
     with computing_otherwise(model, ways):
@@ -175,6 +175,12 @@ def _mixed(
         finally:
             if carrier is not None:
                 detach_child(carrier, CHILD)
+
+
+def _maps(site: Site) -> bool:
+    if holds_integers(site.owner):
+        return False
+    return keras.backend.backend() != "torch" or site.host.lays_out or site.host.looks_up
 
 
 def _probe(model: keras.Model, chosen: AdapterIds, inputs: Any) -> None:

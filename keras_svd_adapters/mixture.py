@@ -85,7 +85,7 @@ class Mixture:
         chosen: Which adapter that is.
         groups: The layer's adapters.
         maps: Whether the backend maps the layer's work over samples; PyTorch does
-            not map its convolutions of images.
+            not map its convolutions of images, and none what Keras quantized.
     """
 
     chosen: AdapterIds

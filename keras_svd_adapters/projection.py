@@ -52,9 +52,10 @@ class AdaptedProjection(AdaptedKernel):
         view = self.kernel_view
         x = view.flatten_input(inputs)
         leading = leading_shape(x, 1)
+        mapped = self.mixture is not None and self.mixture.maps
 
         def product(x: Any, delta: Any = None) -> Any:
-            if self.mixture is not None:  # TensorFlow maps an einsum over samples to a crash
+            if mapped:  # over samples, where TensorFlow would crash with an einsum
                 K = self.base_matrix()
                 return ops.matmul(x, K if delta is None else ops.add(K, delta))
             y = self._product(ops.reshape(x, (*leading, view.m)), delta)

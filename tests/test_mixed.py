@@ -213,6 +213,13 @@ def test_convolutions_of_images(axes):
     np.testing.assert_allclose(ksa.predict(model, x, IDS), expected, rtol=0, atol=2e-5)
 
 
+@pytest.mark.parametrize("mode", ["int8", "int4"])
+def test_kernels_of_integers(mode):
+    model = small()
+    model.quantize(mode, filters="heads|square")
+    check(adapted(model, ksa.SVF(), targets=["heads", "square"]))
+
+
 def test_inputs_of_other_kinds():
     model = adapted(small(), ksa.LoRA(rank=2), targets="*")
     expected = ksa.predict(model, batch(), IDS)
