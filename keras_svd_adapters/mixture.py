@@ -130,9 +130,7 @@ class Mixture:
         each = [adapters[name].coefficients() for name in group.names]
         common = {name: value for name, value in each[0].items() if name in group.common}
         own = each[0].keys() - common.keys()
-        places = [
-            max(group.names.index(n), 0) if n in group.names else 0 for n in self.chosen.names
-        ]
+        places = [group.names.index(n) if n in group.names else 0 for n in self.chosen.names]
         which = ops.take(np.array(places, "int32"), self.chosen.ids, axis=0)
         stacks = {name: ops.take(ops.stack([c[name] for c in each]), which, axis=0) for name in own}
 
