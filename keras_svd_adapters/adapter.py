@@ -268,8 +268,9 @@ def _cast_float(value: Any, dtype: str) -> Any:
 def refuse_to_quantize(*args: Any, **kwargs: Any) -> None:
     """Raises: `quantize` on a model with adapters."""
     raise ValueError(
-        "An adapted model cannot be quantized. Call `keras_svd_adapters.merge(model)` first. "
-        f"Received: quantize{args}"
+        "An adapted model cannot be quantized: quantize first and adapt then. `save_adapter`, "
+        "`delete_adapter`, `model.quantize`, `load_adapter` keep what was trained; float kernels "
+        f"can `merge` instead. Received: quantize{args}"
     )
 
 

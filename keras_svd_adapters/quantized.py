@@ -21,8 +21,8 @@ def mode_of(layer: keras.layers.Layer) -> str | None:
 
 
 def holds_integers(layer: keras.layers.Layer) -> bool:
-    """Whether the layer's kernel is stored as integers."""
-    return mode_of(layer) in MODES
+    """Whether the layer's kernel is stored as integers, beside which an adapter may lie."""
+    return mode_of(layer) in MODES and isinstance(layer, ADAPTED)
 
 
 def stored_kernel(layer: keras.layers.Layer) -> keras.Variable:
@@ -69,7 +69,7 @@ def bare(layer: Any) -> Iterator[None]:
 def obstacle_of_quantization(layer: keras.layers.Layer) -> str | None:
     """Why a quantized layer cannot be adapted, `None` if it can."""
     mode = mode_of(layer)
-    if mode is None or (mode in MODES and isinstance(layer, ADAPTED)):
+    if mode is None or holds_integers(layer):
         return None
     if mode in MODES:
         return f"it is quantized ({mode}), and of such only Dense and EinsumDense are adapted"

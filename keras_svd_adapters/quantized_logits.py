@@ -1,8 +1,8 @@
-"""A gradient for the logits of an int8 embedding, which Keras 3.15 rounds away.
+"""A gradient for the logits of a quantized embedding, which Keras 3.15 rounds away.
 
-`ReversibleEmbedding` of int8 rounds what it multiplies with its table, without a gradient of its
-own as Dense has: what lies before it would learn from noise. While a model carries adapters, the
-layer multiplies as Keras does, and backward with the table as floats.
+A quantized `ReversibleEmbedding` rounds what it multiplies with its table, without a gradient of
+its own as Dense has: what lies before it would learn from noise. While a model carries adapters,
+the layer multiplies as Keras does, and backward with the table as floats.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ import keras
 from keras import ops
 
 from keras_svd_adapters.keras_internals import all_layers, graft, ungraft
-from keras_svd_adapters.quantized import mode_of
+from keras_svd_adapters.quantized import MODES, mode_of
 
 
 class LogitsOfIntegers:
-    """Mixin that gives the logits of an int8 table the gradient of the float one."""
+    """Mixin that gives the logits of a table of integers the gradient of the float one."""
 
     def quantized_call(self, inputs: Any, reverse: bool = False) -> Any:
         plain = super().quantized_call  # type: ignore[misc]
@@ -29,8 +29,8 @@ class LogitsOfIntegers:
         def product(x: Any, table: Any, scale: Any) -> Any:
             def gradient(*args: Any, upstream: Any = None) -> Any:
                 upstream = args[0] if upstream is None else upstream
-                floats = ops.cast(ops.cast(table, "float32") / scale, upstream.dtype)
-                return ops.matmul(upstream, floats), None, None
+                floats = ops.cast(table, "float32") / ops.reshape(scale, (-1, 1))
+                return ops.matmul(upstream, ops.cast(floats, upstream.dtype)), None, None
 
             return plain(x, reverse=True), gradient
 
@@ -42,23 +42,22 @@ class LogitsOfIntegers:
         return logits if cap is None else ops.tanh(logits / cap) * cap
 
     def _table(self) -> tuple[Any, Any]:
-        """The integers, a row for each logit, and their scales."""
+        """The integers, a row for each logit, and their scales; Keras groups no such rows."""
         layer: Any = self
         if layer.tie_weights:
-            table, scale = layer.embeddings, layer.embeddings_scale
-        else:
-            table, scale = map(
-                ops.transpose, (layer.reverse_embeddings, layer.reverse_embeddings_scale)
-            )
-        table, scale = ops.convert_to_tensor(table), ops.convert_to_tensor(scale)
-        return table, ops.reshape(ops.cast(scale, "float32"), (-1, 1))
+            return tuple(map(ops.convert_to_tensor, (layer.embeddings, layer.embeddings_scale)))
+        table = ops.transpose(layer.reverse_embeddings)
+        if mode_of(layer) == "int4":
+            table = keras.quantizers.unpack_int4(table, layer.output_dim, axis=-1)
+        return table, ops.convert_to_tensor(layer.reverse_embeddings_scale)
 
 
 def mend_logits(model: keras.layers.Layer) -> None:
-    """Gives the int8 tables of a model that make logits a gradient."""
+    """Gives the tables of a model that round what they multiply to logits a gradient."""
     for layer in all_layers(model):
-        is_int8 = isinstance(layer, keras.layers.ReversibleEmbedding) and mode_of(layer) == "int8"
-        if is_int8 and not isinstance(layer, LogitsOfIntegers):
+        rounds = mode_of(layer) in MODES and getattr(layer, "inputs_quantizer", None) is not None
+        makes_logits = isinstance(layer, keras.layers.ReversibleEmbedding)
+        if rounds and makes_logits and not isinstance(layer, LogitsOfIntegers):
             graft(layer, LogitsOfIntegers)
 
 

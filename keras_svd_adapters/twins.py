@@ -9,6 +9,8 @@ import keras
 import numpy as np
 
 from keras_svd_adapters.host import AdaptedLayer, base_kernel, base_value
+from keras_svd_adapters.keras_internals import direct_weights
+from keras_svd_adapters.quantized import holds_integers
 from keras_svd_adapters.site import Site, find_sites
 from keras_svd_adapters.values import to_numpy
 from keras_svd_adapters.weights import own_weights
@@ -67,6 +69,8 @@ def others_that_differ(
         if site.key not in meant and _change(site, twins).any():
             yield site.path
     kernels = {id(base_kernel(site.layer)) for site in sites}
+    integers = [site.owner for site in sites if holds_integers(site.owner)]
+    kernels |= {id(w) for owner in integers for w in direct_weights(owner) if w.name != "bias"}
     theirs = {key: weight for key, _, weight in own_weights(tuned)}
     for key, path, weight in own_weights(base):
         if id(weight) not in kernels and not _equal(weight, theirs.get(key)):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from autodiff import gradients
 from cases import KERNELS, METHODS, batch, numpy, shake
-from keras.quantizers import Int4QuantizationConfig
+from keras.quantizers import AbsMaxQuantizer, Int4QuantizationConfig
 
 import keras_svd_adapters as ksa
 from keras_svd_adapters.host import attach, base_value
@@ -195,6 +195,17 @@ def test_an_adapter_of_floats_loads_onto_integers_with_a_warning(tmp_path):
     assert norm(y, expected) < 0.1
 
 
+def test_what_float_kernels_have_more_than_integers_is_extracted(recwarn):
+    model, floats = language_model("int8")
+    for site in find_sites(floats):
+        if not site.host.looks_up:
+            kernel = site.layer.kernel
+            kernel.assign_add(0.1 * batch(kernel.shape, seed=8))
+    ksa.extract_lora(model.backbone, floats.backbone, rank=4)
+    told = [str(w.message) for w in recwarn if "differ" in str(w.message)]
+    assert not any("kernel" in text.split("Name those")[0] for text in told)
+
+
 def test_what_quantized_kernels_refuse():
     model, _ = language_model("int8")
     before = [w.path for w in model.weights]
@@ -204,5 +215,50 @@ def test_what_quantized_kernels_refuse():
     ksa.enable(model, ksa.SVF())
     with pytest.raises(ValueError, match="load it onto the float model and merge there"):
         ksa.merge(model)
-    with pytest.raises(ValueError, match="cannot be quantized"):
+    with pytest.raises(ValueError, match="`save_adapter`, `delete_adapter`, `model.quantize`"):
         model.quantize("int4")
+
+
+LOGITS = {
+    "int8": ("int8", None),
+    "int4": (
+        "int4",
+        Int4QuantizationConfig(block_size=None, activation_quantizer=AbsMaxQuantizer(axis=-1)),
+    ),
+}
+
+
+@pytest.mark.parametrize("cap", [None, 3.0])
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("mode", LOGITS)
+def test_logits_of_integers_have_the_gradient_of_floats(mode, tied, cap):
+    table = keras.layers.ReversibleEmbedding(20, 8, tie_weights=tied, logit_soft_cap=cap)
+    table.build()
+    for weight in table.weights:
+        weight.assign(batch(weight.shape, seed=3))
+
+    class Logits(keras.layers.Layer):
+        def __init__(self):
+            super().__init__()
+            self.table = table
+
+        def call(self, x):
+            return self.table(x, reverse=True)
+
+    before = keras.layers.Dense(8, name="before")
+    model = keras.Sequential([keras.Input((6,)), before, Logits()])
+    how, config = LOGITS[mode]
+    table.quantize(how, config=config)
+    plain = type(table)
+    ksa.enable(model, ksa.LoRA(rank=2), targets="before")
+    shake(model)
+    x, g = batch((5, 6)), batch((5, 20), seed=9)
+    object.__setattr__(table, "logit_soft_cap", None)
+    floats = numpy(table(keras.ops.eye(8), reverse=True))
+    object.__setattr__(table, "logit_soft_cap", cap)
+    slope = 1.0 if cap is None else 1 - np.tanh(numpy(before(x)) @ floats / cap) ** 2
+    expected = gradients(before, x, (g * slope) @ floats.T)
+    for found, right in zip(gradients(model, x, g), expected, strict=True):
+        assert norm(found, right) < 2e-2
+    ksa.delete_adapter(model, "default")
+    assert type(table) is plain
