@@ -25,7 +25,7 @@ from keras_svd_adapters.switching import (
 )
 from keras_svd_adapters.values import to_numpy
 from keras_svd_adapters.warning import warn
-from keras_svd_adapters.weights import own_weights, trained_with
+from keras_svd_adapters.weights import own_weights, trained_with, weights_with
 
 
 @keras.saving.register_keras_serializable(PACKAGE, "AdapterFile")
@@ -90,10 +90,9 @@ def save_adapter(
         if not (_only_seed(sites, name) and seed_is_enough(shared)):
             for array, variable in shared.arrays.items():
                 values[f"shared/{method}/{array}"] = to_numpy(variable)
-    for key, _, weight in own_weights(model):
-        if trained_with(weight) == name or (weight.trainable and trained_with(weight) is None):
-            config["train"].append(key)
-            values[f"train/{key}"] = to_numpy(weight)
+    for key, _, weight in weights_with(model, name):
+        config["train"].append(key)
+        values[f"train/{key}"] = to_numpy(weight)
     others = sorted(
         {owner for _, _, w in own_weights(model) if (owner := trained_with(w))} - {name}
     )

@@ -15,6 +15,7 @@ from keras import ops
 from keras_svd_adapters.adapter import Adapter
 from keras_svd_adapters.keras_internals import (
     attach_child,
+    dequantized,
     detach_child,
     graft,
     pin,
@@ -24,7 +25,7 @@ from keras_svd_adapters.keras_internals import (
 )
 from keras_svd_adapters.kernel import KernelView
 from keras_svd_adapters.mixture import Compute, Mixture, refuse_to_mix
-from keras_svd_adapters.quantized import float_kernel, holds_integers, stored_kernel
+from keras_svd_adapters.quantized import holds_integers, stored_kernel
 
 PREFIX = "adapter_"
 OPEN = 16  # what a size counts that is not known while a function is traced
@@ -302,7 +303,7 @@ def base_value(layer: keras.layers.Layer) -> Any:
     if not holds_integers(layer):
         return ops.convert_to_tensor(base_kernel(layer))
     with layer.base() if isinstance(layer, AdaptedLayer) else nullcontext():
-        return float_kernel(layer, ops.convert_to_tensor(layer.kernel))
+        return dequantized(layer, ops.convert_to_tensor(layer.kernel))
 
 
 def base_kernel(layer: keras.layers.Layer) -> keras.Variable:

@@ -158,7 +158,7 @@ def _mixed(
 ) -> Iterator[AdapterIds]:
     """Within, each sample of a batch has the adapter that is chosen for it."""
     names = tuple(sorted(set(ids), key=lambda name: name or ""))
-    chosen, is_new = _holder(model, names, size)
+    chosen = _holder(model, names, size)
     ways, carrier = [], None
     for site in adapted_sites(model):
         groups = groups_of(adapters_of(site.layer), names)
@@ -169,7 +169,7 @@ def _mixed(
         if carrier is not None:
             attach_child(carrier, CHILD, chosen)
         try:
-            if is_new:
+            if not chosen.is_sound:
                 _probe(model, chosen, inputs)
             yield chosen
         finally:
@@ -194,21 +194,20 @@ def _probe(model: keras.Model, chosen: AdapterIds, inputs: Any) -> None:
             specs = keras.tree.map_structure(lambda x: _of_rows(x, rows), inputs)  # noqa: B023
             trace_shapes(lambda x: model(x, training=False), specs)
     except CannotMix:
-        _HOLDERS[model].popitem()
         raise
     except Exception:  # what cannot be traced is not looked at
         pass
     finally:
         chosen.probed = None
+    chosen.is_sound = True
 
 
-def _holder(model: keras.Model, names: Names, size: int) -> tuple[AdapterIds, bool]:
-    """The one that graphs traced for these names and this size read, and whether it is new."""
+def _holder(model: keras.Model, names: Names, size: int) -> AdapterIds:
+    """The one that graphs traced for these names and this size read."""
     holders = _HOLDERS.setdefault(model, OrderedDict())
-    is_new = (names, size) not in holders
-    if is_new:
+    if (names, size) not in holders:
         holders[names, size] = AdapterIds(names, size)
     holders.move_to_end((names, size))
     if len(holders) > KEPT:
         holders.popitem(last=False)
-    return holders[names, size], is_new
+    return holders[names, size]

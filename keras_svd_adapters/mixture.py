@@ -31,6 +31,7 @@ class AdapterIds(keras.layers.Layer):
         self.names = names
         self.size = size
         self.probed: int | None = None
+        self.is_sound = False
         self.ids = self.add_weight(
             name="ids", shape=(size,), dtype="int32", initializer="zeros", trainable=False
         )

@@ -10,7 +10,7 @@ from keras import ops
 from keras_svd_adapters.host import AdaptedKernel, Operation, base_kernel, count_tokens
 from keras_svd_adapters.kernel import KernelView, leading_shape
 from keras_svd_adapters.mixture import Adapt
-from keras_svd_adapters.quantized import bare, holds_integers, kernel_shape
+from keras_svd_adapters.quantized import holds_integers, kernel_shape, without
 
 FEW_COLUMNS = 64
 
@@ -70,7 +70,7 @@ class AdaptedProjection(AdaptedKernel):
         """`x (K + delta)` by the layer's own operation, so that it is bit for bit its own."""
         view = self.kernel_view
         if holds_integers(self):  # type: ignore[arg-type]
-            with bare(self):
+            with without(self, "bias", "activation"):
                 return view.flatten_output(super().quantized_call(view.unflatten_input(x)))  # type: ignore[misc]
         kernel = self.base_kernel
         if delta is not None:

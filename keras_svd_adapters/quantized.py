@@ -7,9 +7,8 @@ from contextlib import contextmanager
 from typing import Any
 
 import keras
-from keras import ops
 
-from keras_svd_adapters.keras_internals import dequantized, direct_weights
+from keras_svd_adapters.keras_internals import direct_weights
 
 MODES = ("int8", "int4")
 ADAPTED = (keras.layers.Dense, keras.layers.EinsumDense)
@@ -48,22 +47,17 @@ def float_policy(layer: keras.layers.Layer) -> Any:
     return compute if compute == stored else f"mixed_{compute}"
 
 
-def float_kernel(layer: keras.layers.Layer, integers: Any) -> Any:
-    """The kernel in float32, in the shape that it had, of the integers that `kernel` gives."""
-    return ops.cast(dequantized(layer, integers), "float32")
-
-
 @contextmanager
-def bare(layer: Any) -> Iterator[None]:
-    """Within, the layer's quantized call is its product alone, without bias and activation."""
-    bias, activation = layer.bias, layer.activation
-    object.__setattr__(layer, "bias", None)
-    object.__setattr__(layer, "activation", None)
+def without(layer: Any, *attributes: str) -> Iterator[None]:
+    """Within, these attributes are `None`, as a bias that a layer's own call is not to add."""
+    before = {name: getattr(layer, name) for name in attributes}
+    for name in attributes:
+        object.__setattr__(layer, name, None)
     try:
         yield
     finally:
-        object.__setattr__(layer, "bias", bias)
-        object.__setattr__(layer, "activation", activation)
+        for name, value in before.items():
+            object.__setattr__(layer, name, value)
 
 
 def obstacle_of_quantization(layer: keras.layers.Layer) -> str | None:

@@ -13,7 +13,7 @@ import keras
 from keras import ops
 
 from keras_svd_adapters.keras_internals import all_layers, graft, ungraft
-from keras_svd_adapters.quantized import MODES, mode_of
+from keras_svd_adapters.quantized import MODES, mode_of, without
 
 
 class LogitsOfIntegers:
@@ -34,11 +34,8 @@ class LogitsOfIntegers:
 
             return plain(x, reverse=True), gradient
 
-        object.__setattr__(self, "logit_soft_cap", None)
-        try:
+        with without(self, "logit_soft_cap"):
             logits = product(inputs, *self._table())
-        finally:
-            object.__setattr__(self, "logit_soft_cap", cap)
         return logits if cap is None else ops.tanh(logits / cap) * cap
 
     def _table(self) -> tuple[Any, Any]:

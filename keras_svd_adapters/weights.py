@@ -143,6 +143,14 @@ def _with_statistics(
     return list(wanted.values())
 
 
+def weights_with(model: keras.layers.Layer, name: str) -> Iterator[tuple[str, str, keras.Variable]]:
+    """As `own_weights`, those that train with an adapter of this name, or with none."""
+    for key, path, weight in own_weights(model):
+        owner = trained_with(weight)
+        if owner == name or (weight.trainable and owner is None):
+            yield key, path, weight
+
+
 def trained_with(weight: keras.Variable) -> str | None:
     """The name of the adapter together with which a weight of the model trains."""
     return getattr(weight, "trained_with", None)

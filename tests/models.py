@@ -52,6 +52,20 @@ def gemma3(dtype="float32"):
     return settle(backbone), text()
 
 
+def gemma(num_layers, num_key_value_heads):
+    """A language model without a preprocessor."""
+    backbone = keras_hub.models.GemmaBackbone(
+        vocabulary_size=TOKENS,
+        num_layers=num_layers,
+        num_query_heads=4,
+        num_key_value_heads=num_key_value_heads,
+        hidden_dim=16,
+        intermediate_dim=24,
+        head_dim=8,
+    )
+    return keras_hub.models.GemmaCausalLM(backbone=backbone, preprocessor=None)
+
+
 def vit(dtype="float32"):
     backbone = keras_hub.models.ViTBackbone(
         image_shape=(16, 16, 3),

@@ -2,6 +2,7 @@
 
 import keras
 import keras_hub
+import models
 import numpy as np
 import pytest
 from cases import METHODS, shake
@@ -261,16 +262,7 @@ def test_several_inputs_and_outputs():
 
 
 def language_model(sampler="greedy"):
-    backbone = keras_hub.models.GemmaBackbone(
-        vocabulary_size=40,
-        num_layers=1,
-        num_query_heads=4,
-        num_key_value_heads=2,
-        hidden_dim=16,
-        intermediate_dim=24,
-        head_dim=8,
-    )
-    model = keras_hub.models.GemmaCausalLM(backbone=backbone, preprocessor=None)
+    model = models.gemma(num_layers=1, num_key_value_heads=2)
     model.compile(sampler=sampler)
     return model
 

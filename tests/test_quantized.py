@@ -1,7 +1,7 @@
 """Adapters on layers whose kernels Keras quantized."""
 
 import keras
-import keras_hub
+import models
 import numpy as np
 import pytest
 from autodiff import gradients
@@ -102,23 +102,10 @@ def test_outputs_and_gradients(case, kernel, mode):
     )
 
 
-def language_model(mode, **arguments):
+def language_model(mode):
     """A language model, quantized, and one of floats with the same values."""
     keras.utils.set_random_seed(4)
-    models = []
-    for _ in range(2):
-        backbone = keras_hub.models.GemmaBackbone(
-            vocabulary_size=40,
-            num_layers=2,
-            num_query_heads=4,
-            num_key_value_heads=1,
-            hidden_dim=16,
-            intermediate_dim=24,
-            head_dim=8,
-            **arguments,
-        )
-        models.append(keras_hub.models.GemmaCausalLM(backbone=backbone, preprocessor=None))
-    model, floats = models
+    model, floats = (models.gemma(num_layers=2, num_key_value_heads=1) for _ in range(2))
     floats.set_weights(model.get_weights())
     how, config = MODES[mode]
     model.quantize(how, config=config)

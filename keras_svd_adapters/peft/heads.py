@@ -13,7 +13,7 @@ from keras_svd_adapters.peft.modules import Names
 from keras_svd_adapters.site import Site, find_sites
 from keras_svd_adapters.values import to_numpy
 from keras_svd_adapters.warning import warn
-from keras_svd_adapters.weights import own_weights, trained_with
+from keras_svd_adapters.weights import trained_with, weights_with
 
 
 class Saved(NamedTuple):
@@ -30,11 +30,7 @@ def modules_to_save(model: keras.layers.Layer, name: str, names: Names, strict: 
         ValueError: If `strict`, and what trained is no kernel or bias of a known module
             that has no adapter.
     """
-    trained = {
-        id(weight): path
-        for _, path, weight in own_weights(model)
-        if trained_with(weight) == name or (weight.trainable and trained_with(weight) is None)
-    }
+    trained = {id(weight): path for _, path, weight in weights_with(model, name)}
     free = [site for site in find_sites(model) if _is_free(site, name)]
     whole = {names.modules[site.key]: site for site in free if site.key in names.modules}
     touched = {
