@@ -57,6 +57,7 @@ from keras_svd_adapters.optimizer_care import care_for_adapters
 from keras_svd_adapters.peft.exporting import export_peft
 from keras_svd_adapters.peft.importing import import_peft
 from keras_svd_adapters.plan import Plan, plan
+from keras_svd_adapters.quantize import Compensation, quantize
 from keras_svd_adapters.similarity import similarity
 from keras_svd_adapters.site import Site
 from keras_svd_adapters.spectrum import Spectrum, spectrum
@@ -79,6 +80,7 @@ __all__ = [
     "Approximation",
     "Choice",
     "Coefficients",
+    "Compensation",
     "DoRA",
     "DoRADense",
     "LoRA",
@@ -118,6 +120,7 @@ __all__ = [
     "merge",
     "plan",
     "predict",
+    "quantize",
     "register_kernels",
     "save_adapter",
     "set_adapter",

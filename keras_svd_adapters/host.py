@@ -41,6 +41,7 @@ class Operation:
         shape: `(m, n)`.
         tokens: About how many rows the input has.
         matrix: Gives `K` as a matrix, in the compute dtype.
+        joined: `x K + h B`, rounded once; `None` where two products do as well.
     """
 
     run: Callable[..., Any]
@@ -48,9 +49,16 @@ class Operation:
     shape: tuple[int, int]
     tokens: int
     matrix: Callable[[], Any]
+    joined: Callable[[Any, Any, Any], Any] | None = None
 
     def __call__(self, x: Any, delta: Any = None) -> Any:
         return self.run(x, delta)
+
+    def plus(self, x: Any, h: Any, matrix: Any) -> Any:
+        """`x K + h B`."""
+        if self.joined is None:
+            return self.run(x) + ops.matmul(h, matrix)
+        return self.joined(x, h, matrix)
 
 
 def count_tokens(sizes: Sequence[Any]) -> int:
@@ -70,7 +78,8 @@ class AdaptedLayer:
     `looks_up`, whether the input holds indices; `lays_out`, whether it holds
     rows of `m` values, which a method may change; `linear`, whether kernels of
     this kind are adapted where no target is named; `called`, whether the layer
-    is called with an input, on which a method's dropout acts.
+    is called with an input, on which a method's dropout acts; `joins`, whether its
+    product and that of an adapter may be rounded as one.
     """
 
     adapts: ClassVar[tuple[type, ...]] = ()
@@ -79,6 +88,7 @@ class AdaptedLayer:
     lays_out: ClassVar[bool] = True
     linear: ClassVar[bool] = True
     called: ClassVar[bool] = True
+    joins: ClassVar[bool] = False
     kinds: ClassVar[list[type[AdaptedLayer]]] = []
 
     carried_adapters: tuple[str, ...] = ()

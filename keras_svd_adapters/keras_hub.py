@@ -62,9 +62,11 @@ def load_backbone_adapter(
     return load_adapter(self, filepath, name, strict, verbose, **how)
 
 
-def merge_adapter(self: Any, tolerance: float | None = None, probe: Any = None) -> MergeReport:
+def merge_adapter(
+    self: Any, tolerance: float | None = None, probe: Any = None, **how: Any
+) -> MergeReport:
     """Folds the active adapter into the kernels; see `keras_svd_adapters.merge`."""
-    return merge(self, tolerance, probe)
+    return merge(self, tolerance, probe, **how)
 
 
 def unmerge_adapter(self: Any) -> None:

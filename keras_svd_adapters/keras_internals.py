@@ -18,6 +18,8 @@ fails where Keras moves one of them.
 - `in_symbolic_scope`: Keras calls layers before their weights are loaded, for their shapes.
 - `uninitialized_variables`: a model built for its shapes must not be filled with values later.
 - `_flatten_layers`, `_keras_history`: which models hold a layer, which layer makes an output.
+- `_kernel`, `_is_quantized`, `_adjust_scale_for_dequant`, `_int4_rows`: how a layer is quantized,
+  and the way back, which Keras lacks.
 - `_track_variables` (torch): new variables join `model.parameters()` only when asked.
 """
 
@@ -195,13 +197,8 @@ _grafted: dict[tuple[type, type], type] = {}
 
 def attach_child(layer: keras.layers.Layer, name: str, child: keras.layers.Layer) -> None:
     """Makes a layer the child of a built one, as an attribute."""
-    locked = layer._tracker.locked
-    layer._tracker.unlock()
-    try:
+    with _unlocked(layer):
         setattr(layer, name, child)
-    finally:
-        if locked:
-            layer._tracker.lock()
 
 
 def detach_child(layer: keras.layers.Layer, name: str) -> None:
@@ -380,6 +377,56 @@ def dequantized(layer: keras.layers.Layer, integers: Any) -> Any:
     group = ops.cast(layer.g_idx, "int32")
     zero = ops.take(ops.cast(layer.kernel_zero, "float32"), group, axis=0)
     return ops.reshape((kernel - zero) * ops.take(scale, group, axis=0), shape)
+
+
+def make_float(layer: Any, kernel: Any, policy: Any) -> Callable[[], None]:
+    """Gives an int8 or int4 layer a float kernel for its integers, as it had before `quantize`.
+
+    Keras 3.15 has no way back of its own, and keeps the kernel and what tells its kind in private.
+
+    Returns:
+        What takes it back.
+    """
+    names = [n for n in ("_kernel", "kernel_scale", "kernel_zero", "g_idx") if hasattr(layer, n)]
+    before = {name: getattr(layer, name) for name in names}
+    quantized_policy, config = layer.dtype_policy, layer.quantization_config
+    dtype = keras.dtype_policies.get(policy).variable_dtype
+    with _unlocked(layer):
+        for name in names:
+            delattr(layer, name)
+        layer._is_quantized, layer.quantization_config = False, None
+        layer.dtype_policy = policy
+        layer._kernel = layer.add_weight(
+            name="kernel",
+            shape=tuple(kernel.shape),
+            initializer=lambda shape, dtype=None: ops.cast(kernel, dtype),
+            dtype=dtype,
+            regularizer=layer.kernel_regularizer,
+        )
+        weights = layer._trainable_variables  # the kernel comes before the bias, as after `build`
+        weights.insert(0, weights.pop())
+
+    def take_back() -> None:
+        with _unlocked(layer):
+            del layer._kernel
+            for name, value in before.items():
+                setattr(layer, name, value)
+            layer._is_quantized, layer.quantization_config = True, config
+            layer.dtype_policy = quantized_policy
+
+    return take_back
+
+
+@contextmanager
+def _unlocked(layer: Any) -> Iterator[None]:
+    """Within, a built layer may get new weights and children."""
+    locked = layer._tracker.locked
+    layer._tracker.unlock()
+    try:
+        yield
+    finally:
+        if locked:
+            layer._tracker.lock()
 
 
 def trace_shapes(function: Callable[..., Any], *specs: Any) -> None:

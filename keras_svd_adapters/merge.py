@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import keras
@@ -19,14 +21,17 @@ from keras_svd_adapters.host import (
     carry_again,
     detach,
 )
-from keras_svd_adapters.keras_internals import all_layers, direct_weights
+from keras_svd_adapters.keras_internals import all_layers, direct_weights, make_float
 from keras_svd_adapters.live_models import models_around, searching_once
 from keras_svd_adapters.merge_report import MergedKernel, MergeReport, measure, output_change
-from keras_svd_adapters.quantized import holds_integers
+from keras_svd_adapters.quantized import float_policy, holds_integers, stored_weights
+from keras_svd_adapters.rounding import rounded_again
 from keras_svd_adapters.site import Site, adapted_sites
 from keras_svd_adapters.switching import require_adapter, restore_plain, settle
-from keras_svd_adapters.values import to_numpy
+from keras_svd_adapters.values import to_host
 from keras_svd_adapters.weights import own_weights, trained_with
+
+QUANTIZED = ("float", "requantize")
 
 
 class Merged(NamedTuple):
@@ -35,7 +40,7 @@ class Merged(NamedTuple):
     layer: keras.layers.Layer
     name: str
     adapter: Adapter
-    base: np.ndarray
+    restore: Callable[[], None]
     sha256: str
 
 
@@ -52,6 +57,7 @@ def merge(
     tolerance: float | None = None,
     probe: Any = None,
     keep_base: bool = True,
+    quantized: str | None = None,
 ) -> MergeReport:
     """Folds the active adapter into the kernels, which then costs nothing.
 
@@ -66,6 +72,11 @@ def merge(
         probe: Inputs of the model, to measure its outputs before and after.
         keep_base: Whether to keep a copy of the kernels on the host, so that
             `unmerge` can restore them.
+        quantized: What becomes of kernels that are stored as int8 or int4:
+            `"float"` makes those that are adapted float kernels again, exact
+            and as large as before they were quantized; `"requantize"` rounds
+            the sum to integers anew, which loses about as much as quantizing
+            did at first, and may lose most of a small change: read the report.
 
     Returns:
         A `MergeReport` of what rounding changed; print it.
@@ -73,16 +84,19 @@ def merge(
     Raises:
         ValueError: If there is no active adapter, if others rest beside it, if
             its values are not finite, if a kernel belongs to another layer as
-            well, or if outputs change by more than `tolerance`. The model is
-            left as it was.
+            well, if kernels are quantized and `quantized` does not say what
+            becomes of them, or if outputs change by more than `tolerance`. The
+            model is left as it was.
     """
+    if quantized not in (None, *QUANTIZED):
+        raise ValueError(f"`quantized` is one of {QUANTIZED}. Received: quantized={quantized!r}")
     if tolerance is not None and not isinstance(tolerance, int | float):
         raise ValueError(f"`tolerance` is a number such as 1e-3. Received: tolerance={tolerance!r}")
     sites = require_adapter(model)
     holders = _holders(model)
     for site in sites:
-        _check(site, holders)
-    kernels = tuple(each for site in sites for each in _measure(site))
+        _check(site, holders, quantized)
+    kernels = tuple(each for site in sites for each in _measure(site, quantized))
     report = MergeReport(kernels)
     if probe is None:
         _check_tolerance(report, tolerance)
@@ -91,7 +105,7 @@ def merge(
     record = Record([], trained)
     try:
         for site in sites:
-            _fold(site, record)
+            _fold(site, record, quantized)
         if before:
             report = MergeReport(kernels, output_change(before, _outputs(model, probe)))
             _check_tolerance(report, tolerance)
@@ -136,7 +150,7 @@ def unmerge(model: keras.layers.Layer) -> None:
         )
     for merged in record.kernels:
         lora = getattr(merged.layer, "lora_enabled", False)
-        if lora or _sha256(base_kernel(merged.layer)) != merged.sha256:
+        if lora or _sha256(merged.layer) != merged.sha256:
             raise ValueError(
                 "A kernel changed since the merge, by training or loading, which `unmerge` would "
                 f"lose. Received: the kernel of `{merged.layer.path}`"
@@ -147,7 +161,7 @@ def unmerge(model: keras.layers.Layer) -> None:
 
 def _unfold(record: Record) -> None:
     for merged in record.kernels:
-        base_kernel(merged.layer).assign(merged.base)
+        merged.restore()
         carry_again(merged.layer, {merged.name: merged.adapter}, merged.name)
 
 
@@ -160,27 +174,59 @@ def _take_back(model: keras.layers.Layer, record: Record) -> None:
     settle(model)
 
 
-def _fold(site: Site, record: Record) -> None:
+def _fold(site: Site, record: Record, quantized: str | None) -> None:
     layer = site.layer
-    kernel, name = base_kernel(layer), layer.active_adapter
-    merged = ops.cast(layer.merged_kernel(), kernel.dtype)
-    sha256 = _sha256(merged)
-    record.kernels.append(Merged(layer, name, layer.adapter(), to_host(kernel), sha256))
-    kernel.assign(merged)
+    name, adapter, merged = layer.active_adapter, layer.adapter(), layer.merged_kernel()
+    if holds_integers(layer) and quantized == "float":
+        restore = make_float(layer, merged, float_policy(layer))
+        record.kernels.append(Merged(layer, name, adapter, restore, _sha256(layer)))
+    else:
+        weights = _weights_of_kernel(layer)
+        values = [merged]
+        if holds_integers(layer):
+            values = list(rounded_again(layer, merged).stored.values())
+        before = [to_host(weight) for weight in weights]
+        try:
+            _assign(weights, values)
+        except BaseException:
+            _assign(weights, before)
+            raise
+        restore = partial(_assign, weights, before)
+        record.kernels.append(Merged(layer, name, adapter, restore, _sha256(layer)))
     detach(layer, name)
 
 
-def _measure(site: Site) -> list[MergedKernel]:
+def _weights_of_kernel(layer: keras.layers.Layer) -> list[keras.Variable]:
+    return list(stored_weights(layer).values()) if holds_integers(layer) else [base_kernel(layer)]
+
+
+def _assign(weights: list[keras.Variable], values: list[Any]) -> None:
+    for weight, value in zip(weights, values, strict=True):
+        weight.assign(ops.cast(value, weight.dtype))
+
+
+def _measure(site: Site, quantized: str | None) -> list[MergedKernel]:
     delta = site.layer.adapter().delta(base_value(site.layer))
-    rounded = ops.cast(ops.cast(site.layer.merged_kernel(), site.dtype), "float32")
+    rounded, dtype = _rounded(site, quantized)
     delta, rounded = (site.view.to_matrix(ops.convert_to_numpy(k)) for k in (delta, rounded))
     if not np.isfinite(rounded).all():
         raise ValueError(
-            f"The merged kernel does not fit into {site.dtype}: it has NaN or infinite values. Go "
+            f"The merged kernel does not fit into {dtype}: it has NaN or infinite values. Go "
             f"on with the adapter unmerged. Received: the adapter of `{site.path}`"
         )
     paths = (path for path, _ in site.matrices())
     return list(map(measure, paths, *map(site.view.split, (site.matrix(), delta, rounded))))
+
+
+def _rounded(site: Site, quantized: str | None) -> tuple[Any, str]:
+    """The merged kernel as it will be stored, as float32, and the dtype of that."""
+    merged = site.layer.merged_kernel()
+    if holds_integers(site.layer) and quantized == "requantize":
+        return rounded_again(site.layer, merged).floats, site.dtype
+    dtype = site.dtype
+    if holds_integers(site.layer):
+        dtype = keras.dtype_policies.get(float_policy(site.layer)).variable_dtype
+    return ops.cast(ops.cast(merged, dtype), "float32"), dtype
 
 
 def _outputs(model: keras.layers.Layer, probe: Any) -> list[np.ndarray]:
@@ -216,7 +262,7 @@ def _holders(model: keras.layers.Layer) -> dict[int, list[keras.layers.Layer]]:
     return {key: list(layers.values()) for key, layers in holders.items()}
 
 
-def _check(site: Site, holders: dict[int, list[keras.layers.Layer]]) -> None:
+def _check(site: Site, holders: dict[int, list[keras.layers.Layer]], quantized: str | None) -> None:
     """Raises where the adapter of a site cannot be merged."""
     names = sorted(adapters_of(site.layer))
     if len(names) > 1:
@@ -229,11 +275,12 @@ def _check(site: Site, holders: dict[int, list[keras.layers.Layer]]) -> None:
             "The adapter is not active: `set_adapter(model, name)` first. "
             f"Received: adapter {names[0]!r} on `{site.path}`"
         )
-    if holds_integers(site.layer):
+    if holds_integers(site.layer) and quantized is None:
         raise ValueError(
-            "A quantized kernel would lose most of what its adapter adds. Go on with the adapter "
-            "unmerged, or load it onto the float model and merge there: an adapter file fits both. "
-            f"Received: a kernel in {site.dtype}, `{site.path}`"
+            "Say what becomes of quantized kernels: `quantized='float'` makes the adapted ones "
+            "float kernels, `quantized='requantize'` rounds them to integers anew and tells what "
+            "that loses; or load the adapter's file onto the float model and merge there. "
+            f"Received: a kernel in {site.dtype}, `{site.path}`, quantized=None"
         )
     others = [x.path for x in holders[id(base_kernel(site.layer))] if x is not site.owner]
     if others:
@@ -250,11 +297,8 @@ def _check(site: Site, holders: dict[int, list[keras.layers.Layer]]) -> None:
             )
 
 
-def to_host(value: Any) -> np.ndarray:
-    """A value on the host, bit for bit, in as many bytes."""
-    value = ops.convert_to_tensor(value)  # JAX may store less than a variable's dtype says
-    return to_numpy(value).astype(keras.backend.standardize_dtype(value.dtype))
-
-
-def _sha256(value: Any) -> str:
-    return hashlib.sha256(np.ascontiguousarray(to_host(value)).tobytes()).hexdigest()
+def _sha256(layer: keras.layers.Layer) -> str:
+    digest = hashlib.sha256()
+    for weight in _weights_of_kernel(layer):
+        digest.update(np.ascontiguousarray(to_host(weight)).tobytes())
+    return digest.hexdigest()

@@ -11,6 +11,7 @@ import keras
 from keras_svd_adapters.keras_internals import direct_weights
 
 MODES = ("int8", "int4")
+STORED = ("kernel", "kernel_scale", "kernel_zero", "g_idx")
 ADAPTED = (keras.layers.Dense, keras.layers.EinsumDense)
 
 
@@ -26,7 +27,12 @@ def holds_integers(layer: keras.layers.Layer) -> bool:
 
 def stored_kernel(layer: keras.layers.Layer) -> keras.Variable:
     """The variable that holds the integers of a kernel, packed for int4."""
-    return next(weight for weight in direct_weights(layer) if weight.name == "kernel")
+    return stored_weights(layer)["kernel"]
+
+
+def stored_weights(layer: keras.layers.Layer) -> dict[str, keras.Variable]:
+    """The variables that hold a quantized kernel, by name: integers, scales, zero points."""
+    return {weight.name: weight for weight in direct_weights(layer) if weight.name in STORED}
 
 
 def kernel_shape(layer: keras.layers.Layer) -> tuple[int, ...]:

@@ -20,6 +20,12 @@ def to_numpy(variable: Any) -> np.ndarray:
     return ops.convert_to_numpy(value)
 
 
+def to_host(value: Any) -> np.ndarray:
+    """A value on the host, bit for bit, in as many bytes."""
+    value = ops.convert_to_tensor(value)  # JAX may store less than a variable's dtype says
+    return to_numpy(value).astype(keras.backend.standardize_dtype(value.dtype))
+
+
 @contextmanager
 def as_before_on_failure(variables: Iterable[keras.Variable]) -> Iterator[None]:
     """Within, whatever goes wrong, the variables get back the values that they had."""

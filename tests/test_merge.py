@@ -12,6 +12,7 @@ from cases import adapted, batch, build_layer, method_kernel_pairs, numpy, shake
 
 import keras_svd_adapters as ksa
 from keras_svd_adapters.host import AdaptedLayer
+from keras_svd_adapters.values import to_host
 
 ksa_merge = importlib.import_module("keras_svd_adapters.merge")
 SVFT = ksa.SVFT(pattern="banded", d=2)
@@ -73,7 +74,7 @@ def test_other_adapters_are_in_the_way():
 
 
 def bits(model):
-    return {w.path: ksa_merge.to_host(w).tobytes() for w in model.weights}
+    return {w.path: to_host(w).tobytes() for w in model.weights}
 
 
 @pytest.mark.parametrize(

@@ -5,13 +5,15 @@ import models
 import numpy as np
 import pytest
 from autodiff import gradients
-from cases import KERNELS, METHODS, batch, numpy, shake
+from cases import KERNELS, METHODS, batch, build_layer, numpy, shake
 from keras.quantizers import AbsMaxQuantizer, Int4QuantizationConfig
 
 import keras_svd_adapters as ksa
 from keras_svd_adapters.host import attach, base_value
 from keras_svd_adapters.quantized import mode_of
+from keras_svd_adapters.rounding import rounded
 from keras_svd_adapters.site import find_sites
+from keras_svd_adapters.values import to_host
 
 MODES = {
     "int8": ("int8", None),
@@ -19,6 +21,7 @@ MODES = {
     "int4 grouped": ("int4", Int4QuantizationConfig(block_size=8)),
 }
 TOLERANCE = {"int8": 2e-2, "int4": 5e-2}
+FEW = ("tall", "btd,ndh->btnh")
 SOME = ("tall", "wide", "btd,ndh->btnh", "btnh,nhd->btd")
 CASES = {
     name: case
@@ -200,8 +203,9 @@ def test_what_quantized_kernels_refuse():
         ksa.enable(model, ksa.SVF(formulation="factored"))
     assert [w.path for w in model.weights] == before
     ksa.enable(model, ksa.SVF())
-    with pytest.raises(ValueError, match="load it onto the float model and merge there"):
-        ksa.merge(model)
+    for wrong in (None, "int8"):
+        with pytest.raises(ValueError, match="quantized.*float.*requantize.*Received"):
+            ksa.merge(model, quantized=wrong)
     with pytest.raises(ValueError, match="`save_adapter`, `delete_adapter`, `model.quantize`"):
         model.quantize("int4")
 
@@ -249,3 +253,210 @@ def test_logits_of_integers_have_the_gradient_of_floats(mode, tied, cap):
         assert norm(found, right) < 2e-2
     ksa.delete_adapter(model, "default")
     assert type(table) is plain
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("kernel", FEW)
+@pytest.mark.parametrize("method", [ksa.DoRA(rank=2), ksa.SVF()], ids=str)
+def test_integers_merge_to_floats(method, kernel, mode):
+    layer, x = quantized(kernel, mode)
+    plain = dequantized(kernel, layer)
+    order, before = [w.name for w in plain.weights], [to_host(w) for w in layer.weights]
+    model = keras.Sequential([keras.Input(x.shape[1:]), layer])
+    ksa.enable(model, method, targets=[layer.name])
+    shake(model)
+    expected = numpy(model(x))
+    wanted = numpy(layer.merged_kernel())
+    report = ksa.merge(model, quantized="float")
+    assert report.relative < 1e-5
+    assert layer.quantization_mode is None
+    assert layer.compute_dtype == "float32"
+    assert [w.name for w in layer.weights] == order
+    assert layer.kernel.trainable
+    np.testing.assert_allclose(numpy(layer.kernel), wanted, rtol=0, atol=1e-6)
+    assert norm(numpy(model(x)), expected) < TOLERANCE[mode.split()[0]]
+    again = keras.Sequential.from_config(model.get_config())
+    again.build(model.input_shape)
+    again.set_weights(model.get_weights())
+    np.testing.assert_allclose(numpy(again(x)), numpy(model(x)), rtol=0, atol=1e-6)
+    ksa.unmerge(model)
+    np.testing.assert_array_equal(numpy(model(x)), expected)
+    ksa.delete_adapter(model, "default")
+    assert mode_of(layer) == mode.split()[0]
+    for now, then in zip(layer.weights, before, strict=True):
+        np.testing.assert_array_equal(to_host(now), then)
+    layer.quantized_call(x)
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("kernel", FEW)
+def test_integers_merge_to_integers(kernel, mode):
+    layer, x = quantized(kernel, mode)
+    before = [to_host(w) for w in layer.weights]
+    model = keras.Sequential([keras.Input(x.shape[1:]), layer])
+    ksa.enable(model, ksa.LoRA(rank=2), targets=[layer.name])
+    shake(model, 0.5)
+    wanted, expected = numpy(layer.merged_kernel()), numpy(model(x))
+    report = ksa.merge(model, quantized="requantize")
+    lost = norm(numpy(base_value(layer)), wanted)
+    assert 0 < lost < {"int8": 0.01, "int4": 0.1}[mode_of(layer)]
+    (told,) = report.kernels
+    assert 0 < told.lost < 1
+    assert told.relative < 0.2
+    change = numpy(base_value(layer)) - wanted
+    delta = wanted - base_of(before, layer)
+    np.testing.assert_allclose(told.lost, np.linalg.norm(change) / np.linalg.norm(delta), rtol=1e-3)
+    assert norm(numpy(model(x)), expected) < 4 * TOLERANCE[mode_of(layer)]
+    ksa.unmerge(model)
+    np.testing.assert_array_equal(numpy(model(x)), expected)
+    ksa.merge(model, quantized="requantize", keep_base=False)
+    with pytest.raises(ValueError, match="no merge to take back"):
+        ksa.unmerge(model)
+
+
+def base_of(values, layer):
+    """The floats that a layer's weights stood for when they had these values."""
+    now = [to_host(w) for w in layer.weights]
+    for weight, value in zip(layer.weights, values, strict=True):
+        weight.assign(value)
+    found = numpy(base_value(layer))
+    for weight, value in zip(layer.weights, now, strict=True):
+        weight.assign(value)
+    return found
+
+
+@pytest.mark.parametrize("how", ["float", "requantize"])
+@pytest.mark.parametrize("mode", MODES)
+def test_a_quantized_language_model_is_merged_and_saved(mode, how, tmp_path):
+    model, _ = language_model(mode)
+    ksa.enable(model, ksa.LoRA(rank=2), targets="attention")
+    shake(model, 0.02)
+    x = tokens()
+    expected = numpy(model(x))
+    ksa.merge(model, quantized=how)
+    merged = numpy(model(x))
+    assert norm(merged, expected) < 0.2
+    model.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    for now, then in zip(loaded.weights, model.weights, strict=True):
+        np.testing.assert_array_equal(to_host(now), to_host(then))
+    # Keras loads the int4 table of an unadapted model with another activation quantizer, too.
+    exact = 1e-5 if mode == "int8" else 5e-2
+    np.testing.assert_allclose(numpy(loaded(x)), merged, rtol=0, atol=exact)
+    ksa.unmerge(model)
+    np.testing.assert_array_equal(numpy(model(x)), expected)
+
+
+STARTS = [("loftq", 1), ("loftq", 3), ("qpissa", 1), ("qpissa", 3)]
+
+
+@pytest.mark.parametrize(("start", "iterations"), STARTS)
+@pytest.mark.parametrize("kernel", FEW)
+@pytest.mark.parametrize("mode", ["int8", "int4 grouped"])
+def test_an_adapter_makes_up_for_the_rounding(mode, kernel, start, iterations):
+    build, shape = KERNELS[kernel]
+    layer = build_layer(build)
+    bias = None if layer.bias is None else numpy(layer.bias)
+    (site,) = find_sites(layer)
+    K, x = site.matrix().astype("float64"), batch(shape)
+    how, config = MODES[mode]
+    alone = site.view.to_matrix(rounded(layer, layer.kernel, how, config).floats)
+    model = keras.Sequential([keras.Input(shape[1:]), layer])
+    method = ksa.LoRA(rank=3, alpha=6)
+    report = ksa.quantize(model, how, method, start, iterations, config, layer.name, verbose=0)
+    assert mode_of(layer) == how
+    Q = find_sites(layer)[0].matrix()
+    values = {name: numpy(v).astype("float64") for name, v in layer.adapter().trained.items()}
+    A, B = values["lora_a"], values["lora_b"]
+    (told,) = report.kernels
+    np.testing.assert_allclose(told.alone, norm(alone, K), rtol=1e-3)
+    np.testing.assert_allclose(told.error, norm(Q + 2 * A @ B, K), rtol=1e-3)
+    assert told.error < told.alone or start == "qpissa"
+    if (start, iterations) == ("loftq", 1):
+        np.testing.assert_array_equal(Q, alone)
+    if start == "loftq":  # what is left of K is nothing that these factors could take
+        U, s, Vt = np.linalg.svd(K - Q)
+        np.testing.assert_allclose(2 * A @ B, (U[:, :3] * s[:3]) @ Vt[:3], rtol=0, atol=1e-4)
+        np.testing.assert_allclose(A.T @ A, B @ B.T, rtol=0, atol=1e-4)
+    elif iterations == 1:
+        U, s, Vt = np.linalg.svd(K)
+        np.testing.assert_allclose(2 * A @ B, (U[:, :3] * s[:3]) @ Vt[:3], rtol=0, atol=1e-4)
+    assert bias is None or (numpy(layer.bias) == bias).all()
+    assert {w.path for w in model.trainable_weights} == {
+        v.path for v in layer.adapter().trained.values()
+    }
+    plain = build("float32")
+    plain.kernel.assign(site.view.from_matrix(keras.ops.convert_to_tensor(K)))
+    if bias is not None:
+        plain.bias.assign(bias)
+    assert norm(numpy(model(x)), numpy(plain(x))) < 0.2
+
+
+def test_a_compensated_language_model_is_near_its_floats_and_learns(tmp_path):
+    model, x = models.gemma(num_layers=2, num_key_value_heads=1), tokens()
+    expected = numpy(model(x))
+    weights = model.get_weights()
+    model.quantize("int4")
+    alone = norm(numpy(model(x)), expected)
+    for start, iterations in STARTS:
+        model = models.gemma(num_layers=2, num_key_value_heads=1)
+        model.set_weights(weights)
+        report = ksa.quantize(model, "int4", ksa.LoRA(rank=4), start, iterations)
+        assert norm(numpy(model(x)), expected) < alone
+        assert "int4" in str(report)
+    model.compile(keras.optimizers.Adam(0.01), keras.losses.MeanSquaredError())
+    losses = model.fit(x, numpy(expected) + 0.1, epochs=4, verbose=0).history["loss"]
+    assert losses[-1] < losses[0]
+    y = numpy(model(x))
+    model.save_weights(tmp_path / "a.weights.h5")
+    ksa.save_adapter(model, tmp_path / "a.keras")
+    ksa.delete_adapter(model, "default")
+    ksa.load_adapter(model, tmp_path / "a.keras")
+    np.testing.assert_allclose(numpy(model(x)), y, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("how", "told"),
+    [
+        ({"mode": "float8"}, "`mode` is one of"),
+        ({"method": ksa.DoRA(rank=2)}, "LoRA.rank=16"),
+        ({"method": ksa.SVF()}, "`model.quantize.mode.` and `enable`"),
+        ({"start": "pissa"}, "`start` is one of"),
+        ({"iterations": 0}, "positive integer"),
+        ({"targets": "token_embedding"}, "cannot be adapted"),
+        ({"targets": "nothing"}, "nothing"),
+        ({"method": ksa.LoRA(rank=900)}, "rank"),
+        ({"name": "a b"}, "word of letters"),
+        ({"mode": "int8", "config": Int4QuantizationConfig()}, "config"),
+    ],
+)
+def test_what_quantize_refuses(how, told):
+    model = models.gemma(num_layers=1, num_key_value_heads=1)
+    before = {w.path: to_host(w) for w in model.weights}
+    how = {"mode": "int4", "method": ksa.LoRA(rank=2), "start": "qpissa"} | how
+    with pytest.raises(ValueError, match=told):
+        ksa.quantize(model, **how)
+    assert {w.path for w in model.weights} == before.keys()
+    for weight in model.weights:
+        np.testing.assert_array_equal(to_host(weight), before[weight.path])
+
+
+def test_quantize_wants_floats_without_adapters(monkeypatch):
+    model, _ = language_model("int8")
+    with pytest.raises(ValueError, match="floats are gone.*Received: .*int8"):
+        ksa.quantize(model, "int8", ksa.LoRA(rank=2))
+    model = models.gemma(num_layers=1, num_key_value_heads=1)
+    ksa.enable(model, ksa.LoRA(rank=2))
+    with pytest.raises(ValueError, match="`delete_adapter`"):
+        ksa.quantize(model, "int8", ksa.LoRA(rank=2), name="other")
+    ksa.delete_adapter(model, "default")
+    before = model.get_weights()
+
+    def failing(*args, **kwargs):
+        raise RuntimeError("no memory")
+
+    monkeypatch.setattr(type(model), "quantize", failing)
+    with pytest.raises(RuntimeError, match="no memory"):
+        ksa.quantize(model, "int8", ksa.LoRA(rank=2), start="qpissa")
+    for now, then in zip(model.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(now, then)

@@ -98,10 +98,10 @@ class DoRA(LoRA):
 
     def apply(self, x: Any, base: Base, c: SimpleNamespace, form: str, dropout: Dropout) -> Any:
         dropped = dropout(x)
-        branch = matmul(self.scale * base.times(dropped, c.lora_a), c.lora_b)
+        inner = self.scale * base.times(dropped, c.lora_a)
         if dropped is x:
-            return c.gain * (base(x) + branch)
-        return base(x) + (c.gain - 1) * base(dropped) + c.gain * branch
+            return c.gain * base.plus(x, inner, c.lora_b)
+        return base(x) + (c.gain - 1) * base(dropped) + c.gain * matmul(inner, c.lora_b)
 
     def delta(self, K: Any, v: SimpleNamespace, form: str) -> Any:
         c = SimpleNamespace(**self.coefficients(v, form, lambda: K))

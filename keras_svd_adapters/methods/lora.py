@@ -100,7 +100,7 @@ class LoRA(Method):
 
     def apply(self, x: Any, base: Base, c: SimpleNamespace, form: str, dropout: Dropout) -> Any:
         # (..., m) @ (m, r) @ (r, n)
-        return base(x) + matmul(self.scale * base.times(dropout(x), c.lora_a), c.lora_b)
+        return base.plus(x, self.scale * base.times(dropout(x), c.lora_a), c.lora_b)
 
     def delta(self, K: Any, v: SimpleNamespace, form: str) -> Any:
         return self.scale * matmul(v.lora_a, v.lora_b)

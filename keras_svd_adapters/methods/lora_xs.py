@@ -96,7 +96,7 @@ class LoRAXS(Method):
 
     def apply(self, x: Any, base: Base, c: SimpleNamespace, form: str, dropout: Dropout) -> Any:
         # (..., m) @ (m, r) @ (r, r) @ (r, n)
-        return base(x) + matmul(matmul(base.times(x, c.U), c.core), c.Vt)
+        return base.plus(x, matmul(base.times(x, c.U), c.core), c.Vt)
 
     def delta(self, K: Any, v: SimpleNamespace, form: str) -> Any:
         c = SimpleNamespace(**self.coefficients(v, form, lambda: K))

@@ -80,6 +80,10 @@ class Base(Protocol):
         """`x K`, or `x (K + delta)` where an `(m, n)` delta is given."""
         ...
 
+    def plus(self, x: Any, h: Any, matrix: Any) -> Any:
+        """`x K + h B` for an `(r, n)` matrix B, rounded once where that is worth it."""
+        ...
+
     def times(self, x: Any, matrix: Any) -> Any:
         """`x A` for any `(m, r)` matrix; an embedding looks its rows up."""
         ...
@@ -154,6 +158,10 @@ class Method:
 
     def patch_form(self, m: int, n: int, s: np.ndarray | None = None) -> str:
         """As `form`, where only `base` and `base.times` may read `x`: the patches of an image."""
+        return self.form(m, n, s)
+
+    def half_form(self, m: int, n: int, s: np.ndarray | None = None) -> str:
+        """As `form`, where the layer computes in bfloat16 or float16."""
         return self.form(m, n, s)
 
     @property

@@ -110,7 +110,7 @@ class PiSSA(LoRA):
         }
 
     def apply(self, x: Any, base: Base, c: SimpleNamespace, form: str, dropout: Dropout) -> Any:
-        return base(x) + matmul(base.times(x, c.left), c.right)
+        return base.plus(x, base.times(x, c.left), c.right)
 
     def delta(self, K: Any, v: SimpleNamespace, form: str) -> Any:
         c = SimpleNamespace(**self.coefficients(v, form, lambda: K))

@@ -103,7 +103,7 @@ class VeRA(Method):
     def apply(self, x: Any, base: Base, c: SimpleNamespace, form: str, dropout: Dropout) -> Any:
         # (..., m) @ (m, r) @ (r, n)
         inner = base.times(dropout(x), c.vera_a) * c.lambda_d
-        return base(x) + matmul(inner, c.vera_b) * c.lambda_b
+        return base.plus(x, inner, c.vera_b * c.lambda_b)
 
     def delta(self, K: Any, v: SimpleNamespace, form: str) -> Any:
         return matmul(v.vera_a * v.lambda_d, v.vera_b * v.lambda_b)
