@@ -13,6 +13,7 @@ import keras
 from keras import ops
 
 from keras_svd_adapters.adapter import Adapter
+from keras_svd_adapters.half_precision import shifted_product, sum_of_known, sum_of_products
 from keras_svd_adapters.keras_internals import (
     attach_child,
     dequantized,
@@ -41,7 +42,8 @@ class Operation:
         shape: `(m, n)`.
         tokens: About how many rows the input has.
         matrix: Gives `K` as a matrix, in the compute dtype.
-        joined: `x K + h B`, rounded once; `None` where two products do as well.
+        rounds_once: Whether sums of products with `K` are worth adding up before
+            they are rounded.
     """
 
     run: Callable[..., Any]
@@ -49,16 +51,22 @@ class Operation:
     shape: tuple[int, int]
     tokens: int
     matrix: Callable[[], Any]
-    joined: Callable[[Any, Any, Any], Any] | None = None
+    rounds_once: bool = False
 
     def __call__(self, x: Any, delta: Any = None) -> Any:
         return self.run(x, delta)
 
-    def plus(self, x: Any, h: Any, matrix: Any) -> Any:
-        """`x K + h B`."""
-        if self.joined is None:
-            return self.run(x) + ops.matmul(h, matrix)
-        return self.joined(x, h, matrix)
+    def plus(self, x: Any, h: Any, matrix: Any, y: Any = None) -> Any:
+        """`x K + h B`; `y` is `x K` where that is known."""
+        if not self.rounds_once:
+            return (self.run(x) if y is None else y) + ops.matmul(h, matrix)
+        if y is None:
+            return sum_of_products(x, self.matrix(), h, matrix)
+        return sum_of_known(y, x, self.matrix(), h, matrix)
+
+    def shift(self, x: Any, d: Any) -> Any:
+        """`(x + d) K`."""
+        return shifted_product(x, d, self.matrix()) if self.rounds_once else self.run(x + d)
 
 
 def count_tokens(sizes: Sequence[Any]) -> int:
@@ -78,8 +86,7 @@ class AdaptedLayer:
     `looks_up`, whether the input holds indices; `lays_out`, whether it holds
     rows of `m` values, which a method may change; `linear`, whether kernels of
     this kind are adapted where no target is named; `called`, whether the layer
-    is called with an input, on which a method's dropout acts; `joins`, whether its
-    product and that of an adapter may be rounded as one.
+    is called with an input, on which a method's dropout acts.
     """
 
     adapts: ClassVar[tuple[type, ...]] = ()
@@ -88,7 +95,6 @@ class AdaptedLayer:
     lays_out: ClassVar[bool] = True
     linear: ClassVar[bool] = True
     called: ClassVar[bool] = True
-    joins: ClassVar[bool] = False
     kinds: ClassVar[list[type[AdaptedLayer]]] = []
 
     carried_adapters: tuple[str, ...] = ()

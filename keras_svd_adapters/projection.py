@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import keras
 from keras import ops
 
-from keras_svd_adapters.half_precision import sum_of_products, sums_are_rounded_once
+from keras_svd_adapters.half_precision import sums_are_rounded_once
 from keras_svd_adapters.host import AdaptedKernel, Operation, base_kernel, count_tokens
 from keras_svd_adapters.kernel import KernelView, leading_shape
 from keras_svd_adapters.mixture import Adapt
@@ -20,7 +20,6 @@ class AdaptedProjection(AdaptedKernel):
     """Mixin for layers that multiply their input with a kernel."""
 
     adapts: ClassVar[tuple[type, ...]] = (keras.layers.Dense, keras.layers.EinsumDense)
-    joins: ClassVar[bool] = True
 
     @staticmethod
     def view(layer: keras.layers.Layer) -> KernelView:
@@ -63,9 +62,6 @@ class AdaptedProjection(AdaptedKernel):
             y = self._product(ops.reshape(x, (*leading, view.m)), delta)
             return ops.reshape(y, (-1, view.n))
 
-        def joined(x: Any, h: Any, matrix: Any) -> Any:
-            return sum_of_products(x, self.base_matrix(), h, matrix)
-
         tokens = 0 if holds_integers(self) else count_tokens(x.shape[:-1])  # type: ignore[arg-type]
         once = not mapped and sums_are_rounded_once(self.compute_dtype, tokens)  # type: ignore[attr-defined]
         operation = Operation(
@@ -74,7 +70,7 @@ class AdaptedProjection(AdaptedKernel):
             (view.m, view.n),
             tokens,
             self.base_matrix,
-            joined if once else None,
+            once,
         )
         y = adapt(ops.reshape(x, (-1, view.m)), operation)
         return view.unflatten_output(ops.reshape(y, (*leading, view.n)))

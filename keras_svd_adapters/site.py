@@ -13,7 +13,6 @@ import numpy as np
 from keras_svd_adapters.adapter import Adapter, declared_arrays, name_scopes
 from keras_svd_adapters.convolution import AdaptedConvolution
 from keras_svd_adapters.embedding import AdaptedEmbedding
-from keras_svd_adapters.half_precision import HALF
 from keras_svd_adapters.host import (
     PREFIX,
     AdaptedLayer,
@@ -104,8 +103,6 @@ class Site:
         if holds_integers(self.owner):
             return method.beside_form
         choose = method.form if self.host.lays_out else method.patch_form
-        if self.host.joins and self.layer.compute_dtype in HALF:
-            choose = method.half_form
         return choose(self.view.m, self.view.n, s)
 
     def check(self, method: Method) -> None:
@@ -115,10 +112,10 @@ class Site:
                 "It is an embedding, which LoRA, DoRA and TokenRows adapt; give it one of these by "
                 f"a mapping in `targets`, or leave it out. Received: {self.kind}"
             )
-        if holds_integers(self.owner) and getattr(method, "formulation", "auto") != "auto":
+        if holds_integers(self.owner) and getattr(method, "formulation", "auto") == "factored":
             raise ValueError(
-                "Beside a quantized kernel both factors are needed, and cannot take its place: use "
-                f"`formulation='auto'`. Received: {method}"
+                "The factors would take the place of the quantized kernel, and its memory with it: "
+                f"use `formulation='auto'`. Received: {method}"
             )
         method.check(self.view.m, self.view.n)
 

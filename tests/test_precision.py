@@ -100,20 +100,6 @@ def test_gradients_of_many_tokens(case, dtype):
         assert np.linalg.norm(ours - right) < 3e-2 * np.linalg.norm(right)
 
 
-def test_one_sided_keeps_the_smaller_factor_alone():
-    stored = {}
-    for formulation in ("auto", "one_sided"):
-        layer, x = many_tokens("tall", "bfloat16")
-        model = keras.Sequential([keras.Input(x.shape[1:]), layer])
-        plan = ksa.plan(model, ksa.SVF(formulation=formulation), targets=[layer.name])
-        ksa.enable(model, ksa.SVF(formulation=formulation), targets=[layer.name])
-        stored[formulation] = {w.name for w in layer.adapter().weights}
-        frozen = [w for w in layer.adapter().weights if not w.trainable]
-        size = sum(int(np.prod(w.shape)) * (2 if w.dtype == "bfloat16" else 4) for w in frozen)
-        assert plan.frozen_bytes == size
-    assert stored == {"auto": {"z", "s", "U", "Vt"}, "one_sided": {"z", "s", "Vt"}}
-
-
 METHODS_TO_FIT = [ksa.LoRA(rank=4), ksa.DoRA(rank=4), ksa.SVF(), ksa.SVFT(pattern="banded", d=1)]
 
 

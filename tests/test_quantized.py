@@ -398,14 +398,15 @@ def test_a_compensated_language_model_is_near_its_floats_and_learns(tmp_path):
     weights = model.get_weights()
     model.quantize("int4")
     alone = norm(numpy(model(x)), expected)
-    for start, iterations in STARTS:
+    for start, iterations in (STARTS[0], STARTS[3]):
         model = models.gemma(num_layers=2, num_key_value_heads=1)
         model.set_weights(weights)
         report = ksa.quantize(model, "int4", ksa.LoRA(rank=4), start, iterations)
         assert norm(numpy(model(x)), expected) < alone
         assert "int4" in str(report)
-    model.compile(keras.optimizers.Adam(0.01), keras.losses.MeanSquaredError())
-    losses = model.fit(x, numpy(expected) + 0.1, epochs=4, verbose=0).history["loss"]
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(keras.optimizers.Adam(0.01), loss)
+    losses = model.fit(x, np.roll(x["token_ids"], -1, 1), epochs=4, verbose=0).history["loss"]
     assert losses[-1] < losses[0]
     y = numpy(model(x))
     model.save_weights(tmp_path / "a.weights.h5")
@@ -455,7 +456,7 @@ def test_quantize_wants_floats_without_adapters(monkeypatch):
     def failing(*args, **kwargs):
         raise RuntimeError("no memory")
 
-    monkeypatch.setattr(type(model), "quantize", failing)
+    monkeypatch.setattr(model, "quantize", failing)
     with pytest.raises(RuntimeError, match="no memory"):
         ksa.quantize(model, "int8", ksa.LoRA(rank=2), start="qpissa")
     for now, then in zip(model.get_weights(), before, strict=True):

@@ -80,8 +80,12 @@ class Base(Protocol):
         """`x K`, or `x (K + delta)` where an `(m, n)` delta is given."""
         ...
 
-    def plus(self, x: Any, h: Any, matrix: Any) -> Any:
-        """`x K + h B` for an `(r, n)` matrix B, rounded once where that is worth it."""
+    def plus(self, x: Any, h: Any, matrix: Any, y: Any = None) -> Any:
+        """`x K + h B` for an `(r, n)` matrix B; `y` is `x K` where that is known."""
+        ...
+
+    def shift(self, x: Any, d: Any) -> Any:
+        """`(x + d) K`."""
         ...
 
     def times(self, x: Any, matrix: Any) -> Any:
@@ -158,10 +162,6 @@ class Method:
 
     def patch_form(self, m: int, n: int, s: np.ndarray | None = None) -> str:
         """As `form`, where only `base` and `base.times` may read `x`: the patches of an image."""
-        return self.form(m, n, s)
-
-    def half_form(self, m: int, n: int, s: np.ndarray | None = None) -> str:
-        """As `form`, where the layer computes in bfloat16 or float16."""
         return self.form(m, n, s)
 
     @property

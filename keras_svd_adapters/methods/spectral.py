@@ -10,8 +10,7 @@ Four forms compute the same `x K'`:
     factored    ((x U) (diag(s) + C)) Vt         K is not read; equal to about 1e-6
 
 The first three keep the kernel and return exactly `x K` while C is zero. In float32 and with
-tokens enough, each makes `K' - K`, or K' if factored, once a step: `x (K + U C Vt)`. In bfloat16,
-`two_sided` alone keeps a change of a thousandth: what the one-sided ones add is rounded away.
+tokens enough, each makes `K' - K`, or K' if factored, once a step: `x (K + U C Vt)`.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ from keras.ops import matmul, transpose
 from keras_svd_adapters.methods.method import SVD, Array, Base, Dropout, Kernel, Method
 
 Times = Callable[[Any, Any], Any]
-FORMULATIONS = ("auto", "one_sided", "factored")
+FORMULATIONS = ("auto", "factored")
 
 
 @dataclass(frozen=True, repr=False)
@@ -58,10 +57,6 @@ class Spectral(Method):
         if self.one_sided_is_safe(m, n, s):
             return "input" if m <= n else "output"
         return "two_sided"
-
-    def half_form(self, m: int, n: int, s: np.ndarray | None = None) -> str:
-        form = self.form(m, n, s)
-        return "two_sided" if self.formulation == "auto" else form
 
     def patch_form(self, m: int, n: int, s: np.ndarray | None = None) -> str:
         form = self.form(m, n, s)
@@ -110,10 +105,10 @@ class Spectral(Method):
             change = self.change(base.matrix, c, form)
             return base.times(x, change) if form == "factored" else base(x, change)
         if form == "input":
-            return base(x + matmul(self.project(x, c.U, c, form), transpose(c.U)))
+            return base.shift(x, matmul(self.project(x, c.U, c, form), transpose(c.U)))
         if form == "output":
             y = base(x)
-            return y + matmul(self.project(y, transpose(c.Vt), c, form), c.Vt)
+            return base.plus(x, self.project(y, transpose(c.Vt), c, form), c.Vt, y)
         if form == "factored":
             return matmul(self.project(x, c.U, c, form, base.times), c.Vt)
         return base.plus(x, self.project(x, c.U, c, form, base.times), c.Vt)

@@ -27,9 +27,7 @@ class SVF(Spectral):
     Args:
         formulation: `"auto"` keeps the kernel and is exact at step 0;
             `"factored"` computes with the factors in its place, which is
-            fastest in float32 and equal to about 1e-6; `"one_sided"` is
-            `"auto"` with the smaller factor alone in bfloat16, too, where that
-            is safe: less memory, and half of a change of a thousandth is lost.
+            fastest in float32 and equal to about 1e-6.
 
     Raises:
         ValueError: If `formulation` is unknown.
