@@ -19,6 +19,7 @@ Verbs, each with its own `help`:
 - look: `status`, `coefficients`, `similarity`, and `AdapterHealth` as a callback of `fit`
 - one adapter per sample of a batch: `predict`, `generate`
 - keep: `save_adapter`, `load_adapter`; `svd_cache` holds the decompositions
+- quantized models: `enable` after `model.quantize`; `quantize` makes up for the rounding
 - leave: `merge`, `unmerge`, `to_lora`; `combine` makes one of several, `extract_lora` one of two
   models
 - HF PEFT: `export_peft`, `import_peft`

@@ -28,7 +28,7 @@ from keras_svd_adapters.warning import warn
 from keras_svd_adapters.weights import check_weights, own_weights
 
 Path = str | os.PathLike[str]
-SAME_BASE, SHOWN = 0.05, 3
+SAME_BASE, SAME_BASE_INT4, SHOWN = 0.05, 0.2, 3
 ANOTHER_BASE = "Load the base model that it was trained on"
 NEWER = "`pip install --upgrade keras-svd-adapters`, or import the module that defines the method"
 DAMAGED = "Fetch or save it again"
@@ -97,7 +97,8 @@ def _other_values(
     if ours["dtype"] != theirs["dtype"]:
         sample = contents.values[f"sites/{site.key}/sample_K"]
         far = distance(kernel_sample(matrix), sample)
-        if far <= SAME_BASE:
+        rough = "int4" in (ours["dtype"], theirs["dtype"])
+        if far <= (SAME_BASE_INT4 if rough else SAME_BASE):
             dtypes.append((theirs["dtype"], ours["dtype"], far))
             return None
     return f"the kernel of `{site.path}` has other values"
