@@ -23,6 +23,9 @@ MODES = {
 TOLERANCE = {"int8": 2e-2, "int4": 5e-2}
 FEW = ("tall", "btd,ndh->btnh")
 SOME = ("tall", "wide", "btd,ndh->btnh", "btnh,nhd->btd")
+PAIRS = [("int8", kernel) for kernel in SOME]
+PAIRS += [("int4", kernel) for kernel in SOME[::2]]
+PAIRS += [("int4 grouped", kernel) for kernel in SOME[1::2]]
 CASES = {
     name: case
     for name, case in METHODS.items()
@@ -70,8 +73,7 @@ def test_the_float_kernel_is_what_the_layer_multiplies_with(kernel, mode):
     np.testing.assert_allclose(rows.reshape(site.view.m, -1), site.matrix(), rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("kernel", SOME)
+@pytest.mark.parametrize(("mode", "kernel"), PAIRS)
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 def test_outputs_and_gradients(case, kernel, mode):
     layer, x = quantized(kernel, mode)
@@ -469,3 +471,30 @@ def test_quantize_wants_floats_without_adapters(monkeypatch):
         ksa.quantize(model, "int8", ksa.LoRA(rank=2), start="qpissa")
     for now, then in zip(model.get_weights(), before, strict=True):
         np.testing.assert_array_equal(now, then)
+
+
+@pytest.mark.parametrize("dtype", ["mixed_bfloat16", "bfloat16"])
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("method", [ksa.LoRA(rank=2), ksa.DoRA(rank=2), ksa.SVF()], ids=str)
+def test_integers_in_half_precision(method, mode, dtype):
+    """An adapter beside integers computes in the dtype that the layer had."""
+    layer, _ = quantized("tall", mode, dtype)
+    plain = dequantized("tall", layer)
+    x = batch((300, 40))
+    before = layer(x)
+    ksa.enable(layer, method, targets=[layer.name])
+    np.testing.assert_array_equal(numpy(layer(x)), numpy(before))
+    shake(layer)
+    y = layer(x)
+    assert keras.backend.standardize_dtype(y.dtype) == "bfloat16"
+    assert {w.dtype for w in layer.trainable_weights} == {"float32"}
+    (site,) = find_sites(plain)
+    values = {name: numpy(v) for name, v in layer.adapter().arrays.items()}
+    for weight in plain.weights:
+        weight.trainable = False
+    ours = layer.adapter()
+    attach(plain, "default", site.new_adapter(ours.method, ours.form, "default", values))
+    assert norm(numpy(y), numpy(plain(x))) < 5e-2
+    g = batch(y.shape, seed=9)
+    for found, right in zip(gradients(layer, x, g), gradients(plain, x, g), strict=True):
+        assert norm(found, right) < 5e-2
