@@ -12,7 +12,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_svd_adapters.keras_internals import only_shapes_matter
+from keras_svd_adapters.keras_internals import lay_out, only_shapes_matter
 from keras_svd_adapters.kernel import KernelView
 from keras_svd_adapters.methods.method import Array, Base, Method
 from keras_svd_adapters.shared import SharedArrays
@@ -20,6 +20,11 @@ from keras_svd_adapters.svd import decompose
 from keras_svd_adapters.values import starting_at, to_numpy
 
 SHARED_MARK, SEED_STATE = "shared_mark", "seed_state"
+
+
+def nowhere(axes: str) -> None:
+    """No layout: Keras places the array."""
+    return
 
 
 class Adapter(keras.layers.Layer):
@@ -41,6 +46,8 @@ class Adapter(keras.layers.Layer):
         shared: What it reads of arrays that the model has once.
         name: Name of the layer, so that its weights have the same paths in
             every process.
+        layout: Where an array with these axes lies on the devices, as `Array`
+            has them.
     """
 
     def __init__(
@@ -52,12 +59,14 @@ class Adapter(keras.layers.Layer):
         dtype: Any = None,
         shared: SharedArrays | None = None,
         name: str | None = None,
+        layout: Callable[[str], Any] = nowhere,
     ):
         super().__init__(dtype=dtype, name=name)
         self.method = method
         self.view = view
         self.form = form
         self.shared = shared
+        self._layout_of = layout
         self.shared_mark: bytes | None = None
         self.has_values = values is not None
         self.kernel: Callable[[], Any] = no_kernel
@@ -82,6 +91,7 @@ class Adapter(keras.layers.Layer):
             trainable=array.trainable,
             autocast=False,
         )
+        lay_out(variable, self._layout_of(array.axes))
         variable.adapted_by = self.method
         variable.decays = array.start == 0.0
         setattr(self, name, variable)
@@ -250,7 +260,9 @@ def declared_arrays(method: Method, view: KernelView, form: str) -> dict[str, Ar
     if view.count is None:
         return arrays
     return {
-        name: array if array.shared else array._replace(shape=(view.count, *array.shape))
+        name: array
+        if array.shared
+        else array._replace(shape=(view.count, *array.shape), axes=array.axes and "s" + array.axes)
         for name, array in arrays.items()
     }
 

@@ -15,8 +15,16 @@ import keras
 import numpy as np
 
 from keras_svd_adapters.adapter import Adapter
-from keras_svd_adapters.host import PREFIX, activate, adapters_of, attach, detach
+from keras_svd_adapters.host import (
+    PREFIX,
+    activate,
+    adapters_of,
+    attach,
+    base_kernel,
+    detach,
+)
 from keras_svd_adapters.keras_internals import is_pinned
+from keras_svd_adapters.layout import check_layout
 from keras_svd_adapters.methods.method import SVD, Method, Truncation
 from keras_svd_adapters.progress import KernelProgress
 from keras_svd_adapters.sharing import Shared, share
@@ -172,6 +180,7 @@ def check_methods(chosen: Chosen, name: str) -> None:
 def check_shapes(chosen: Chosen) -> None:
     """Raises where a kernel does not suit its method."""
     for site, method in chosen:
+        check_layout(base_kernel(site.layer))
         try:
             site.check(method)
         except ValueError as error:

@@ -20,6 +20,7 @@ fails where Keras moves one of them.
 - `_flatten_layers`, `_keras_history`: which models hold a layer, which layer makes an output.
 - `_kernel`, `_is_quantized`, `_adjust_scale_for_dequant`, `_int4_rows`: how a layer is quantized,
   and the way back, which Keras lacks.
+- `_layout`, `_value`: `add_weight` takes no layout, and a `LayoutMap` would have to know our names.
 - `_track_variables` (torch): new variables join `model.parameters()` only when asked.
 """
 
@@ -427,6 +428,18 @@ def _unlocked(layer: Any) -> Iterator[None]:
     finally:
         if locked:
             layer._tracker.lock()
+
+
+def sharding_of(variable: keras.Variable) -> Any:
+    """How JAX has spread a variable over devices; `None` for one without a value yet."""
+    return getattr(variable._value, "sharding", None)
+
+
+def lay_out(variable: keras.Variable, layout: Any) -> None:
+    """Lets a variable lie on the devices as a layout says, now and when it is assigned (JAX)."""
+    if layout is not None:
+        variable._layout = layout
+        variable.assign(variable.value)
 
 
 def trace_shapes(function: Callable[..., Any], *specs: Any) -> None:

@@ -24,6 +24,7 @@ from keras_svd_adapters.host import (
 from keras_svd_adapters.keras_internals import walk
 from keras_svd_adapters.kernel import KernelView
 from keras_svd_adapters.kernel_register import slides
+from keras_svd_adapters.layout import layout_beside
 from keras_svd_adapters.methods.method import Array, Method
 from keras_svd_adapters.projection import AdaptedProjection
 from keras_svd_adapters.quantized import (
@@ -160,7 +161,8 @@ class Site:
         """An adapter of this name for the kernel, not attached yet; else as `Adapter` has it."""
         with name_scopes(self._scope):
             dtype = float_policy(self.layer)
-            return Adapter(method, self.view, form, values, dtype, shared, PREFIX + name)
+            layout = partial(layout_beside, base_kernel(self.layer), self.view)
+            return Adapter(method, self.view, form, values, dtype, shared, PREFIX + name, layout)
 
     @property
     def _scope(self) -> str:

@@ -66,8 +66,8 @@ class DoRA(LoRA):
     def arrays(self, m: int, n: int, form: str) -> dict[str, Array]:
         return {
             **super().arrays(m, n, form),
-            "magnitude": Array((n,), trainable=True),
-            "norm": Array((n,)),
+            "magnitude": Array((n,), trainable=True, axes="n"),
+            "norm": Array((n,), axes="n"),
         }
 
     def start(

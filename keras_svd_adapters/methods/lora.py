@@ -86,8 +86,8 @@ class LoRA(Method):
     def arrays(self, m: int, n: int, form: str) -> dict[str, Array]:
         a, b = (0.0, None) if form == "lookup" else (None, 0.0)
         return {
-            "lora_a": Array((m, self.rank), trainable=True, start=a),
-            "lora_b": Array((self.rank, n), trainable=True, start=b),
+            "lora_a": Array((m, self.rank), trainable=True, start=a, axes="m."),
+            "lora_b": Array((self.rank, n), trainable=True, start=b, axes=".n"),
         }
 
     def start(

@@ -78,8 +78,8 @@ class LoRAXS(Method):
         return {
             "latent": Array((r, r), trainable=True, start=None if self.init_std else 0.0),
             "s": Array((r,)),
-            "U": Array((m, r), dtype="compute"),
-            "Vt": Array((r, n), dtype="compute"),
+            "U": Array((m, r), dtype="compute", axes="m."),
+            "Vt": Array((r, n), dtype="compute", axes=".n"),
         }
 
     def start(

@@ -24,6 +24,9 @@ class Array(NamedTuple):
             base model cannot give it back.
         shared: Whether the model has one such array, of which each kernel
             reads the leading part, as large as `shape`. Such arrays are frozen.
+        axes: A letter for each axis: `m` for the inputs of the kernel, `n` for its
+            outputs, `.` for any other. Where the kernel lies in parts on several
+            devices, so does the array along its `m` or `n`.
     """
 
     shape: tuple[int, ...]
@@ -32,6 +35,7 @@ class Array(NamedTuple):
     dtype: str = "float32"
     saved: bool = False
     shared: bool = False
+    axes: str = ""
 
     @property
     def in_file(self) -> bool:

@@ -88,10 +88,10 @@ class PiSSA(LoRA):
 
     def arrays(self, m: int, n: int, form: str) -> dict[str, Array]:
         return {
-            "lora_a": Array((m, self.rank), trainable=True),
-            "lora_b": Array((self.rank, n), trainable=True),
-            "start_a": Array((m, self.rank), saved=True),
-            "start_b": Array((self.rank, n), saved=True),
+            "lora_a": Array((m, self.rank), trainable=True, axes="m."),
+            "lora_b": Array((self.rank, n), trainable=True, axes=".n"),
+            "start_a": Array((m, self.rank), saved=True, axes="m."),
+            "start_b": Array((self.rank, n), saved=True, axes=".n"),
         }
 
     def start(

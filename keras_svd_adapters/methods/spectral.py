@@ -74,9 +74,9 @@ class Spectral(Method):
         k = min(m, n)
         arrays = self.core(k) | {"s": Array((k,))}
         if form != "output":
-            arrays["U"] = Array((m, k), dtype="compute")
+            arrays["U"] = Array((m, k), dtype="compute", axes="m.")
         if form != "input":
-            arrays["Vt"] = Array((k, n), dtype="compute")
+            arrays["Vt"] = Array((k, n), dtype="compute", axes=".n")
         return arrays
 
     def start(

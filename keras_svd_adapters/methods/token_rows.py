@@ -70,7 +70,7 @@ class TokenRows(Method):
             )
 
     def arrays(self, m: int, n: int, form: str) -> dict[str, Array]:
-        return {"shift": Array((len(tuple(self.rows)), n), trainable=True, start=0.0)}
+        return {"shift": Array((len(tuple(self.rows)), n), trainable=True, start=0.0, axes=".n")}
 
     def apply(self, x: Any, base: Base, c: SimpleNamespace, form: str, dropout: Dropout) -> Any:
         if form == "lookup":  # x holds indices, of which few are chosen

@@ -84,7 +84,7 @@ class VeRA(Method):
         kept = {"dtype": "compute", "saved": self.save_projections, "shared": True}
         return {
             "lambda_d": Array((self.rank,), trainable=True, start=self.d_initial),
-            "lambda_b": Array((n,), trainable=True, start=0.0),
+            "lambda_b": Array((n,), trainable=True, start=0.0, axes="n"),
             "vera_a": Array((m, self.rank), **kept),  # type: ignore[arg-type]
             "vera_b": Array((self.rank, n), **kept),  # type: ignore[arg-type]
         }

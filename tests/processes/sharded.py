@@ -1,0 +1,115 @@
+"""On eight simulated devices: a sharded model trains as one on a single device does (JAX)."""
+
+import os
+import sys
+from pathlib import Path
+
+os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
+os.environ["KERAS_BACKEND"] = "jax"
+
+import keras
+import keras_hub
+import numpy as np
+import pytest
+from keras.distribution import DataParallel, DeviceMesh, ModelParallel, set_distribution
+
+import keras_svd_adapters as ksa
+
+FAMILIES = {
+    "llama": (keras_hub.models.LlamaBackbone, {"num_query_heads": 8, "num_key_value_heads": 4}),
+    "gemma3": (
+        keras_hub.models.Gemma3Backbone,
+        {"num_query_heads": 8, "num_key_value_heads": 4, "head_dim": 4, "image_size": None},
+    ),
+}
+METHODS = [
+    ksa.LoRA(rank=2),
+    ksa.DoRA(rank=2),
+    ksa.PiSSA(rank=2),
+    ksa.VeRA(rank=8),
+    ksa.SVF(),
+    ksa.SVFT(pattern="banded", d=2),
+    ksa.SVFT(pattern="random", d=2),
+]
+IDS = np.random.default_rng(0).integers(1, 64, size=(8, 12))
+X = {"token_ids": IDS, "padding_mask": np.ones_like(IDS)}
+Y = np.arange(8) % 3
+
+
+def build(family):
+    cls, sizes = FAMILIES[family]
+    keras.utils.set_random_seed(0)
+    common = {"vocabulary_size": 64, "num_layers": 1, "hidden_dim": 32, "intermediate_dim": 64}
+    backbone = cls(**common, **sizes)
+    return backbone, keras.Model(
+        backbone.input, keras.layers.Dense(3, name="head")(backbone.output[:, 0])
+    )
+
+
+def trained(family, method):
+    """A backbone, and the losses of its training."""
+    backbone, model = build(family)
+    keras.utils.set_random_seed(1)
+    ksa.enable(backbone, method, verbose=0, cache=False)
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(keras.optimizers.Adam(1e-2), loss)
+    inputs = {name: X[name] for name in X if name in backbone.input}
+    history = model.fit(inputs, Y, epochs=3, batch_size=8, shuffle=False, verbose=0)
+    return backbone, history.history["loss"]
+
+
+def main(folder, family, shape):
+    shape = tuple(map(int, shape.split("x")))
+    mesh = DeviceMesh(shape, ("batch", "model")[: len(shape)])
+    if len(shape) == 1:
+        spread = DataParallel(mesh)
+    else:
+        layout_map = keras_hub.models.LlamaBackbone.get_layout_map(mesh)
+        spread = ModelParallel(layout_map=layout_map, batch_dim_name="batch")
+    for method in METHODS if len(shape) == 2 else METHODS[:1]:
+        set_distribution(None)
+        alone, expected = trained(family, method)
+        set_distribution(spread)
+        backbone, found = trained(family, method)
+        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
+        for site in ksa.targets(backbone).sites:
+            check_layouts(site)
+        ksa.save_adapter(backbone, folder / "adapter.keras")
+        set_distribution(None)
+        ksa.delete_adapter(alone, "default")
+        ksa.load_adapter(alone, folder / "adapter.keras", verbose=0)
+        inputs = {name: X[name] for name in X if name in backbone.input}
+        y = np.asarray(alone(inputs))
+        set_distribution(spread)
+        np.testing.assert_allclose(np.asarray(backbone(inputs)), y, rtol=0, atol=1e-5)
+        again, _ = build(family)
+        ksa.load_adapter(again, folder / "adapter.keras", verbose=0)
+        np.testing.assert_allclose(np.asarray(again(inputs)), y, rtol=0, atol=1e-5)
+    refuses_a_model_of_one_device(family, spread)
+
+
+def refuses_a_model_of_one_device(family, spread):
+    set_distribution(None)
+    backbone, _ = build(family)
+    set_distribution(spread)
+    before = len(backbone.weights)
+    with pytest.raises(ValueError, match="set the distribution first"):
+        ksa.enable(backbone, ksa.SVF(), verbose=0)
+    assert len(backbone.weights) == before
+
+
+def check_layouts(site):
+    """Along the inputs and outputs of a kernel, its adapter is cut as the kernel is."""
+    kernel = site.layer.base_kernel
+    spec = [*kernel.value.sharding.spec, None, None, None]
+    cut = {"m": spec[site.view.rows[0]], "n": spec[site.view.columns[0]]}
+    adapter = site.layer.adapter()
+    for name, array in adapter.declared.items():
+        if not array.shared:
+            wanted = [cut.get(axis) for axis in array.axes.ljust(len(array.shape), ".")]
+            value = getattr(adapter, name).value
+            ours = [*value.sharding.spec] + [None] * (len(array.shape) - len(value.sharding.spec))
+            assert ours == wanted, (site.path, name, ours, wanted)
+
+
+main(Path(sys.argv[1]), *sys.argv[2:])
