@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import keras
 from keras import ops
 
 HALF = ("bfloat16", "float16")
@@ -22,42 +23,38 @@ def sums_are_rounded_once(dtype: str, tokens: int) -> bool:
     return dtype in HALF and tokens >= MANY_TOKENS
 
 
-@ops.custom_gradient
 def sum_of_products(x: Any, K: Any, h: Any, B: Any) -> Any:
-    """`x K + h B`, from `(t, m)` and `(t, r)` to `(t, n)`."""
+    """`x K + h B`, from `(t, m)` and `(t, r)` to `(t, n)`; with no gradient for `K`."""
+    if keras.backend.backend() == "torch":
+        from keras_svd_adapters.torch_products import SumOfProducts
 
-    def gradient(*args: Any, upstream: Any = None) -> Any:
-        g = args[0] if upstream is None else upstream
-        return ops.matmul(g, ops.transpose(K)), None, *_gradients(h, B, g)
-
-    return _joined(x, K, h, B), gradient
+        return SumOfProducts.apply(x, K, h, B)
+    return _sum_of_products(x, K, h, B)
 
 
-@ops.custom_gradient
 def sum_of_known(y: Any, x: Any, K: Any, h: Any, B: Any) -> Any:
     """`y + h B` for `y = x K`, before that was rounded; its gradient goes the way of `y`."""
+    zero = y - ops.stop_gradient(y)
+    return sum_of_products(ops.stop_gradient(x), K, h, B) + zero
 
-    def gradient(*args: Any, upstream: Any = None) -> Any:
-        g = args[0] if upstream is None else upstream
-        return g, None, None, *_gradients(h, B, g)
 
-    return _joined(x, K, h, B), gradient
+def shifted_product(x: Any, d: Any, K: Any) -> Any:
+    """`(x + d) K` for two `(t, m)` arrays, of which the second is small."""
+    if keras.backend.backend() == "torch":
+        from keras_svd_adapters.torch_products import ShiftedProduct
+
+        return ShiftedProduct.apply(x, d, K)
+    return _sum_of_products(x, K, d, ops.stop_gradient(K))
 
 
 @ops.custom_gradient
-def shifted_product(x: Any, d: Any, K: Any) -> Any:
-    """`(x + d) K` for two `(t, m)` arrays, of which the second is small."""
+def _sum_of_products(x: Any, K: Any, h: Any, B: Any) -> Any:
+    """Compiled, the parts of its gradient that nothing asks for are not computed."""
 
     def gradient(*args: Any, upstream: Any = None) -> Any:
-        g = ops.matmul(args[0] if upstream is None else upstream, ops.transpose(K))
-        return g, g, None
+        g = args[0] if upstream is None else upstream
+        to_x, to_h = ops.matmul(g, ops.transpose(K)), ops.matmul(g, ops.transpose(B))
+        return to_x, None, to_h, ops.matmul(ops.transpose(h), g)
 
-    return _joined(x, K, d, K), gradient
-
-
-def _joined(x: Any, K: Any, h: Any, B: Any) -> Any:
-    return ops.matmul(ops.concatenate([x, h], axis=1), ops.concatenate([K, B], axis=0))
-
-
-def _gradients(h: Any, B: Any, g: Any) -> tuple[Any, Any]:
-    return ops.matmul(g, ops.transpose(B)), ops.matmul(ops.transpose(h), g)
+    y = ops.matmul(ops.concatenate([x, h], axis=1), ops.concatenate([K, B], axis=0))
+    return y, gradient

@@ -69,9 +69,9 @@ class Operation:
         return shifted_product(x, d, self.matrix()) if self.rounds_once else self.run(x + d)
 
 
-def count_tokens(sizes: Sequence[Any]) -> int:
+def count_tokens(sizes: Sequence[Any], unknown: int = OPEN) -> int:
     """The product of sizes, about where some are open, or symbols of an export."""
-    return prod(size if type(size) is int else OPEN for size in sizes)
+    return prod(size if type(size) is int else unknown for size in sizes)
 
 
 class AdaptedLayer:

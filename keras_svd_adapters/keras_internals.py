@@ -390,20 +390,20 @@ def make_float(layer: Any, kernel: Any, policy: Any) -> Callable[[], None]:
     """
     names = [n for n in ("_kernel", "kernel_scale", "kernel_zero", "g_idx") if hasattr(layer, n)]
     before = {name: getattr(layer, name) for name in names}
-    quantized_policy, config = layer.dtype_policy, layer.quantization_config
-    dtype = keras.dtype_policies.get(policy).variable_dtype
+    quantized_policy, config = _own_policy(layer), layer.quantization_config
     with _unlocked(layer):
+        floats = layer.add_weight(  # the one step that may want for memory: nothing is touched yet
+            name="kernel",
+            shape=tuple(kernel.shape),
+            initializer=lambda shape, dtype=None: ops.cast(kernel, dtype),
+            dtype=keras.dtype_policies.get(policy).variable_dtype,
+            regularizer=layer.kernel_regularizer,
+        )
         for name in names:
             delattr(layer, name)
         layer._is_quantized, layer.quantization_config = False, None
         layer.dtype_policy = policy
-        layer._kernel = layer.add_weight(
-            name="kernel",
-            shape=tuple(kernel.shape),
-            initializer=lambda shape, dtype=None: ops.cast(kernel, dtype),
-            dtype=dtype,
-            regularizer=layer.kernel_regularizer,
-        )
+        layer._kernel = floats
         weights = layer._trainable_variables  # the kernel comes before the bias, as after `build`
         weights.insert(0, weights.pop())
 
@@ -416,6 +416,12 @@ def make_float(layer: Any, kernel: Any, policy: Any) -> Callable[[], None]:
             layer.dtype_policy = quantized_policy
 
     return take_back
+
+
+def _own_policy(layer: Any) -> Any:
+    """The dtype policy of a layer itself, which a loaded model keeps in a map of all its layers."""
+    policy = layer.dtype_policy
+    return policy[layer.path] if isinstance(policy, keras.dtype_policies.DTypePolicyMap) else policy
 
 
 @contextmanager

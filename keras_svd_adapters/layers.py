@@ -10,7 +10,7 @@ import keras
 
 from keras_svd_adapters.adapter import Adapter
 from keras_svd_adapters.enable import check_methods, start_adapter
-from keras_svd_adapters.host import AdaptedLayer, adapters_of, attach
+from keras_svd_adapters.host import AdaptedLayer, adapters_of, attach, base_value
 from keras_svd_adapters.keras_internals import pin
 from keras_svd_adapters.methods.method import Method
 from keras_svd_adapters.root import PACKAGE
@@ -61,7 +61,7 @@ class AdaptedDense(keras.layers.Layer):
         layer = self.base_layer
         if isinstance(layer, AdaptedLayer):
             return layer.merged_kernel()
-        return keras.ops.cast(layer.kernel, "float32")
+        return keras.ops.cast(base_value(layer), "float32")
 
     def get_config(self) -> dict[str, Any]:
         adapter = adapters_of(self.base_layer).get(NAME)

@@ -71,7 +71,8 @@ def merge(
             model's on `probe`, or of the worst kernel's on random inputs.
         probe: Inputs of the model, to measure its outputs before and after.
         keep_base: Whether to keep a copy of the kernels on the host, so that
-            `unmerge` can restore them.
+            `unmerge` can restore them; kernels of integers that become floats
+            stay beside these.
         quantized: What becomes of kernels that are stored as int8 or int4:
             `"float"` makes those that are adapted float kernels again, exact
             and as large as before they were quantized; `"requantize"` rounds
@@ -179,7 +180,6 @@ def _fold(site: Site, record: Record, quantized: str | None) -> None:
     name, adapter, merged = layer.active_adapter, layer.adapter(), layer.merged_kernel()
     if holds_integers(layer) and quantized == "float":
         restore = make_float(layer, merged, float_policy(layer))
-        record.kernels.append(Merged(layer, name, adapter, restore, _sha256(layer)))
     else:
         weights = _weights_of_kernel(layer)
         values = [merged]
@@ -192,7 +192,8 @@ def _fold(site: Site, record: Record, quantized: str | None) -> None:
             _assign(weights, before)
             raise
         restore = partial(_assign, weights, before)
-        record.kernels.append(Merged(layer, name, adapter, restore, _sha256(layer)))
+    record.kernels.append(Merged(layer, name, adapter, restore, ""))
+    record.kernels[-1] = record.kernels[-1]._replace(sha256=_sha256(layer))
     detach(layer, name)
 
 

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import keras
 from keras import ops
 
-from keras_svd_adapters.half_precision import sums_are_rounded_once
+from keras_svd_adapters.half_precision import MANY_TOKENS, sums_are_rounded_once
 from keras_svd_adapters.host import AdaptedKernel, Operation, base_kernel, count_tokens
 from keras_svd_adapters.kernel import KernelView, leading_shape
 from keras_svd_adapters.mixture import Adapt
@@ -63,7 +63,8 @@ class AdaptedProjection(AdaptedKernel):
             return ops.reshape(y, (-1, view.n))
 
         tokens = 0 if holds_integers(self) else count_tokens(x.shape[:-1])  # type: ignore[arg-type]
-        once = not mapped and sums_are_rounded_once(self.compute_dtype, tokens)  # type: ignore[attr-defined]
+        many = count_tokens(x.shape[:-1], unknown=MANY_TOKENS) if tokens else 0
+        once = not mapped and sums_are_rounded_once(self.compute_dtype, many)  # type: ignore[attr-defined]
         operation = Operation(
             product,
             thin_product,

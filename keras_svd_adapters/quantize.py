@@ -106,7 +106,8 @@ def quantize(
     Raises:
         ValueError: If the model is adapted or quantized, if a kernel cannot be
             quantized so, or an argument is none of these. The model is left as
-            it was.
+            it was. (Where Keras fails while it quantizes, as for want of
+            memory, some layers are quantized by then: load the model anew.)
 
     Example:
 
@@ -137,7 +138,8 @@ def quantize(
         for site in sites:
             found[site.key] = _compensate(site, method, mode, config, start, iterations)
             progress.step(site.path)
-    with _replaced(sites, found):
+    replaced = sites if start == "qpissa" or iterations > 1 else []
+    with _replaced(replaced, found):
         model.quantize(mode, config=config)
     _attach(model, method, name, found)
     kernels = (CompensatedKernel(s.path, found[s.key].alone, found[s.key].error) for s in sites)

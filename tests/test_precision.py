@@ -7,6 +7,7 @@ from autodiff import gradients
 from cases import KERNELS, METHODS, batch, build_layer, numpy, shake
 
 import keras_svd_adapters as ksa
+from keras_svd_adapters import half_precision
 
 TOKENS = 512
 SOME = ("tall", "square", "btnh,nhd->btd")
@@ -129,3 +130,29 @@ def test_float16_trains_with_loss_scaling(method):
     assert slots
     assert {v.dtype for v in slots} == {"float32"}
     assert keras.backend.standardize_dtype(model(x[:2]).dtype) == "float16"
+
+
+if keras.backend.backend() == "torch":  # which keeps what it is told to; the others compile
+
+    @pytest.mark.parametrize("method", [*METHODS_TO_FIT, ksa.LoRAXS(rank=2)], ids=str)
+    def test_rounding_once_keeps_no_more_for_the_backward_pass(method, monkeypatch):
+        import torch
+
+        kept = []
+        for many in (10**9, 256):
+            monkeypatch.setattr(half_precision, "MANY_TOKENS", many)
+            keras.utils.set_random_seed(1)
+            layers = [keras.layers.Dense(64, dtype="bfloat16", name=f"d{i}") for i in range(2)]
+            model = keras.Sequential([keras.Input((64,)), *layers])
+            ksa.enable(model, method, targets=["d0", "d1"], cache=False)
+            sizes = {}
+
+            def count(value, sizes=sizes):
+                sizes[value.data_ptr()] = value.numel() * value.element_size()
+                return value
+
+            with torch.autograd.graph.saved_tensors_hooks(count, lambda value: value):
+                model(batch((TOKENS, 64)))
+            kernels = {layer.base_kernel.value.data_ptr() for layer in layers}
+            kept.append(sum(size for place, size in sizes.items() if place not in kernels))
+        assert kept[1] <= kept[0]

@@ -1,5 +1,7 @@
 """Adapters on layers whose kernels Keras quantized."""
 
+import importlib
+
 import keras
 import models
 import numpy as np
@@ -498,3 +500,77 @@ def test_integers_in_half_precision(method, mode, dtype):
     g = batch(y.shape, seed=9)
     for found, right in zip(gradients(layer, x, g), gradients(plain, x, g), strict=True):
         assert norm(found, right) < 5e-2
+
+
+@pytest.mark.parametrize("mode", ["int8", "int4 grouped"])
+def test_a_loaded_quantized_model_is_merged_and_unmerged(mode, tmp_path):
+    """Its layers share one map of dtype policies."""
+    model, _ = language_model(mode)
+    model.save(tmp_path / "model.keras")
+    model = keras.saving.load_model(tmp_path / "model.keras")
+    x = tokens()
+    ksa.enable(model, ksa.LoRA(rank=2))
+    shake(model, 0.02)
+    expected = numpy(model(x))
+    with pytest.raises(ValueError, match="Merging would change outputs"):
+        ksa.merge(model, tolerance=1e-12, probe=x, quantized="float")
+    np.testing.assert_array_equal(numpy(model(x)), expected)
+    for how in ("float", "requantize"):
+        ksa.merge(model, quantized=how)
+        model(x)
+        ksa.unmerge(model)
+        np.testing.assert_array_equal(numpy(model(x)), expected)
+
+
+@pytest.mark.parametrize("what", ["_sha256", "detach", "make_float", "rounded_again", "_assign"])
+@pytest.mark.parametrize("how", ["float", "requantize"])
+def test_a_failed_merge_of_integers_leaves_the_model(how, what, monkeypatch):
+    ours = importlib.import_module("keras_svd_adapters.merge")
+    layers = [keras.layers.Dense(6, name="a"), keras.layers.Dense(6, name="b")]
+    model = keras.Sequential([keras.Input((8,)), *layers])
+    model.quantize("int8")
+    ksa.enable(model, ksa.LoRA(rank=2), targets=["a", "b"])
+    shake(model)
+    x = batch((5, 8))
+    expected, plain = numpy(model(x)), getattr(ours, what)
+    calls = []
+
+    def failing(*args, **kwargs):
+        calls.append(args)
+        if len(calls) == (4 if what == "rounded_again" else 2):
+            raise MemoryError
+        return plain(*args, **kwargs)
+
+    monkeypatch.setattr(ours, what, failing)
+    try:
+        ksa.merge(model, quantized=how)
+    except MemoryError:
+        monkeypatch.undo()
+        np.testing.assert_array_equal(numpy(model(x)), expected)
+        ksa.merge(model, quantized=how)
+    ksa.unmerge(model)
+    np.testing.assert_array_equal(numpy(model(x)), expected)
+
+
+def test_want_of_memory_for_floats_leaves_the_model(monkeypatch):
+    layer, x = quantized("tall", "int8")
+    ksa.enable(layer, ksa.LoRA(rank=2), targets=[layer.name])
+    shake(layer)
+    expected = numpy(layer(x))
+
+    def failing(*args, **kwargs):
+        raise MemoryError
+
+    monkeypatch.setattr(layer, "add_weight", failing)
+    with pytest.raises(MemoryError):
+        ksa.merge(layer, quantized="float")
+    np.testing.assert_array_equal(numpy(layer(x)), expected)
+
+
+def test_a_layer_of_ours_tells_its_kernel_after_integers_were_merged():
+    layer, _ = quantized("tall", "int8")
+    ours = ksa.LoRADense(layer, rank=2)
+    shake(ours)
+    before = numpy(ours.merged_kernel())
+    ksa.merge(ours, quantized="requantize")
+    assert norm(numpy(ours.merged_kernel()), before) < 0.02
