@@ -184,7 +184,8 @@ def _fold(site: Site, record: Record, quantized: str | None) -> None:
         weights = _weights_of_kernel(layer)
         values = [merged]
         if holds_integers(layer):
-            values = list(rounded_again(layer, merged).stored.values())
+            stored = rounded_again(layer, merged).stored
+            values = [stored[weight.name] for weight in weights]
         before = [to_host(weight) for weight in weights]
         try:
             _assign(weights, values)
