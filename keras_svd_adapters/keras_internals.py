@@ -437,7 +437,7 @@ def _unlocked(layer: Any) -> Iterator[None]:
 
 
 def sharding_of(variable: keras.Variable) -> Any:
-    """How JAX has spread a variable over devices; `None` for one without a value yet."""
+    """How JAX has spread a variable over devices; `None` elsewhere, or without a value yet."""
     return getattr(variable._value, "sharding", None)
 
 

@@ -33,6 +33,16 @@ def layout_beside(kernel: keras.Variable, view: KernelView, axes: str) -> Any:
     return NamedSharding(sharding.mesh, PartitionSpec(*cuts))
 
 
+def shown_layout(variable: keras.Variable) -> str:
+    """How a variable is cut along each of its axes, such as `(model, -)`; `-` is not at all."""
+    spec = getattr(sharding_of(variable), "spec", ())
+    cuts = [*spec, *[None] * (len(variable.shape) - len(spec))]
+    shown = (
+        "-" if cut is None else "+".join([cut] if isinstance(cut, str) else cut) for cut in cuts
+    )
+    return f"({', '.join(shown)})"
+
+
 def check_layout(kernel: keras.Variable) -> None:
     """Raises where a kernel lies on one device and new variables would lie on several."""
     if keras.backend.backend() != "jax" or keras.distribution.distribution() is None:

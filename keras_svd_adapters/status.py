@@ -9,10 +9,11 @@ import numpy as np
 
 from keras_svd_adapters.adapter import Adapter
 from keras_svd_adapters.generation import ADVICE
-from keras_svd_adapters.host import adapters_of
+from keras_svd_adapters.host import adapters_of, base_kernel
+from keras_svd_adapters.layout import shown_layout
 from keras_svd_adapters.site import Site, adapted_sites
 from keras_svd_adapters.table import Shown, Table
-from keras_svd_adapters.tree import tree
+from keras_svd_adapters.tree import grouped, tree
 from keras_svd_adapters.weights import own_weights
 
 
@@ -27,6 +28,7 @@ class Status(Shown):
         trainable_parameters: Number of values that train now, in all.
         total_parameters: Number of values of the model without its adapters.
         trainable_weights: Paths of the weights that train now.
+        layouts: How kernels and the arrays beside them are cut, if asked for.
     """
 
     adapters: tuple[tuple[str, ...], ...]
@@ -34,6 +36,7 @@ class Status(Shown):
     total_parameters: int
     trainable_weights: tuple[str, ...] = field(repr=False)
     layers: str = field(repr=False)
+    layouts: str = field(default="", repr=False)
 
     def as_table(self) -> Table:
         head = ("name", "method", "form", "kernels", "values", "largest move", "active")
@@ -41,7 +44,8 @@ class Status(Shown):
         if not self.adapters:
             return Table(head, (), f"No adapters. {self.trainable_parameters:,} values train.")
         notes = (
-            f"{self.layers}\n{self.trainable_parameters:,} values train, {share:.3g} % of "
+            f"{self.layers}\n{self.layouts}"
+            f"{self.trainable_parameters:,} values train, {share:.3g} % of "
             f"{self.total_parameters:,}, in {len(self.trainable_weights)} weights"
             + f"\n{ADVICE}"
             * any(row[-1] == "yes" for row in self.adapters)
@@ -49,11 +53,14 @@ class Status(Shown):
         return Table(head, self.adapters, notes)
 
 
-def status(model: keras.layers.Layer) -> Status:
+def status(model: keras.layers.Layer, layouts: bool = False) -> Status:
     """What is adapted in a model, what trains, and what has moved.
 
     Args:
         model: Any Keras model.
+        layouts: Whether to tell how kernels and the arrays of their adapters lie
+            on several devices: by which axis of the mesh each of their axes is
+            cut.
 
     Returns:
         A `Status`; print it.
@@ -66,7 +73,18 @@ def status(model: keras.layers.Layer) -> Status:
         total_parameters=_count([weight for _, _, weight in own_weights(model)]),
         trainable_weights=tuple(weight.path for weight in trainable),
         layers=tree(sites),
+        layouts=_layouts(sites) if layouts else "",
     )
+
+
+def _layouts(sites: list[Site]) -> str:
+    lines = []
+    for site in sites:
+        for name, adapter in adapters_of(site.layer).items():
+            arrays = ", ".join(f"{n} {shown_layout(v)}" for n, v in adapter.arrays.items())
+            kernel = shown_layout(base_kernel(site.layer))
+            lines.append((site.path, f"{name}: kernel {kernel}, {arrays}"))
+    return "".join(f"{path}  {what}\n" for path, what, _ in grouped(lines))
 
 
 def _rows(sites: list[Site]) -> list[tuple[str, ...]]:

@@ -8,6 +8,7 @@ from pathlib import Path
 import keras
 import pytest
 
+import keras_svd_adapters as ksa
 from keras_svd_adapters.kernel import KernelView
 from keras_svd_adapters.layout import layout_beside
 
@@ -19,6 +20,10 @@ def test_a_kernel_on_one_device_leaves_its_adapter_to_keras():
     layer = keras.layers.Dense(6)
     layer.build((None, 4))
     assert layout_beside(layer.kernel, KernelView.from_dense((4, 6)), "m.") is None
+    ksa.enable(layer, ksa.LoRA(rank=2), targets=[layer.name])
+    told = str(ksa.status(layer, layouts=True))
+    assert "default: kernel (-, -), lora_a (-, -), lora_b (-, -)" in told
+    assert "lora_a (-" not in str(ksa.status(layer))
 
 
 if keras.backend.backend() == "jax":  # where alone Keras 3.15 spreads a model

@@ -22,6 +22,7 @@ FAMILIES = {
         {"num_query_heads": 8, "num_key_value_heads": 4, "head_dim": 4, "image_size": None},
     ),
 }
+MAPS = {"llama": keras_hub.models.LlamaBackbone, "gemma3": keras_hub.models.GemmaBackbone}
 METHODS = [
     ksa.LoRA(rank=2),
     ksa.DoRA(rank=2),
@@ -64,7 +65,7 @@ def main(folder, family, shape):
     if len(shape) == 1:
         spread = DataParallel(mesh)
     else:
-        layout_map = keras_hub.models.LlamaBackbone.get_layout_map(mesh)
+        layout_map = MAPS[family].get_layout_map(mesh)
         spread = ModelParallel(layout_map=layout_map, batch_dim_name="batch")
     for method in METHODS if len(shape) == 2 else METHODS[:1]:
         set_distribution(None)
@@ -74,6 +75,7 @@ def main(folder, family, shape):
         np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
         for site in ksa.targets(backbone).sites:
             check_layouts(site)
+        assert len(shape) == 1 or "model" in ksa.status(backbone, layouts=True).layouts
         ksa.save_adapter(backbone, folder / "adapter.keras")
         set_distribution(None)
         ksa.delete_adapter(alone, "default")
