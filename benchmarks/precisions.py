@@ -1,6 +1,6 @@
 """Measures what a quantized base costs and saves: loss, memory and seconds on real language models.
 
-    python benchmarks/precisions.py --model gemma3 --steps 40
+    python benchmarks/precisions.py --model gemma3 --steps 10
 
 Each row is a process of its own. `model` is the resident memory that loading and quantizing left,
 `training` the most that the steps needed in all; both above that of the process before.
@@ -87,7 +87,7 @@ def tokens(model: keras.Model, texts: list[str]) -> tuple:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", choices=list(language_models.PACKAGES), default="gemma3")
-    parser.add_argument("--steps", type=int, default=40)
+    parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--base", choices=BASES)
     parser.add_argument("--method", choices=list(METHODS))
     arguments = parser.parse_args()
