@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from keras_svd_adapters.low_rank import balanced, relative_error
 from keras_svd_adapters.methods.method import Truncation
 from keras_svd_adapters.svd import decompose
 
@@ -57,28 +58,19 @@ def compensate(
         start: `"loftq"` or `"qpissa"`.
         iterations: How often to round and fit.
     """
-    plain = Q = round_off(K)
-    kept = K
-    if start == "qpissa":
-        A, B = _best(K, rank, scale)
-        kept = K - scale * (A @ B)
-        Q = round_off(kept)
-    else:
+    plain = round_off(K)
+    kept, Q = K, plain if start == "loftq" else np.zeros_like(K)
+    for turn in range(iterations):
         A, B = _best(K - Q, rank, scale)
-    for _ in range(iterations - 1):
-        if start == "qpissa":
-            A, B = _best(K - Q, rank, scale)
-        kept = K - scale * (A @ B)
-        Q = round_off(kept)
-        if start == "loftq":
-            A, B = _best(K - Q, rank, scale)
-    size = float(np.linalg.norm(K)) or 1.0
-    alone = float(np.linalg.norm(K - plain)) / size
-    return Compensated(A, B, kept, alone, float(np.linalg.norm(K - Q - scale * (A @ B))) / size)
+        if start == "qpissa" or turn + 1 < iterations:  # LoftQ ends with a fit
+            kept = K - scale * (A @ B)
+            Q = round_off(kept)
+    error = relative_error(Q + scale * (A @ B), K)
+    return Compensated(A, B, kept, relative_error(plain, K), error)
 
 
 def _best(K: np.ndarray, rank: int, scale: float) -> tuple[np.ndarray, np.ndarray]:
     """`A` and `B` of equal size, such that `scale A B` is the nearest matrix of this rank."""
     svd = decompose(K, Truncation(rank, OVERSAMPLING, seed=0)).part(slice(0, rank))
-    root = np.sqrt(svd.s / scale)
-    return (svd.U * root).astype("float32"), (root[:, None] * svd.Vt).astype("float32")
+    A, B = balanced(svd.U, svd.s / scale, svd.Vt)
+    return A.astype("float32"), B.astype("float32")

@@ -37,8 +37,13 @@ def truncate(delta: np.ndarray, rank: int | None, energy: float | None) -> Facto
     """The nearest product of a rank, or of the smallest rank that holds a share of the energy."""
     svd = decompose(delta.astype("float32"))
     r = min(len(svd.s), rank or rank_for(svd.s, energy or 1.0))
-    root = np.sqrt(svd.s[:r])
-    return svd.U[:, :r] * root, root[:, None] * svd.Vt[:r]
+    return balanced(svd.U[:, :r], svd.s[:r], svd.Vt[:r])
+
+
+def balanced(U: np.ndarray, s: np.ndarray, Vt: np.ndarray) -> Factors:
+    """`U diag(s) Vt` as a product of two factors of equal size."""
+    root = np.sqrt(s)
+    return U * root, root[:, None] * Vt
 
 
 def padded(factors: Sequence[Factors]) -> list[Factors]:

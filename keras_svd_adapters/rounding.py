@@ -10,7 +10,6 @@ from keras import ops
 from keras.quantizers import Int4QuantizationConfig
 
 from keras_svd_adapters.host import base_value
-from keras_svd_adapters.keras_internals import direct_weights
 from keras_svd_adapters.quantized import float_policy, mode_of, stored_weights
 from keras_svd_adapters.values import to_host
 
@@ -45,7 +44,7 @@ def _config_of(layer: keras.layers.Layer) -> Any:
     """How a layer was quantized; one that was made so from a policy knows no configuration."""
     if layer.quantization_config is not None or mode_of(layer) != "int4":
         return layer.quantization_config
-    groups = {weight.name: weight for weight in direct_weights(layer)}.get("g_idx")
+    groups = stored_weights(layer).get("g_idx")
     block = None if groups is None else int(np.sum(ops.convert_to_numpy(groups) == 0))
     return Int4QuantizationConfig(block_size=block)
 
