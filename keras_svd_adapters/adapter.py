@@ -12,9 +12,11 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_svd_adapters.keras_internals import lay_out, only_shapes_matter
+from keras_svd_adapters.keras_internals import only_shapes_matter
 from keras_svd_adapters.kernel import KernelView
+from keras_svd_adapters.layout import place, unasked
 from keras_svd_adapters.methods.method import Array, Base, Method
+from keras_svd_adapters.processes import from_process
 from keras_svd_adapters.shared import SharedArrays
 from keras_svd_adapters.svd import decompose
 from keras_svd_adapters.values import starting_at, to_numpy
@@ -73,8 +75,11 @@ class Adapter(keras.layers.Layer):
         self.dropout = getattr(method, "dropout", 0.0)
         self.seed_generator = None
         if self.dropout:
+            seed = from_process(0, lambda: random.getrandbits(31))
             # Without a seed of its own, Keras on torch would draw from a state that no file holds.
-            self.seed_generator = keras.random.SeedGenerator(random.getrandbits(31), "dropout")
+            with unasked():
+                self.seed_generator = keras.random.SeedGenerator(seed, "dropout")
+            place(self.seed_generator.state)
         arrays = {k: v for k, v in self.declared.items() if not v.shared}
         self._array_names = tuple(arrays)
         for name, array in arrays.items():
@@ -83,15 +88,16 @@ class Adapter(keras.layers.Layer):
         self.built = True
 
     def _add_array(self, name: str, array: Array, value: np.ndarray | float) -> None:
-        variable = self.add_weight(
-            name=name,
-            shape=array.shape,
-            dtype=self.compute_dtype if array.dtype == "compute" else array.dtype,
-            initializer=starting_at(value),
-            trainable=array.trainable,
-            autocast=False,
-        )
-        lay_out(variable, self._layout_of(array.axes))
+        with unasked():
+            variable = self.add_weight(
+                name=name,
+                shape=array.shape,
+                dtype=self.compute_dtype if array.dtype == "compute" else array.dtype,
+                initializer=starting_at(value),
+                trainable=array.trainable,
+                autocast=False,
+            )
+        place(variable, self._layout_of(array.axes))
         variable.adapted_by = self.method
         variable.decays = array.start == 0.0
         setattr(self, name, variable)
@@ -238,7 +244,7 @@ class Adapter(keras.layers.Layer):
         has_factors = self.method.needs_svd and "s" in self.arrays
         if not has_factors and type(self.method).follow is Method.follow:
             return
-        kernel = ops.convert_to_numpy(self._float32_kernel())
+        kernel = to_numpy(self._float32_kernel())
         found = [
             self._following(K, v, has_factors)
             for K, v in zip(self.view.split(kernel), self.numpy_values(), strict=True)
@@ -268,7 +274,7 @@ def declared_arrays(method: Method, view: KernelView, form: str) -> dict[str, Ar
 
 
 def _to_float64(value: Any) -> np.ndarray:
-    array = ops.convert_to_numpy(value)
+    array = to_numpy(value)
     return array.astype("float64") if array.dtype.kind == "f" else array
 
 

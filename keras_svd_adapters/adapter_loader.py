@@ -20,6 +20,7 @@ from keras_svd_adapters.enable import (
     Chosen,
     Found,
     Starter,
+    arrays_of_all,
     attach_all,
     check_methods,
     check_name,
@@ -27,6 +28,7 @@ from keras_svd_adapters.enable import (
     undone_on_failure,
 )
 from keras_svd_adapters.host import activate, adapters_of
+from keras_svd_adapters.layout import Layouts, check_layouts, override
 from keras_svd_adapters.methods.method import Method
 from keras_svd_adapters.progress import tell
 from keras_svd_adapters.sharing import Shared
@@ -50,6 +52,7 @@ def load_adapter(
     cache: bool = True,
     cache_dir: str | os.PathLike[str] | None = None,
     svd_device: str = "cpu",
+    layout: Layouts | None = None,
 ) -> Status:
     """Loads an adapter onto the model that it was trained on.
 
@@ -68,6 +71,7 @@ def load_adapter(
         cache: As in `enable`.
         cache_dir: As in `enable`.
         svd_device: As when the adapter was made, unless its file has its basis.
+        layout: As in `enable`; the file knows of none.
 
     Returns:
         A `Status` of the model.
@@ -79,6 +83,7 @@ def load_adapter(
     check_name(name)
     service = SVDService(cache, cache_dir, svd_device)
     service.check()
+    layouts = check_layouts(layout)
     contents = read_archive(filepath)
     require_values(model, f"to load {str(filepath)!r}")
     try:
@@ -102,6 +107,7 @@ def load_adapter(
             weight.assign(contents.values[f"train/{key}"])
         if adapted_sites(model, name):
             _assign(model, chosen, contents, name, filepath)
+            override(layouts, arrays_of_all(sites, name))
             with active_as_before_on_failure(model):
                 for site, _ in chosen:
                     activate(site.layer, name)
@@ -111,6 +117,7 @@ def load_adapter(
             with undone_on_failure(model, chosen, name):
                 start = _starter(contents, filepath, name)
                 attach_all(chosen, name, verbose, shared, start, _needs_svd(contents), service)
+                override(layouts, arrays_of_all(sites, name))
                 finish(model, name, list(weights.values()))
     unexpected = len(contents.config["sites"]) - len(chosen)
     lacking = len(contents.config["train"]) - len(weights)

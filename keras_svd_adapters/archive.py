@@ -20,6 +20,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from keras_svd_adapters.atomic import written_at_once
+from keras_svd_adapters.processes import from_process
 from keras_svd_adapters.warning import warn
 
 FORMAT = "keras_svd_adapters"
@@ -55,8 +56,12 @@ def write_archive(path: str | os.PathLike[str], contents: Contents) -> None:
         _add(archive, METADATA, json.dumps(metadata, indent=1, sort_keys=True).encode())
         _add(archive, CONFIG, config)
         _add(archive, VALUES, values, zipfile.ZIP_STORED)
-    with written_at_once(Path(path)) as temporary:
-        temporary.write_bytes(buffer.getvalue())
+    from_process(0, lambda: _write(Path(path), buffer.getvalue()))
+
+
+def _write(path: Path, data: bytes) -> None:
+    with written_at_once(path) as temporary:
+        temporary.write_bytes(data)
 
 
 def _add(archive: zipfile.ZipFile, name: str, data: bytes, how: int = zipfile.ZIP_DEFLATED) -> None:
@@ -74,12 +79,13 @@ def read_archive(path: str | os.PathLike[str]) -> Contents:
     if not isinstance(path, (str, os.PathLike)):
         raise AdapterFileError(f"`filepath` is the path of an adapter file. Received: {path!r}")
     try:
-        with zipfile.ZipFile(path) as archive:
+        data = from_process(0, Path(path).read_bytes)
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
             names = archive.namelist()
             metadata = json.loads(_member(archive, METADATA, MAX_TEXT_BYTES, path))
             _check_metadata(metadata, names, path)
             config = _member(archive, CONFIG, MAX_TEXT_BYTES, path)
-            values = _member(archive, VALUES, os.path.getsize(path), path)
+            values = _member(archive, VALUES, len(data), path)
         for name, data in ((CONFIG, config), (VALUES, values)):
             if _sha256(data) != metadata["sha256"].get(name):
                 raise _damaged(path, f"the checksum of {name} is wrong")

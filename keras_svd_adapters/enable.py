@@ -24,9 +24,11 @@ from keras_svd_adapters.host import (
     detach,
 )
 from keras_svd_adapters.keras_internals import is_pinned
-from keras_svd_adapters.layout import check_layout
+from keras_svd_adapters.layout import Layouts, check_layout, check_layouts, override
 from keras_svd_adapters.methods.method import SVD, Method, Truncation
+from keras_svd_adapters.processes import from_process
 from keras_svd_adapters.progress import KernelProgress
+from keras_svd_adapters.shared import SharedArrays
 from keras_svd_adapters.sharing import Shared, share
 from keras_svd_adapters.site import Site, adapted_sites, find_sites
 from keras_svd_adapters.status import Status, status
@@ -56,6 +58,7 @@ def enable(
     layers: Iterable[int] | None = None,
     last: int | None = None,
     tied: bool = False,
+    layout: Layouts | None = None,
 ) -> Status:
     """Adapts a model in place: its kernels freeze, and a few new values train.
 
@@ -97,6 +100,11 @@ def enable(
         tied: Whether a table that also makes the logits (`tie_weights=True`) is
             adapted where `targets` names it. The look-up and the logits then
             change together; each step makes the whole changed table for these.
+        layout: How arrays of the adapter are cut over the devices of
+            `keras.distribution`, where it is not to be as their kernels are:
+            from a regular expression for the path of a variable, such as
+            `".*lora_a"`, to a tuple with an axis of the mesh or `None` for each
+            of its axes; or a `keras.distribution.LayoutMap` of such.
 
     Returns:
         A `Status` of the adapted model; print it.
@@ -115,6 +123,7 @@ def enable(
     check_name(name)
     service = SVDService(cache, cache_dir, svd_device)
     service.check()
+    layouts = check_layouts(layout)
     chosen = choose_methods(model, method, targets, exclude, layers, last, tied)
     check_methods(chosen, name)
     sites = [site for site, _ in chosen]
@@ -122,8 +131,17 @@ def enable(
     shared = share(model, chosen)
     with undone_on_failure(model, chosen, name):
         attach_all(chosen, name, verbose, shared, service=service)
+        override(layouts, arrays_of_all(sites, name))
         finish(model, name, extra)
     return status(model)
+
+
+def arrays_of_all(sites: Iterable[Site], name: str) -> list[keras.Variable]:
+    """The variables of an adapter, those that kernels share once."""
+    adapters = [adapters_of(site.layer)[name] for site in sites]
+    shared = {id(a.shared): a.shared for a in adapters if a.shared is not None}
+    holders: list[Adapter | SharedArrays] = [*adapters, *shared.values()]
+    return [variable for holder in holders for variable in holder.arrays.values()]
 
 
 def check_name(name: str) -> None:
@@ -267,6 +285,6 @@ def undone_on_failure(model: keras.layers.Layer, chosen: Chosen, name: str) -> I
 def start_adapter(site: Site, method: Method, shared: Shared, found: Found, name: str) -> Adapter:
     """A new adapter for a site, with its factors from the kernel as it is."""
     form = site.form(method, [svd.s for _, svd in found if svd is not None])
-    rng = np.random.default_rng(random.getrandbits(32))
+    rng = np.random.default_rng(from_process(0, lambda: random.getrandbits(32)))
     values = site.view.joined([method.start(K, form, rng, svd) for K, svd in found])
     return site.new_adapter(method, form, name, values, shared.get(method.name))

@@ -7,11 +7,11 @@ from typing import Any
 
 import keras
 import numpy as np
-from keras import ops
 
 from keras_svd_adapters.host import adapters_of
 from keras_svd_adapters.site import adapted_sites
 from keras_svd_adapters.table import Shown, Table
+from keras_svd_adapters.values import to_numpy
 from keras_svd_adapters.warning import warn
 
 SHOWN = 3
@@ -125,7 +125,7 @@ class AdapterHealth(Shown, keras.callbacks.Callback):
         if sync := getattr(self.model, "jax_state_sync", None):
             sync()  # while it trains, Keras on JAX holds the values elsewhere
         return {
-            (site.key, name): ops.convert_to_numpy(variable)
+            (site.key, name): to_numpy(variable)
             for site in adapted_sites(self.model)
             for adapter, holder in adapters_of(site.layer).items()
             if adapter == site.layer.active_adapter

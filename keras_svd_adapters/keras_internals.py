@@ -336,7 +336,7 @@ def peak_learning_rate(optimizer: keras.optimizers.Optimizer) -> float:
     with _outside_any_graph():
         if isinstance(rate, keras.optimizers.schedules.LearningRateSchedule):
             return max(float(rate(step)) for step in (0, 10, 100, 1000, 10000))
-        return float(rate() if callable(rate) else rate)
+        return float(ops.convert_to_numpy(rate() if callable(rate) else rate))
 
 
 def _outside_any_graph() -> AbstractContextManager[Any]:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from math import prod
 from typing import Any
 
 import keras
 
-from keras_svd_adapters.keras_internals import sharding_of
+from keras_svd_adapters.keras_internals import lay_out, sharding_of
 from keras_svd_adapters.kernel import KernelView
 
 
@@ -31,6 +34,90 @@ def layout_beside(kernel: keras.Variable, view: KernelView, axes: str) -> Any:
     groups = {"m": view.rows, "n": view.columns, "s": view.stack}
     cuts = [spec[groups[axis][0]] if groups.get(axis) else None for axis in axes]
     return NamedSharding(sharding.mesh, PartitionSpec(*cuts))
+
+
+@contextmanager
+def unasked() -> Iterator[None]:
+    """Within, no `LayoutMap` is asked where new variables lie: they wait for `place`."""
+    distribution = keras.distribution.distribution()
+    if distribution is None:
+        yield
+        return
+    keras.distribution.set_distribution(None)
+    try:
+        yield
+    finally:
+        keras.distribution.set_distribution(distribution)
+
+
+def mirrored_as(kernel: keras.Variable) -> AbstractContextManager[Any]:
+    """Within, new variables are copied to the devices that a kernel is copied to (TensorFlow)."""
+    strategy = getattr(kernel.value, "distribute_strategy", None)
+    return nullcontext() if strategy is None else strategy.scope()
+
+
+def place(variable: keras.Variable, layout: Any = None) -> None:
+    """Lays out a variable that was made `unasked`; without a layout, whole on every device."""
+    distribution = keras.distribution.distribution()
+    if layout is None and distribution is not None and keras.backend.backend() == "jax":
+        whole = [None] * len(variable.shape)
+        layout = keras.distribution.TensorLayout(whole, distribution.device_mesh)
+    lay_out(variable, layout)
+
+
+Layouts = Mapping[str, Any]
+
+
+def check_layouts(layouts: Layouts | None) -> Any:
+    """The `LayoutMap` of what a user asks for; raises where it cannot be."""
+    if layouts is None:
+        return None
+    distribution = keras.distribution.distribution()
+    if distribution is None or keras.backend.backend() != "jax":
+        raise ValueError(
+            "`layout` spreads an adapter over the devices of a distribution: call "
+            "`keras.distribution.set_distribution` first, on JAX. "
+            f"Received: layout={dict(layouts)!r}"
+        )
+    asked = keras.distribution.LayoutMap(distribution.device_mesh)
+    for pattern, layout in layouts.items():
+        asked[pattern] = tuple(layout) if isinstance(layout, (list, tuple)) else layout
+    return asked
+
+
+def override(layouts: Any, variables: Iterable[keras.Variable]) -> None:
+    """Lays out variables as a `LayoutMap` of `check_layouts` says; raises where it cannot be."""
+    if layouts is None:
+        return
+    known = list(variables)
+    found = {variable.path: layouts[variable.path] for variable in known}
+    for pattern, layout in layouts.items():
+        if not any(each is layout for each in found.values()):
+            paths = ", ".join(variable.path for variable in known[:3])
+            raise ValueError(
+                "A pattern of `layout` is the whole path of a variable of the adapter, as regular "
+                f"expression: such are {paths}. Received: {pattern!r}, which matches none"
+            )
+    for variable in known:
+        if (layout := found[variable.path]) is not None:
+            _check_division(variable, layout)
+            lay_out(variable, layout)
+
+
+def _check_division(variable: keras.Variable, layout: Any) -> None:
+    mesh = dict(zip(layout.device_mesh.axis_names, layout.device_mesh.shape, strict=True))
+    if len(layout.axes) != len(variable.shape):
+        raise ValueError(
+            f"The layout of {variable.path} names an axis of the mesh, or None, for each of its "
+            f"{len(variable.shape)} axes. Received: {layout.axes}"
+        )
+    for size, axes in zip(variable.shape, layout.axes, strict=True):
+        parts = prod(mesh[axis] for axis in ([axes] if isinstance(axes, str) else axes or ()))
+        if size % parts:
+            raise ValueError(
+                f"{variable.path} cannot be cut into {parts} parts along an axis of {size}: give "
+                f"that axis None, or another size. Received: {layout.axes} for {variable.shape}"
+            )
 
 
 def shown_layout(variable: keras.Variable) -> str:

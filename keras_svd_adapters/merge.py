@@ -28,7 +28,7 @@ from keras_svd_adapters.quantized import float_policy, holds_integers, stored_we
 from keras_svd_adapters.rounding import rounded_again
 from keras_svd_adapters.site import Site, adapted_sites
 from keras_svd_adapters.switching import require_adapter, restore_plain, settle
-from keras_svd_adapters.values import to_host
+from keras_svd_adapters.values import to_host, to_numpy
 from keras_svd_adapters.weights import own_weights, trained_with
 
 QUANTIZED = ("float", "requantize")
@@ -210,7 +210,7 @@ def _assign(weights: list[keras.Variable], values: list[Any]) -> None:
 def _measure(site: Site, quantized: str | None) -> list[MergedKernel]:
     delta = site.layer.adapter().delta(base_value(site.layer))
     rounded, dtype = _rounded(site, quantized)
-    delta, rounded = (site.view.to_matrix(ops.convert_to_numpy(k)) for k in (delta, rounded))
+    delta, rounded = (site.view.to_matrix(to_numpy(k)) for k in (delta, rounded))
     if not np.isfinite(rounded).all():
         raise ValueError(
             f"The merged kernel does not fit into {dtype}: it has NaN or infinite values. Go "
@@ -236,7 +236,7 @@ def _outputs(model: keras.layers.Layer, probe: Any) -> list[np.ndarray]:
     if probe is None:
         return []
     outputs = keras.tree.flatten(model(probe, training=False))
-    outputs = [ops.convert_to_numpy(ops.cast(y, "float32")) for y in outputs]
+    outputs = [to_numpy(ops.cast(y, "float32")) for y in outputs]
     if not sum(y.size for y in outputs):
         raise ValueError(
             "The model has no output on `probe`: give it a batch of inputs. "

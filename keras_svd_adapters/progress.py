@@ -15,6 +15,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from keras_svd_adapters.processes import number
+
 LINES = 10
 
 
@@ -38,6 +40,7 @@ class KernelProgress:
         console = Console()
         looks = somebody_looks(console)
         draws = looks and (not console.is_jupyter or find_spec("ipywidgets") is not None)
+        verbose = verbose if number() == 0 else 0
         self._bar = _bar(console) if draws and verbose else None
         self._tells = not draws and (verbose == 1 or (looks and verbose == "auto"))
         self._task: Any = None
@@ -66,7 +69,7 @@ class KernelProgress:
 
 def tell(text: str, verbose: int | str) -> None:
     """Prints a line where a bar would be shown."""
-    if verbose == 1 or (verbose == "auto" and somebody_looks(Console())):
+    if number() == 0 and (verbose == 1 or (verbose == "auto" and somebody_looks(Console()))):
         print(text)
 
 

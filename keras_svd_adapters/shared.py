@@ -9,6 +9,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_svd_adapters.layout import place, unasked
 from keras_svd_adapters.methods.method import Array, Method
 from keras_svd_adapters.values import starting_at, to_numpy
 
@@ -45,14 +46,16 @@ class SharedArrays(keras.layers.Layer):
             self.mark = self.digest()
 
     def _add_array(self, name: str, shape: tuple[int, ...], value: np.ndarray | float) -> None:
-        variable = self.add_weight(
-            name=name,
-            shape=shape,
-            dtype=self.compute_dtype,
-            initializer=starting_at(value),
-            trainable=False,
-            autocast=False,
-        )
+        with unasked():
+            variable = self.add_weight(
+                name=name,
+                shape=shape,
+                dtype=self.compute_dtype,
+                initializer=starting_at(value),
+                trainable=False,
+                autocast=False,
+            )
+        place(variable)
         setattr(self, name, variable)
 
     @property

@@ -8,8 +8,9 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_svd_adapters.host import adapters_of
+from keras_svd_adapters.host import adapters_of, base_kernel
 from keras_svd_adapters.keras_internals import all_layers, attach_child, detach_child
+from keras_svd_adapters.layout import mirrored_as
 from keras_svd_adapters.live_models import models_around
 from keras_svd_adapters.methods.method import Method
 from keras_svd_adapters.shared import (
@@ -47,7 +48,8 @@ def share(model: keras.layers.Layer, chosen: Chosen, values: Values | None = Non
             method, shapes = own[0][1], shared_shapes(own)
             here = (values or {}).get(name) or method.start_shared(shapes)
             sizes = {array: value.shape for array, value in here.items()}
-            found[name] = SharedArrays(method, sizes, here, shared_dtype(own))
+            with mirrored_as(base_kernel(own[0][0].layer)):
+                found[name] = SharedArrays(method, sizes, here, shared_dtype(own))
             check_room(found[name], shapes)
     return found
 

@@ -24,7 +24,7 @@ from keras_svd_adapters.host import (
 from keras_svd_adapters.keras_internals import walk
 from keras_svd_adapters.kernel import KernelView
 from keras_svd_adapters.kernel_register import slides
-from keras_svd_adapters.layout import layout_beside
+from keras_svd_adapters.layout import layout_beside, mirrored_as
 from keras_svd_adapters.methods.method import Array, Method
 from keras_svd_adapters.projection import AdaptedProjection
 from keras_svd_adapters.quantized import (
@@ -35,6 +35,7 @@ from keras_svd_adapters.quantized import (
 )
 from keras_svd_adapters.read_kernel import AdaptedReadKernel, ReadKernel, kernels_read, place
 from keras_svd_adapters.shared import SharedArrays
+from keras_svd_adapters.values import to_numpy
 
 RECURRENT = (keras.layers.RNN, keras.layers.Bidirectional)
 KINDS = (AdaptedProjection, AdaptedConvolution, AdaptedEmbedding, AdaptedReadKernel)
@@ -138,7 +139,7 @@ class Site:
     def matrix(self) -> np.ndarray:
         """The kernel as a float32 array on the host, `(m, n)` or a stack of such; no adapters."""
         kernel = keras.ops.cast(base_value(self.layer), "float32")
-        return self.view.to_matrix(keras.ops.convert_to_numpy(kernel))
+        return self.view.to_matrix(to_numpy(kernel))
 
     def matrices(self) -> list[tuple[str, Callable[[], np.ndarray]]]:
         """The path of each matrix of the kernel, and what brings it to the host."""
@@ -148,7 +149,7 @@ class Site:
 
     def _slice(self, index: int) -> np.ndarray:
         one = self.view.slice(base_value(self.layer), index)
-        return self.view.slice_to_matrix(keras.ops.convert_to_numpy(keras.ops.cast(one, "float32")))
+        return self.view.slice_to_matrix(to_numpy(keras.ops.cast(one, "float32")))
 
     def new_adapter(
         self,
@@ -159,7 +160,7 @@ class Site:
         shared: SharedArrays | None = None,
     ) -> Adapter:
         """An adapter of this name for the kernel, not attached yet; else as `Adapter` has it."""
-        with name_scopes(self._scope):
+        with name_scopes(self._scope), mirrored_as(base_kernel(self.layer)):
             dtype = float_policy(self.layer)
             layout = partial(layout_beside, base_kernel(self.layer), self.view)
             return Adapter(method, self.view, form, values, dtype, shared, PREFIX + name, layout)

@@ -14,6 +14,7 @@ from keras_svd_adapters.layout import shown_layout
 from keras_svd_adapters.site import Site, adapted_sites
 from keras_svd_adapters.table import Shown, Table
 from keras_svd_adapters.tree import grouped, tree
+from keras_svd_adapters.values import to_numpy
 from keras_svd_adapters.weights import own_weights
 
 
@@ -116,7 +117,7 @@ def largest_move(adapter: Adapter) -> float:
     """The largest distance of a trained value from its start, where that is one number."""
     declared = adapter.declared
     moves = [
-        float(np.abs(keras.ops.convert_to_numpy(variable) - declared[name].start).max())
+        float(np.abs(to_numpy(variable) - declared[name].start).max())
         for name, variable in adapter.trained.items()
         if declared[name].start is not None
     ]

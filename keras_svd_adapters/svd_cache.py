@@ -116,7 +116,7 @@ def load(K: np.ndarray, path: Path) -> SVD | None:
             raise ValueError("its checksum is wrong")
         with suppress(OSError):  # another user's
             os.utime(path)
-        return Decomposition(K, **arrays) if "smaller" in arrays else Triplets(**arrays)
+        return decomposition_of(K, arrays)
     except FileNotFoundError:
         return None
     except Exception as error:  # whatever a damaged file brings about
@@ -127,10 +127,20 @@ def load(K: np.ndarray, path: Path) -> SVD | None:
         return None
 
 
+def arrays_of(found: SVD) -> dict[str, np.ndarray]:
+    """What a decomposition is made of beside its kernel."""
+    names = ("smaller", "s") if isinstance(found, Decomposition) else ("U", "s", "Vt")
+    return {name: np.ascontiguousarray(getattr(found, name)) for name in names}
+
+
+def decomposition_of(K: np.ndarray, arrays: dict[str, np.ndarray]) -> SVD:
+    """Takes back `arrays_of`."""
+    return Decomposition(K, **arrays) if "smaller" in arrays else Triplets(**arrays)
+
+
 def save(found: SVD, path: Path) -> None:
     """Keeps a decomposition; warns and goes on where the folder cannot be written."""
-    names = ("smaller", "s") if isinstance(found, Decomposition) else ("U", "s", "Vt")
-    arrays = {name: np.ascontiguousarray(getattr(found, name)) for name in names}
+    arrays = arrays_of(found)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with written_at_once(path) as temporary:

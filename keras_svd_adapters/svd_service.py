@@ -14,10 +14,11 @@ from pathlib import Path
 import numpy as np
 from threadpoolctl import threadpool_info, threadpool_limits
 
-from keras_svd_adapters import svd_cache
+from keras_svd_adapters import processes, svd_cache
 from keras_svd_adapters.accelerator import decompose_on_accelerator, require_accelerator
 from keras_svd_adapters.methods.method import SVD, Truncation
 from keras_svd_adapters.svd import decompose, krylov_pays
+from keras_svd_adapters.svd_share import each_by_share
 
 BYTES_OF_A_WORKER = 9  # per byte of a float32 kernel, while it is decomposed
 DEVICES = ("cpu", "accelerator")
@@ -87,10 +88,13 @@ class SVDService:
         if not any(job.wanted for job in jobs):
             yield from ((job.kernel(), None) for job in jobs)
             return
-        count = self.workers(jobs)
-        pool = ThreadPoolExecutor(count)
-        pending: deque[tuple[np.ndarray, Future[SVD] | None]] = deque()
+        count = processes.from_process(0, lambda: self.workers(jobs))
         with threads_of_blas(cores() // count):
+            if processes.count() > 1:
+                yield from each_by_share(jobs, self.decompose, count)
+                return
+            pool = ThreadPoolExecutor(count)
+            pending: deque[tuple[np.ndarray, Future[SVD] | None]] = deque()
             try:
                 for job in jobs:
                     K = job.kernel()

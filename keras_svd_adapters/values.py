@@ -10,6 +10,8 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_svd_adapters.processes import gathered
+
 
 def to_numpy(variable: Any) -> np.ndarray:
     """The value of a variable on the host; a float one as float32, or float64 as itself."""
@@ -17,7 +19,7 @@ def to_numpy(variable: Any) -> np.ndarray:
     dtype = keras.backend.standardize_dtype(value.dtype)
     if keras.backend.is_float_dtype(dtype) and dtype != "float64":
         value = ops.cast(value, "float32")
-    return ops.convert_to_numpy(value)
+    return gathered(value)
 
 
 def to_host(value: Any) -> np.ndarray:

@@ -1,5 +1,6 @@
 """The tables that every property runs over: one row per method, kernel and dtype."""
 
+import os
 from dataclasses import dataclass
 
 import closed_forms
@@ -83,12 +84,33 @@ SQUARE = {"square", "btd,ndh->btnh", "btnh,nhd->btd"}
 DTYPES = ("float32", "mixed_bfloat16", "bfloat16")
 
 
-def method_kernel_pairs(variants=False):
+TURN = ("jax", "tensorflow", "torch").index(keras.backend.backend())
+
+
+def is_ours(*places):
+    """Whether a combination of rows, by their places in the tables, is for this backend.
+
+    Each backend has one of three, such that the three have them all, and each has every pair of
+    a row of one table with one of another where there are three tables. `EVERY=1 make test` gives
+    all to each.
+    """
+    return "EVERY" in os.environ or sum(places) % 3 == TURN
+
+
+def ours(rows):
+    """Those of a list of rows that are for this backend."""
+    return [row for place, row in enumerate(rows) if is_ours(place)]
+
+
+def method_kernel_pairs(variants=False, dtypes=None, every=False):
+    """Each backend's share of methods and kernels, and of dtypes if these are given; or all."""
     return [
-        pytest.param(case, *KERNELS[kernel], id=f"{name}-{kernel}")
-        for name, case in METHODS.items()
-        for kernel in KERNELS
+        pytest.param(case, *KERNELS[kernel], *given, id="-".join([name, kernel, *given]))
+        for i, (name, case) in enumerate(METHODS.items())
+        for j, kernel in enumerate(KERNELS)
+        for k, given in enumerate([(dtype,) for dtype in dtypes] if dtypes else [()])
         if (kernel in SQUARE or not case.square_only) and (variants or not case.variant)
+        if every or is_ours(i, j, k)
     ]
 
 

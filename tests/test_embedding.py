@@ -1,11 +1,13 @@
 """An embedding's table as a site of LoRA, DoRA and TokenRows."""
 
+from itertools import product
+
 import keras
 import models
 import numpy as np
 import pytest
 from autodiff import gradients
-from cases import METHODS, batch, numpy, shake
+from cases import DTYPES, METHODS, batch, numpy, ours, shake
 from test_gradient import close
 
 import keras_svd_adapters as ksa
@@ -34,9 +36,9 @@ def ids():
     return np.random.default_rng(1).integers(0, 20, (4, 5)).astype("int32")
 
 
-@pytest.mark.parametrize("dtype", ["float32", "mixed_bfloat16", "bfloat16"])
-@pytest.mark.parametrize("kind", ["Embedding", "Untied"])
-@pytest.mark.parametrize("name", ADAPTING)
+@pytest.mark.parametrize(
+    ("name", "kind", "dtype"), ours(product(ADAPTING, ["Embedding", "Untied"], DTYPES))
+)
 def test_it_starts_at_the_table(name, kind, dtype, ids):
     model, layer = table(kind, dtype)
     expected = numpy(model(ids))

@@ -16,8 +16,7 @@ METHODS = [
 ]
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize(("case", "build", "shape"), method_kernel_pairs())
+@pytest.mark.parametrize(("case", "build", "shape", "dtype"), method_kernel_pairs(dtypes=DTYPES))
 def test_layer_equals_its_base(case, build, shape, dtype):
     layer = build_layer(build, dtype)
     x = batch(shape)

@@ -1,13 +1,14 @@
 """Adapters on layers whose kernels Keras quantized."""
 
 import importlib
+from itertools import product
 
 import keras
 import models
 import numpy as np
 import pytest
 from autodiff import gradients
-from cases import KERNELS, METHODS, batch, build_layer, numpy, shake
+from cases import KERNELS, METHODS, batch, build_layer, is_ours, numpy, ours, shake
 from keras.quantizers import AbsMaxQuantizer, Int4QuantizationConfig
 
 import keras_svd_adapters as ksa
@@ -25,14 +26,18 @@ MODES = {
 TOLERANCE = {"int8": 2e-2, "int4": 5e-2}
 FEW = ("tall", "btd,ndh->btnh")
 SOME = ("tall", "wide", "btd,ndh->btnh", "btnh,nhd->btd")
-PAIRS = [("int8", kernel) for kernel in SOME]
-PAIRS += [("int4", kernel) for kernel in SOME[::2]]
-PAIRS += [("int4 grouped", kernel) for kernel in SOME[1::2]]
 CASES = {
     name: case
     for name, case in METHODS.items()
     if case.exact_at_start and not case.square_only and name != "token_rows"
 }
+ROWS = [
+    pytest.param(case, kernel, mode, id=f"{name}-{kernel}-{mode}")
+    for i, (name, case) in enumerate(CASES.items())
+    for j, kernel in enumerate(SOME)
+    for k, mode in enumerate(MODES)
+    if is_ours(i, j, k)
+]
 
 
 def quantized(kernel, mode, dtype="float32"):
@@ -75,8 +80,7 @@ def test_the_float_kernel_is_what_the_layer_multiplies_with(kernel, mode):
     np.testing.assert_allclose(rows.reshape(site.view.m, -1), site.matrix(), rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize(("mode", "kernel"), PAIRS)
-@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+@pytest.mark.parametrize(("case", "kernel", "mode"), ROWS)
 def test_outputs_and_gradients(case, kernel, mode):
     layer, x = quantized(kernel, mode)
     plain = dequantized(kernel, layer)
@@ -85,18 +89,18 @@ def test_outputs_and_gradients(case, kernel, mode):
     np.testing.assert_array_equal(numpy(layer(x)), before)
     shake(layer)
     ksa.enable(plain, case.method, targets=[plain.name])
-    ours = layer.adapter()
-    assert ours.compute_dtype == "float32"
+    adapter = layer.adapter()
+    assert adapter.compute_dtype == "float32"
     reference = plain.adapter()
-    if ours.method.needs_svd:  # its form may be another one: give it the same values
+    if adapter.method.needs_svd:  # its form may be another one: give it the same values
         ksa.delete_adapter(plain, "default")
         (site,) = find_sites(plain)
-        values = {name: numpy(v) for name, v in ours.arrays.items()}
+        values = {name: numpy(v) for name, v in adapter.arrays.items()}
         for weight in plain.weights:
             weight.trainable = False
-        attach(plain, "default", site.new_adapter(ours.method, ours.form, "default", values))
+        attach(plain, "default", site.new_adapter(adapter.method, adapter.form, "default", values))
     else:
-        for name, variable in ours.arrays.items():
+        for name, variable in adapter.arrays.items():
             getattr(reference, name).assign(variable)
     tolerance = TOLERANCE[mode_of(layer)]
     y, expected = numpy(layer(x)), numpy(plain(x))
@@ -116,9 +120,9 @@ def language_model(mode):
     floats.set_weights(model.get_weights())
     how, config = MODES[mode]
     model.quantize(how, config=config)
-    for site, ours in zip(find_sites(floats), find_sites(model), strict=True):
+    for site, rounded_site in zip(find_sites(floats), find_sites(model), strict=True):
         if not site.host.looks_up:
-            site.layer.kernel.assign(base_value(ours.layer))
+            site.layer.kernel.assign(base_value(rounded_site.layer))
     table = model.backbone.token_embedding
     if mode == "int8":
         values = numpy(table.embeddings).astype("float32") / numpy(table.embeddings_scale)[:, None]
@@ -148,8 +152,8 @@ def test_an_int8_language_model_has_the_gradient_of_its_floats(method):
                 variable.assign(0.1 * rng.normal(size=shape) + (1.0 if name == "z" else 0.0))
         g = batch((4, 12, 40), seed=9)
         found.append(np.concatenate([x.ravel() for x in gradients(each, tokens(), g)]))
-    ours, right = found
-    assert ours @ right > 0.98 * np.linalg.norm(ours) * np.linalg.norm(right)
+    rough, right = found
+    assert rough @ right > 0.98 * np.linalg.norm(rough) * np.linalg.norm(right)
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -268,9 +272,9 @@ def test_logits_of_integers_have_the_gradient_of_floats(mode, tied, cap):
     assert type(table) is plain
 
 
-@pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("kernel", FEW)
-@pytest.mark.parametrize("method", [ksa.DoRA(rank=2), ksa.SVF()], ids=str)
+@pytest.mark.parametrize(
+    ("method", "kernel", "mode"), ours(product([ksa.DoRA(rank=2), ksa.SVF()], FEW, MODES)), ids=str
+)
 def test_integers_merge_to_floats(method, kernel, mode):
     layer, x = quantized(kernel, mode)
     plain = dequantized(kernel, layer)
@@ -364,10 +368,11 @@ def test_a_quantized_language_model_is_merged_and_saved(mode, how, tmp_path):
 STARTS = [("loftq", 1), ("loftq", 3), ("qpissa", 1), ("qpissa", 3)]
 
 
-@pytest.mark.parametrize(("start", "iterations"), STARTS)
-@pytest.mark.parametrize("kernel", FEW)
-@pytest.mark.parametrize("mode", ["int8", "int4 grouped"])
-def test_an_adapter_makes_up_for_the_rounding(mode, kernel, start, iterations):
+@pytest.mark.parametrize(
+    ("mode", "kernel", "begin"), ours(product(["int8", "int4 grouped"], FEW, STARTS)), ids=str
+)
+def test_an_adapter_makes_up_for_the_rounding(mode, kernel, begin):
+    start, iterations = begin
     build, shape = KERNELS[kernel]
     layer = build_layer(build)
     bias = None if layer.bias is None else numpy(layer.bias)
@@ -477,9 +482,14 @@ def test_quantize_wants_floats_without_adapters(monkeypatch):
         np.testing.assert_array_equal(now, then)
 
 
-@pytest.mark.parametrize("dtype", ["mixed_bfloat16", "bfloat16"])
-@pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("method", [ksa.LoRA(rank=2), ksa.DoRA(rank=2), ksa.SVF()], ids=str)
+BESIDE = [ksa.LoRA(rank=2), ksa.DoRA(rank=2), ksa.SVF()]
+
+
+@pytest.mark.parametrize(
+    ("method", "mode", "dtype"),
+    ours(product(BESIDE, MODES, ["mixed_bfloat16", "bfloat16"])),
+    ids=str,
+)
 def test_integers_in_half_precision(method, mode, dtype):
     """An adapter beside integers computes in the dtype that the layer had."""
     layer, _ = quantized("tall", mode, dtype)
@@ -496,8 +506,8 @@ def test_integers_in_half_precision(method, mode, dtype):
     values = {name: numpy(v) for name, v in layer.adapter().arrays.items()}
     for weight in plain.weights:
         weight.trainable = False
-    ours = layer.adapter()
-    attach(plain, "default", site.new_adapter(ours.method, ours.form, "default", values))
+    adapter = layer.adapter()
+    attach(plain, "default", site.new_adapter(adapter.method, adapter.form, "default", values))
     assert norm(numpy(y), numpy(plain(x))) < 5e-2
     g = batch(y.shape, seed=9)
     for found, right in zip(gradients(layer, x, g), gradients(plain, x, g), strict=True):
@@ -527,14 +537,14 @@ def test_a_loaded_quantized_model_is_merged_and_unmerged(mode, tmp_path):
 @pytest.mark.parametrize("what", ["_sha256", "detach", "make_float", "rounded_again", "_assign"])
 @pytest.mark.parametrize("how", ["float", "requantize"])
 def test_a_failed_merge_of_integers_leaves_the_model(how, what, monkeypatch):
-    ours = importlib.import_module("keras_svd_adapters.merge")
+    merging = importlib.import_module("keras_svd_adapters.merge")
     layers = [keras.layers.Dense(6, name="a"), keras.layers.Dense(6, name="b")]
     model = keras.Sequential([keras.Input((8,)), *layers])
     model.quantize("int8")
     ksa.enable(model, ksa.LoRA(rank=2), targets=["a", "b"])
     shake(model)
     x = batch((5, 8))
-    expected, plain = numpy(model(x)), getattr(ours, what)
+    expected, plain = numpy(model(x)), getattr(merging, what)
     calls = []
 
     def failing(*args, **kwargs):
@@ -543,7 +553,7 @@ def test_a_failed_merge_of_integers_leaves_the_model(how, what, monkeypatch):
             raise MemoryError
         return plain(*args, **kwargs)
 
-    monkeypatch.setattr(ours, what, failing)
+    monkeypatch.setattr(merging, what, failing)
     try:
         ksa.merge(model, quantized=how)
     except MemoryError:
@@ -571,8 +581,8 @@ def test_want_of_memory_for_floats_leaves_the_model(monkeypatch):
 
 def test_a_layer_of_ours_tells_its_kernel_after_integers_were_merged():
     layer, _ = quantized("tall", "int8")
-    ours = ksa.LoRADense(layer, rank=2)
-    shake(ours)
-    before = numpy(ours.merged_kernel())
-    ksa.merge(ours, quantized="requantize")
-    assert norm(numpy(ours.merged_kernel()), before) < 0.02
+    wrapped = ksa.LoRADense(layer, rank=2)
+    shake(wrapped)
+    before = numpy(wrapped.merged_kernel())
+    ksa.merge(wrapped, quantized="requantize")
+    assert norm(numpy(wrapped.merged_kernel()), before) < 0.02

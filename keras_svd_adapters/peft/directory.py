@@ -12,6 +12,7 @@ from safetensors import SafetensorError, deserialize
 from safetensors.numpy import save
 
 from keras_svd_adapters.atomic import written_at_once
+from keras_svd_adapters.processes import from_process
 
 CONFIG, VALUES = "adapter_config.json", "adapter_model.safetensors"
 PICKLED = ("adapter_model.bin", "adapter_model.pt", "pytorch_model.bin")
@@ -28,6 +29,10 @@ class PeftContents(NamedTuple):
 def write_peft(directory: str | os.PathLike[str], contents: PeftContents) -> None:
     """Writes a PEFT directory; the configuration, by which it is found, comes last."""
     place = check_directory(directory)
+    from_process(0, lambda: _write(place, contents))
+
+
+def _write(place: Path, contents: PeftContents) -> None:
     place.mkdir(parents=True, exist_ok=True)
     (place / CONFIG).unlink(missing_ok=True)  # until the new values are there, it is no adapter
     tensors = {k: np.ascontiguousarray(v, "float32") for k, v in sorted(contents.tensors.items())}
