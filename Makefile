@@ -55,9 +55,12 @@ docs: .venv/docs
 	$(BIN)/mkdocs build --strict
 
 # The notebooks keep their outputs; one whose source is newer is executed again.
-notebooks: $(patsubst guides/notebooks/%.py,guides/%.ipynb,$(wildcard guides/notebooks/*.py))
+notebooks: $(foreach part,guides examples,$(patsubst $(part)/notebooks/%.py,$(part)/%.ipynb,$(wildcard $(part)/notebooks/*.py)))
 
 guides/%.ipynb: guides/notebooks/%.py | .venv/docs
+	$(BIN)/python docs/execute.py $< $@
+
+examples/%.ipynb: examples/notebooks/%.py | .venv/docs
 	$(BIN)/python docs/execute.py $< $@
 
 .venv/docs: .venv/ready

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from math import prod
 from typing import Any
@@ -31,9 +31,13 @@ def layout_beside(kernel: keras.Variable, view: KernelView, axes: str) -> Any:
     from jax.sharding import NamedSharding, PartitionSpec
 
     spec = [*sharding.spec, *[None] * (len(view.shape) - len(sharding.spec))]
+    return NamedSharding(sharding.mesh, PartitionSpec(*axes_beside(spec, view, axes)))
+
+
+def axes_beside(cuts: Sequence[Any], view: KernelView, axes: str) -> list[Any]:
+    """By which axis of the mesh an array beside a kernel is cut, that is cut as `cuts` says."""
     groups = {"m": view.rows, "n": view.columns, "s": view.stack}
-    cuts = [spec[groups[axis][0]] if groups.get(axis) else None for axis in axes]
-    return NamedSharding(sharding.mesh, PartitionSpec(*cuts))
+    return [cuts[groups[axis][0]] if groups.get(axis) else None for axis in axes]
 
 
 @contextmanager
@@ -95,8 +99,8 @@ def override(layouts: Any, variables: Iterable[keras.Variable]) -> None:
         if not any(each is layout for each in found.values()):
             paths = ", ".join(variable.path for variable in known[:3])
             raise ValueError(
-                "A pattern of `layout` is the whole path of a variable of the adapter, as regular "
-                f"expression: such are {paths}. Received: {pattern!r}, which matches none"
+                "A pattern of `layout` matches no variable of the adapter. It is a regular "
+                f"expression for the whole of a path: such are {paths}. Received: {pattern!r}"
             )
     for variable in known:
         if (layout := found[variable.path]) is not None:

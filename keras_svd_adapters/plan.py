@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain, islice
 from math import prod
 from typing import Any
@@ -13,7 +13,9 @@ import keras
 import numpy as np
 
 from keras_svd_adapters.blueprint import Blueprint, draw
+from keras_svd_adapters.device_bytes import DeviceBytes, bytes_per_device
 from keras_svd_adapters.enable import Chosen, check_shapes, choose_methods, jobs_for, needs_svd
+from keras_svd_adapters.host import base_kernel
 from keras_svd_adapters.methods.method import Array, Method
 from keras_svd_adapters.sharing import check_sharing, shared_dtype, shared_shapes
 from keras_svd_adapters.site import Site
@@ -54,6 +56,7 @@ class Plan(Shown):
         shared_bytes: Bytes of frozen arrays that all kernels share.
         shared_file_bytes: Bytes of these that an adapter file holds.
         workers: How many kernels are decomposed at a time.
+        device: What each device would hold, if a distribution was given.
     """
 
     sites: tuple[PlannedSite, ...]
@@ -61,6 +64,7 @@ class Plan(Shown):
     shared_bytes: int = 0
     shared_file_bytes: int = 0
     workers: int = 1
+    device: DeviceBytes | None = None
 
     @property
     def trainable_parameters(self) -> int:
@@ -113,6 +117,8 @@ class Plan(Shown):
             f"{tree(planned.site for planned in self.sites)}\n"
             f"{self.trainable_parameters:,} values would train, {share:.3g} % of "
             f"{self.model_parameters:,}; file about {kB} kB{shared}{wait}"
+            + f"\n{self.device}"
+            * bool(self.device)
         )
         return Table(head, rows, notes)
 
@@ -138,6 +144,8 @@ def plan(
     layers: Iterable[int] | None = None,
     last: int | None = None,
     tied: bool = False,
+    distribution: Any = None,
+    device_memory: float | None = None,
 ) -> Plan:
     """Tells what `enable` would cost, and touches nothing.
 
@@ -155,10 +163,16 @@ def plan(
         layers: As in `enable`.
         last: As in `enable`.
         tied: As in `enable`.
+        distribution: A `keras.distribution` such as `ModelParallel`: the plan
+            then has what each device would hold. Its mesh may be of devices
+            that this machine lacks, by their names alone:
+            `DeviceMesh((1, 8), ("batch", "model"), [f"tpu:{i}" for i in range(8)])`.
+        device_memory: Bytes that one device has, such as 16e9: the plan then
+            tells whether that is enough.
 
     Returns:
-        A `Plan` with `.trainable_parameters`, `.frozen_bytes`, `.seconds` and
-        `.sites`; print it.
+        A `Plan` with `.trainable_parameters`, `.frozen_bytes`, `.seconds`,
+        `.device` and `.sites`; print it.
 
     Raises:
         ValueError: As `enable` would.
@@ -184,7 +198,29 @@ def plan(
     written = sum(4 * prod(shape) for shape in shared_shapes(chosen, saved=True).values())
     count = service.workers(every)
     values = sum(prod(weight.shape) for _, _, weight in own_weights(model))
-    return Plan(sites, values, _shared_bytes(model, chosen), written, count)
+    device = _on_devices(model, chosen, distribution, device_memory)
+    return Plan(sites, values, _shared_bytes(model, chosen), written, count, device)
+
+
+def _on_devices(
+    model: keras.layers.Layer, chosen: Chosen, distribution: Any, memory: float | None
+) -> DeviceBytes | None:
+    if distribution is None:
+        if memory is not None:
+            raise ValueError(
+                "`device_memory` is that of each device of a `distribution`: give that as well. "
+                f"Received: device_memory={memory!r}"
+            )
+        return None
+    weights = [weight for _, _, weight in own_weights(model)]
+    arrays = [
+        (array, _dtype(array, site.layer.compute_dtype), site.view, base_kernel(site.layer))
+        for site, method in chosen
+        for array in site.arrays(method).values()
+        if not array.shared
+    ]
+    found = bytes_per_device(distribution, weights, arrays, memory)
+    return replace(found, frozen=found.frozen + _shared_bytes(model, chosen))
 
 
 def _shared_bytes(model: keras.layers.Layer, chosen: Chosen) -> int:
@@ -218,7 +254,11 @@ def _decompositions(sites: list[PlannedSite]) -> str:
     return f"{seconds:,.1f} s" + f", {kept} in the cache" * bool(kept)
 
 
+def _dtype(array: Array, compute_dtype: str) -> str:
+    return compute_dtype if array.dtype == "compute" else array.dtype
+
+
 def _bytes(array: Array, compute_dtype: str = "float32") -> int:
-    dtype = compute_dtype if array.dtype == "compute" else array.dtype
+    dtype = _dtype(array, compute_dtype)
     size = 2 if dtype in ("bfloat16", "float16") else np.dtype(dtype).itemsize
     return int(np.prod(array.shape)) * size

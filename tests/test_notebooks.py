@@ -2,14 +2,18 @@
 
 import importlib
 import json
+import os
+import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
 
+import keras
 import pytest
 
 ROOT = Path(__file__).parent.parent
 SOURCES = sorted((ROOT / "guides" / "notebooks").glob("*.py"))
+SHARDED = ROOT / "examples" / "notebooks" / "kaggle_tpu.py"
 
 
 @pytest.mark.parametrize("source", SOURCES, ids=lambda path: path.stem)
@@ -23,9 +27,22 @@ def test_notebook(source, monkeypatch, tmp_path):
     assert sys.modules["lesson"].SMALL
 
 
-@pytest.mark.parametrize("source", SOURCES, ids=lambda path: path.stem)
+if keras.backend.backend() == "jax":
+
+    def test_the_notebook_of_sharded_models(tmp_path):
+        environment = os.environ | {"KERAS_SVD_ADAPTERS_CACHE": str(tmp_path / "svd")}
+        command = [sys.executable, str(SHARDED)]
+        run = subprocess.run(
+            command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+        )
+        assert run.returncode == 0, run.stderr[-3000:]
+        assert "cpu:7" in run.stdout
+        assert (tmp_path / "zen.keras").exists()
+
+
+@pytest.mark.parametrize("source", [*SOURCES, SHARDED], ids=lambda path: path.stem)
 def test_the_notebook_is_of_this_source(source):
-    notebook = json.loads((ROOT / "guides" / f"{source.stem}.ipynb").read_text())
+    notebook = json.loads((source.parents[1] / f"{source.stem}.ipynb").read_text())
     cells = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
     blocks = source.read_text().split("# %%")
     code = [block.strip() for block in blocks[1:] if not block.startswith(" [markdown]")]

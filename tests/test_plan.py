@@ -1,14 +1,20 @@
 """The plan touches nothing and comes true; counts are the published ones."""
 
+import importlib
+from pathlib import Path
+
+import keras
 import models
 import numpy as np
 import pytest
-from cases import METHODS
+from cases import METHODS, ours
 from threadpoolctl import threadpool_info
 
 import keras_svd_adapters as ksa
 from keras_svd_adapters.archive import read_archive
 from keras_svd_adapters.svd_cost import host_speed
+
+ROOT = Path(__file__).parent.parent
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -204,16 +210,12 @@ def test_a_plan_of_a_preset_directory(tmp_path):
 
 
 def test_a_plan_of_a_configuration_of_any_model():
-    import keras
-
     model = models.classifier()[0]
     planned = ksa.plan(keras.saving.serialize_keras_object(model), ksa.LoRA(rank=2))
     assert planned.trainable_parameters == ksa.plan(model, ksa.LoRA(rank=2)).trainable_parameters
 
 
 def test_planning_leaves_no_variables_to_fill():
-    import keras
-
     ksa.plan(LLAMA_3_70B, ksa.LoRA(rank=2))
     with keras.StatelessScope():
         pass  # Keras fills what waits for a value when the scope ends: 280 GB
@@ -223,3 +225,41 @@ def test_planning_leaves_no_variables_to_fill():
 def test_what_is_no_model(source):
     with pytest.raises(ValueError, match=r"Received: "):
         ksa.plan(source, ksa.SVF())
+
+
+@pytest.mark.parametrize("name", ours(["Gemma-2B", "Gemma-7B", "Llama-3-70B", "Gemma-2-27B"]))
+def test_what_each_device_would_hold(name, monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "examples")
+    pods = importlib.import_module("pods")
+    assert "\n".join(pods.rows(name)) in (ROOT / "guides" / "distribution.md").read_text()
+
+
+def test_a_plan_for_devices_that_are_not_there():
+    names = [f"tpu:{i}" for i in range(8)]
+    mesh = keras.distribution.DeviceMesh((4, 2), ("batch", "model"), names)
+    layout_map = keras.distribution.LayoutMap(mesh)
+    layout_map[".*(query|key|value)/kernel"] = (None, "model", None)
+    spread = keras.distribution.ModelParallel(layout_map=layout_map, batch_dim_name="batch")
+    backbone, _ = models.llama()
+    alone = ksa.plan(backbone, ksa.LoRA(rank=2))
+    assert alone.device is None
+    device = ksa.plan(backbone, ksa.LoRA(rank=2), distribution=spread, device_memory=4e4).device
+    cut = [site.site for site in alone.sites if site.site.name in ("query", "key", "value")]
+    kernels = sum(int(np.prod(site.shape)) for site in cut)
+    assert device.weights == sum(nbytes(w) for w in backbone.weights) - 4 * kernels // 2
+    outputs = sum(2 * site.view.n for site in cut)
+    assert device.trained == alone.trainable_bytes - 4 * outputs // 2
+    assert device.total == device.weights + 4 * device.trained
+    assert device.fits == (device.total < 4e4)
+    assert "each of 8 devices" in str(ksa.plan(backbone, ksa.SVF(), distribution=spread))
+    with pytest.raises(ValueError, match="give that as well.*Received: device_memory"):
+        ksa.plan(backbone, ksa.SVF(), device_memory=16e9)
+    with pytest.raises(ValueError, match="choose a mesh that divides it.*Received"):
+        ksa.plan(models.bert()[0], ksa.SVF(), distribution=three_devices())
+
+
+def three_devices():
+    mesh = keras.distribution.DeviceMesh((1, 3), ("batch", "model"), ["a:0", "a:1", "a:2"])
+    layout_map = keras.distribution.LayoutMap(mesh)
+    layout_map[".*dense/kernel"] = (None, "model")
+    return keras.distribution.ModelParallel(layout_map=layout_map, batch_dim_name="batch")

@@ -11,6 +11,7 @@ import keras
 import keras_hub
 import numpy as np
 import pytest
+from gathers import gathered_weights
 from keras.distribution import DataParallel, DeviceMesh, ModelParallel, set_distribution
 
 import keras_svd_adapters as ksa
@@ -37,11 +38,11 @@ X = {"token_ids": IDS, "padding_mask": np.ones_like(IDS)}
 Y = np.arange(8) % 3
 
 
-def build(family):
+def build(family, **larger):
     cls, sizes = FAMILIES[family]
     keras.utils.set_random_seed(0)
     common = {"vocabulary_size": 64, "num_layers": 1, "hidden_dim": 32, "intermediate_dim": 64}
-    backbone = cls(**common, **sizes)
+    backbone = cls(**(common | sizes | larger))
     return backbone, keras.Model(
         backbone.input, keras.layers.Dense(3, name="head")(backbone.output[:, 0])
     )
@@ -71,8 +72,15 @@ def main(folder, family, shape):
         set_distribution(None)
         alone, expected = trained(family, method)
         set_distribution(spread)
+        backbone, _ = build(family)
+        planned = ksa.plan(backbone, method, cache=False, distribution=spread).device
+        assert planned.weights == held_by_one_device(backbone.weights)
         backbone, found = trained(family, method)
         np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
+        everything = held_by_one_device(backbone.weights)
+        trains = held_by_one_device(backbone.trainable_weights)
+        assert planned.trained == trains
+        assert planned.frozen == everything - trains - planned.weights
         for site in ksa.targets(backbone).sites:
             check_layouts(site)
         assert len(shape) == 1 or "model" in ksa.status(backbone, layouts=True).layouts
@@ -88,6 +96,48 @@ def main(folder, family, shape):
         ksa.load_adapter(again, folder / "adapter.keras", verbose=0)
         np.testing.assert_allclose(np.asarray(again(inputs)), y, rtol=0, atol=1e-5)
     refuses_a_model_of_one_device(family, spread)
+    set_distribution(spread)
+    lays_out_as_asked(family)
+    if len(shape) == 2:
+        gathers_no_kernel_more(family)
+
+
+def lays_out_as_asked(family):
+    backbone, _ = build(family)
+    weights = len(backbone.weights)
+    bad = [
+        ({"lora_a": ("batch", None)}, "matches no variable"),
+        ({".*lora_a": ("batch",)}, "each of its"),
+    ]
+    bad += [({".*lora_b": ("batch", None)}, "cannot be cut into")]
+    for layout, told in bad:
+        with pytest.raises(ValueError, match=rf"{told}[\s\S]*Received"):
+            ksa.enable(backbone, ksa.LoRA(rank=1), verbose=0, layout=layout)
+        assert len(backbone.weights) == weights
+    asked = {".*lora_b": (None, "batch"), ".*lora_a": (None, None)}
+    ksa.enable(backbone, ksa.LoRA(rank=2), verbose=0, layout=asked)
+    for site in ksa.targets(backbone).sites:
+        adapter = site.layer.adapter()
+        assert [*adapter.lora_b.value.sharding.spec] == [None, "batch"]
+        assert not any(adapter.lora_a.value.sharding.spec)
+
+
+def gathers_no_kernel_more(family):
+    """Than the unadapted step: shapes as of a larger model, since XLA chooses by size."""
+    larger = {"hidden_dim": 96, "intermediate_dim": 384}
+    backbone, _ = build(family, **larger)
+    x = {name: keras.ops.convert_to_tensor(X[name]) for name in X if name in backbone.input}
+    kernels = {w.path for w in backbone.weights if len(w.shape) > 1}
+    plain = gathered_weights(backbone, x)
+    for method in METHODS:
+        backbone, _ = build(family, **larger)
+        ksa.enable(backbone, method, verbose=0, cache=False)
+        more = gathered_weights(backbone, x) - plain
+        assert not kernels & more.keys(), (method, more)
+
+
+def held_by_one_device(weights):
+    return sum(w.value.addressable_shards[0].data.nbytes for w in weights)
 
 
 def refuses_a_model_of_one_device(family, spread):
