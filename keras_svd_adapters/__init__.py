@@ -15,7 +15,7 @@ KerasHub backbones, such as `backbone.enable_svft(pattern="banded", d=2)`.
 Verbs, each with its own `help`:
 
 - before: `targets`, `plan`, `spectrum`; `register_kernels` for layers of your own
-- adapt: `enable`, `set_adapter`, `disabled`, `delete_adapter`
+- adapt: `enable`, `set_adapter`, `disabled`, `delete_adapter`; `from_preset` loads and adapts
 - look: `status`, `coefficients`, `similarity`, and `AdapterHealth` as a callback of `fit`
 - one adapter per sample of a batch: `predict`, `generate`
 - keep: `save_adapter`, `load_adapter`; `svd_cache` holds the decompositions
@@ -63,6 +63,7 @@ from keras_svd_adapters.similarity import similarity
 from keras_svd_adapters.site import Site
 from keras_svd_adapters.spectrum import Spectrum, spectrum
 from keras_svd_adapters.status import Status, status
+from keras_svd_adapters.streaming import from_preset
 from keras_svd_adapters.switching import delete_adapter, disabled, set_adapter
 from keras_svd_adapters.version import __version__
 
@@ -115,6 +116,7 @@ __all__ = [
     "enable",
     "export_peft",
     "extract_lora",
+    "from_preset",
     "generate",
     "import_peft",
     "load_adapter",

@@ -44,12 +44,13 @@ def draw(source: Blueprint) -> keras.layers.Layer:
             "`model` is a built Keras model, a preset's directory or name, or a configuration. "
             f"Received: {source!r}"
         )
-    keras_hub = _keras_hub(source)
+    keras_hub = require_keras_hub(source)
     with shapes_only():
         return keras_hub.models.Backbone.from_preset(os.fspath(source), load_weights=False)
 
 
-def _keras_hub(source: Blueprint) -> Any:
+def require_keras_hub(source: Blueprint) -> Any:
+    """KerasHub; raises where it is not installed, which `source` needs."""
     try:
         import keras_hub
     except ImportError:
@@ -61,7 +62,7 @@ def _keras_hub(source: Blueprint) -> Any:
 
 
 def _keras_hub_class(name: str) -> Any:
-    found = getattr(_keras_hub(name).models, name, None)
+    found = getattr(require_keras_hub(name).models, name, None)
     if found is None:
         raise ValueError(
             "keras_hub.models has no such class; a configuration of another model also names its "

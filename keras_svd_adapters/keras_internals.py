@@ -17,6 +17,7 @@ fails where Keras moves one of them.
 - `current_call_ctx`: convolutions take no `training`, and the dropout of an adapter must know.
 - `in_symbolic_scope`: Keras calls layers before their weights are loaded, for their shapes.
 - `uninitialized_variables`: a model built for its shapes must not be filled with values later.
+- `_value`, `_initialize`, `H5IOStore`: such a model gets its first values from a file.
 - `_flatten_layers`, `_keras_history`: which models hold a layer, which layer makes an output.
 - `_kernel`, `_is_quantized`, `_adjust_scale_for_dequant`, `_int4_rows`: how a layer is quantized,
   and the way back, which Keras lacks.
@@ -28,6 +29,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -37,7 +39,13 @@ from keras.src.backend import compute_output_spec
 from keras.src.backend.common import global_state
 from keras.src.backend.common.symbolic_scope import in_symbolic_scope
 from keras.src.saving.object_registration import GLOBAL_CUSTOM_NAMES
-from keras.src.saving.saving_lib import _get_unique_name, _walk_saveable, get_attr_skipset
+from keras.src.saving.saving_lib import (
+    H5IOStore,
+    ShardedH5IOStore,
+    _get_unique_name,
+    _walk_saveable,
+    get_attr_skipset,
+)
 from keras.src.utils.naming import to_snake_case
 
 
@@ -101,14 +109,51 @@ def is_training() -> bool:
 
 
 @contextmanager
-def shapes_only() -> Iterator[None]:
-    """Within, a model that is built has shapes and no values, now and later."""
+def shapes_only() -> Iterator[list[keras.Variable]]:
+    """Within, a model that is built has shapes and no values, now and later.
+
+    The variables that were made are in the list that it yields, afterwards.
+    """
     waiting = list(global_state.get_global_attribute("uninitialized_variables", None) or [])
+    made: list[keras.Variable] = []
     try:
         with keras.StatelessScope(initialize_variables=False):
-            yield
+            yield made
+            made += global_state.get_global_attribute("uninitialized_variables", None) or []
     finally:
         global_state.set_global_attribute("uninitialized_variables", waiting)
+
+
+def give_first_value(variable: keras.Variable, value: Any = None) -> None:
+    """Gives a variable of `shapes_only` its first value, by default that of its initializer."""
+    if variable._value is not None:
+        return
+    if value is None:
+        variable._deferred_initialize()
+        return
+    if tuple(value.shape) != tuple(variable.shape):
+        raise ValueError(
+            f"The file has another shape for {variable.path} than {tuple(variable.shape)}: it is "
+            f"of another model. Received: {tuple(value.shape)}"
+        )
+    variable._initialize(variable._convert_to_tensor(value, dtype=variable.dtype))
+    variable._initializer = None
+
+
+@contextmanager
+def weights_store(path: Path) -> Iterator[Any]:
+    """What Keras reads a file of weights with, or the index of several, layer by layer."""
+    store = (ShardedH5IOStore if path.suffix == ".json" else H5IOStore)(path, mode="r")
+    try:
+        yield store
+    finally:
+        store.close()
+
+
+def loads_plainly(layer: keras.layers.Layer) -> bool:
+    """Whether a layer loads its weights one by one in their order, as those of Keras do."""
+    own = type(layer).load_own_variables.__module__.startswith("keras.src.layers.")
+    return own and getattr(layer, "quantization_mode", None) is None
 
 
 def compiled_as(model: keras.Model) -> Any:
