@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from functools import partial
 
 import keras
 
@@ -24,6 +25,7 @@ from keras_svd_adapters.enable import (
     attach_all,
     check_methods,
     check_name,
+    paths_of,
     start_adapter,
     undone_on_failure,
 )
@@ -83,13 +85,13 @@ def load_adapter(
     check_name(name)
     service = SVDService(cache, cache_dir, svd_device)
     service.check()
-    layouts = check_layouts(layout)
     contents = read_archive(filepath)
     require_values(model, f"to load {str(filepath)!r}")
     try:
         chosen = fit_sites(model, contents, filepath, strict)
         shared = fit_shared(model, chosen, contents, filepath)
         sites = [site for site, _ in chosen]
+        layouts = check_layouts(layout, partial(_paths, model, chosen, name))
         weights = fit_weights(model, contents, filepath, strict, name, sites)
     except (KeyError, TypeError, AttributeError) as error:
         raise AdapterFileError(
@@ -127,6 +129,12 @@ def load_adapter(
         verbose,
     )
     return status(model)
+
+
+def _paths(model: keras.layers.Layer, chosen: Chosen, name: str) -> dict[str, tuple[int, ...]]:
+    if not (sites := adapted_sites(model, name)):
+        return paths_of(chosen, name)
+    return {variable.path: tuple(variable.shape) for variable in arrays_of_all(sites, name)}
 
 
 def _starter(contents: Contents, filepath: Path, name: str) -> Starter:

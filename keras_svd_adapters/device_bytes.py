@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from math import prod
+from types import SimpleNamespace
 from typing import Any
 
 import keras
@@ -24,7 +25,7 @@ class DeviceBytes:
 
     Args:
         weights: Of the model itself.
-        frozen: Of the frozen arrays of adapters.
+        frozen: Of the frozen arrays of adapters, and of adapters that it has.
         trained: Of the trained values, in float32.
         devices: Number of devices.
         memory: What a device has, if that was told.
@@ -65,6 +66,28 @@ class DeviceBytes:
         return f"{each} without activations{verdict} ({parts})"
 
 
+def check_devices(distribution: Any, memory: Any) -> None:
+    """Raises where these are not a distribution and the bytes of a device."""
+    known = keras.distribution.DataParallel, keras.distribution.ModelParallel
+    if distribution is not None and not isinstance(distribution, known):
+        raise ValueError(
+            "`distribution` is a `keras.distribution.ModelParallel` or `DataParallel`, which has "
+            f"the mesh. Received: distribution={distribution!r}"
+        )
+    if memory is None:
+        return
+    if distribution is None:
+        raise ValueError(
+            "`device_memory` is that of each device of a `distribution`: give that as well. "
+            f"Received: device_memory={memory!r}"
+        )
+    if isinstance(memory, bool) or not isinstance(memory, (int, float)) or not memory > 0:
+        raise ValueError(
+            "`device_memory` is a number of bytes, such as 16e9. "
+            f"Received: device_memory={memory!r}"
+        )
+
+
 def bytes_per_device(
     distribution: Any,
     weights: Iterable[keras.Variable],
@@ -94,7 +117,8 @@ def bytes_per_device(
 
 
 def _axes(distribution: Any, variable: keras.Variable) -> Sequence[Any]:
-    layout = distribution.get_variable_layout(variable)
+    named = SimpleNamespace(path=variable.path, shape=variable.shape)  # wherever it lies now
+    layout = distribution.get_variable_layout(named)
     return getattr(layout, "axes", None) or [None] * len(variable.shape)
 
 

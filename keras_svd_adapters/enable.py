@@ -123,9 +123,9 @@ def enable(
     check_name(name)
     service = SVDService(cache, cache_dir, svd_device)
     service.check()
-    layouts = check_layouts(layout)
     chosen = choose_methods(model, method, targets, exclude, layers, last, tied)
     check_methods(chosen, name)
+    layouts = check_layouts(layout, partial(paths_of, chosen, name))
     sites = [site for site, _ in chosen]
     extra = choose_weights(model, train, name, sites) + choose_biases(model, bias, name, sites)
     shared = share(model, chosen)
@@ -142,6 +142,12 @@ def arrays_of_all(sites: Iterable[Site], name: str) -> list[keras.Variable]:
     shared = {id(a.shared): a.shared for a in adapters if a.shared is not None}
     holders: list[Adapter | SharedArrays] = [*adapters, *shared.values()]
     return [variable for holder in holders for variable in holder.arrays.values()]
+
+
+def paths_of(chosen: Chosen, name: str) -> dict[str, tuple[int, ...]]:
+    """The paths and shapes of the variables that an adapter will have."""
+    each = (site.paths(method, name) for site, method in chosen)
+    return {path: shape for paths in each for path, shape in paths.items()}
 
 
 def check_name(name: str) -> None:

@@ -488,9 +488,28 @@ def sharding_of(variable: keras.Variable) -> Any:
 
 def lay_out(variable: keras.Variable, layout: Any) -> None:
     """Lets a variable lie on the devices as a layout says, now and when it is assigned (JAX)."""
-    if layout is not None:
-        variable._layout = layout
+    if layout is None:
+        return
+    before = variable._layout
+    variable._layout = layout
+    try:
         variable.assign(variable.value)
+    except BaseException:
+        variable._layout = before
+        raise
+
+
+@contextmanager
+def laid_out_as_before_on_failure(variables: list[keras.Variable]) -> Iterator[None]:
+    """Within, whatever goes wrong, the variables lie where they lay."""
+    before = [(v, v._layout) for v in variables]
+    try:
+        yield
+    except BaseException:
+        for variable, layout in before:
+            if variable._layout is not layout:
+                lay_out(variable, layout)
+        raise
 
 
 def trace_shapes(function: Callable[..., Any], *specs: Any) -> None:

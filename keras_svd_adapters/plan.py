@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from itertools import chain, islice
 from math import prod
@@ -13,12 +13,12 @@ import keras
 import numpy as np
 
 from keras_svd_adapters.blueprint import Blueprint, draw
-from keras_svd_adapters.device_bytes import DeviceBytes, bytes_per_device
+from keras_svd_adapters.device_bytes import DeviceBytes, bytes_per_device, check_devices
 from keras_svd_adapters.enable import Chosen, check_shapes, choose_methods, jobs_for, needs_svd
-from keras_svd_adapters.host import base_kernel
+from keras_svd_adapters.host import adapters_of, base_kernel
 from keras_svd_adapters.methods.method import Array, Method
-from keras_svd_adapters.sharing import check_sharing, shared_dtype, shared_shapes
-from keras_svd_adapters.site import Site
+from keras_svd_adapters.sharing import check_sharing, shared_dtype, shared_in, shared_shapes
+from keras_svd_adapters.site import Site, adapted_sites
 from keras_svd_adapters.svd_cost import decomposition_seconds
 from keras_svd_adapters.svd_service import SVDService
 from keras_svd_adapters.table import Shown, Table
@@ -184,6 +184,7 @@ def plan(
     >>> ksa.plan(model, ksa.LoRA(rank=2)).trainable_parameters
     28
     """
+    check_devices(distribution, device_memory)
     service = SVDService(cache and isinstance(model, keras.layers.Layer), cache_dir, svd_device)
     service.check()
     if not isinstance(model, keras.layers.Layer):
@@ -206,11 +207,6 @@ def _on_devices(
     model: keras.layers.Layer, chosen: Chosen, distribution: Any, memory: float | None
 ) -> DeviceBytes | None:
     if distribution is None:
-        if memory is not None:
-            raise ValueError(
-                "`device_memory` is that of each device of a `distribution`: give that as well. "
-                f"Received: device_memory={memory!r}"
-            )
         return None
     weights = [weight for _, _, weight in own_weights(model)]
     arrays = [
@@ -219,8 +215,26 @@ def _on_devices(
         for array in site.arrays(method).values()
         if not array.shared
     ]
+    arrays += [
+        (array._replace(trainable=False), array_dtype, site.view, base_kernel(site.layer))
+        for site, array, array_dtype in _there_already(model)
+    ]
     found = bytes_per_device(distribution, weights, arrays, memory)
-    return replace(found, frozen=found.frozen + _shared_bytes(model, chosen))
+    kept = shared_in(adapted_sites(model)).values()
+    there = sum(_nbytes(v) for each in kept for one in each for v in one.arrays.values())
+    return replace(found, frozen=found.frozen + there + _shared_bytes(model, chosen))
+
+
+def _there_already(model: keras.layers.Layer) -> Iterator[tuple[Site, Array, str]]:
+    """The arrays of adapters that the model has, but for shared ones."""
+    for site in adapted_sites(model):
+        for adapter in adapters_of(site.layer).values():
+            for name, variable in adapter.arrays.items():
+                yield site, adapter.declared[name], str(variable.dtype)
+
+
+def _nbytes(variable: keras.Variable) -> int:
+    return _bytes(Array(tuple(variable.shape), dtype=str(variable.dtype)))
 
 
 def _shared_bytes(model: keras.layers.Layer, chosen: Chosen) -> int:

@@ -8,6 +8,7 @@ same order.
 from __future__ import annotations
 
 import pickle
+import socket
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -16,7 +17,7 @@ import numpy as np
 from keras import ops
 
 Made = TypeVar("Made")
-WORD = 4  # bytes; sums of words of which all but one are zero are exact, as those of floats are not
+PART = 2**26  # bytes that are sent at a time, by way of the devices
 
 
 def count() -> int:
@@ -41,21 +42,23 @@ def from_process(owner: int, make: Callable[[], Made]) -> Made:
     """What one process makes, or the error that it raises, on every process."""
     if count() == 1:
         return make()
-    made: Any = None
-    error: Exception | None = None
-    if number() == owner:
-        try:
-            made = make()
-        except Exception as raised:
-            error = raised
-    made, error = _sent(owner, (made, error))
+    made, error = pickle.loads(_sent(owner, _attempt(make) if number() == owner else b""))
     if error is not None:
         raise error
-    return made
+    return made  # type: ignore[no-any-return]
+
+
+def least(number_of_this: Callable[[], int]) -> int:
+    """The least of the numbers that the processes have, each a part where they share a machine."""
+    if count() == 1:
+        return number_of_this()
+    machines = [from_process(i, socket.gethostname) for i in range(count())]
+    beside = machines.count(machines[number()])
+    return min(from_process(i, lambda: max(1, number_of_this() // beside)) for i in range(count()))
 
 
 def gathered(value: Any) -> np.ndarray:
-    """A tensor on the host, of which several processes may hold a part each."""
+    """A tensor on the host; where several processes hold parts of it, each device has it whole."""
     if getattr(value, "is_fully_addressable", True) or value.is_fully_replicated:
         return ops.convert_to_numpy(value)
     from jax.experimental.multihost_utils import process_allgather
@@ -63,14 +66,32 @@ def gathered(value: Any) -> np.ndarray:
     return np.asarray(process_allgather(value, tiled=True))
 
 
-def _sent(owner: int, what: Any) -> Any:
+def _attempt(make: Callable[[], Any]) -> bytes:
+    """A result and no error, or the other way round, as bytes that can be read back."""
+    try:
+        return pickle.dumps((make(), None))
+    except Exception as error:
+        try:
+            data = pickle.dumps((None, error))
+            pickle.loads(data)
+        except Exception:
+            data = pickle.dumps((None, RuntimeError(f"{type(error).__name__}: {error}")))
+        return data
+
+
+def _sent(owner: int, data: bytes) -> bytes:
+    """The bytes of one process; sums of integers of which all but one are 0 are exact."""
     from jax.experimental.multihost_utils import broadcast_one_to_all
 
     ours = number() == owner
-    data = pickle.dumps(what) if ours else b""
-    size = int(broadcast_one_to_all(np.uint32(len(data)), is_source=ours))
-    words: np.ndarray = np.zeros(-(-size // WORD), "uint32")
-    if ours:
-        words.view("uint8")[:size] = np.frombuffer(data, "uint8")
-    words = np.asarray(broadcast_one_to_all(words, is_source=ours))
-    return pickle.loads(words.view("uint8")[:size].tobytes())
+    size = np.array(divmod(len(data), PART), "uint32")
+    whole, rest = (int(n) for n in broadcast_one_to_all(size, is_source=ours))
+    parts = []
+    for place, length in enumerate([PART] * whole + [rest] * bool(rest)):
+        words: np.ndarray = np.zeros(-(-length // 4), "uint32")
+        if ours:
+            part = data[place * PART : place * PART + length]
+            words.view("uint8")[:length] = np.frombuffer(part, "uint8")
+        words = np.asarray(broadcast_one_to_all(words, is_source=ours))
+        parts.append(words.view("uint8")[:length].tobytes())
+    return b"".join(parts)

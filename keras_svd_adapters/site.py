@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from itertools import takewhile
+from typing import Any
 
 import keras
 import numpy as np
@@ -138,8 +139,7 @@ class Site:
 
     def matrix(self) -> np.ndarray:
         """The kernel as a float32 array on the host, `(m, n)` or a stack of such; no adapters."""
-        kernel = keras.ops.cast(base_value(self.layer), "float32")
-        return self.view.to_matrix(to_numpy(kernel))
+        return self.view.to_matrix(_float32(base_value(self.layer)))
 
     def matrices(self) -> list[tuple[str, Callable[[], np.ndarray]]]:
         """The path of each matrix of the kernel, and what brings it to the host."""
@@ -149,7 +149,7 @@ class Site:
 
     def _slice(self, index: int) -> np.ndarray:
         one = self.view.slice(base_value(self.layer), index)
-        return self.view.slice_to_matrix(to_numpy(keras.ops.cast(one, "float32")))
+        return self.view.slice_to_matrix(_float32(one))
 
     def new_adapter(
         self,
@@ -164,6 +164,14 @@ class Site:
             dtype = float_policy(self.layer)
             layout = partial(layout_beside, base_kernel(self.layer), self.view)
             return Adapter(method, self.view, form, values, dtype, shared, PREFIX + name, layout)
+
+    def paths(self, method: Method, name: str) -> dict[str, tuple[int, ...]]:
+        """The paths and shapes of the variables of an adapter of this name."""
+        where = f"{self._scope}/{PREFIX}{name}"
+        return {
+            f"shared_{method.name}/{array}" if told.shared else f"{where}/{array}": (told.shape)
+            for array, told in self.arrays(method).items()
+        }
 
     @property
     def _scope(self) -> str:
@@ -188,6 +196,10 @@ class Site:
         except ValueError as error:
             return str(error)
         return None
+
+
+def _float32(kernel: Any) -> np.ndarray:
+    return np.asarray(to_numpy(kernel), dtype="float32")
 
 
 def find_sites(model: keras.layers.Layer) -> list[Site]:

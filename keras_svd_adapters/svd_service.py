@@ -74,21 +74,25 @@ class SVDService:
 
         A kernel is brought to the host only where the cache holds one of its shape.
         """
-        shapes = svd_cache.shapes(self.folder) if self.cache else set()
+        shapes = processes.from_process(0, lambda: svd_cache.shapes(self.folder))
         return [
             job.wanted
-            and job.shape in shapes
             and self._keeps(job.shape, job.part)
-            and svd_cache.entry(job.kernel(), self.folder, self.device).exists()
+            and job.shape in shapes
+            and self._holds(job.kernel())
             for job in jobs
         ]
+
+    def _holds(self, K: np.ndarray) -> bool:
+        entry = svd_cache.entry(K, self.folder, self.device)
+        return processes.from_process(0, entry.exists)
 
     def each(self, jobs: Sequence[Job]) -> Generator[tuple[np.ndarray, SVD | None]]:
         """Many kernels in their order, each with its decomposition; some are made at a time."""
         if not any(job.wanted for job in jobs):
             yield from ((job.kernel(), None) for job in jobs)
             return
-        count = processes.from_process(0, lambda: self.workers(jobs))
+        count = processes.least(lambda: self.workers(jobs))
         with threads_of_blas(cores() // count):
             if processes.count() > 1:
                 yield from each_by_share(jobs, self.decompose, count)

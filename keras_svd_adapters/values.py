@@ -10,14 +10,16 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_svd_adapters.processes import gathered
+from keras_svd_adapters.processes import count, gathered
 
 
 def to_numpy(variable: Any) -> np.ndarray:
     """The value of a variable on the host; a float one as float32, or float64 as itself."""
     value = ops.convert_to_tensor(variable)
     dtype = keras.backend.standardize_dtype(value.dtype)
-    if keras.backend.is_float_dtype(dtype) and dtype != "float64":
+    if dtype != "float64" and keras.backend.is_float_dtype(dtype):
+        if count() > 1:  # cast after it was sent
+            return gathered(value).astype("float32")
         value = ops.cast(value, "float32")
     return gathered(value)
 

@@ -252,8 +252,17 @@ def test_a_plan_for_devices_that_are_not_there():
     assert device.total == device.weights + 4 * device.trained
     assert device.fits == (device.total < 4e4)
     assert "each of 8 devices" in str(ksa.plan(backbone, ksa.SVF(), distribution=spread))
-    with pytest.raises(ValueError, match="give that as well.*Received: device_memory"):
-        ksa.plan(backbone, ksa.SVF(), device_memory=16e9)
+    wrong = [{"device_memory": 16e9}, {"distribution": mesh}]
+    wrong += [{"distribution": spread, "device_memory": size} for size in ("16GB", -1, True)]
+    for how in wrong:
+        with pytest.raises(ValueError, match=r"[\s\S]*Received: (device_memory|distribution)="):
+            ksa.plan(backbone, ksa.SVF(), **how)
+    ksa.enable(backbone, ksa.VeRA(rank=4), verbose=0)
+    both = ksa.plan(backbone, ksa.LoRA(rank=2), distribution=spread).device
+    added = [w for w in backbone.weights if "adapter_" in w.path or "shared_" in w.path]
+    assert (both.weights, both.trained) == (device.weights, device.trained)
+    whole = sum(nbytes(w) for w in added)
+    assert whole // 2 < both.frozen < whole
     with pytest.raises(ValueError, match="choose a mesh that divides it.*Received"):
         ksa.plan(models.bert()[0], ksa.SVF(), distribution=three_devices())
 

@@ -8,7 +8,7 @@ import keras_hub
 import models
 import numpy as np
 import pytest
-from cases import shake
+from cases import numpy, ours, shake
 from test_files import fresh_process
 
 import keras_svd_adapters as ksa
@@ -219,3 +219,62 @@ def test_a_hub(tmp_path, monkeypatch):
     monkeypatch.setattr(preset_utils, "get_file", lambda _, name: local(str(tmp_path), name))
     again = keras_hub.models.Backbone.from_preset("hf://someone/something")
     np.testing.assert_array_equal(models.output(again(x)), models.output(backbone(x)))
+
+
+@pytest.mark.parametrize("family", ours(models.FAMILIES))
+def test_loading_and_adapting_in_one(family, tmp_path):
+    backbone, x = models.FAMILIES[family]()
+    backbone.save_to_preset(tmp_path)
+    keras.utils.set_random_seed(3)
+    loaded = ksa.from_preset(tmp_path, ksa.LoRA(rank=2), verbose=0)
+    np.testing.assert_array_equal(models.output(loaded(x)), models.output(backbone(x)))
+    assert type(loaded).__mro__[1:] == type(ksa_enabled(backbone)).__mro__[1:]
+    assert [w.path.split("/")[1:] for w in loaded.weights] == [
+        w.path.split("/")[1:] for w in backbone.weights
+    ]
+    loaded.compile("adam", "mse")
+    y = np.zeros_like(models.output(loaded(x)))
+    if not isinstance(loaded.output, dict):
+        loaded.fit(x, y, verbose=0)
+        assert all(np.any(numpy(w)) for w in loaded.trainable_weights if w.name == "lora_b")
+    loaded.save_weights(tmp_path / "all.weights.h5")
+
+
+def ksa_enabled(backbone):
+    keras.utils.set_random_seed(3)
+    ksa.enable(backbone, ksa.LoRA(rank=2), verbose=0)
+    return backbone
+
+
+def test_no_second_copy_of_a_weight(tmp_path, monkeypatch):
+    """No initializer runs but of what the file lacks; adapters of the preset come along."""
+    backbone, x = models.llama()
+    ksa.enable(backbone, ksa.SVF(), verbose=0)
+    shake(backbone)
+    backbone.save_to_preset(tmp_path)
+
+    def failing(*args, **kwargs):
+        raise AssertionError("random values for a weight")
+
+    monkeypatch.setattr(keras.initializers.VarianceScaling, "__call__", failing)
+    monkeypatch.setattr(keras.initializers.RandomNormal, "__call__", failing)
+    loaded = ksa.from_preset(tmp_path, dtype="float32")
+    monkeypatch.undo()
+    np.testing.assert_allclose(
+        models.output(loaded(x)), models.output(backbone(x)), rtol=0, atol=1e-6
+    )
+
+
+def test_what_cannot_be_streamed(tmp_path):
+    for content in ((), ("model.safetensors",), ("model.weights.h5", "task.weights.h5")):
+        for name in content:
+            (tmp_path / name).touch()
+        with pytest.raises(ValueError, match=r"reads a directory with[\s\S]*Received"):
+            ksa.from_preset(tmp_path)
+    bert, _ = models.bert()
+    bert.save_to_preset(tmp_path / "a")
+    models.bert()[0].save_to_preset(tmp_path / "b")
+    other = models.llama()[0]
+    other.save_weights(tmp_path / "a" / "model.weights.h5", overwrite=True)
+    with pytest.raises((ValueError, KeyError)):
+        ksa.from_preset(tmp_path / "a")

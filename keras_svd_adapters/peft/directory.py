@@ -28,8 +28,7 @@ class PeftContents(NamedTuple):
 
 def write_peft(directory: str | os.PathLike[str], contents: PeftContents) -> None:
     """Writes a PEFT directory; the configuration, by which it is found, comes last."""
-    place = check_directory(directory)
-    from_process(0, lambda: _write(place, contents))
+    from_process(0, lambda: _write(check_directory(directory), contents))
 
 
 def _write(place: Path, contents: PeftContents) -> None:
@@ -58,7 +57,10 @@ def read_peft(directory: str | os.PathLike[str]) -> PeftContents:
         FileNotFoundError: If there is no such directory, or it lacks a file.
         ValueError: If its weights are pickled, or a file is damaged.
     """
-    place = check_directory(directory)
+    return from_process(0, lambda: _read(check_directory(directory)))
+
+
+def _read(place: Path) -> PeftContents:
     if not (place / CONFIG).is_file():
         raise FileNotFoundError(
             f"A PEFT adapter is a directory with {CONFIG} and {VALUES}. Received: {str(place)!r}"

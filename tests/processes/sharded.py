@@ -108,8 +108,13 @@ def lays_out_as_asked(family):
     bad = [
         ({"lora_a": ("batch", None)}, "matches no variable"),
         ({".*lora_a": ("batch",)}, "each of its"),
+        ({".*lora_b": ("batch", None)}, "cannot be cut into"),
+        ({".*lora_a": ("batch", "batch")}, "same axis of the mesh"),
+        ({"(": ("batch", None)}, "regular expressions"),
+        (("batch", None), "regular expressions"),
+        ({".*lora_b": (None, "rows")}, "regular expressions"),
+        ({".*lora_b": "batch"}, "regular expressions"),
     ]
-    bad += [({".*lora_b": ("batch", None)}, "cannot be cut into")]
     for layout, told in bad:
         with pytest.raises(ValueError, match=rf"{told}[\s\S]*Received"):
             ksa.enable(backbone, ksa.LoRA(rank=1), verbose=0, layout=layout)

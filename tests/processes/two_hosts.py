@@ -14,12 +14,14 @@ import pytest
 from keras.distribution import DeviceMesh, ModelParallel, set_distribution
 
 import keras_svd_adapters as ksa
-from keras_svd_adapters import processes
+from keras_svd_adapters import processes, svd_cache, svd_service
 from keras_svd_adapters.values import to_numpy
 
 METHODS = [ksa.LoRA(rank=2), ksa.SVF(), ksa.VeRA(rank=8)]
 IDS = np.random.default_rng(0).integers(1, 64, size=(8, 12))
 Y = np.arange(8) % 3
+NOWHERE = Path("nowhere") / "at all"
+svd_cache.LEAST_OPERATIONS = 0  # so that each keeps what it decomposed, in a folder of its own
 FOLDER, PLACE, COUNT, PORT = Path(sys.argv[1]), *map(int, sys.argv[2:])
 
 
@@ -63,15 +65,19 @@ def main():
     results = {}
     for number, method in enumerate(METHODS):
         backbone, model = build()
-        keras.utils.set_random_seed(1 + PLACE)  # other seeds, other caches: the first one's count
-        ksa.enable(backbone, method, verbose=0, cache=number % 2 == 0)
+        planned = ksa.plan(backbone, method)
+        keras.utils.set_random_seed(1 + PLACE)  # that of the first process counts
+        ksa.enable(backbone, method, verbose=0, cache=number < 2)
+        assert planned.trainable_parameters == sum(
+            int(np.prod(w.shape)) for w in backbone.trainable_weights
+        )
         results |= {f"{number} start {k}": v for k, v in values(backbone).items()}
         results[f"{number} losses"] = np.array(trained(backbone, model))
         file = FOLDER / f"{COUNT} {number}.keras"
-        ksa.save_adapter(backbone, file if PLACE == 0 else FOLDER / "nowhere" / "at all")
+        ksa.save_adapter(backbone, file if PLACE == 0 else NOWHERE)
         expected = values(backbone)
         ksa.delete_adapter(backbone, "default")
-        ksa.load_adapter(backbone, file, verbose=0)
+        ksa.load_adapter(backbone, file if PLACE == 0 else NOWHERE, verbose=0)
         for path, value in values(backbone).items():
             np.testing.assert_array_equal(value, expected[path], err_msg=path)
     np.savez(FOLDER / f"{COUNT} {PLACE}.npz", **results)
@@ -83,15 +89,28 @@ def errors_reach_every_process():
     backbone, _ = build()
     before = [w.path for w in backbone.weights]
     with pytest.raises(FileNotFoundError):
-        ksa.load_adapter(backbone, FOLDER / "none.keras", verbose=0)
-    kernel = ksa.targets(backbone).sites[1].layer.kernel
-    kernel.assign(np.full(kernel.shape, np.inf))
-    with pytest.raises(ValueError, match="NaN or infinity"):
-        ksa.enable(backbone, ksa.SVF(), verbose=0)
+        ksa.load_adapter(backbone, NOWHERE if PLACE == 0 else FOLDER / "2 0.keras", verbose=0)
+    plain, alone = svd_service.decompose, MemoryError("on the second alone")
+
+    def failing(*args):
+        if PLACE == 1:
+            raise alone
+        return plain(*args)
+
+    svd_service.decompose = failing
+    with pytest.raises(MemoryError, match="on the second alone"):
+        ksa.enable(backbone, ksa.SVF(), verbose=0, cache=False)
+    svd_service.decompose = plain
     assert [w.path for w in backbone.weights] == before
     ksa.enable(backbone, ksa.LoRA(rank=2), verbose=0)
     with pytest.raises(OSError):
-        ksa.save_adapter(backbone, FOLDER / "nowhere" / "at all")
+        ksa.save_adapter(backbone, NOWHERE if PLACE == 0 else FOLDER / "second.keras")
+    ksa.export_peft(backbone, FOLDER / "peft" if PLACE == 0 else FOLDER / "second.keras")
+    expected = values(backbone)
+    ksa.delete_adapter(backbone, "default")
+    ksa.import_peft(backbone, FOLDER / "peft" if PLACE == 0 else NOWHERE)
+    for path, value in values(backbone).items():
+        np.testing.assert_array_equal(value, expected[path], err_msg=path)
 
 
 main()
