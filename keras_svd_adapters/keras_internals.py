@@ -136,7 +136,11 @@ def give_first_value(variable: keras.Variable, value: Any = None) -> None:
             f"The file has another shape for {variable.path} than {tuple(variable.shape)}: it is "
             f"of another model. Received: {tuple(value.shape)}"
         )
-    variable._initialize(variable._convert_to_tensor(value, dtype=variable.dtype))
+    if keras.backend.backend() == "jax" and keras.distribution.distribution() is not None:
+        value = value.astype(variable.dtype)  # from the host to each device what it will hold
+    else:
+        value = variable._convert_to_tensor(value, dtype=variable.dtype)
+    variable._initialize(value)
     variable._initializer = None
 
 

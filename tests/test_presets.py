@@ -71,9 +71,9 @@ def test_saving_touches_nothing(tmp_path):
             assert model.train_function is function
         model.fit(x, y, verbose=0)
         twins.append(model)
-    for ours, theirs in zip(*[m.weights for m in twins], strict=True):
-        assert ours.trainable == theirs.trainable, ours.path
-        np.testing.assert_array_equal(ours.numpy(), theirs.numpy(), err_msg=ours.path)
+    for mine, theirs in zip(*[m.weights for m in twins], strict=True):
+        assert mine.trainable == theirs.trainable, mine.path
+        np.testing.assert_array_equal(mine.numpy(), theirs.numpy(), err_msg=mine.path)
 
 
 def test_what_stops_the_saving_leaves_the_model_whole(tmp_path, monkeypatch):

@@ -97,9 +97,21 @@ def main(folder, family, shape):
         np.testing.assert_allclose(np.asarray(again(inputs)), y, rtol=0, atol=1e-5)
     refuses_a_model_of_one_device(family, spread)
     set_distribution(spread)
+    loads_and_adapts(family, folder / "preset")
     lays_out_as_asked(family)
     if len(shape) == 2:
         gathers_no_kernel_more(family)
+
+
+def loads_and_adapts(family, folder):
+    backbone, _ = build(family)
+    backbone.save_to_preset(folder)
+    loaded = ksa.from_preset(folder, ksa.LoRA(rank=2), verbose=0)
+    ksa.enable(backbone, ksa.LoRA(rank=2), verbose=0)
+    for ours, theirs in zip(loaded.weights, backbone.weights, strict=True):
+        assert ours.value.sharding.is_equivalent_to(theirs.value.sharding, len(ours.shape))
+        if "adapter_" not in ours.path:
+            np.testing.assert_array_equal(np.asarray(ours), np.asarray(theirs))
 
 
 def lays_out_as_asked(family):
