@@ -66,8 +66,7 @@ def norm(found, expected):
     return np.linalg.norm(found - expected) / np.linalg.norm(expected)
 
 
-@pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("kernel", SOME)
+@pytest.mark.parametrize(("kernel", "mode"), ours(product(SOME, MODES)))
 def test_the_float_kernel_is_what_the_layer_multiplies_with(kernel, mode):
     layer, x = quantized(kernel, mode)
     layer.activation = None
@@ -156,7 +155,7 @@ def test_an_int8_language_model_has_the_gradient_of_its_floats(method):
     assert rough @ right > 0.98 * np.linalg.norm(rough) * np.linalg.norm(right)
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", ours(MODES))
 def test_a_quantized_language_model_learns(mode):
     model, _ = language_model(mode)
     ksa.enable(model, ksa.LoRA(rank=4))
@@ -236,9 +235,7 @@ LOGITS = {
 }
 
 
-@pytest.mark.parametrize("cap", [None, 3.0])
-@pytest.mark.parametrize("tied", [True, False])
-@pytest.mark.parametrize("mode", LOGITS)
+@pytest.mark.parametrize(("mode", "tied", "cap"), ours(product(LOGITS, [True, False], [None, 3.0])))
 def test_logits_of_integers_have_the_gradient_of_floats(mode, tied, cap):
     table = keras.layers.ReversibleEmbedding(20, 8, tie_weights=tied, logit_soft_cap=cap)
     table.build()
@@ -305,8 +302,7 @@ def test_integers_merge_to_floats(method, kernel, mode):
     layer.quantized_call(x)
 
 
-@pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("kernel", FEW)
+@pytest.mark.parametrize(("kernel", "mode"), ours(product(FEW, MODES)))
 def test_integers_merge_to_integers(kernel, mode):
     layer, x = quantized(kernel, mode)
     before = [to_host(w) for w in layer.weights]
@@ -343,7 +339,7 @@ def base_of(values, layer):
 
 
 @pytest.mark.parametrize(
-    ("mode", "how"), [("int8", "float"), ("int4", "requantize"), ("int4 grouped", "float")]
+    ("mode", "how"), ours([("int8", "float"), ("int4", "requantize"), ("int4 grouped", "float")])
 )
 def test_a_quantized_language_model_is_merged_and_saved(mode, how, tmp_path):
     model, _ = language_model(mode)
