@@ -30,7 +30,7 @@ from keras_svd_adapters.enable import (
     undone_on_failure,
 )
 from keras_svd_adapters.host import activate, adapters_of
-from keras_svd_adapters.layout import Layouts, check_layouts, override
+from keras_svd_adapters.layout import Layouts, Shapes, check_layouts, override
 from keras_svd_adapters.methods.method import Method
 from keras_svd_adapters.progress import tell
 from keras_svd_adapters.sharing import Shared
@@ -131,7 +131,7 @@ def load_adapter(
     return status(model)
 
 
-def _paths(model: keras.layers.Layer, chosen: Chosen, name: str) -> dict[str, tuple[int, ...]]:
+def _paths(model: keras.layers.Layer, chosen: Chosen, name: str) -> Shapes:
     if not (sites := adapted_sites(model, name)):
         return paths_of(chosen, name)
     return {variable.path: tuple(variable.shape) for variable in arrays_of_all(sites, name)}

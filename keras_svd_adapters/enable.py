@@ -144,8 +144,8 @@ def arrays_of_all(sites: Iterable[Site], name: str) -> list[keras.Variable]:
     return [variable for holder in holders for variable in holder.arrays.values()]
 
 
-def paths_of(chosen: Chosen, name: str) -> dict[str, tuple[int, ...]]:
-    """The paths and shapes of the variables that an adapter will have."""
+def paths_of(chosen: Chosen, name: str) -> dict[str, tuple[int, ...] | None]:
+    """The paths and shapes of the variables that an adapter may have, as `Site.paths`."""
     each = (site.paths(method, name) for site, method in chosen)
     return {path: shape for paths in each for path, shape in paths.items()}
 

@@ -137,11 +137,25 @@ def give_first_value(variable: keras.Variable, value: Any = None) -> None:
             f"of another model. Received: {tuple(value.shape)}"
         )
     if keras.backend.backend() == "jax" and keras.distribution.distribution() is not None:
-        value = value.astype(variable.dtype)  # from the host to each device what it will hold
+        value = _spread(variable, value.astype(variable.dtype))
     else:
         value = variable._convert_to_tensor(value, dtype=variable.dtype)
     variable._initialize(value)
     variable._initializer = None
+
+
+def _spread(variable: keras.Variable, value: Any) -> Any:
+    """From the host to each device what it will hold, and nothing to the hosts of others."""
+    import jax
+
+    variable._initialize_layout()
+    layout = getattr(variable._layout, "backend_layout", variable._layout)
+    return jax.make_array_from_callback(value.shape, layout, lambda part: value[part])
+
+
+def has_value(variable: keras.Variable) -> bool:
+    """Whether a variable of `shapes_only` has its first value."""
+    return variable._value is not None
 
 
 @contextmanager
@@ -154,9 +168,19 @@ def weights_store(path: Path) -> Iterator[Any]:
         store.close()
 
 
+PLAIN = (
+    keras.layers.Layer,
+    keras.layers.Dense,
+    keras.layers.EinsumDense,
+    keras.layers.Embedding,
+    keras.layers.Conv2D,
+)
+
+
 def loads_plainly(layer: keras.layers.Layer) -> bool:
     """Whether a layer loads its weights one by one in their order, as those of Keras do."""
-    own = type(layer).load_own_variables.__module__.startswith("keras.src.layers.")
+    plain = {each.load_own_variables for each in PLAIN}
+    own = type(layer).load_own_variables in plain
     return own and getattr(layer, "quantization_mode", None) is None
 
 

@@ -71,7 +71,7 @@ def place(variable: keras.Variable, layout: Any = None) -> None:
 
 
 Layouts = Mapping[str, Any]
-Shapes = Mapping[str, tuple[int, ...]]
+Shapes = Mapping[str, tuple[int, ...] | None]
 
 
 def check_layouts(layouts: Layouts | None, shapes: Callable[[], Shapes]) -> Any:
@@ -79,7 +79,8 @@ def check_layouts(layouts: Layouts | None, shapes: Callable[[], Shapes]) -> Any:
 
     Args:
         layouts: From patterns for paths to axes of the mesh; `None` for nothing.
-        shapes: Gives the paths and shapes of the variables that there will be.
+        shapes: Gives the paths and shapes of the variables that there may be; `None` for a
+            shape that is not known yet.
     """
     if layouts is None:
         return None
@@ -111,8 +112,8 @@ def check_layouts(layouts: Layouts | None, shapes: Callable[[], Shapes]) -> Any:
                 f"Received: {pattern!r}"
             )
     for path, layout in found.items():
-        if layout is not None:
-            _check_division(path, known[path], layout)
+        if layout is not None and (shape := known[path]) is not None:
+            _check_division(path, shape, layout)
     return asked
 
 

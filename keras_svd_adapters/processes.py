@@ -48,6 +48,18 @@ def from_process(owner: int, make: Callable[[], Made]) -> Made:
     return made  # type: ignore[no-any-return]
 
 
+def on_each(work: Callable[[], Any]) -> None:
+    """Has every process do a work in which none waits for another; an error of one is all's."""
+    if count() == 1:
+        work()
+        return
+    done = _attempt(work)
+    for i in range(count()):
+        _, error = pickle.loads(_sent(i, done if number() == i else b""))
+        if error is not None:
+            raise error
+
+
 def least(number_of_this: Callable[[], int]) -> int:
     """The least of the numbers that the processes have, each a part where they share a machine."""
     if count() == 1:

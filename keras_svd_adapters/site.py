@@ -165,13 +165,21 @@ class Site:
             layout = partial(layout_beside, base_kernel(self.layer), self.view)
             return Adapter(method, self.view, form, values, dtype, shared, PREFIX + name, layout)
 
-    def paths(self, method: Method, name: str) -> dict[str, tuple[int, ...]]:
-        """The paths and shapes of the variables of an adapter of this name."""
-        where = f"{self._scope}/{PREFIX}{name}"
-        return {
-            f"shared_{method.name}/{array}" if told.shared else f"{where}/{array}": (told.shape)
-            for array, told in self.arrays(method).items()
-        }
+    def paths(self, method: Method, name: str) -> dict[str, tuple[int, ...] | None]:
+        """The paths and shapes of the variables that an adapter of this name may have.
+
+        A shape is `None` where other kernels or the spectrum have a say in it.
+        """
+        found: dict[str, tuple[int, ...] | None] = {}
+        sure = self.arrays(method)
+        for form in method.forms:
+            for array, told in self.arrays(method, form).items():
+                if told.shared:
+                    found[f"shared_{method.name}/{array}"] = None
+                else:
+                    shape = told.shape if array in sure else None
+                    found[f"{self._scope}/{PREFIX}{name}/{array}"] = shape
+        return found
 
     @property
     def _scope(self) -> str:

@@ -74,13 +74,13 @@ class SVDService:
 
         A kernel is brought to the host only where the cache holds one of its shape.
         """
+        keeps = [job.wanted and self._keeps(job.shape, job.part) for job in jobs]
+        if not any(keeps):
+            return keeps
         shapes = processes.from_process(0, lambda: svd_cache.shapes(self.folder))
         return [
-            job.wanted
-            and self._keeps(job.shape, job.part)
-            and job.shape in shapes
-            and self._holds(job.kernel())
-            for job in jobs
+            keep and job.shape in shapes and self._holds(job.kernel())
+            for keep, job in zip(keeps, jobs, strict=True)
         ]
 
     def _holds(self, K: np.ndarray) -> bool:

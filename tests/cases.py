@@ -2,6 +2,7 @@
 
 import os
 from dataclasses import dataclass
+from itertools import product
 
 import closed_forms
 import keras
@@ -97,9 +98,12 @@ def is_ours(*places):
     return "EVERY" in os.environ or sum(places) % 3 == TURN
 
 
-def ours(rows):
-    """Those of a list of rows that are for this backend."""
-    return [row for place, row in enumerate(rows) if is_ours(place)]
+def ours(*tables):
+    """The rows of a table that are for this backend, or the combinations of rows of several."""
+    for_us = [
+        row for row in product(*map(enumerate, tables)) if is_ours(*(place for place, _ in row))
+    ]
+    return [row[0][1] if len(tables) == 1 else tuple(value for _, value in row) for row in for_us]
 
 
 def method_kernel_pairs(variants=False, dtypes=None, every=False):

@@ -1,7 +1,5 @@
 """Adapters where layers compute in bfloat16 and float16."""
 
-from itertools import product
-
 import keras
 import numpy as np
 import pytest
@@ -78,7 +76,7 @@ def test_a_change_of_a_thousandth_is_not_lost(case, kernel, dtype):
     assert (0.7 if type(case.method) is ksa.DoRA else 0.85) < slope < 1.15
 
 
-@pytest.mark.parametrize(("name", "dtype"), ours(product(CASES, ["mixed_bfloat16", "bfloat16"])))
+@pytest.mark.parametrize(("name", "dtype"), ours(CASES, ["mixed_bfloat16", "bfloat16"]))
 def test_gradients_of_many_tokens(name, dtype):
     """Through a second adapted layer, so that the gradient of its input counts as well."""
     case = CASES[name]

@@ -12,8 +12,10 @@ from cases import numpy, ours, shake
 from test_files import fresh_process
 
 import keras_svd_adapters as ksa
+from keras_svd_adapters import streaming
 from keras_svd_adapters.archive import AdapterFileError
 from keras_svd_adapters.host import AdaptedLayer
+from keras_svd_adapters.keras_internals import has_value, refresh_torch_parameters, shapes_only
 from keras_svd_adapters.preset import FOLDER, INDEX
 from keras_svd_adapters.root import AdaptedModel
 from keras_svd_adapters.site import adapted_sites
@@ -265,16 +267,92 @@ def test_no_second_copy_of_a_weight(tmp_path, monkeypatch):
     )
 
 
-def test_what_cannot_be_streamed(tmp_path):
-    for content in ((), ("model.safetensors",), ("model.weights.h5", "task.weights.h5")):
+def test_a_task_with_its_head(tmp_path):
+    model, x = adapted_task()
+    shake(model)
+    model.save_to_preset(tmp_path)
+    loaded = ksa.from_preset(tmp_path, cls=keras_hub.models.TextClassifier, preprocessor=None)
+    np.testing.assert_allclose(numpy(loaded(x)), numpy(model(x)), rtol=0, atol=1e-6)
+
+
+class Forgetful(keras.layers.Layer):
+    """Loads one of its two weights; the other is as it starts."""
+
+    def build(self, input_shape):
+        self.kept = self.add_weight(name="kept", shape=(4,), initializer="ones", trainable=False)
+        self.read = self.add_weight(name="read", shape=(4,), trainable=False)
+
+    def load_own_variables(self, store):
+        self.read.assign(store["1"])
+
+    def call(self, x):
+        return x * self.kept + self.read
+
+
+def test_each_layer_loads_as_it_does(tmp_path):
+    """Its own way of loading; what changes after; a weight that the file lacks."""
+
+    def build():
+        layers = [Forgetful(name="f"), keras.layers.Normalization(name="n"), keras.layers.Dense(2)]
+        return keras.Sequential([keras.Input((4,)), *layers])
+
+    x = np.arange(12, dtype="float32").reshape(3, 4)
+    model = build()
+    shake(model)
+    model.layers[0].read.assign([1.0, 2.0, 3.0, 4.0])
+    model.layers[1].adapt(x)
+    model.save_weights(tmp_path / "model.weights.h5")
+    with shapes_only() as waiting:
+        loaded = build()
+    streaming._fill(loaded, tmp_path / "model.weights.h5")
+    assert not [w for w in waiting if w.name in ("kept", "read", "mean") and not has_value(w)]
+    refresh_torch_parameters(loaded)
+    np.testing.assert_allclose(numpy(loaded(x)), numpy(model(x)), rtol=0, atol=1e-6)
+    other = keras.Sequential([keras.Input((5,)), keras.layers.Dense(2)])
+    other.save_weights(tmp_path / "other.weights.h5")
+    with shapes_only():
+        loaded = build()
+    with pytest.raises(ValueError, match=r"do not fit the model[\s\S]*Received: .*other"):
+        streaming._fill(loaded, tmp_path / "other.weights.h5")
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_task_in_parts(dtype, tmp_path):
+    """Of the backbone's preset alone, with a new head."""
+    model, x = task()
+    model.backbone.save_to_preset(tmp_path, max_shard_size=1e-5)
+    assert len(list(tmp_path.glob("model_*.weights.h5"))) > 1
+    cls = keras_hub.models.BertTextClassifier
+    task_of = {"dtype": dtype, "preprocessor": None, "num_classes": 2}
+    how = task_of | {"targets": {"query": ksa.SVF()}, "verbose": 0}
+    loaded = ksa.from_preset(tmp_path, cls=cls, **how)
+    plain = cls.from_preset(str(tmp_path), **task_of)
+    assert {site.name for site in adapted_sites(loaded)} == {"query"}
+    with ksa.disabled(loaded):
+        ours_, theirs = loaded.backbone(x), plain.backbone(x)
+    assert loaded.backbone.token_embedding.embeddings.dtype == dtype
+    np.testing.assert_array_equal(models.output(ours_), models.output(theirs))
+    assert np.isfinite(numpy(loaded(x))).all()
+
+
+def test_what_cannot_be_streamed(tmp_path, monkeypatch):
+    for content in ((), ("model.safetensors",)):
         for name in content:
             (tmp_path / name).touch()
         with pytest.raises(ValueError, match=r"reads a directory with[\s\S]*Received"):
             ksa.from_preset(tmp_path)
     bert, _ = models.bert()
-    bert.save_to_preset(tmp_path / "a")
-    models.bert()[0].save_to_preset(tmp_path / "b")
-    other = models.llama()[0]
-    other.save_weights(tmp_path / "a" / "model.weights.h5", overwrite=True)
-    with pytest.raises((ValueError, KeyError)):
-        ksa.from_preset(tmp_path / "a")
+    bert.save_to_preset(tmp_path / "bert")
+    for how, told in (
+        ({"targets": "query"}, "Without a method"),
+        ({"method": ksa.SVF(), "targets": "qwery"}, "qwery"),
+        ({"method": ksa.SVF(), "name": "a b"}, "word of letters"),
+        ({"method": ksa.LoRA(rank=500)}, "does not suit"),
+    ):
+        with monkeypatch.context() as context:
+            context.setattr(streaming, "_fill", None)  # none of them reads a weight
+            with pytest.raises(ValueError, match=told):
+                ksa.from_preset(tmp_path / "bert", **how)
+    models.llama()[0].save_weights(tmp_path / "bert" / "model.weights.h5", overwrite=True)
+    with pytest.raises(ValueError, match=r"do not fit the model[\s\S]*Received: .*weights.h5"):
+        ksa.from_preset(tmp_path / "bert")

@@ -1,7 +1,6 @@
 """Adapters on layers whose kernels Keras quantized."""
 
 import importlib
-from itertools import product
 
 import keras
 import models
@@ -66,7 +65,7 @@ def norm(found, expected):
     return np.linalg.norm(found - expected) / np.linalg.norm(expected)
 
 
-@pytest.mark.parametrize(("kernel", "mode"), ours(product(SOME, MODES)))
+@pytest.mark.parametrize(("kernel", "mode"), ours(SOME, MODES))
 def test_the_float_kernel_is_what_the_layer_multiplies_with(kernel, mode):
     layer, x = quantized(kernel, mode)
     layer.activation = None
@@ -235,7 +234,7 @@ LOGITS = {
 }
 
 
-@pytest.mark.parametrize(("mode", "tied", "cap"), ours(product(LOGITS, [True, False], [None, 3.0])))
+@pytest.mark.parametrize(("mode", "tied", "cap"), ours(LOGITS, [True, False], [None, 3.0]))
 def test_logits_of_integers_have_the_gradient_of_floats(mode, tied, cap):
     table = keras.layers.ReversibleEmbedding(20, 8, tie_weights=tied, logit_soft_cap=cap)
     table.build()
@@ -270,7 +269,7 @@ def test_logits_of_integers_have_the_gradient_of_floats(mode, tied, cap):
 
 
 @pytest.mark.parametrize(
-    ("method", "kernel", "mode"), ours(product([ksa.DoRA(rank=2), ksa.SVF()], FEW, MODES)), ids=str
+    ("method", "kernel", "mode"), ours([ksa.DoRA(rank=2), ksa.SVF()], FEW, MODES), ids=str
 )
 def test_integers_merge_to_floats(method, kernel, mode):
     layer, x = quantized(kernel, mode)
@@ -302,7 +301,7 @@ def test_integers_merge_to_floats(method, kernel, mode):
     layer.quantized_call(x)
 
 
-@pytest.mark.parametrize(("kernel", "mode"), ours(product(FEW, MODES)))
+@pytest.mark.parametrize(("kernel", "mode"), ours(FEW, MODES))
 def test_integers_merge_to_integers(kernel, mode):
     layer, x = quantized(kernel, mode)
     before = [to_host(w) for w in layer.weights]
@@ -365,7 +364,7 @@ STARTS = [("loftq", 1), ("loftq", 3), ("qpissa", 1), ("qpissa", 3)]
 
 
 @pytest.mark.parametrize(
-    ("mode", "kernel", "begin"), ours(product(["int8", "int4 grouped"], FEW, STARTS)), ids=str
+    ("mode", "kernel", "begin"), ours(["int8", "int4 grouped"], FEW, STARTS), ids=str
 )
 def test_an_adapter_makes_up_for_the_rounding(mode, kernel, begin):
     start, iterations = begin
@@ -483,7 +482,7 @@ BESIDE = [ksa.LoRA(rank=2), ksa.DoRA(rank=2), ksa.SVF()]
 
 @pytest.mark.parametrize(
     ("method", "mode", "dtype"),
-    ours(product(BESIDE, MODES, ["mixed_bfloat16", "bfloat16"])),
+    ours(BESIDE, MODES, ["mixed_bfloat16", "bfloat16"]),
     ids=str,
 )
 def test_integers_in_half_precision(method, mode, dtype):
