@@ -103,6 +103,7 @@ def ours(*tables):
     for_us = [
         row for row in product(*map(enumerate, tables)) if is_ours(*(place for place, _ in row))
     ]
+    assert for_us, "a test without rows would be skipped"
     return [row[0][1] if len(tables) == 1 else tuple(value for _, value in row) for row in for_us]
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from cases import ours
 
 import keras_svd_adapters as ksa
 from keras_svd_adapters.methods.method import Method
@@ -88,7 +89,7 @@ def anchors(page):
 WITH_CODE = [page for page in [*API, *GUIDES] if any(not reason for reason, _ in blocks(page))]
 
 
-@pytest.mark.parametrize("page", WITH_CODE, ids=page_name)
+@pytest.mark.parametrize("page", ours(WITH_CODE), ids=page_name)
 def test_code(page, monkeypatch, tmp_path):
     module = ModuleType("page")
     monkeypatch.setitem(sys.modules, "page", module)

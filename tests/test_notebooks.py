@@ -10,13 +10,14 @@ from types import ModuleType
 
 import keras
 import pytest
+from cases import ours
 
 ROOT = Path(__file__).parent.parent
 SOURCES = sorted((ROOT / "guides" / "notebooks").glob("*.py"))
 SHARDED = ROOT / "examples" / "notebooks" / "kaggle_tpu.py"
 
 
-@pytest.mark.parametrize("source", SOURCES, ids=lambda path: path.stem)
+@pytest.mark.parametrize("source", ours(SOURCES), ids=lambda path: path.stem)
 def test_notebook(source, monkeypatch, tmp_path):
     monkeypatch.setenv("SMALL", "1")
     monkeypatch.syspath_prepend(ROOT / "examples")

@@ -7,7 +7,7 @@ import keras
 import models
 import numpy as np
 import pytest
-from cases import METHODS, ours
+from cases import DTYPES, METHODS, ours
 from threadpoolctl import threadpool_info
 
 import keras_svd_adapters as ksa
@@ -17,9 +17,9 @@ from keras_svd_adapters.svd_cost import host_speed
 ROOT = Path(__file__).parent.parent
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize(
-    "name", [n for n, c in METHODS.items() if not (c.square_only or c.variant)]
+    ("name", "dtype"),
+    ours([n for n, c in METHODS.items() if not (c.square_only or c.variant)], DTYPES[::2]),
 )
 def test_plan_is_what_happens(name, dtype, tmp_path):
     method = METHODS[name].method
