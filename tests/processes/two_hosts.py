@@ -53,6 +53,7 @@ def values(backbone):
 
 
 def main():
+    preset = FOLDER / f"preset {COUNT} {PLACE}"
     if COUNT > 1:
         keras.distribution.initialize(f"127.0.0.1:{PORT}", COUNT, PLACE)
         mesh = DeviceMesh((2, 4), ("batch", "model"))
@@ -83,6 +84,27 @@ def main():
     np.savez(FOLDER / f"{COUNT} {PLACE}.npz", **results)
     if COUNT > 1:
         errors_reach_every_process()
+        each_reads_a_preset(preset)
+
+
+def each_reads_a_preset(preset):
+    backbone, _ = build()
+    written = {w.path: to_numpy(w) for w in backbone.weights}
+    spread = keras.distribution.distribution()
+    set_distribution(None)
+    backbone, _ = build()
+    for weight in backbone.weights:
+        weight.assign(written[weight.path])
+    backbone.save_to_preset(preset)
+    set_distribution(spread)
+    loaded = ksa.from_preset(preset, ksa.LoRA(rank=2), verbose=0)
+    for weight in loaded.weights:
+        if "adapter_" not in weight.path:
+            np.testing.assert_array_equal(to_numpy(weight), written[weight.path])
+    if PLACE == 1:
+        (preset / "model.weights.h5").write_bytes(b"no weights")
+    with pytest.raises(ValueError, match="do not fit the model"):
+        ksa.from_preset(preset)
 
 
 def errors_reach_every_process():
