@@ -49,7 +49,7 @@ def from_preset(
     """Loads a KerasHub preset from a directory, and adapts it.
 
     As `cls.from_preset(preset)` and `enable`, in less memory: while it loads,
-    no more than the model and its largest weight. What the preset has of
+    not much more than the model and its largest weight. What the preset has of
     adapters comes along.
 
     Args:
