@@ -12,7 +12,7 @@ import keras
 import numpy as np
 
 from keras_svd_adapters.kernel import KernelView
-from keras_svd_adapters.layout import axes_beside
+from keras_svd_adapters.layout import axes_beside, mesh_axes
 from keras_svd_adapters.methods.method import Array
 
 SLOTS = 2  # of Adam, and of most others at most
@@ -104,16 +104,16 @@ def bytes_per_device(
     """
     mesh = distribution.device_mesh
     sizes = dict(zip(mesh.axis_names, mesh.shape, strict=True))
-    held = {True: 0.0, False: 0.0}
+    held = {True: 0, False: 0}
     base = sum(
-        _share(w.shape, _axes(distribution, w), sizes, w.path) * _width(w.dtype) for w in weights
+        _share(w.shape, _axes(distribution, w), sizes, w.path) * width(w.dtype) for w in weights
     )
     for array, dtype, view, kernel in arrays:
         cuts: Sequence[Any] = [None] * len(array.shape)
         if array.axes and tuple(kernel.shape) == view.shape:
             cuts = axes_beside(_axes(distribution, kernel), view, array.axes)
-        held[array.trainable] += _share(array.shape, cuts, sizes, kernel.path) * _width(dtype)
-    return DeviceBytes(int(base), int(held[False]), int(held[True]), prod(mesh.shape), memory)
+        held[array.trainable] += _share(array.shape, cuts, sizes, kernel.path) * width(dtype)
+    return DeviceBytes(base, held[False], held[True], prod(mesh.shape), memory)
 
 
 def _axes(distribution: Any, variable: keras.Variable) -> Sequence[Any]:
@@ -124,7 +124,7 @@ def _axes(distribution: Any, variable: keras.Variable) -> Sequence[Any]:
 
 def _share(shape: Sequence[int], axes: Sequence[Any], sizes: dict[str, int], path: str) -> int:
     """How many values of an array a device holds."""
-    parts = [prod(sizes[a] for a in ([cut] if isinstance(cut, str) else cut or ())) for cut in axes]
+    parts = [prod(sizes[axis] for axis in mesh_axes(cut)) for cut in axes]
     for size, part in zip(shape, parts):
         if size % part:
             raise ValueError(
@@ -135,7 +135,7 @@ def _share(shape: Sequence[int], axes: Sequence[Any], sizes: dict[str, int], pat
     return prod(shape) // prod(parts)
 
 
-def _width(dtype: str) -> float:
+def width(dtype: str) -> int:
     """Bytes of a value."""
     if dtype in HALVES:
         return 2

@@ -168,19 +168,18 @@ def weights_store(path: Path) -> Iterator[Any]:
         store.close()
 
 
-PLAIN = (
-    keras.layers.Layer,
-    keras.layers.Dense,
-    keras.layers.EinsumDense,
-    keras.layers.Embedding,
-    keras.layers.Conv2D,
-)
+PLAIN = {
+    keras.layers.Layer.load_own_variables,
+    keras.layers.Dense.load_own_variables,
+    keras.layers.EinsumDense.load_own_variables,
+    keras.layers.Embedding.load_own_variables,
+    keras.layers.Conv2D.load_own_variables,
+}
 
 
 def loads_plainly(layer: keras.layers.Layer) -> bool:
     """Whether a layer loads its weights one by one in their order, as those of Keras do."""
-    plain = {each.load_own_variables for each in PLAIN}
-    own = type(layer).load_own_variables in plain
+    own = type(layer).load_own_variables in PLAIN
     return own and getattr(layer, "quantization_mode", None) is None
 
 

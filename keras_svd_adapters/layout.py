@@ -41,6 +41,11 @@ def axes_beside(cuts: Sequence[Any], view: KernelView, axes: str) -> list[Any]:
     return [cuts[groups[axis][0]] if groups.get(axis) else None for axis in axes]
 
 
+def mesh_axes(cut: Any) -> list[str]:
+    """The axes of the mesh by which one axis of an array is cut: none, one or several."""
+    return [cut] if isinstance(cut, str) else list(cut or ())
+
+
 @contextmanager
 def unasked() -> Iterator[None]:
     """Within, no `LayoutMap` is asked where new variables lie: they wait for `place`."""
@@ -135,7 +140,7 @@ def _check_division(path: str, shape: tuple[int, ...], layout: Any) -> None:
             f"The layout of {path} names an axis of the mesh, or None, for each of its "
             f"{len(shape)} axes. Received: {layout.axes}"
         )
-    cuts = [[axes] if isinstance(axes, str) else list(axes or ()) for axes in layout.axes]
+    cuts = [mesh_axes(cut) for cut in layout.axes]
     used = [axis for axes in cuts for axis in axes]
     if len(used) != len(set(used)):
         raise ValueError(
@@ -155,10 +160,7 @@ def shown_layout(variable: keras.Variable) -> str:
     """How a variable is cut along each of its axes, such as `(model, -)`; `-` is not at all."""
     spec = getattr(sharding_of(variable), "spec", ())
     cuts = [*spec, *[None] * (len(variable.shape) - len(spec))]
-    shown = (
-        "-" if cut is None else "+".join([cut] if isinstance(cut, str) else cut) for cut in cuts
-    )
-    return f"({', '.join(shown)})"
+    return f"({', '.join('+'.join(mesh_axes(cut)) or '-' for cut in cuts)})"
 
 
 def check_layout(kernel: keras.Variable) -> None:

@@ -10,10 +10,14 @@ from math import prod
 from typing import Any
 
 import keras
-import numpy as np
 
 from keras_svd_adapters.blueprint import Blueprint, draw
-from keras_svd_adapters.device_bytes import DeviceBytes, bytes_per_device, check_devices
+from keras_svd_adapters.device_bytes import (
+    DeviceBytes,
+    bytes_per_device,
+    check_devices,
+    width,
+)
 from keras_svd_adapters.enable import Chosen, check_shapes, choose_methods, jobs_for, needs_svd
 from keras_svd_adapters.host import adapters_of, base_kernel
 from keras_svd_adapters.methods.method import Array, Method
@@ -273,6 +277,4 @@ def _dtype(array: Array, compute_dtype: str) -> str:
 
 
 def _bytes(array: Array, compute_dtype: str = "float32") -> int:
-    dtype = _dtype(array, compute_dtype)
-    size = 2 if dtype in ("bfloat16", "float16") else np.dtype(dtype).itemsize
-    return int(np.prod(array.shape)) * size
+    return prod(array.shape) * width(_dtype(array, compute_dtype))

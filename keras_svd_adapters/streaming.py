@@ -111,8 +111,7 @@ def _load(
         check(model)
     on_each(lambda: _fill(model, file))
     for variable in waiting:
-        if not has_value(variable):
-            give_first_value(variable)
+        give_first_value(variable)
     refresh_torch_parameters(model)
     if is_task:
         model = cls.from_preset(str(folder), load_weights=False, backbone=model, **options)
