@@ -1,8 +1,10 @@
 """One backend a run, named by `KERAS_BACKEND`; the same numbers every time."""
 
+import gc
 import os
 
 import keras
+import keras_hub  # noqa: F401 (what lives before the tests need not be searched by them)
 import pytest
 
 EXPECTED = os.environ.get("KERAS_BACKEND", "")
@@ -10,6 +12,11 @@ EXPECTED = os.environ.get("KERAS_BACKEND", "")
 
 def pytest_report_header():
     return f"keras {keras.__version__} on {keras.backend.backend()}"
+
+
+def pytest_collection_finish():
+    gc.collect()
+    gc.freeze()  # a verb searches the live objects for models: these are none of theirs
 
 
 def pytest_sessionstart():

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from keras.src.saving import saving_lib
 
+from keras_svd_adapters import LoRA, enable, live_models
 from keras_svd_adapters import keras_internals as internals
-from keras_svd_adapters import live_models
 from keras_svd_adapters.host import AdaptedLayer
 
 
@@ -166,3 +166,29 @@ def test_every_compile_is_told_apart():
         seen.append(internals.compiled_as(model))
     assert seen[0] is not None
     assert seen[0] is not seen[1]
+
+
+@pytest.mark.parametrize("family", models.FAMILIES)
+def test_the_layers_below_are_those_that_keras_finds(family):
+    model, _ = models.FAMILIES[family]()
+    enable(model, LoRA(rank=1), verbose=0)
+    for _, chain in internals.walk(model):
+        ours = {name: type(value) for name, value in internals.children(chain[-1])}
+        theirs = {
+            name: type(value)
+            for name, value in saving_lib._walk_saveable(chain[-1])
+            if isinstance(value, internals.HOLDERS)
+        }
+        # What is left out are dictionaries of variables and of classes, of our own mixins.
+        spared = {"arrays", "trained", "declared", "adapts", "kinds", "reads"}
+        assert list(ours.items()) == [(k, v) for k, v in theirs.items() if k not in spared]
+
+
+def test_walking_computes_no_kernel(monkeypatch):
+    """Which it did for every adapted layer and every quantized one, at each step of a verb."""
+    model, _ = models.bert()
+    enable(model, LoRA(rank=1), verbose=0)
+    read = []
+    monkeypatch.setattr(AdaptedLayer, "effective", lambda *args: read.append(args))
+    assert len(list(internals.walk(model))) > 30
+    assert not read
