@@ -4,7 +4,7 @@ BIN := .venv/bin
 BACKENDS := jax tensorflow torch
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
-.PHONY: demo demo-all demo-gemma comparison bench test $(BACKENDS:%=test-%) coverage coverage-page $(BACKENDS:%=coverage-%) fuzz lint docs notebooks clean
+.PHONY: demo demo-all demo-gemma comparison bench test test-all $(BACKENDS:%=test-%) coverage coverage-page $(BACKENDS:%=coverage-%) fuzz mutants $(BACKENDS:%=reach-%) lint docs notebooks clean
 
 demo: .venv/ready
 	KERAS_BACKEND=$${KERAS_BACKEND:-jax} $(BIN)/python examples/quickstart.py
@@ -22,16 +22,33 @@ bench: .venv/ready
 	$(BIN)/python benchmarks/run.py
 
 # Two workers on two cores: one thread of linear algebra each, and each graph of JAX compiled once.
-$(BACKENDS:%=test-%): export OMP_NUM_THREADS ?= 1
-$(BACKENDS:%=test-%): export OPENBLAS_NUM_THREADS ?= 1
-$(BACKENDS:%=test-%): export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.cache/jax
-$(BACKENDS:%=test-%): export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS ?= 0
-$(BACKENDS:%=test-%): export JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES ?= -1
+TESTING := $(BACKENDS:%=test-%) $(BACKENDS:%=reach-%) mutants
+$(TESTING): export OMP_NUM_THREADS ?= 1
+$(TESTING): export OPENBLAS_NUM_THREADS ?= 1
+$(TESTING): export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.cache/jax
+$(TESTING): export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS ?= 0
+$(TESTING): export JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES ?= -1
 
 test: $(BACKENDS:%=test-%)
 
+# Every row of every table on every backend, every backbone with every method, ten thousand files.
+test-all: export EVERY = 1
+test-all: test fuzz
+
+PYTEST = KERAS_BACKEND=$* $(BIN)/python -m pytest --numprocesses 2 --dist worksteal
+
 $(BACKENDS:%=test-%): test-%: .venv/ready
-	KERAS_BACKEND=$* $(BIN)/python -m pytest --numprocesses 2 --dist worksteal
+	$(PYTEST)
+
+# Which tests of `make test` reach which lines; then 200 small faults, each against those tests.
+REACH := .cache/reach
+$(BACKENDS:%=reach-%): reach-%: .venv/ready
+	mkdir -p $(REACH)
+	COVERAGE_FILE=$(REACH)/$*.coverage $(PYTEST) --cov=keras_svd_adapters --cov-context=test \
+	  --cov-report= --junitxml=$(REACH)/$*.xml
+
+mutants: $(BACKENDS:%=reach-%)
+	$(BIN)/python tests/mutation/run.py
 
 # Every backbone of KerasHub with every method: 252 rows a backend, and their page in the guides.
 coverage: $(BACKENDS:%=coverage-%)
@@ -40,7 +57,7 @@ coverage-page: .venv/ready
 	KERAS_BACKEND=torch $(BIN)/python tests/coverage_page.py
 
 $(BACKENDS:%=coverage-%): coverage-%: coverage-page
-	COVERAGE=1 KERAS_BACKEND=$* $(BIN)/python -m pytest --numprocesses 2 tests/test_coverage.py
+	EVERY=1 $(PYTEST) tests/test_coverage.py
 
 fuzz: .venv/ready
 	KERAS_BACKEND=torch $(BIN)/python tests/fuzzing.py 10000

@@ -85,37 +85,38 @@ SQUARE = {"square", "btd,ndh->btnh", "btnh,nhd->btd"}
 DTYPES = ("float32", "mixed_bfloat16", "bfloat16")
 
 
-TURN = ("jax", "tensorflow", "torch").index(keras.backend.backend())
+def combinations(*tables, fits=lambda *names: True):
+    """The combinations of the rows of several tables.
 
+    With `EVERY=1` all of them. Else three for each row of the first table, each at another
+    place of the other tables, and each backend is dealt one of the three (`conftest.py`): one more
+    method adds a test a table and backend, however many kernels and dtypes there are.
 
-def is_ours(*places):
-    """Whether a combination of rows, by their places in the tables, is for this backend.
-
-    Each backend has one of three, such that the three have them all, and each has every pair of
-    a row of one table with one of another where there are three tables. `EVERY=1 make test` gives
-    all to each.
+    Args:
+        tables: Lists or dictionaries, of which the keys count. Methods come first.
+        fits: Whether a combination is one.
     """
-    return "EVERY" in os.environ or sum(places) % 3 == TURN
+    chosen = []
+    for place, first in enumerate(tables[0]):
+        rows = [(first, *rest) for rest in product(*tables[1:]) if fits(first, *rest)]
+        if len(rows) > 3 and "EVERY" not in os.environ:
+            third = len(rows) // 3
+            rows = [rows[(place + turn * third) % len(rows)] for turn in range(3)]
+        chosen += rows
+    return chosen
 
 
-def ours(*tables):
-    """The rows of a table that are for this backend, or the combinations of rows of several."""
-    for_us = [
-        row for row in product(*map(enumerate, tables)) if is_ours(*(place for place, _ in row))
-    ]
-    assert for_us, "a test without rows would be skipped"
-    return [row[0][1] if len(tables) == 1 else tuple(value for _, value in row) for row in for_us]
-
-
-def method_kernel_pairs(variants=False, dtypes=None, every=False):
-    """Each backend's share of methods and kernels, and of dtypes if these are given; or all."""
+def method_kernel_pairs(variants=False, dtypes=None):
+    """Methods with kernels, and with dtypes if these are given."""
+    rows = combinations(
+        [name for name, case in METHODS.items() if variants or not case.variant],
+        KERNELS,
+        *([dtypes] if dtypes else []),
+        fits=lambda name, kernel, *_: kernel in SQUARE or not METHODS[name].square_only,
+    )
     return [
-        pytest.param(case, *KERNELS[kernel], *given, id="-".join([name, kernel, *given]))
-        for i, (name, case) in enumerate(METHODS.items())
-        for j, kernel in enumerate(KERNELS)
-        for k, given in enumerate([(dtype,) for dtype in dtypes] if dtypes else [()])
-        if (kernel in SQUARE or not case.square_only) and (variants or not case.variant)
-        if every or is_ours(i, j, k)
+        pytest.param(METHODS[name], *KERNELS[kernel], *given, id="-".join([name, kernel, *given]))
+        for name, kernel, *given in rows
     ]
 
 

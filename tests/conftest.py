@@ -1,17 +1,64 @@
-"""One backend a run, named by `KERAS_BACKEND`; the same numbers every time."""
+"""One backend a run, named by `KERAS_BACKEND`; the same numbers every time.
+
+Which tests run: with `EVERY=1` (`make test-all`) each row of each table. Without (`make test`)
+each test on each backend, with two savings:
+
+- The rows of a table are dealt to the three backends, so that each row runs on one of them and
+  each backend has at least one.
+- What `pytest.mark.backend_free` names, with the reason, runs on PyTorch alone, the quickest.
+
+and with two more: what `pytest.mark.long` names is left out, and XLA compiles for JAX in haste, but
+for `pytest.mark.optimized`, where the last bit counts.
+"""
 
 import gc
 import os
+from collections import defaultdict
 
 import keras
 import keras_hub  # noqa: F401 (what lives before the tests need not be searched by them)
 import pytest
 
 EXPECTED = os.environ.get("KERAS_BACKEND", "")
+EVERY = "EVERY" in os.environ
+BACKENDS = ("jax", "tensorflow", "torch")
 
 
 def pytest_report_header():
     return f"keras {keras.__version__} on {keras.backend.backend()}"
+
+
+def pytest_configure(config):
+    if not EVERY:  # also of the processes that tests start
+        os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+    for line in (
+        "backend_free(reason): runs on PyTorch alone, but for `EVERY=1`",
+        "long(reason): runs with `EVERY=1` only",
+        "optimized(reason): compiled by JAX as it is for a user",
+    ):
+        config.addinivalue_line("markers", line)
+
+
+def pytest_collection_modifyitems(config, items):
+    if EVERY:
+        return
+    backend = keras.backend.backend()
+    rows = defaultdict(list)
+    for item in items:
+        rows[item.nodeid.partition("[")[0]].append(item)
+    chosen = set()
+    for number, table in enumerate(rows.values()):
+        turn = BACKENDS.index(backend)
+        if table[0].get_closest_marker("long"):
+            continue
+        if table[0].get_closest_marker("backend_free"):
+            chosen.update(table if backend == "torch" else ())
+        elif len(table) < len(BACKENDS):
+            chosen.add(table[(turn + number) % len(table)])
+        else:
+            chosen.update(table[(turn + number) % len(BACKENDS) :: len(BACKENDS)])
+    config.hook.pytest_deselected(items=[item for item in items if item not in chosen])
+    items[:] = [item for item in items if item in chosen]
 
 
 def pytest_collection_finish():
@@ -30,6 +77,18 @@ def pytest_sessionstart():
 @pytest.fixture(autouse=True)
 def own_cache(monkeypatch, tmp_path_factory):
     monkeypatch.setenv("KERAS_SVD_ADAPTERS_CACHE", str(tmp_path_factory.getbasetemp() / "svd"))
+
+
+@pytest.fixture(autouse=True)
+def compiled_in_haste(request):
+    if keras.backend.backend() != "jax" or EVERY:
+        return
+    import jax
+
+    optimized = request.node.get_closest_marker("optimized") is not None
+    if optimized:
+        jax.clear_caches()
+    jax.config.update("jax_disable_most_optimizations", not optimized)
 
 
 @pytest.fixture(autouse=True)

@@ -13,6 +13,8 @@ from keras_svd_adapters.host import AdaptedLayer
 from keras_svd_adapters.root import AdaptedModel
 from keras_svd_adapters.weights import own_weights, trained_with
 
+backend_free = pytest.mark.backend_free("messages are made of names and shapes")
+
 
 def snapshot(model):
     weights = {w.path: (w.trainable, type(w), w.numpy().tobytes()) for w in model.weights}
@@ -22,6 +24,7 @@ def snapshot(model):
     return weights, layers, list(model.trainable_weights)
 
 
+@backend_free
 @pytest.mark.parametrize(
     ("make", "words"),
     [
@@ -72,6 +75,7 @@ def test_enable_refuses_and_touches_nothing(how, words):
     np.testing.assert_array_equal(models.output(backbone(x)), y)
 
 
+@backend_free
 def test_a_taken_name():
     backbone, _ = models.bert()
     ksa.enable(backbone, ksa.SVF(), targets="query")
@@ -108,6 +112,7 @@ def test_what_cannot_train_besides():
     assert snapshot(model) == before
 
 
+@backend_free
 @pytest.mark.parametrize("name", ["names", "kernel", "adapters", "default"])
 def test_any_word_is_a_name(name):
     backbone, x = models.bert()
@@ -156,6 +161,7 @@ def test_interrupted_half_way(monkeypatch):
     np.testing.assert_array_equal(models.output(backbone(x)), y)
 
 
+@backend_free
 def test_unbuilt_layers():
     with pytest.raises(ValueError, match=r"build it first.*Received"):
         ksa.SVFDense(keras.layers.Dense(3))
@@ -165,6 +171,7 @@ def test_unbuilt_layers():
         ksa.enable(keras.Sequential([keras.layers.Dense(3), keras.layers.Dense(2)]), ksa.SVF())
 
 
+@backend_free
 def test_keras_lora_and_ours_do_not_meet():
     backbone, _ = models.bert()
     backbone.enable_lora(2)
@@ -185,6 +192,7 @@ def query(backbone):
     return backbone.get_layer("transformer_layer_0")._self_attention_layer._query_dense
 
 
+@backend_free
 def test_quantized_layers():
     layer = keras.layers.Dense(4)
     layer.build((None, 8))
@@ -201,6 +209,7 @@ def test_quantized_layers():
     assert model.layers[1].quantization_mode == "int8"
 
 
+@backend_free
 def test_what_is_left_out_is_told():
     model = keras.Sequential([keras.Input((8,)), *[keras.layers.Dense(8) for _ in range(3)]])
     model.layers[0].quantize("float8")
@@ -215,6 +224,7 @@ def test_what_is_left_out_is_told():
         ksa.plan(model, ksa.LoRA(rank=2), exclude=model.layers[0].name)
 
 
+@backend_free
 @pytest.mark.parametrize("name", [5, [None], ["default", 1], {"default": 1}])
 def test_what_is_no_name(name):
     backbone, _ = models.bert()
@@ -245,6 +255,7 @@ VERBS = {
 }
 
 
+@backend_free
 @pytest.mark.parametrize("verb", VERBS)
 def test_verbs_on_a_plain_model(verb):
     backbone, _ = models.bert()
@@ -252,6 +263,7 @@ def test_verbs_on_a_plain_model(verb):
         VERBS[verb](backbone)
 
 
+@backend_free
 @pytest.mark.parametrize("method", [ksa.PiSSA(rank=2), ksa.LoRA(rank=2)])
 def test_an_integer_kernel(method):
     layer = keras.layers.Dense(4, use_bias=False)
@@ -261,6 +273,7 @@ def test_an_integer_kernel(method):
         ksa.enable(layer, method)
 
 
+@backend_free
 def test_more_than_one_matrix():
     layer = keras.layers.EinsumDense("bed,edf->bef", output_shape=(3, 5))
     layer.build((None, 3, 4))
@@ -268,12 +281,14 @@ def test_more_than_one_matrix():
         ksa.enable(layer, ksa.DoRA(rank=2))
 
 
+@backend_free
 def test_a_method_that_no_target_has_a_use_for():
     backbone, _ = models.bert()
     with pytest.raises(ValueError, match="has a method of its own.*Received: method=LoRA"):
         ksa.enable(backbone, ksa.LoRA(rank=2), targets={"attention": ksa.SVF()})
 
 
+@backend_free
 @pytest.mark.parametrize(
     "swapped",
     [
@@ -289,6 +304,7 @@ def test_arguments_in_the_wrong_order(swapped):
         swapped(models.bert()[0])
 
 
+@backend_free
 @pytest.mark.parametrize("train", [True, 3, [True]])
 def test_train_that_names_nothing(train):
     backbone, _ = models.bert()
@@ -296,6 +312,7 @@ def test_train_that_names_nothing(train):
         ksa.enable(backbone, ksa.SVF(), train=train)
 
 
+@backend_free
 def test_a_layer_as_a_target():
     backbone, _ = models.bert()
     for target in (backbone.layers[-1], keras.layers.Dense):
@@ -303,6 +320,7 @@ def test_a_layer_as_a_target():
             ksa.enable(backbone, ksa.SVF(), targets=target)
 
 
+@backend_free
 def test_what_another_adapter_trained_is_not_in_the_file(tmp_path):
     backbone, _ = models.bert()
     ksa.enable(backbone, ksa.SVF(), train="*norm*")
@@ -313,6 +331,7 @@ def test_what_another_adapter_trained_is_not_in_the_file(tmp_path):
         ksa.save_adapter(backbone, tmp_path / "second.keras", name="second")
 
 
+@backend_free
 def test_what_a_merged_model_says():
     backbone, _ = models.bert()
     ksa.enable(backbone, ksa.PiSSA(rank=1))

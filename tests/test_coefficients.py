@@ -11,6 +11,8 @@ from keras_svd_adapters.coefficients import _cells
 from keras_svd_adapters.site import adapted_sites
 from keras_svd_adapters.svd import decompose
 
+pytestmark = pytest.mark.backend_free("computed by NumPy of changes that each backend tests")
+
 METHODS = [ksa.SVF(), ksa.SVFT("banded", d=2), ksa.SVFT("random", d=1, seed=3), ksa.LoRA(rank=2)]
 
 

@@ -6,7 +6,7 @@ import keras
 import models
 import numpy as np
 import pytest
-from cases import numpy, ours, shake
+from cases import numpy, shake
 from test_read_kernels import experts
 
 import keras_svd_adapters as ksa
@@ -257,7 +257,7 @@ BAD = {
 }
 
 
-@pytest.mark.parametrize("what", ours(BAD))
+@pytest.mark.parametrize("what", BAD)
 def test_bad_requests(what):
     weights, how, message = BAD[what]
     model = adapted(ksa.SVF())

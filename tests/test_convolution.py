@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 from autodiff import gradients
-from cases import METHODS, adapted, arrays_of, batch, build_layer, is_ours, numpy, shake
+from cases import METHODS, adapted, arrays_of, batch, build_layer, combinations, numpy, shake
 
 import keras_svd_adapters as ksa
 
@@ -33,11 +33,12 @@ SOME = {
     "conv3d": {"lora", "svf"},
 }
 ROWS = [
-    pytest.param(case, *KERNELS[kernel], id=f"{name}-{kernel}")
-    for i, (name, case) in enumerate(METHODS.items())
-    for j, kernel in enumerate(KERNELS)
-    if is_ours(i, j)
-    if not case.square_only and not case.variant and name in SOME.get(kernel, METHODS)
+    pytest.param(METHODS[name], *KERNELS[kernel], id=f"{name}-{kernel}")
+    for name, kernel in combinations(
+        [name for name, case in METHODS.items() if not case.square_only and not case.variant],
+        KERNELS,
+        fits=lambda name, kernel: name in SOME.get(kernel, METHODS),
+    )
 ]
 
 

@@ -8,6 +8,8 @@ import pytest
 
 import keras_svd_adapters as ksa
 
+pytestmark = pytest.mark.backend_free("what is shown is tested on each backend elsewhere")
+
 DOCUMENTED = [
     name
     for name in ksa.__all__

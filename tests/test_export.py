@@ -13,6 +13,8 @@ from test_files import fresh_process
 
 import keras_svd_adapters as ksa
 
+pytestmark = pytest.mark.optimized("compiled once more by other programs")
+
 
 @pytest.fixture(scope="module")
 def merged():

@@ -14,6 +14,8 @@ import keras_svd_adapters as ksa
 from keras_svd_adapters.host import base_kernel
 from keras_svd_adapters.site import adapted_sites, find_sites
 
+backend_free = pytest.mark.backend_free("computed by NumPy, of kernels that are read as elsewhere")
+
 
 def pair(rank=16, size=0.1):
     """A model, the same with kernels of its blocks moved by changes of a rank, and an input."""
@@ -63,6 +65,7 @@ def test_of_the_whole_rank_it_computes_what_the_tuned_model_does(tmp_path):
     np.testing.assert_allclose(models.output(fresh(x)), expected, atol=1e-4)
 
 
+@backend_free
 def test_is_the_nearest_of_its_rank():
     base, tuned, _ = pair()
     report = ksa.extract_lora(base, tuned, rank=4)
@@ -73,12 +76,14 @@ def test_is_the_nearest_of_its_rank():
         np.testing.assert_allclose(kernel.error, nearest, atol=1e-5)
 
 
+@backend_free
 def test_holds_the_energy_that_is_asked_for():
     base, tuned, _ = pair()
     report = ksa.extract_lora(base, tuned, energy=0.9)
     assert 0.1 < report.error <= np.sqrt(0.1) + 1e-6
 
 
+@backend_free
 def test_kernels_that_are_the_same_get_none():
     (base, _), (tuned, _) = models.bert(), models.bert()
     moved = ksa.targets(tuned, "query").sites[1]
@@ -88,6 +93,7 @@ def test_kernels_that_are_the_same_get_none():
     assert [site.key for site in adapted_sites(base)] == [moved.key]
 
 
+@backend_free
 def test_the_adapter_of_the_tuned_model_counts():
     (base, x), (tuned, _) = models.bert(), models.bert()
     ksa.enable(tuned, ksa.SVF(), targets=["query", "value"])
@@ -100,6 +106,7 @@ def test_the_adapter_of_the_tuned_model_counts():
         ksa.extract_lora(models.bert()[0], tuned, rank=1)
 
 
+@backend_free
 def test_the_adapter_of_a_model_itself():
     model, x = models.bert()
     ksa.enable(model, ksa.SVF())
@@ -109,6 +116,7 @@ def test_the_adapter_of_a_model_itself():
     np.testing.assert_allclose(models.output(model(x)), y, atol=1e-4)
 
 
+@backend_free
 def test_what_it_cannot_hold_is_named():
     base, tuned, _ = pair()
     bias = ksa.targets(tuned, "query").sites[0].layer.bias
@@ -122,6 +130,7 @@ def test_what_it_cannot_hold_is_named():
     assert "key" not in {site.name for site in adapted_sites(base)}
 
 
+@backend_free
 def test_nothing_is_touched_where_the_warning_is_an_error():
     base, tuned, _ = pair()
     with pytest.raises(UserWarning, match="does not hold all that differs"):
@@ -129,6 +138,7 @@ def test_nothing_is_touched_where_the_warning_is_an_error():
     assert not adapted_sites(base)
 
 
+@backend_free
 def test_an_embedding_by_its_name():
     (base, x), (tuned, _) = models.bert(), models.bert()
     (site,) = ksa.targets(tuned, "token_embedding", tied=True).sites
@@ -143,6 +153,7 @@ def test_an_embedding_by_its_name():
     np.testing.assert_allclose(models.output(base(x)), models.output(tuned(x)), atol=1e-4)
 
 
+@backend_free
 def test_one_expert_of_three():
     base, tuned, x = experts(), experts(), batch((TOKENS, WIDTH))
     change = np.zeros(tuned._up_proj.shape, "float32")
@@ -155,6 +166,7 @@ def test_one_expert_of_three():
     np.testing.assert_allclose(deltas(base, "lora")[0], change, atol=1e-4)
 
 
+@backend_free
 def test_in_another_precision():
     base, (tuned, _) = models.bert("bfloat16")[0], models.bert()
     with pytest.warns(UserWarning, match="does not hold"):
@@ -162,6 +174,7 @@ def test_in_another_precision():
     assert report.error < 1e-4
 
 
+@backend_free
 def test_one_kernel_is_in_memory_at_a_time():
     width, count = 256, 24
 
@@ -185,6 +198,7 @@ MISMATCHES = {
 }
 
 
+@backend_free
 @pytest.mark.parametrize(("ours", "theirs", "message"), MISMATCHES.values(), ids=MISMATCHES)
 def test_models_of_other_kernels(ours, theirs, message):
     base = dense(*ours)
@@ -204,6 +218,7 @@ BAD = {
 }
 
 
+@backend_free
 @pytest.mark.parametrize(("how", "message"), BAD.values(), ids=BAD)
 def test_bad_requests(how, message):
     base, tuned, _ = pair()
@@ -215,11 +230,13 @@ def test_bad_requests(how, message):
     assert [w.path for w in base.weights] == before
 
 
+@backend_free
 def test_no_model():
     with pytest.raises(ValueError, match="Received: 5"):
         ksa.extract_lora(models.bert()[0], 5, rank=1)
 
 
+@backend_free
 def test_kernels_that_are_not_finite():
     base, tuned, _ = pair()
     layer = ksa.targets(tuned, "query").sites[0].layer
@@ -229,6 +246,7 @@ def test_kernels_that_are_not_finite():
     assert not adapted_sites(base)
 
 
+@backend_free
 def test_a_tuned_model_that_is_quantized_or_has_the_lora_of_keras():
     base, tuned = dense(4, 4), dense(4, 4)
     tuned.layers[0].enable_lora(2)

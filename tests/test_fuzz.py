@@ -1,6 +1,9 @@
 """A short run of what `make fuzz` does."""
 
 import fuzzing
+import pytest
+
+pytestmark = pytest.mark.backend_free("a file is read by NumPy")
 
 
 def test_mutated_files_load_the_same_values_or_are_refused():

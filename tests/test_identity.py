@@ -4,9 +4,20 @@ import keras
 import models
 import numpy as np
 import pytest
-from cases import DTYPES, adapted, batch, build_layer, method_kernel_pairs, numpy, ours, shake
+from cases import (
+    DTYPES,
+    adapted,
+    batch,
+    build_layer,
+    combinations,
+    method_kernel_pairs,
+    numpy,
+    shake,
+)
 
 import keras_svd_adapters as ksa
+
+pytestmark = pytest.mark.optimized("equal in every bit")
 
 METHODS = [
     ksa.LoRA(rank=4),
@@ -46,7 +57,9 @@ def test_a_kernel_of_low_rank(shape, method, rank):
     assert np.isfinite(numpy(layer(x))).all()
 
 
-@pytest.mark.parametrize(("family", "dtype"), ours(models.FAMILIES, ["float32", "bfloat16"]))
+@pytest.mark.parametrize(
+    ("family", "dtype"), combinations(models.FAMILIES, ["float32", "bfloat16"])
+)
 def test_backbone_equals_its_base(family, dtype):
     backbone, x = models.FAMILIES[family](dtype)
     eager = models.output(backbone(x))

@@ -5,7 +5,7 @@ import keras_hub
 import models
 import numpy as np
 import pytest
-from cases import METHODS, ours, shake
+from cases import METHODS, shake
 
 import keras_svd_adapters as ksa
 
@@ -58,7 +58,7 @@ def check(model, ids=IDS, batch_size=2):
 CASES = {name: case.method for name, case in METHODS.items() if name not in ("token_rows",)}
 
 
-@pytest.mark.parametrize("name", ours([n for n in CASES if not METHODS[n].square_only]))
+@pytest.mark.parametrize("name", [n for n in CASES if not METHODS[n].square_only])
 def test_each_sample_has_its_own(name):
     method = CASES[name]
     check(adapted(small(), method, targets=["heads", "out", "square"]))

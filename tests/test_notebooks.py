@@ -10,14 +10,14 @@ from types import ModuleType
 
 import keras
 import pytest
-from cases import ours
 
 ROOT = Path(__file__).parent.parent
 SOURCES = sorted((ROOT / "guides" / "notebooks").glob("*.py"))
 SHARDED = ROOT / "examples" / "notebooks" / "kaggle_tpu.py"
 
 
-@pytest.mark.parametrize("source", ours(SOURCES), ids=lambda path: path.stem)
+@pytest.mark.long("each cell is tested elsewhere")
+@pytest.mark.parametrize("source", SOURCES, ids=lambda path: path.stem)
 def test_notebook(source, monkeypatch, tmp_path):
     monkeypatch.setenv("SMALL", "1")
     monkeypatch.syspath_prepend(ROOT / "examples")
@@ -30,6 +30,7 @@ def test_notebook(source, monkeypatch, tmp_path):
 
 if keras.backend.backend() == "jax":
 
+    @pytest.mark.long("as the sharded models of test_distribution")
     def test_the_notebook_of_sharded_models(tmp_path):
         environment = os.environ | {"KERAS_SVD_ADAPTERS_CACHE": str(tmp_path / "svd")}
         command = [sys.executable, str(SHARDED)]
@@ -41,6 +42,7 @@ if keras.backend.backend() == "jax":
         assert (tmp_path / "zen.keras").exists()
 
 
+@pytest.mark.backend_free("text")
 @pytest.mark.parametrize("source", [*SOURCES, SHARDED], ids=lambda path: path.stem)
 def test_the_notebook_is_of_this_source(source):
     notebook = json.loads((source.parents[1] / f"{source.stem}.ipynb").read_text())
@@ -53,6 +55,7 @@ def test_the_notebook_is_of_this_source(source):
         assert cell["outputs"] or not "".join(cell["source"]).endswith("plot()")
 
 
+@pytest.mark.backend_free("text")
 def test_the_page_has_the_table_of_the_comparison(monkeypatch):
     monkeypatch.syspath_prepend(ROOT / "examples")
     comparison = importlib.import_module("comparison")

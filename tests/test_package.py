@@ -38,6 +38,7 @@ def test_help_begins_with_every_verb():
     assert functions <= named
 
 
+@pytest.mark.backend_free("a zip of text")
 def test_contents(wheel):
     names = zipfile.ZipFile(wheel).namelist()
     assert "keras_svd_adapters/py.typed" in names

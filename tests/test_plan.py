@@ -7,19 +7,21 @@ import keras
 import models
 import numpy as np
 import pytest
-from cases import DTYPES, METHODS, ours
+from cases import DTYPES, METHODS, combinations
 from threadpoolctl import threadpool_info
 
 import keras_svd_adapters as ksa
 from keras_svd_adapters.archive import read_archive
 from keras_svd_adapters.svd_cost import host_speed
 
+backend_free = pytest.mark.backend_free("plans are made of shapes")
+
 ROOT = Path(__file__).parent.parent
 
 
 @pytest.mark.parametrize(
     ("name", "dtype"),
-    ours([n for n, c in METHODS.items() if not (c.square_only or c.variant)], DTYPES[::2]),
+    combinations([n for n, c in METHODS.items() if not (c.square_only or c.variant)], DTYPES[::2]),
 )
 def test_plan_is_what_happens(name, dtype, tmp_path):
     method = METHODS[name].method
@@ -45,6 +47,7 @@ def test_plan_is_what_happens(name, dtype, tmp_path):
     assert ksa.plan(backbone, method).model_parameters == plan.model_parameters
 
 
+@backend_free
 def test_the_host_is_measured_as_it_will_compute(monkeypatch):
     """Threads of one `eigh` fight on a busy machine: the plan told 1,035 s for what took 11."""
     threads, eigh = [], np.linalg.eigh
@@ -59,6 +62,7 @@ def test_the_host_is_measured_as_it_will_compute(monkeypatch):
     assert set(threads) == {1}
 
 
+@backend_free
 def test_the_plan_as_a_picture():
     figure = ksa.plan(models.bert()[0], ksa.SVF()).plot()
     figure.canvas.draw()
@@ -70,6 +74,7 @@ def test_the_plan_as_a_picture():
     assert figure._repr_png_().startswith(b"\x89PNG")
 
 
+@backend_free
 def test_what_prints_as_a_table_is_one_in_a_notebook():
     backbone, _ = models.bert()
     status = ksa.status(backbone)
@@ -92,6 +97,7 @@ VIT_L = 24 * [(1024, 1024)] * 4 + 24 * [(1024, 4096), (4096, 1024)]
 VIT_B = 12 * [(768, 768)] * 4 + 12 * [(768, 3072), (3072, 768)]
 
 
+@backend_free
 @pytest.mark.parametrize(
     ("method", "shapes", "count"),
     [
@@ -125,6 +131,7 @@ def test_published_counts(method, shapes, count):
     assert sum(method.trainable_count(m, n) for m, n in shapes) == count
 
 
+@backend_free
 @pytest.mark.parametrize(("k", "d"), [(5, 0), (5, 4), (64, 2), (100, 16)])
 def test_banded_count_is_the_number_of_entries(k, d):
     method = ksa.SVFT(pattern="banded", d=d) if d else ksa.SVFT()
@@ -134,6 +141,7 @@ def test_banded_count_is_the_number_of_entries(k, d):
     )
 
 
+@backend_free
 def test_a_plan_of_chosen_layers():
     backbone, _ = models.bert()
     plan = ksa.plan(backbone, ksa.LoRA(rank=2), targets={"query": ksa.SVF(), "*feedforward*": None})
@@ -171,6 +179,7 @@ QKV, UP, DOWN, GATE = ["query", "key", "value"], "ffw_gating_2", "ffw_linear", "
 LLAMA_MLP = ["*feedforward_*_dense"]
 
 
+@backend_free
 @pytest.mark.parametrize(
     ("model", "method", "targets", "count"),
     [
@@ -202,6 +211,7 @@ def test_plans_of_models_too_large_to_build(model, method, targets, count):
     assert plan.model_parameters > 7e9
 
 
+@backend_free
 def test_a_plan_of_a_preset_directory(tmp_path):
     backbone, _ = models.llama()
     backbone.save_to_preset(tmp_path / "preset")
@@ -209,6 +219,7 @@ def test_a_plan_of_a_preset_directory(tmp_path):
     assert str(planned) == str(ksa.plan(backbone, ksa.SVFT(pattern="banded", d=2)))
 
 
+@backend_free
 def test_a_plan_of_a_configuration_of_any_model():
     model = models.classifier()[0]
     planned = ksa.plan(keras.saving.serialize_keras_object(model), ksa.LoRA(rank=2))
@@ -221,19 +232,22 @@ def test_planning_leaves_no_variables_to_fill():
         pass  # Keras fills what waits for a value when the scope ends: 280 GB
 
 
+@backend_free
 @pytest.mark.parametrize("source", [{"class_name": "NoSuch", "config": {}}, {"a": 1}, 7])
 def test_what_is_no_model(source):
     with pytest.raises(ValueError, match=r"Received: "):
         ksa.plan(source, ksa.SVF())
 
 
-@pytest.mark.parametrize("name", ours(["Gemma-2B", "Gemma-7B", "Llama-3-70B", "Gemma-2-27B"]))
+@backend_free
+@pytest.mark.parametrize("name", ["Gemma-2B", "Gemma-7B", "Llama-3-70B", "Gemma-2-27B"])
 def test_what_each_device_would_hold(name, monkeypatch):
     monkeypatch.syspath_prepend(ROOT / "examples")
     pods = importlib.import_module("pods")
     assert "\n".join(pods.rows(name)) in (ROOT / "guides" / "distribution.md").read_text()
 
 
+@backend_free
 def test_a_plan_for_devices_that_are_not_there():
     names = [f"tpu:{i}" for i in range(8)]
     mesh = keras.distribution.DeviceMesh((4, 2), ("batch", "model"), names)

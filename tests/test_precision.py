@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 from autodiff import gradients
-from cases import KERNELS, METHODS, batch, build_layer, is_ours, numpy, ours, shake
+from cases import KERNELS, METHODS, batch, build_layer, combinations, numpy, shake
 
 import keras_svd_adapters as ksa
 from keras_svd_adapters import half_precision
@@ -18,11 +18,13 @@ CASES = {
     if case.exact_at_start and not case.variant and name != "token_rows"
 }
 ROWS = [
-    pytest.param(case, kernel, dtype, id=f"{name}-{kernel}-{dtype}")
-    for i, (name, case) in enumerate(CASES.items())
-    for j, kernel in enumerate(SOME)
-    for k, dtype in enumerate(HALF)
-    if (kernel == "square" or not case.square_only) and is_ours(i, j, k)
+    pytest.param(CASES[name], kernel, dtype, id=f"{name}-{kernel}-{dtype}")
+    for name, kernel, dtype in combinations(
+        CASES,
+        SOME,
+        HALF,
+        fits=lambda name, kernel, _: kernel == "square" or not CASES[name].square_only,
+    )
 ]
 
 
@@ -76,7 +78,7 @@ def test_a_change_of_a_thousandth_is_not_lost(case, kernel, dtype):
     assert (0.7 if type(case.method) is ksa.DoRA else 0.85) < slope < 1.15
 
 
-@pytest.mark.parametrize(("name", "dtype"), ours(CASES, ["mixed_bfloat16", "bfloat16"]))
+@pytest.mark.parametrize(("name", "dtype"), combinations(CASES, ["mixed_bfloat16", "bfloat16"]))
 def test_gradients_of_many_tokens(name, dtype):
     """Through a second adapted layer, so that the gradient of its input counts as well."""
     case = CASES[name]

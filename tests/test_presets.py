@@ -8,7 +8,7 @@ import keras_hub
 import models
 import numpy as np
 import pytest
-from cases import numpy, ours, shake
+from cases import numpy, shake
 from test_files import fresh_process
 
 import keras_svd_adapters as ksa
@@ -223,7 +223,7 @@ def test_a_hub(tmp_path, monkeypatch):
     np.testing.assert_array_equal(models.output(again(x)), models.output(backbone(x)))
 
 
-@pytest.mark.parametrize("family", ours(models.FAMILIES))
+@pytest.mark.parametrize("family", models.FAMILIES)
 def test_loading_and_adapting_in_one(family, tmp_path):
     backbone, x = models.FAMILIES[family]()
     backbone.save_to_preset(tmp_path)

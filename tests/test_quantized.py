@@ -7,7 +7,7 @@ import models
 import numpy as np
 import pytest
 from autodiff import gradients
-from cases import KERNELS, METHODS, batch, build_layer, is_ours, numpy, ours, shake
+from cases import KERNELS, METHODS, batch, build_layer, combinations, numpy, shake
 from keras.quantizers import AbsMaxQuantizer, Int4QuantizationConfig
 
 import keras_svd_adapters as ksa
@@ -31,11 +31,8 @@ CASES = {
     if case.exact_at_start and not case.square_only and name != "token_rows"
 }
 ROWS = [
-    pytest.param(case, kernel, mode, id=f"{name}-{kernel}-{mode}")
-    for i, (name, case) in enumerate(CASES.items())
-    for j, kernel in enumerate(SOME)
-    for k, mode in enumerate(MODES)
-    if is_ours(i, j, k)
+    pytest.param(CASES[name], kernel, mode, id=f"{name}-{kernel}-{mode}")
+    for name, kernel, mode in combinations(CASES, SOME, MODES)
 ]
 
 
@@ -65,7 +62,7 @@ def norm(found, expected):
     return np.linalg.norm(found - expected) / np.linalg.norm(expected)
 
 
-@pytest.mark.parametrize(("kernel", "mode"), ours(SOME, MODES))
+@pytest.mark.parametrize(("kernel", "mode"), combinations(SOME, MODES))
 def test_the_float_kernel_is_what_the_layer_multiplies_with(kernel, mode):
     layer, x = quantized(kernel, mode)
     layer.activation = None
@@ -154,7 +151,7 @@ def test_an_int8_language_model_has_the_gradient_of_its_floats(method):
     assert rough @ right > 0.98 * np.linalg.norm(rough) * np.linalg.norm(right)
 
 
-@pytest.mark.parametrize("mode", ours(MODES))
+@pytest.mark.parametrize("mode", MODES)
 def test_a_quantized_language_model_learns(mode):
     model, _ = language_model(mode)
     ksa.enable(model, ksa.LoRA(rank=4))
@@ -234,7 +231,7 @@ LOGITS = {
 }
 
 
-@pytest.mark.parametrize(("mode", "tied", "cap"), ours(LOGITS, [True, False], [None, 3.0]))
+@pytest.mark.parametrize(("mode", "tied", "cap"), combinations(LOGITS, [True, False], [None, 3.0]))
 def test_logits_of_integers_have_the_gradient_of_floats(mode, tied, cap):
     table = keras.layers.ReversibleEmbedding(20, 8, tie_weights=tied, logit_soft_cap=cap)
     table.build()
@@ -269,7 +266,7 @@ def test_logits_of_integers_have_the_gradient_of_floats(mode, tied, cap):
 
 
 @pytest.mark.parametrize(
-    ("method", "kernel", "mode"), ours([ksa.DoRA(rank=2), ksa.SVF()], FEW, MODES), ids=str
+    ("method", "kernel", "mode"), combinations([ksa.DoRA(rank=2), ksa.SVF()], FEW, MODES), ids=str
 )
 def test_integers_merge_to_floats(method, kernel, mode):
     layer, x = quantized(kernel, mode)
@@ -301,7 +298,7 @@ def test_integers_merge_to_floats(method, kernel, mode):
     layer.quantized_call(x)
 
 
-@pytest.mark.parametrize(("kernel", "mode"), ours(FEW, MODES))
+@pytest.mark.parametrize(("kernel", "mode"), combinations(FEW, MODES))
 def test_integers_merge_to_integers(kernel, mode):
     layer, x = quantized(kernel, mode)
     before = [to_host(w) for w in layer.weights]
@@ -338,7 +335,8 @@ def base_of(values, layer):
 
 
 @pytest.mark.parametrize(
-    ("mode", "how"), ours([("int8", "float"), ("int4", "requantize"), ("int4 grouped", "float")])
+    ("mode", "how"),
+    [("int8", "float"), ("int4", "requantize"), ("int4 grouped", "float")],
 )
 def test_a_quantized_language_model_is_merged_and_saved(mode, how, tmp_path):
     model, _ = language_model(mode)
@@ -364,7 +362,7 @@ STARTS = [("loftq", 1), ("loftq", 3), ("qpissa", 1), ("qpissa", 3)]
 
 
 @pytest.mark.parametrize(
-    ("mode", "kernel", "begin"), ours(["int8", "int4 grouped"], FEW, STARTS), ids=str
+    ("mode", "kernel", "begin"), combinations(["int8", "int4 grouped"], FEW, STARTS), ids=str
 )
 def test_an_adapter_makes_up_for_the_rounding(mode, kernel, begin):
     start, iterations = begin
@@ -482,7 +480,7 @@ BESIDE = [ksa.LoRA(rank=2), ksa.DoRA(rank=2), ksa.SVF()]
 
 @pytest.mark.parametrize(
     ("method", "mode", "dtype"),
-    ours(BESIDE, MODES, ["mixed_bfloat16", "bfloat16"]),
+    combinations(BESIDE, MODES, ["mixed_bfloat16", "bfloat16"]),
     ids=str,
 )
 def test_integers_in_half_precision(method, mode, dtype):
@@ -509,7 +507,7 @@ def test_integers_in_half_precision(method, mode, dtype):
         assert norm(found, right) < 5e-2
 
 
-@pytest.mark.parametrize("mode", ours(MODES))
+@pytest.mark.parametrize("mode", MODES)
 def test_a_loaded_quantized_model_is_merged_and_unmerged(mode, tmp_path):
     """Its layers share one map of dtype policies."""
     model, _ = language_model(mode)
@@ -532,7 +530,7 @@ def test_a_loaded_quantized_model_is_merged_and_unmerged(mode, tmp_path):
 FAILING = ["_sha256", "detach", "make_float", "rounded_again", "_assign"]
 
 
-@pytest.mark.parametrize(("how", "what"), ours(["float", "requantize"], FAILING))
+@pytest.mark.parametrize(("how", "what"), combinations(["float", "requantize"], FAILING))
 def test_a_failed_merge_of_integers_leaves_the_model(how, what, monkeypatch):
     merging = importlib.import_module("keras_svd_adapters.merge")
     layers = [keras.layers.Dense(6, name="a"), keras.layers.Dense(6, name="b")]

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from autodiff import gradients
 from backbones import BACKBONES
-from cases import METHODS, batch, numpy, ours, shake
+from cases import METHODS, batch, numpy, shake
 from keras import ops
 
 import keras_svd_adapters as ksa
@@ -49,7 +49,7 @@ def model_of_experts():
     return keras.Model(inputs, ops.mean(x, axis=0))
 
 
-ROWS = ours([pytest.param(c, id=name) for name, c in METHODS.items() if not c.square_only])
+ROWS = [pytest.param(c, id=name) for name, c in METHODS.items() if not c.square_only]
 
 
 @pytest.mark.parametrize("case", ROWS)

@@ -9,6 +9,8 @@ from keras_svd_adapters.low_rank import rank_for
 from keras_svd_adapters.spectrum import KernelSpectrum, gaussian_spectrum
 from keras_svd_adapters.svd import singular_values
 
+pytestmark = pytest.mark.backend_free("computed by NumPy")
+
 
 @pytest.mark.parametrize("shape", [(40, 12), (12, 40), (24, 24)])
 def test_singular_values(shape):

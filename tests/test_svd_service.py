@@ -25,6 +25,9 @@ from keras_svd_adapters.svd_service import Job, SVDService
 service_module = importlib.import_module("keras_svd_adapters.svd_service")
 
 
+backend_free = pytest.mark.backend_free("the service and its cache know NumPy alone")
+
+
 @pytest.fixture(autouse=True)
 def every_kernel_is_kept(monkeypatch, tmp_path):
     monkeypatch.setattr(svd_cache, "LEAST_OPERATIONS", 0)
@@ -58,6 +61,7 @@ def equal(one, other):
         np.testing.assert_array_equal(getattr(one, name), getattr(other, name))
 
 
+@backend_free
 @pytest.mark.parametrize("cores", [1, 4])
 def test_in_order_whatever_the_number_of_workers(cores, monkeypatch):
     monkeypatch.setattr(service_module, "cores", lambda: cores)
@@ -69,6 +73,7 @@ def test_in_order_whatever_the_number_of_workers(cores, monkeypatch):
         equal(svd, decompose(K))
 
 
+@backend_free
 def test_no_more_kernels_at_a_time_than_workers(monkeypatch):
     monkeypatch.setattr(service_module, "cores", lambda: 2)
     brought, running, most = [], [], []
@@ -93,6 +98,7 @@ def test_no_more_kernels_at_a_time_than_workers(monkeypatch):
     assert max(most) == 2
 
 
+@backend_free
 def test_memory_bounds_the_workers(monkeypatch):
     monkeypatch.setattr(service_module, "cores", lambda: 64)
     work = jobs([np.ones((100, 100), "float32")] * 80)
@@ -103,6 +109,7 @@ def test_memory_bounds_the_workers(monkeypatch):
     assert SVDService().workers(jobs(kernels(3), wanted=False)) == 1
 
 
+@backend_free
 def test_what_one_worker_raises_ends_them_all(monkeypatch):
     monkeypatch.setattr(service_module, "cores", lambda: 3)
     backbone, _ = models.bert()
@@ -114,6 +121,7 @@ def test_what_one_worker_raises_ends_them_all(monkeypatch):
     assert [(w.path, w.trainable) for w in backbone.weights] == weights
 
 
+@backend_free
 def test_methods_share_entries(decomposed):
     backbone, _ = models.bert()
     ksa.enable(backbone, ksa.PiSSA(rank=2))
@@ -157,6 +165,7 @@ def test_an_adapter_is_the_same_with_and_without_the_cache():
     np.testing.assert_array_equal(outputs[0], outputs[2])
 
 
+@backend_free
 @pytest.mark.parametrize("damage", ["cut", "empty", "flipped", "other arrays", "text"])
 def test_damaged_entries_are_made_anew(damage, decomposed):
     K = kernels(1)[0]
@@ -185,6 +194,7 @@ def test_damaged_entries_are_made_anew(damage, decomposed):
     assert len(decomposed) == before + 1
 
 
+@backend_free
 def test_the_entries_that_were_not_read_for_longest_go_first(monkeypatch):
     service, matrices = SVDService(), kernels(4)
     paths = []
@@ -205,6 +215,7 @@ def test_the_entries_that_were_not_read_for_longest_go_first(monkeypatch):
     assert svd_cache.info().entries == 0
 
 
+@backend_free
 def test_devices_have_entries_of_their_own(monkeypatch, decomposed):
     monkeypatch.setattr(service_module, "require_accelerator", lambda: None)
     K = kernels(1)[0]
@@ -215,6 +226,7 @@ def test_devices_have_entries_of_their_own(monkeypatch, decomposed):
     assert len(decomposed) == 1
 
 
+@backend_free
 def test_the_largest_triplets_do_not_depend_on_the_cache():
     K = np.random.default_rng(0).normal(size=(300, 300)).astype("float32")
     part = Truncation(4, 8, 0)
@@ -223,6 +235,7 @@ def test_the_largest_triplets_do_not_depend_on_the_cache():
     equal(SVDService().decompose(K, part), first)
 
 
+@backend_free
 def test_entries_are_as_readable_as_any_file(tmp_path):
     (tmp_path / "any").write_text("")
     SVDService(cache_dir=tmp_path).decompose(kernels(1)[0])
@@ -230,6 +243,7 @@ def test_entries_are_as_readable_as_any_file(tmp_path):
     assert entry.stat().st_mode == (tmp_path / "any").stat().st_mode
 
 
+@backend_free
 def test_what_a_killed_process_left_goes(tmp_path):
     litter = tmp_path / f".abc{svd_cache.ENDING}.0123"
     for age, there in ((0, True), (2 * svd_cache.SECONDS_TO_WRITE, False)):
@@ -239,12 +253,14 @@ def test_what_a_killed_process_left_goes(tmp_path):
         assert litter.exists() == there
 
 
+@backend_free
 def test_threads_are_never_more_than_before():
     with threadpool_limits(1, user_api="blas"):
         for _ in SVDService(cache=False).each(jobs(kernels(3))):
             assert {p["num_threads"] for p in threadpool_info() if p["user_api"] == "blas"} == {1}
 
 
+@backend_free
 def test_another_folder(tmp_path):
     backbone, _ = models.bert()
     ksa.enable(backbone, ksa.SVF(), ["query"], cache_dir=tmp_path / "mine")
@@ -254,6 +270,7 @@ def test_another_folder(tmp_path):
     assert svd_cache.info(tmp_path / "mine").entries == 0
 
 
+@backend_free
 def test_a_folder_that_cannot_be_written(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     with pytest.warns(UserWarning, match="are not kept.*cache=False.*Received: "):
@@ -275,6 +292,7 @@ def test_two_processes_at_once(tmp_path):
     assert not list((tmp_path / "svd").glob(".*"))
 
 
+@backend_free
 @pytest.mark.parametrize("name", [f".9x12-a{svd_cache.ENDING}.b", f"9x12-a{svd_cache.ENDING}"])
 @pytest.mark.parametrize("looks", [0, 1])
 def test_files_that_another_process_takes_away(tmp_path, monkeypatch, recwarn, name, looks):
@@ -297,6 +315,7 @@ def test_files_that_another_process_takes_away(tmp_path, monkeypatch, recwarn, n
     assert not recwarn
 
 
+@backend_free
 def test_interrupted_the_cache_is_whole(monkeypatch, decomposed):
     backbone, x = models.bert()
     y = models.output(backbone(x))
@@ -318,6 +337,7 @@ def test_interrupted_the_cache_is_whole(monkeypatch, decomposed):
     assert len(decomposed) <= 12 - 4
 
 
+@backend_free
 def test_progress_in_a_pipe(capsys):
     backbone, _ = models.bert()
     ksa.enable(backbone, ksa.SVF(), verbose=1)
@@ -331,6 +351,7 @@ def test_progress_in_a_pipe(capsys):
         assert capsys.readouterr().out == ""
 
 
+@backend_free
 def test_progress_in_a_terminal(monkeypatch, capsys):
     monkeypatch.setenv("FORCE_COLOR", "1")
     monkeypatch.setenv("COLUMNS", "120")
@@ -364,6 +385,7 @@ def test_an_accelerator(monkeypatch):
         np.testing.assert_allclose(found.Vt, right.Vt, atol=1e-4)
 
 
+@backend_free
 def test_the_plan_knows_what_is_kept_and_who_works(monkeypatch):
     monkeypatch.setattr(service_module, "cores", lambda: 2)
     backbone, _ = models.bert()

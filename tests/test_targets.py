@@ -10,6 +10,8 @@ from backbones import BACKBONES
 
 import keras_svd_adapters as ksa
 
+pytestmark = pytest.mark.backend_free("patterns are matched with names")
+
 
 def paths(model, **how):
     return [site.path for site in ksa.plan(model, ksa.SVF(), **how).sites]
