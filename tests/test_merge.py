@@ -239,6 +239,7 @@ def test_a_refused_merge_keeps_the_optimizer():
     ksa.enable(model, ksa.LoRA(rank=2))
     model.compile(keras.optimizers.Adam(1e-2), "mse")
     model.fit(x, np.ones((2, 3)), verbose=0)
+    shake(model)
     function, slots = model.train_function, [v.numpy() for v in model.optimizer.variables]
     with pytest.raises(ValueError, match="more than `tolerance`"):
         ksa.merge(model, tolerance=0.0, probe=x)

@@ -17,6 +17,8 @@ from keras_svd_adapters.rounding import rounded
 from keras_svd_adapters.site import find_sites
 from keras_svd_adapters.values import to_host
 
+backend_free = pytest.mark.backend_free("whole models of layers that each backend tests")
+
 MODES = {
     "int8": ("int8", None),
     "int4": ("int4", Int4QuantizationConfig(block_size=None)),
@@ -130,6 +132,7 @@ def tokens():
     return {"token_ids": ids, "padding_mask": np.ones_like(ids)}
 
 
+@backend_free
 @pytest.mark.parametrize("method", [ksa.LoRA(rank=2), ksa.SVF()], ids=str)
 def test_an_int8_language_model_has_the_gradient_of_its_floats(method):
     found = []
@@ -178,6 +181,7 @@ def test_a_quantized_model_is_saved_with_its_adapter(tmp_path):
     np.testing.assert_allclose(numpy(model(tokens())), expected, rtol=0, atol=1e-6)
 
 
+@backend_free
 @pytest.mark.parametrize("mode", MODES)
 def test_an_adapter_fits_floats_and_integers(mode, tmp_path):
     floats = models.gemma(num_layers=1, num_key_value_heads=1)
@@ -197,6 +201,7 @@ def test_an_adapter_fits_floats_and_integers(mode, tmp_path):
             ksa.delete_adapter(each, "default")
 
 
+@backend_free
 def test_what_float_kernels_have_more_than_integers_is_extracted(recwarn):
     model, floats = language_model("int8")
     for site in find_sites(floats):
@@ -208,6 +213,7 @@ def test_what_float_kernels_have_more_than_integers_is_extracted(recwarn):
     assert not any("kernel" in text.split("Name those")[0] for text in told)
 
 
+@backend_free
 def test_what_quantized_kernels_refuse():
     model, _ = language_model("int8")
     before = [w.path for w in model.weights]
@@ -334,6 +340,7 @@ def base_of(values, layer):
     return found
 
 
+@backend_free
 @pytest.mark.parametrize(
     ("mode", "how"),
     [("int8", "float"), ("int4", "requantize"), ("int4 grouped", "float")],
@@ -404,6 +411,7 @@ def test_an_adapter_makes_up_for_the_rounding(mode, kernel, begin):
     assert norm(numpy(model(x)), numpy(plain(x))) < 0.2
 
 
+@backend_free
 def test_a_compensated_language_model_is_near_its_floats_and_learns(tmp_path):
     model, x = models.gemma(num_layers=2, num_key_value_heads=1), tokens()
     expected = numpy(model(x))
@@ -428,6 +436,7 @@ def test_a_compensated_language_model_is_near_its_floats_and_learns(tmp_path):
     np.testing.assert_allclose(numpy(model(x)), y, rtol=0, atol=1e-6)
 
 
+@backend_free
 @pytest.mark.parametrize(
     ("how", "told"),
     [
@@ -454,6 +463,7 @@ def test_what_quantize_refuses(how, told):
         np.testing.assert_array_equal(to_host(weight), before[weight.path])
 
 
+@backend_free
 def test_quantize_wants_floats_without_adapters(monkeypatch):
     model, _ = language_model("int8")
     with pytest.raises(ValueError, match="floats are gone.*Received: .*int8"):
@@ -507,6 +517,7 @@ def test_integers_in_half_precision(method, mode, dtype):
         assert norm(found, right) < 5e-2
 
 
+@backend_free
 @pytest.mark.parametrize("mode", MODES)
 def test_a_loaded_quantized_model_is_merged_and_unmerged(mode, tmp_path):
     """Its layers share one map of dtype policies."""
@@ -530,6 +541,7 @@ def test_a_loaded_quantized_model_is_merged_and_unmerged(mode, tmp_path):
 FAILING = ["_sha256", "detach", "make_float", "rounded_again", "_assign"]
 
 
+@backend_free
 @pytest.mark.parametrize(("how", "what"), combinations(["float", "requantize"], FAILING))
 def test_a_failed_merge_of_integers_leaves_the_model(how, what, monkeypatch):
     merging = importlib.import_module("keras_svd_adapters.merge")
@@ -559,6 +571,7 @@ def test_a_failed_merge_of_integers_leaves_the_model(how, what, monkeypatch):
     np.testing.assert_array_equal(numpy(model(x)), expected)
 
 
+@backend_free
 def test_want_of_memory_for_floats_leaves_the_model(monkeypatch):
     layer, x = quantized("tall", "int8")
     ksa.enable(layer, ksa.LoRA(rank=2), targets=[layer.name])
