@@ -85,6 +85,9 @@ SQUARE = {"square", "btd,ndh->btnh", "btnh,nhd->btd"}
 DTYPES = ("float32", "mixed_bfloat16", "bfloat16")
 
 
+EVERY = "EVERY" in os.environ
+
+
 def combinations(*tables, fits=lambda *names: True):
     """The combinations of the rows of several tables.
 
@@ -93,13 +96,13 @@ def combinations(*tables, fits=lambda *names: True):
     method adds a test a table and backend, however many kernels and dtypes there are.
 
     Args:
-        tables: Lists or dictionaries, of which the keys count. Methods come first.
+        tables: Lists, or dictionaries for their keys. Methods come first.
         fits: Whether a combination is one.
     """
     chosen = []
     for place, first in enumerate(tables[0]):
         rows = [(first, *rest) for rest in product(*tables[1:]) if fits(first, *rest)]
-        if len(rows) > 3 and "EVERY" not in os.environ:
+        if len(rows) > 3 and not EVERY:
             third = len(rows) // 3
             rows = [rows[(place + turn * third) % len(rows)] for turn in range(3)]
         chosen += rows

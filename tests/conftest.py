@@ -7,12 +7,13 @@ each test on each backend, with two savings:
   each backend has at least one.
 - What `pytest.mark.backend_free` names, with the reason, runs on PyTorch alone, the quickest.
 
-and with two more: what `pytest.mark.long` names is left out, and XLA compiles for JAX in haste, but
-for `pytest.mark.optimized`, where the last bit counts.
+and with two more: what `pytest.mark.long` names is left out, and XLA compiles for JAX in haste,
+except where the last bit counts (`pytest.mark.optimized`).
 """
 
 import gc
 import os
+import zlib
 from collections import defaultdict
 
 import keras
@@ -32,7 +33,7 @@ def pytest_configure(config):
     if not EVERY:  # also of the processes that tests start
         os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
     for line in (
-        "backend_free(reason): runs on PyTorch alone, but for `EVERY=1`",
+        "backend_free(reason): runs on PyTorch alone, unless with `EVERY=1`",
         "long(reason): runs with `EVERY=1` only",
         "optimized(reason): compiled by JAX as it is for a user",
     ):
@@ -47,16 +48,17 @@ def pytest_collection_modifyitems(config, items):
     for item in items:
         rows[item.nodeid.partition("[")[0]].append(item)
     chosen = set()
-    for number, table in enumerate(rows.values()):
-        turn = BACKENDS.index(backend)
+    for name, table in rows.items():
+        # By the name, for the backends do not collect the same tests: places would differ.
+        turn = BACKENDS.index(backend) + zlib.crc32(name.encode())
         if table[0].get_closest_marker("long"):
             continue
         if table[0].get_closest_marker("backend_free"):
             chosen.update(table if backend == "torch" else ())
         elif len(table) < len(BACKENDS):
-            chosen.add(table[(turn + number) % len(table)])
+            chosen.add(table[turn % len(table)])
         else:
-            chosen.update(table[(turn + number) % len(BACKENDS) :: len(BACKENDS)])
+            chosen.update(table[turn % len(BACKENDS) :: len(BACKENDS)])
     config.hook.pytest_deselected(items=[item for item in items if item not in chosen])
     items[:] = [item for item in items if item in chosen]
 
@@ -86,7 +88,7 @@ def compiled_in_haste(request):
     import jax
 
     optimized = request.node.get_closest_marker("optimized") is not None
-    if optimized:
+    if optimized and jax.config.jax_disable_most_optimizations:
         jax.clear_caches()
     jax.config.update("jax_disable_most_optimizations", not optimized)
 

@@ -4,7 +4,6 @@
 pair on every backend.
 """
 
-import os
 from itertools import product
 
 import coverage_page
@@ -13,7 +12,7 @@ import keras_hub
 import numpy as np
 import pytest
 from backbones import BACKBONES
-from cases import numpy
+from cases import EVERY, numpy
 
 import keras_svd_adapters as ksa
 from keras_svd_adapters.host import adapters_of, base_kernel
@@ -22,13 +21,13 @@ from keras_svd_adapters.site import adapted_sites
 METHODS = [ksa.LoRA(rank=1), ksa.SVF(), ksa.SVFT("banded", d=1)]
 BACKEND = keras.backend.backend()
 NAMES = sorted(BACKBONES)
-# JAX cannot trace the inputs of these: there they are not called, but always on PyTorch.
+# JAX cannot trace the inputs of these: there they are not called.
 UNTRACED = {"Qwen3_5Backbone", "StableDiffusion3Backbone"}
 QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 
 
 def rows():
-    if "EVERY" in os.environ:
+    if EVERY:
         return list(product(NAMES, METHODS))
     return [(name, METHODS[i % 3]) for i, name in enumerate(NAMES[::14])]
 

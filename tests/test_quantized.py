@@ -541,7 +541,6 @@ def test_a_loaded_quantized_model_is_merged_and_unmerged(mode, tmp_path):
 FAILING = ["_sha256", "detach", "make_float", "rounded_again", "_assign"]
 
 
-@backend_free
 @pytest.mark.parametrize(("how", "what"), combinations(["float", "requantize"], FAILING))
 def test_a_failed_merge_of_integers_leaves_the_model(how, what, monkeypatch):
     merging = importlib.import_module("keras_svd_adapters.merge")
@@ -571,7 +570,6 @@ def test_a_failed_merge_of_integers_leaves_the_model(how, what, monkeypatch):
     np.testing.assert_array_equal(numpy(model(x)), expected)
 
 
-@backend_free
 def test_want_of_memory_for_floats_leaves_the_model(monkeypatch):
     layer, x = quantized("tall", "int8")
     ksa.enable(layer, ksa.LoRA(rank=2), targets=[layer.name])

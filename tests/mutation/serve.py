@@ -15,7 +15,8 @@ import sys
 import time
 from pathlib import Path
 
-PACKAGE = Path(__file__).parents[2] / "keras_svd_adapters"
+from draw import PACKAGE
+
 SLACK = 240  # seconds that a mutant's tests may take: more is an endless loop, which was noticed
 
 
