@@ -19,7 +19,7 @@ class Reach:
     """The tests of one backend, by the lines of the package that they run.
 
     Args:
-        folder: Holds `<backend>.coverage` and `<backend>.xml`, as `make reach-<backend>` writes them.
+        folder: Holds `<backend>.coverage` and `<backend>.xml` (`make reach-jax` and so on).
         backend: `"jax"`, `"tensorflow"` or `"torch"`.
     """
 
