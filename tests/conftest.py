@@ -88,7 +88,7 @@ def compiled_in_haste(request):
     import jax
 
     optimized = request.node.get_closest_marker("optimized") is not None
-    if optimized and jax.config.jax_disable_most_optimizations:
+    if optimized and jax.config.read("jax_disable_most_optimizations"):
         jax.clear_caches()
     jax.config.update("jax_disable_most_optimizations", not optimized)
 
