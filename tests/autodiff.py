@@ -17,7 +17,7 @@ def gradients(layer, x, g, **call):
             y, _ = layer.stateless_call(trainable, layer.non_trainable_variables, x, **call)
             return keras.ops.sum(keras.ops.cast(y, "float32") * g)
 
-        found = jax.grad(loss)([w.value for w in weights])
+        found = jax.jit(jax.grad(loss))([w.value for w in weights])
     elif backend == "tensorflow":
         import tensorflow as tf
 

@@ -17,7 +17,6 @@ import zlib
 from collections import defaultdict
 
 import keras
-import keras_hub  # noqa: F401 (what lives before the tests need not be searched by them)
 import pytest
 
 EXPECTED = os.environ.get("KERAS_BACKEND", "")
@@ -63,17 +62,19 @@ def pytest_collection_modifyitems(config, items):
     items[:] = [item for item in items if item in chosen]
 
 
-def pytest_collection_finish():
-    gc.collect()
-    gc.freeze()  # a verb searches the live objects for models: these are none of theirs
-
-
 def pytest_sessionstart():
     if keras.backend.backend() != EXPECTED:
         pytest.exit(
             "Set KERAS_BACKEND to jax, tensorflow or torch; `make test` runs all three.",
             returncode=4,
         )
+
+
+@pytest.fixture(autouse=True)
+def few_live_objects():
+    """A verb searches the live objects for models: those of earlier tests are set aside."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

@@ -7,10 +7,10 @@ import numpy as np
 TOKENS = 40
 
 
-def bert(dtype="float32"):
+def bert(dtype="float32", num_layers=2):
     backbone = keras_hub.models.BertBackbone(
         vocabulary_size=TOKENS,
-        num_layers=2,
+        num_layers=num_layers,
         num_heads=2,
         hidden_dim=16,
         intermediate_dim=32,
@@ -21,10 +21,10 @@ def bert(dtype="float32"):
     return settle(backbone), text() | {"segment_ids": np.zeros((2, 8), dtype="int32")}
 
 
-def llama(dtype="float32"):
+def llama(dtype="float32", num_layers=2):
     backbone = keras_hub.models.LlamaBackbone(
         vocabulary_size=TOKENS,
-        num_layers=2,
+        num_layers=num_layers,
         num_query_heads=4,
         num_key_value_heads=2,
         hidden_dim=16,
@@ -34,12 +34,12 @@ def llama(dtype="float32"):
     return settle(backbone), text()
 
 
-def gemma3(dtype="float32"):
+def gemma3(dtype="float32", num_layers=2):
     # Not smaller: XLA fuses matmuls of a few numbers with what follows, and rounds otherwise.
     backbone = keras_hub.models.Gemma3Backbone(
         vocabulary_size=TOKENS,
         image_size=16,
-        num_layers=2,
+        num_layers=num_layers,
         num_query_heads=4,
         num_key_value_heads=2,
         hidden_dim=64,
@@ -66,11 +66,11 @@ def gemma(num_layers, num_key_value_heads):
     return keras_hub.models.GemmaCausalLM(backbone=backbone, preprocessor=None)
 
 
-def vit(dtype="float32"):
+def vit(dtype="float32", num_layers=2):
     backbone = keras_hub.models.ViTBackbone(
         image_shape=(16, 16, 3),
         patch_size=4,
-        num_layers=2,
+        num_layers=num_layers,
         num_heads=2,
         hidden_dim=16,
         mlp_dim=32,
@@ -101,9 +101,9 @@ def output(y):
     return keras.ops.convert_to_numpy(keras.ops.cast(y, "float32"))
 
 
-def classifier(dtype="float32"):
+def classifier(dtype="float32", num_layers=2):
     """A functional model around a backbone, with a head."""
-    backbone, x = bert(dtype)
+    backbone, x = bert(dtype, num_layers)
     pooled = keras.ops.mean(backbone.output["sequence_output"], axis=1)
     logits = keras.layers.Dense(3, name="head", dtype="float32")(pooled)
     return keras.Model(backbone.input, logits), backbone, x

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.optimized("compiled once more by other programs")
 @pytest.fixture(scope="module")
 def merged():
     keras.utils.set_random_seed(3)
-    backbone, x = models.gemma3()
+    backbone, x = models.gemma3(num_layers=1)
     ksa.enable(backbone, ksa.SVFT(pattern="banded", d=2))
     shake(backbone)
     adapted = models.output(backbone(x))

@@ -43,7 +43,7 @@ def learns(model, x, y, name):
 
 @pytest.mark.parametrize("where", ["before compile", "after compile", "after fit"])
 def test_functional_model_around_a_backbone(where):
-    model, backbone, x = models.classifier()
+    model, backbone, x = models.classifier(num_layers=1)
     y = np.array([0, 2])
     if where == "before compile":
         ksa.enable(backbone, SVFT)
@@ -69,7 +69,7 @@ def test_functional_model_around_a_backbone(where):
 
 
 def test_bare_backbone():
-    backbone, x = models.llama()
+    backbone, x = models.llama(num_layers=1)
     backbone.compile(optimizer=keras.optimizers.Adam(1e-2), loss="mse")
     y = np.zeros((2, 8, 16), dtype="float32")
     backbone.fit(x, y, verbose=0)
@@ -89,7 +89,7 @@ def test_bare_backbone():
 
 @pytest.mark.parametrize("sees", ["eagerly", "compiled"])
 def test_causal_task_fits_and_generates(sees):
-    backbone, _ = models.llama()
+    backbone, _ = models.llama(num_layers=1)
     task = keras_hub.models.LlamaCausalLM(backbone, preprocessor=None)
     task.compile(
         optimizer=keras.optimizers.Adam(3e-1),
@@ -117,7 +117,7 @@ def test_causal_task_fits_and_generates(sees):
 
 
 def test_a_built_optimizer_starts_over_and_says_so():
-    model, backbone, x = models.classifier()
+    model, backbone, x = models.classifier(num_layers=1)
     compile_(model)
     model.fit(x, np.array([0, 1]), verbose=0)
     with pytest.warns(UserWarning, match="built for other variables"):
@@ -141,7 +141,7 @@ def test_code_that_reads_the_kernel_sees_the_adapter():
 
 
 def test_switching_back_traces_nothing():
-    model, backbone, x = models.classifier()
+    model, backbone, x = models.classifier(num_layers=1)
     ksa.enable(backbone, SVFT)
     ksa.enable(backbone, ksa.LoRA(rank=2), name="second")
     compile_(model)
@@ -170,7 +170,7 @@ def test_switching_back_traces_nothing():
 
 
 def test_compiling_forgets_what_waits():
-    model, backbone, x = models.classifier()
+    model, backbone, x = models.classifier(num_layers=1)
     ksa.enable(backbone, SVFT)
     compile_(model)
     before = model.predict(x, verbose=0)
@@ -184,7 +184,7 @@ def test_compiling_forgets_what_waits():
 
 def test_evaluate_sees_what_differs_by_a_number_alone():
     """JAX knows a step that it traced by the method of the model, which stays the same."""
-    model, backbone, x = models.classifier()
+    model, backbone, x = models.classifier(num_layers=1)
     y = np.zeros((2, 3), "float32")
     plain = np.mean(numpy(model(x)) ** 2)
     losses = {}
@@ -203,7 +203,7 @@ def test_evaluate_sees_what_differs_by_a_number_alone():
 
 
 def test_generate_advises_to_merge_once():
-    task = keras_hub.models.LlamaCausalLM(models.llama()[0], preprocessor=None)
+    task = keras_hub.models.LlamaCausalLM(models.llama(num_layers=1)[0], preprocessor=None)
     task.compile(sampler="greedy", run_eagerly=True)
     prompt = models.text() | {"padding_mask": np.array([[1, 1, 0, 0, 0, 0, 0, 0]] * 2)}
 
@@ -225,7 +225,7 @@ def test_generate_advises_to_merge_once():
 
 
 def test_another_sampler_is_another_function():
-    backbone, _ = models.llama()
+    backbone, _ = models.llama(num_layers=1)
     task = keras_hub.models.LlamaCausalLM(backbone, preprocessor=None)
     ksa.enable(task, SVFT)
     prompt = models.text() | {"padding_mask": np.array([[1, 1, 0, 0, 0, 0, 0, 0]] * 2)}

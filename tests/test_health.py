@@ -60,7 +60,7 @@ def test_training_goes_on_as_without_it():
     runs = []
     for callbacks in ([], [ksa.AdapterHealth(steps=1)]):
         keras.utils.set_random_seed(1)
-        model, _, x = models.classifier()
+        model, _, x = models.classifier(num_layers=1)
         ksa.enable(model, ksa.LoRA(rank=2))
         model.compile(optimizer=keras.optimizers.Adam(1e-2), loss="mse")
         model.fit(x, np.ones((2, 3)), 1, 3, 0, callbacks)

@@ -1,11 +1,13 @@
 """One adapter per sample: the same as each sample alone with its own."""
 
+from itertools import product
+
 import keras
 import keras_hub
 import models
 import numpy as np
 import pytest
-from cases import METHODS, shake
+from cases import EVERY, METHODS, shake
 
 import keras_svd_adapters as ksa
 
@@ -42,26 +44,49 @@ def alone(model, x, ids):
     rows = []
     for sample, name in zip(x, ids, strict=True):
         ksa.set_adapter(model, name)
-        rows.append(model.predict(sample[None], verbose=0)[0])
-    return np.stack(rows)
+        rows.append(model.predict(sample[None], verbose=0))
+    return keras.tree.map_structure(lambda *parts: np.concatenate(parts), *rows)
 
 
 def check(model, ids=IDS, batch_size=2):
     x = batch()[: len(ids)]
-    expected = alone(model, x, ids)
-    assert np.abs(expected - alone(model, x, [None] * len(ids))).max() > 0.05
-    found = ksa.predict(model, x, ids, batch_size=batch_size)
-    np.testing.assert_allclose(found, expected, rtol=0, atol=2e-5)
-    return found
+    expected, plain = (by_name(alone(model, x, given)) for given in (ids, [None] * len(ids)))
+    found = by_name(ksa.predict(model, x, ids, batch_size=batch_size))
+    for name, right in expected.items():
+        assert np.abs(right - plain[name]).max() > 0.05, name
+        np.testing.assert_allclose(found[name], right, rtol=0, atol=2e-5, err_msg=name)
 
 
-CASES = {name: case.method for name, case in METHODS.items() if name not in ("token_rows",)}
+def by_name(outputs):
+    return outputs if isinstance(outputs, dict) else {"output": outputs}
 
 
-@pytest.mark.parametrize("name", [n for n in CASES if not METHODS[n].square_only])
-def test_each_sample_has_its_own(name):
-    method = CASES[name]
-    check(adapted(small(), method, targets=["heads", "out", "square"]))
+CASES = {
+    name: case.method
+    for name, case in METHODS.items()
+    if name != "token_rows" and not case.square_only
+}
+KERNELS = {
+    "heads": lambda name: keras.layers.EinsumDense(
+        "btd,dhe->bthe", (None, 3, 5), bias_axes="he", name=name
+    ),
+    "out": lambda name: keras.layers.EinsumDense("bthe,hed->btd", (None, 16), name=name),
+    "square": lambda name: keras.layers.Dense(10, activation="gelu", name=name),
+}
+
+
+def test_each_sample_has_its_own():
+    """Methods side by side in one model, each with a layer and an output of its own."""
+    inputs = keras.Input((6, 10))
+    split = keras.layers.Reshape((6, 2, 5))(inputs)
+    outputs, targets = {}, {}
+    for place, (method, kernel) in enumerate(product(CASES, KERNELS)):
+        if EVERY or place % 4 == 0:  # each method with one kernel, each kernel with several
+            name = f"{method}_{kernel}"
+            outputs[name] = KERNELS[kernel](name)(split if kernel == "out" else inputs)
+            targets[name] = CASES[method]
+    assert len({key.rpartition("_")[2] for key in targets}) == len(KERNELS)
+    check(adapted(keras.Model(inputs, outputs), None, targets=targets))
 
 
 def test_methods_ranks_and_layers_may_differ():

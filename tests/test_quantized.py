@@ -113,7 +113,7 @@ def test_outputs_and_gradients(case, kernel, mode):
 def language_model(mode):
     """A language model, quantized, and one of floats with the same values."""
     keras.utils.set_random_seed(4)
-    model, floats = (models.gemma(num_layers=2, num_key_value_heads=1) for _ in range(2))
+    model, floats = (models.gemma(num_layers=1, num_key_value_heads=1) for _ in range(2))
     floats.set_weights(model.get_weights())
     how, config = MODES[mode]
     model.quantize(how, config=config)
@@ -413,13 +413,13 @@ def test_an_adapter_makes_up_for_the_rounding(mode, kernel, begin):
 
 @backend_free
 def test_a_compensated_language_model_is_near_its_floats_and_learns(tmp_path):
-    model, x = models.gemma(num_layers=2, num_key_value_heads=1), tokens()
+    model, x = models.gemma(num_layers=1, num_key_value_heads=1), tokens()
     expected = numpy(model(x))
     weights = model.get_weights()
     model.quantize("int4")
     alone = norm(numpy(model(x)), expected)
     for start, iterations in (STARTS[0], STARTS[3]):
-        model = models.gemma(num_layers=2, num_key_value_heads=1)
+        model = models.gemma(num_layers=1, num_key_value_heads=1)
         model.set_weights(weights)
         report = ksa.quantize(model, "int4", ksa.LoRA(rank=4), start, iterations)
         assert norm(numpy(model(x)), expected) < alone

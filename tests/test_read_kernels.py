@@ -277,6 +277,7 @@ MOE = sorted(
 )
 
 
+@pytest.mark.backend_free("classes of layers and the names of their weights")
 def test_the_experts_of_keras_hub_are_known():
     """Every layer class of theirs with `(experts, m, n)` weights."""
     found = {}

@@ -14,63 +14,62 @@ from test_files import fresh_process
 import keras_svd_adapters as ksa
 
 
-def functional(method):
-    model, backbone, x = models.classifier()
-    ksa.enable(backbone, method, train="*norm*")
+def functional():
+    model, backbone, x = models.classifier(num_layers=1)
+    targets = {"query": METHODS["lora"].method, "*": METHODS["svft_random"].method}
+    ksa.enable(backbone, targets=targets, train="*norm*")
     return model, x, np.array([0, 2])
 
 
-def rooted(method):
-    model, _, x = models.classifier()
-    ksa.enable(model, method, train="head")
+def rooted():
+    model, _, x = models.classifier(num_layers=1)
+    ksa.enable(model, METHODS["svft_banded"].method, train="head")
     return model, x, np.array([0, 2])
 
 
-def task(method):
-    backbone, x = models.bert()
+def task():
+    backbone, x = models.bert(num_layers=1)
     model = keras_hub.models.BertTextClassifier(backbone, num_classes=3, dropout=0.0)
     model.preprocessor = None
-    ksa.enable(backbone, method)
+    ksa.enable(backbone, METHODS["svf"].method)
     return model, x, np.array([0, 2])
 
 
-def layer(method):
-    base = keras.layers.Dense(16, activation="relu")
-    base.build((None, 6))
-    wrapped = wrapped_layer(method, base)
-    model = keras.Sequential([keras.Input((6,)), wrapped, keras.layers.Dense(3)])
+def layers(*names):
+    model, width = keras.Sequential([keras.Input((6,))]), 6
+    for name in names:
+        base = keras.layers.Dense(16, activation="relu")
+        base.build((None, width))
+        model.add(wrapped_layer(METHODS[name].method, base))
+        width = base.units
+    model.add(keras.layers.Dense(3))
     return model, batch((4, 6)), np.array([0, 2, 1, 1])
 
 
-BUILDERS = {"functional": functional, "rooted": rooted, "task": task, "layer": layer}
-
-
-PLAN = [
-    ("functional", "lora"),
-    ("functional", "svft_random"),
-    ("rooted", "svft_banded"),
-    ("task", "svf"),
-    ("layer", "svf_factored"),
-    ("layer", "svft_plain"),
-]
+BUILDERS = {
+    "functional": functional,
+    "rooted": rooted,
+    "task": task,
+    "layers": lambda: layers("svf_factored", "svft_plain"),
+}
 
 
 def test_reload_and_learn(tmp_path):
     cases = {}
-    for where, name in PLAN:
+    for name, build in BUILDERS.items():
         keras.utils.set_random_seed(5)
-        model, x, y = BUILDERS[where](METHODS[name].method)
+        model, x, y = build()
         shake(model, 0.02)
         model.compile(
             optimizer=keras.optimizers.Adam(1e-2),
             loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         )
         model.fit(x, y, verbose=0)
-        model.save(tmp_path / f"{where}_{name}.keras")
+        model.save(tmp_path / f"{name}.keras")
         slots = [v.numpy() for v in model.optimizer.variables]
-        if where == "task":  # KerasHub's own `compile` does not restore optimizer state
-            slots = reloaded_slots(tmp_path / f"{where}_{name}.keras")
-        cases[f"{where}_{name}"] = (x, y, model.predict(x, verbose=0), slots)
+        if name == "task":  # KerasHub's own `compile` does not restore optimizer state
+            slots = reloaded_slots(tmp_path / f"{name}.keras")
+        cases[name] = (x, y, model.predict(x, verbose=0), slots)
     (tmp_path / "cases.pickle").write_bytes(pickle.dumps(cases))
     assert fresh_process("reload_and_learn.py", tmp_path, keras.backend.backend()).wait() == 0
 
@@ -146,7 +145,7 @@ def test_a_backbone_that_was_frozen_reloads_with_a_training_adapter(tmp_path):
 
 
 def test_a_public_layer_whose_adapter_rests(tmp_path):
-    model, x, _ = layer(METHODS["svft_banded"].method)
+    model, x, _ = layers("svft_banded")
     shake(model)
     tuned = model.predict(x, verbose=0)
     ksa.set_adapter(model, None)
