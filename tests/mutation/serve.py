@@ -17,6 +17,8 @@ from pathlib import Path
 
 from draw import PACKAGE
 
+KILLED, SURVIVED, UNREACHED = "killed", "survived", "not reached"
+
 SLACK = 240  # seconds that a mutant's tests may take: more is an endless loop, which was noticed
 
 
@@ -31,7 +33,7 @@ def main() -> None:
             number = waiting.pop(0)
             one = asked[number]
             if not one["tests"]:
-                tell(number, "not reached")
+                tell(number, UNREACHED)
                 continue
             running[start(one, folder / str(number))] = (number, time.monotonic())
         for process in list(running):
@@ -44,7 +46,7 @@ def main() -> None:
             if done:
                 del running[process]
                 shutil.rmtree(folder / str(number), ignore_errors=True)
-                tell(number, "survived" if status == 0 else "killed")
+                tell(number, SURVIVED if status == 0 else KILLED)
         time.sleep(0.05)
 
 
