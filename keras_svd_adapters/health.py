@@ -156,6 +156,10 @@ class AdapterHealth(Shown, keras.callbacks.Callback):
     def get_config(self) -> dict[str, Any]:
         return {"steps": self.steps}
 
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> AdapterHealth:
+        return cls(**config)
+
 
 def array_health(path: str, name: str, start: np.ndarray, value: np.ndarray) -> ArrayHealth:
     """How a value differs from its start."""

@@ -126,3 +126,10 @@ def test_bad_input():
     model.compile(loss="mse")
     with pytest.raises(ValueError, match=r"no active adapter.*Received: "):
         fit(model, ksa.AdapterHealth())
+
+
+def test_a_callback_is_made_again_from_its_configuration():
+    config = keras.saving.serialize_keras_object(ksa.AdapterHealth(steps=3))
+    again = keras.saving.deserialize_keras_object(config)
+    assert type(again) is ksa.AdapterHealth
+    assert again.steps == 3
