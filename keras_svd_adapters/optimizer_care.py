@@ -42,6 +42,8 @@ def protect_starts(optimizer: Any, variables: list[keras.Variable]) -> None:
 
 def warn_if_slow(optimizer: Any, variables: list[keras.Variable]) -> None:
     """Warns where the learning rate is below a twentieth of what a method needs."""
+    if hasattr(optimizer, "inner_optimizer"):
+        return  # loss scaling builds the inner optimizer too, and only that one has a rate
     methods = {v.adapted_by for v in variables if hasattr(v, "adapted_by")}
     rate = peak_learning_rate(optimizer) if methods else 0.0
     for method in methods:

@@ -218,6 +218,19 @@ def test_a_rate_at_which_nothing_moves_warns(rate, warns):
     assert all("SVF()" in text and "Received: learning_rate" in text for text in said)
 
 
+@pytest.mark.parametrize(("rate", "shown"), [(1e-2, None), (2e-5, "2.0e-05")])
+def test_a_rate_under_loss_scaling_is_the_inner_one(rate, shown):
+    build, shape = dense(12, 40)
+    optimizer = keras.optimizers.LossScaleOptimizer(keras.optimizers.Adam(rate))
+    model = compiled(around(adapted(METHODS["svf"], build_layer(build)), shape), optimizer)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        model.fit(batch(shape), batch((5, 40)), verbose=0)
+    said = [str(w.message) for w in caught if "learning rate" in str(w.message)]
+    assert len(said) == (shown is not None)
+    assert all(f"Received: learning_rate={shown}" in text for text in said)
+
+
 def test_dropout_is_on_the_branch_and_in_training_only():
     build, shape = dense(30, 20)
     base = build_layer(build)
