@@ -47,6 +47,9 @@ class Reach:
         first, last = mutant.lines
         if mutant.at_import:  # every test of the file's code reads what its import made
             reaching = set().union(*by_line.values())
+            if not reaching:  # a file of tables: what reads them imports them
+                importers = map(self._by_line, importers_of(mutant.path))
+                reaching = set().union(*(tests for each in importers for tests in each.values()))
         else:
             reaching = set().union(*(by_line[line] for line in range(first, last + 1)))
         quickest = sorted(reaching, key=lambda test: self.seconds.get(test, 1.0))
@@ -63,6 +66,13 @@ class Reach:
                 break
             chosen.append(test)
         return chosen
+
+
+def importers_of(path: str) -> list[str]:
+    """The files of the package that import from a file of it."""
+    module = ".".join([PACKAGE.name, *Path(path).with_suffix("").parts])
+    files = (file for file in PACKAGE.rglob("*.py") if f"from {module} import" in file.read_text())
+    return [file.relative_to(PACKAGE).as_posix() for file in files]
 
 
 def _durations(report: Path) -> dict[str, float]:
