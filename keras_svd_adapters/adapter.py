@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,14 +11,17 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_svd_adapters.declared_arrays import declared_arrays
 from keras_svd_adapters.keras_internals import only_shapes_matter
 from keras_svd_adapters.kernel import KernelView
 from keras_svd_adapters.layout import place, unasked
 from keras_svd_adapters.methods.method import Array, Base, Method
 from keras_svd_adapters.processes import from_process
+from keras_svd_adapters.refusals import refuse_to_quantize
 from keras_svd_adapters.shared import SharedArrays
+from keras_svd_adapters.stored_arrays import StoredArrays
 from keras_svd_adapters.svd import decompose
-from keras_svd_adapters.values import starting_at, to_numpy
+from keras_svd_adapters.values import cast_float, to_float64, to_numpy
 
 SHARED_MARK, SEED_STATE = "shared_mark", "seed_state"
 
@@ -29,7 +31,7 @@ def nowhere(axes: str) -> None:
     return
 
 
-class Adapter(keras.layers.Layer):
+class Adapter(StoredArrays):
     """Holds the variables of a method and runs its algebra on a kernel.
 
     Everything that the methods share happens here once: trained values in
@@ -68,7 +70,6 @@ class Adapter(keras.layers.Layer):
         self.view = view
         self.form = form
         self.shared = shared
-        self._layout_of = layout
         self.shared_mark: bytes | None = None
         self.has_values = values is not None
         self.kernel: Callable[[], Any] = no_kernel
@@ -84,33 +85,25 @@ class Adapter(keras.layers.Layer):
         self._array_names = tuple(arrays)
         for name, array in arrays.items():
             fill = array.start if array.start is not None else 0
-            self._add_array(name, array, fill if values is None else values.get(name, fill))
+            variable = self.add_array(
+                name,
+                array.shape,
+                self.compute_dtype if array.dtype == "compute" else array.dtype,
+                fill if values is None else values.get(name, fill),
+                array.trainable,
+                layout(array.axes),
+            )
+            variable.adapted_by = method
+            variable.decays = array.start == 0.0
         self.built = True
 
-    def _add_array(self, name: str, array: Array, value: np.ndarray | float) -> None:
-        with unasked():
-            variable = self.add_weight(
-                name=name,
-                shape=array.shape,
-                dtype=self.compute_dtype if array.dtype == "compute" else array.dtype,
-                initializer=starting_at(value),
-                trainable=array.trainable,
-                autocast=False,
-            )
-        place(variable, self._layout_of(array.axes))
-        variable.adapted_by = self.method
-        variable.decays = array.start == 0.0
-        setattr(self, name, variable)
+    def array_names(self) -> tuple[str, ...]:
+        return self._array_names
 
     @property
     def filled(self) -> bool:
         """Whether all that it reads has values."""
         return self.has_values and (self.shared is None or self.shared.has_values)
-
-    @property
-    def arrays(self) -> dict[str, keras.Variable]:
-        """The variables by name, trained and frozen."""
-        return {name: getattr(self, name) for name in self._array_names}
 
     @property
     def trained(self) -> dict[str, keras.Variable]:
@@ -127,7 +120,7 @@ class Adapter(keras.layers.Layer):
         """The arrays as the algebra wants them, in the compute dtype."""
         self._check_values()
         c = self.method.coefficients(self._float32_values(), self.form, self._float32_kernel)
-        return {name: _cast_float(value, self.compute_dtype) for name, value in c.items()}
+        return {name: cast_float(value, self.compute_dtype) for name, value in c.items()}
 
     def adapt(
         self,
@@ -163,7 +156,7 @@ class Adapter(keras.layers.Layer):
 
     def numpy_values(self) -> list[SimpleNamespace]:
         """All that the algebra of each matrix reads, as float64 arrays on the host."""
-        values = {k: _to_float64(v) for k, v in vars(self._float32_values()).items()}
+        values = {k: to_float64(v) for k, v in vars(self._float32_values()).items()}
         own = {name: self.view.split(values.pop(name)) for name in self._array_names}
         each = (dict(zip(own, parts)) for parts in zip(*own.values(), strict=True))
         return [SimpleNamespace(**arrays, **values) for arrays in each]
@@ -176,7 +169,7 @@ class Adapter(keras.layers.Layer):
         for name, array in self.declared.items():
             if array.shared and self.shared is not None:
                 values[name] = self.shared.part(name, array.shape)
-        return SimpleNamespace(**{k: _cast_float(v, "float32") for k, v in values.items()})
+        return SimpleNamespace(**{k: cast_float(v, "float32") for k, v in values.items()})
 
     def _check_values(self) -> None:
         if not self.filled and not only_shapes_matter():
@@ -198,8 +191,7 @@ class Adapter(keras.layers.Layer):
         refuse_to_quantize(*args)
 
     def save_own_variables(self, store: Any) -> None:
-        for name, variable in self.arrays.items():
-            store[name] = variable
+        super().save_own_variables(store)
         if self.shared is not None:
             store[SHARED_MARK] = np.frombuffer(self.shared.digest(), "uint8")
         if self.seed_generator is not None:
@@ -223,19 +215,12 @@ class Adapter(keras.layers.Layer):
         self.has_values = True
         return None
 
-    def notice_values(self, of_all: bool) -> None:
-        """Looks whether values have come by another way than `load_own_variables`.
-
-        Args:
-            of_all: Whether all weights of the model were assigned.
-        """
-        for holder in (self, self.shared):
-            if holder is not None and not holder.has_values:
-                came = all(to_numpy(v).any() for v in holder.awaited())
-                holder.has_values = of_all or came
+    def detect_values(self, of_all: bool) -> None:
+        super().detect_values(of_all)
+        if self.shared is not None:
+            self.shared.detect_values(of_all)
 
     def awaited(self) -> list[keras.Variable]:
-        """The variables that no start fills, which are 0 until their values come."""
         arrays, declared = self.arrays, self.declared
         return [v for name, v in arrays.items() if declared[name].start is None]
 
@@ -260,47 +245,6 @@ class Adapter(keras.layers.Layer):
         return values
 
 
-def declared_arrays(method: Method, view: KernelView, form: str) -> dict[str, Array]:
-    """What a method declares for a kernel; of a stack, each array that is not shared has one."""
-    arrays = method.arrays(view.m, view.n, form)
-    if view.count is None:
-        return arrays
-    return {
-        name: array
-        if array.shared
-        else array._replace(shape=(view.count, *array.shape), axes=array.axes and "s" + array.axes)
-        for name, array in arrays.items()
-    }
-
-
-def _to_float64(value: Any) -> np.ndarray:
-    array = to_numpy(value)
-    return array.astype("float64") if array.dtype.kind == "f" else array
-
-
-def _cast_float(value: Any, dtype: str) -> Any:
-    is_float = keras.backend.is_float_dtype(value.dtype)
-    return ops.cast(value, dtype) if is_float else value
-
-
-def refuse_to_quantize(*args: Any, **kwargs: Any) -> None:
-    """Raises: `quantize` on a model with adapters."""
-    raise ValueError(
-        "An adapted model cannot be quantized: quantize first and adapt then. `save_adapter`, "
-        "`delete_adapter`, `model.quantize`, `load_adapter` keep what was trained; float kernels "
-        f"can `merge` instead. Received: quantize{args}"
-    )
-
-
 def no_kernel() -> Any:
     """Stands in until the adapter is attached to a layer."""
     raise RuntimeError("The adapter is not attached to a layer. Received: an adapter alone")
-
-
-@contextmanager
-def name_scopes(path: str) -> Iterator[None]:
-    """Within, new variables have a path under that of a layer."""
-    with ExitStack() as stack:
-        for part in path.split("/"):
-            stack.enter_context(keras.name_scope(part))
-        yield

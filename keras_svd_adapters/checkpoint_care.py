@@ -66,7 +66,7 @@ def _noticed(assign: Any, of_all: bool) -> Any:
         assign(self, *args, **kwargs)
         for site in adapted_sites(self):
             for adapter in adapters_of(site.layer).values():
-                adapter.notice_values(of_all)
+                adapter.detect_values(of_all)
 
     return assign_and_notice
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from math import prod
@@ -25,8 +25,9 @@ from keras_svd_adapters.keras_internals import (
     unpin,
 )
 from keras_svd_adapters.kernel import KernelView
-from keras_svd_adapters.mixture import Compute, Mixture, refuse_to_mix
+from keras_svd_adapters.mixture import Compute, Mixture
 from keras_svd_adapters.quantized import holds_integers, stored_kernel
+from keras_svd_adapters.refusals import refuse_keras_lora, refuse_to_mix
 
 PREFIX = "adapter_"
 OPEN = 16  # what a size counts that is not known while a function is traced
@@ -155,6 +156,13 @@ class AdaptedLayer:
         with self.base():
             return getattr(self, self.kernel_name)
 
+    def base_kernel_value(self) -> Any:
+        """The kernel without any adapter; of a quantized layer as floats."""
+        if not holds_integers(self):  # type: ignore[arg-type]
+            return ops.convert_to_tensor(self.base_kernel)
+        with self.base():
+            return dequantized(self, ops.convert_to_tensor(self.kernel))  # type: ignore[arg-type, attr-defined]
+
     def effective(self, base: Any) -> Any:
         """The kernel for code that reads it instead of calling the layer."""
         if self.rests:
@@ -166,13 +174,13 @@ class AdaptedLayer:
         """The effective kernel in float32, or in float64 where it is stored so."""
         if self.mixture is not None:
             refuse_to_mix(self.path)  # type: ignore[attr-defined]
-        kernel = base_value(self)  # type: ignore[arg-type]
+        kernel = self.base_kernel_value()
         dtype = keras.backend.result_type(kernel.dtype, "float32")
         return ops.add(ops.cast(kernel, dtype), ops.cast(self.adapter().delta(kernel), dtype))
 
     def base_matrix(self) -> Any:
         """The kernel without any adapter as a matrix, in the compute dtype."""
-        kernel = ops.cast(base_value(self), self.compute_dtype)  # type: ignore[arg-type, attr-defined]
+        kernel = ops.cast(self.base_kernel_value(), self.compute_dtype)  # type: ignore[attr-defined]
         return self.kernel_view.to_matrix(kernel)
 
     @property
@@ -230,15 +238,6 @@ class AdaptedKernel(AdaptedLayer):
         return self.effective(super().kernel)  # type: ignore[misc]
 
 
-def refuse_keras_lora(where: str) -> None:
-    """Raises: Keras's own LoRA on what has an adapter of ours."""
-    raise ValueError(
-        "An adapter of keras_svd_adapters is there, and Keras's own LoRA would be a second one. "
-        "Use `keras_svd_adapters.enable(model, LoRA(...))`, or `merge` first. "
-        f"Received: enable_lora on {where}"
-    )
-
-
 def attach(layer: keras.layers.Layer, name: str, adapter: Adapter) -> None:
     """Gives a layer an adapter and makes it the active one."""
     carry(layer, name, adapter)
@@ -253,7 +252,7 @@ def carry(layer: keras.layers.Layer, name: str, adapter: Adapter) -> None:
         graft(layer, kind)
         kind.join(layer)
     attach_child(layer, PREFIX + name, adapter)
-    adapter.kernel = lambda: base_value(layer)
+    adapter.kernel = lambda: layer.base_kernel_value()
     _remember(layer, "carried_adapters", (*layer.carried_adapters, name))
 
 
@@ -316,10 +315,11 @@ def kind_of_class(plain: type) -> type[AdaptedLayer] | None:
 
 def base_value(layer: keras.layers.Layer) -> Any:
     """The kernel of a layer, adapted or not, without adapters; of a quantized one as floats."""
+    if isinstance(layer, AdaptedLayer):
+        return layer.base_kernel_value()
     if not holds_integers(layer):
         return ops.convert_to_tensor(base_kernel(layer))
-    with layer.base() if isinstance(layer, AdaptedLayer) else nullcontext():
-        return dequantized(layer, ops.convert_to_tensor(layer.kernel))
+    return dequantized(layer, ops.convert_to_tensor(layer.kernel))
 
 
 def base_kernel(layer: keras.layers.Layer) -> keras.Variable:

@@ -14,8 +14,9 @@ import numpy as np
 from keras_svd_adapters.graphs import KEPT, computing_otherwise
 from keras_svd_adapters.host import adapters_of
 from keras_svd_adapters.keras_internals import attach_child, detach_child, trace_shapes
-from keras_svd_adapters.mixture import AdapterIds, CannotMix, Mixture, Names, groups_of
+from keras_svd_adapters.mixture import AdapterIds, Mixture, Names, groups_of
 from keras_svd_adapters.quantized import holds_integers
+from keras_svd_adapters.refusals import CannotMix
 from keras_svd_adapters.site import Site, adapted_sites
 from keras_svd_adapters.switching import require_adapter, require_values
 

@@ -12,6 +12,7 @@ import numpy as np
 from keras import ops
 
 from keras_svd_adapters.adapter import Adapter
+from keras_svd_adapters.refusals import refuse_to_mix
 
 Adapt = Callable[[Any, Any], Any]
 Compute = Callable[[Any, Adapt], Any]
@@ -162,16 +163,3 @@ def _plain(x: Any, base: Any) -> Any:
 def _adapt(adapter: Adapter, x: Any, base: Any, coefficients: dict[str, Any]) -> Any:
     """As `Adapter.adapt`; that few tokens are told keeps methods from a kernel per sample."""
     return adapter.adapt(x, replace(base, tokens=1), False, coefficients)
-
-
-class CannotMix(ValueError):
-    """A layer cannot have an adapter per sample."""
-
-
-def refuse_to_mix(where: str) -> None:
-    """Raises: a layer that cannot have an adapter per sample."""
-    raise CannotMix(
-        "One adapter per sample needs layers that are called with the batch in front: this one "
-        "reads its kernel, or computes without the batch. Adapt without it, or run the samples of "
-        f"each adapter alone. Received: {where}"
-    )

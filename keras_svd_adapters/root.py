@@ -6,8 +6,7 @@ from typing import Any
 
 import keras
 
-from keras_svd_adapters.adapter import refuse_to_quantize
-from keras_svd_adapters.host import activate, adapters_of, attach, refuse_keras_lora
+from keras_svd_adapters.host import activate, adapters_of, attach
 from keras_svd_adapters.keras_internals import (
     changed_layers,
     graft,
@@ -20,6 +19,7 @@ from keras_svd_adapters.keras_internals import (
 )
 from keras_svd_adapters.methods.method import Method
 from keras_svd_adapters.quantized_logits import mend_logits
+from keras_svd_adapters.refusals import refuse_keras_lora, refuse_to_quantize
 from keras_svd_adapters.shared import SharedArrays
 from keras_svd_adapters.sharing import Shared, shared_in, unify
 from keras_svd_adapters.site import Site, adapted_sites, adapter_names, find_sites
@@ -53,6 +53,8 @@ class AdaptedModel:
     def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> Any:
         model = keras.saving.deserialize_keras_object(config["model"], custom_objects)
         restore_adapters(model, config["adapters"], config["shared"])
+        for root in roots(adapted_sites(model)):
+            make_root(root)
         restore_freezing(model, config["freezing"])
         return model
 
@@ -165,8 +167,6 @@ def restore_adapters(
             weights[key].trained_with = name
     unify(adapted_sites(model), arrays)
     mend_logits(model)
-    for root in roots(adapted_sites(model)):
-        make_root(root)
 
 
 def _restore_shared(adapters: list[dict[str, Any]], shared: dict[str, Any]) -> Shared:

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from typing import Any
 
-import keras
 import numpy as np
 from keras import ops
 
-from keras_svd_adapters.layout import place, unasked
 from keras_svd_adapters.methods.method import Array, Method
-from keras_svd_adapters.values import starting_at, to_numpy
+from keras_svd_adapters.stored_arrays import StoredArrays
+from keras_svd_adapters.values import to_numpy
 
 Shapes = dict[str, tuple[int, ...]]
 
 
-class SharedArrays(keras.layers.Layer):
+class SharedArrays(StoredArrays):
     """Holds them once for a model; every adapter that reads them has it as a child.
 
     Args:
@@ -39,29 +39,13 @@ class SharedArrays(keras.layers.Layer):
         self.has_values = values is not None
         self.mark = b""
         for name, shape in shapes.items():
-            value = 0 if values is None else values[name]
-            self._add_array(name, shape, value)
+            self.add_array(name, shape, self.compute_dtype, 0 if values is None else values[name])
         self.built = True
         if self.has_values:
             self.mark = self.digest()
 
-    def _add_array(self, name: str, shape: tuple[int, ...], value: np.ndarray | float) -> None:
-        with unasked():
-            variable = self.add_weight(
-                name=name,
-                shape=shape,
-                dtype=self.compute_dtype,
-                initializer=starting_at(value),
-                trainable=False,
-                autocast=False,
-            )
-        place(variable)
-        setattr(self, name, variable)
-
-    @property
-    def arrays(self) -> dict[str, keras.Variable]:
-        """The variables by name."""
-        return {name: getattr(self, name) for name in self.shapes}
+    def array_names(self) -> Iterable[str]:
+        return self.shapes
 
     def part(self, name: str, shape: tuple[int, ...]) -> Any:
         """The leading part of an array, as a kernel reads it."""
@@ -74,14 +58,6 @@ class SharedArrays(keras.layers.Layer):
         for variable in self.arrays.values():
             sha256.update(np.ascontiguousarray(to_numpy(variable)).tobytes())
         return sha256.digest()
-
-    def awaited(self) -> list[keras.Variable]:
-        """The variables that are 0 until their values come."""
-        return list(self.arrays.values())
-
-    def save_own_variables(self, store: Any) -> None:
-        for name, variable in self.arrays.items():
-            store[name] = variable
 
     def load_own_variables(self, store: Any) -> None:
         if store.keys() or not self.has_values:

@@ -11,8 +11,9 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_svd_adapters.adapter import Adapter, declared_arrays, name_scopes
+from keras_svd_adapters.adapter import Adapter
 from keras_svd_adapters.convolution import AdaptedConvolution
+from keras_svd_adapters.declared_arrays import declared_arrays
 from keras_svd_adapters.embedding import AdaptedEmbedding
 from keras_svd_adapters.host import (
     PREFIX,
@@ -27,6 +28,7 @@ from keras_svd_adapters.kernel import KernelView
 from keras_svd_adapters.kernel_register import slides
 from keras_svd_adapters.layout import layout_beside, mirrored_as
 from keras_svd_adapters.methods.method import Array, Method
+from keras_svd_adapters.name_scopes import name_scopes
 from keras_svd_adapters.projection import AdaptedProjection
 from keras_svd_adapters.quantized import (
     float_policy,

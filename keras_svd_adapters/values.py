@@ -49,3 +49,14 @@ def starting_at(value: np.ndarray | float) -> Callable[..., Any]:
         return ops.cast(np.ascontiguousarray(np.broadcast_to(value, shape)), dtype)
 
     return initial
+
+
+def to_float64(value: Any) -> np.ndarray:
+    """A variable or tensor on the host: floats in float64, integers as they are."""
+    array = to_numpy(value)
+    return array.astype("float64") if array.dtype.kind == "f" else array
+
+
+def cast_float(value: Any, dtype: str) -> Any:
+    """A tensor of floats in a dtype; integers as they are."""
+    return ops.cast(value, dtype) if keras.backend.is_float_dtype(value.dtype) else value

@@ -1,0 +1,36 @@
+"""Errors for calls that a layer or a model with adapters does not support."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def refuse_to_quantize(*args: Any, **kwargs: Any) -> None:
+    """Raises: `quantize` on a model with adapters."""
+    raise ValueError(
+        "An adapted model cannot be quantized: quantize first and adapt then. `save_adapter`, "
+        "`delete_adapter`, `model.quantize`, `load_adapter` keep what was trained; float kernels "
+        f"can `merge` instead. Received: quantize{args}"
+    )
+
+
+def refuse_keras_lora(where: str) -> None:
+    """Raises: Keras's own LoRA on what has an adapter of ours."""
+    raise ValueError(
+        "An adapter of keras_svd_adapters is there, and Keras's own LoRA would be a second one. "
+        "Use `keras_svd_adapters.enable(model, LoRA(...))`, or `merge` first. "
+        f"Received: enable_lora on {where}"
+    )
+
+
+class CannotMix(ValueError):
+    """A layer cannot have an adapter per sample."""
+
+
+def refuse_to_mix(where: str) -> None:
+    """Raises: a layer that cannot have an adapter per sample."""
+    raise CannotMix(
+        "One adapter per sample needs layers that are called with the batch in front: this one "
+        "reads its kernel, or computes without the batch. Adapt without it, or run the samples of "
+        f"each adapter alone. Received: {where}"
+    )
