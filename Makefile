@@ -44,8 +44,9 @@ $(BACKENDS:%=test-%): test-%: .venv/ready
 REACH := .cache/reach
 $(BACKENDS:%=reach-%): reach-%: .venv/ready
 	mkdir -p $(REACH)
-	COVERAGE_FILE=$(REACH)/$*.coverage $(PYTEST) --cov=keras_svd_adapters --cov-context=test \
-	  --cov-report= --junitxml=$(REACH)/$*.xml
+	rm -f $(REACH)/*$*.coverage*
+	PYTHONPATH=tests/mutation COVERAGE_FILE=$(CURDIR)/$(REACH)/$*.coverage $(PYTEST) -p measured_processes \
+	  --cov=keras_svd_adapters --cov-context=test --cov-report= --junitxml=$(REACH)/$*.xml
 
 mutants: $(BACKENDS:%=reach-%)
 	$(BIN)/python tests/mutation/run.py

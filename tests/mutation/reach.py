@@ -12,7 +12,7 @@ from coverage import CoverageData
 from draw import PACKAGE, Mutant
 
 ROOT = PACKAGE.parent
-PHASE = re.compile(r"\|(setup|run|teardown)$")
+PHASE = re.compile(r"\|(setup|run|teardown)$| \((setup|call|teardown)\)$")
 
 
 class Reach:
@@ -24,16 +24,18 @@ class Reach:
     """
 
     def __init__(self, folder: Path, backend: str) -> None:
-        self.data = CoverageData(str(folder / f"{backend}.coverage"))
-        self.data.read()
+        files = [folder / f"{backend}.coverage", *folder.glob(f"processes-{backend}.coverage.*")]
+        self.data = [CoverageData(str(file)) for file in files]
+        for data in self.data:
+            data.read()
         self.seconds = _durations(folder / f"{backend}.xml")
 
     @cache  # noqa: B019 (one object a backend, for the length of the run)
     def _by_line(self, path: str) -> dict[int, set[str]]:
         found: dict[int, set[str]] = defaultdict(set)
-        contexts = self.data.contexts_by_lineno(str(PACKAGE / path))
-        for line, names in contexts.items():
-            found[line] = {PHASE.sub("", name) for name in names if name}
+        for data in self.data:
+            for line, names in data.contexts_by_lineno(str(PACKAGE / path)).items():
+                found[line] |= {PHASE.sub("", name) for name in names if name}
         return found
 
     def tests(self, mutant: Mutant, limit: float) -> list[str]:
