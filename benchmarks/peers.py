@@ -8,7 +8,7 @@ from typing import Any
 import peft
 import torch
 from cases import batch
-from passes import torch_pass
+from gradient_pass import torch_pass
 
 CONFIGS: dict[str, Callable[[], Any]] = {
     "PEFT LoRA r=8": lambda: peft.LoraConfig(r=8, lora_alpha=8),

@@ -12,15 +12,17 @@ import numpy as np
 from keras_svd_adapters.enable import Found, decompositions, jobs_for
 from keras_svd_adapters.host import base_value
 from keras_svd_adapters.methods.method import SVD
+from keras_svd_adapters.pictures import plot_cells
 from keras_svd_adapters.site import Site
 from keras_svd_adapters.svd_service import SVDService
 from keras_svd_adapters.switching import require_adapter
 from keras_svd_adapters.table import Shown, Table
 from keras_svd_adapters.targets import Targets, choose
-from keras_svd_adapters.tree import grouped
+from keras_svd_adapters.tree import by_layer_name, grouped
 from keras_svd_adapters.values import to_numpy
 
 CELLS = 32
+MOST_LAYERS = 8
 
 
 @dataclass(frozen=True)
@@ -73,9 +75,11 @@ class Coefficients(Shown):
         Returns:
             A matplotlib `Figure`.
         """
-        from keras_svd_adapters.pictures import draw_coefficients
-
-        return draw_coefficients(self)
+        groups = by_layer_name(kernel.path for kernel in self.kernels)
+        rows = {name: [self.kernels[i] for i in _some(places)] for name, places in groups.items()}
+        return plot_cells(
+            {name: [(f"{k.relative:.1%}", k.cells) for k in row] for name, row in rows.items()}
+        )
 
 
 def coefficients(
@@ -178,6 +182,12 @@ def _cells(squares: np.ndarray) -> np.ndarray:
     sizes = np.diff([*starts, k])
     sums = np.add.reduceat(np.add.reduceat(squares, starts, axis=0), starts, axis=1)
     return sums / np.outer(sizes, sizes)
+
+
+def _some(places: list[int]) -> list[int]:
+    """At most eight of these places, evenly spread."""
+    count = min(len(places), MOST_LAYERS)
+    return [places[i] for i in np.linspace(0, len(places) - 1, count).round().astype(int)]
 
 
 def _row(path: str, kernels: list[KernelCoefficients]) -> tuple[str, ...]:

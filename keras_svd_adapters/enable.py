@@ -32,7 +32,8 @@ from keras_svd_adapters.shared import SharedArrays
 from keras_svd_adapters.sharing import Shared, share
 from keras_svd_adapters.site import Site, adapted_sites, find_sites
 from keras_svd_adapters.status import Status, status
-from keras_svd_adapters.svd_service import Job, SVDService
+from keras_svd_adapters.svd_job import Job
+from keras_svd_adapters.svd_service import SVDService
 from keras_svd_adapters.switching import finish, restore_plain, settle
 from keras_svd_adapters.targets import Targets, choose, meant_by
 from keras_svd_adapters.warning import warn

@@ -9,6 +9,7 @@ import keras
 import numpy as np
 
 from keras_svd_adapters.host import adapters_of
+from keras_svd_adapters.pictures import plot_moves
 from keras_svd_adapters.site import adapted_sites
 from keras_svd_adapters.table import Shown, Table
 from keras_svd_adapters.values import to_numpy
@@ -149,9 +150,10 @@ class AdapterHealth(Shown, keras.callbacks.Callback):
         Returns:
             A matplotlib `Figure`.
         """
-        from keras_svd_adapters.pictures import draw_health
-
-        return draw_health(self.history)
+        panels: dict[str, list[list[float]]] = {}
+        for looks in zip(*self.history, strict=True):
+            panels.setdefault(looks[0].name, []).append([look.moved for look in looks])
+        return plot_moves(panels)
 
     def get_config(self) -> dict[str, Any]:
         return {"steps": self.steps}

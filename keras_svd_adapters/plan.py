@@ -21,13 +21,14 @@ from keras_svd_adapters.device_bytes import (
 from keras_svd_adapters.enable import Chosen, check_shapes, choose_methods, jobs_for, needs_svd
 from keras_svd_adapters.host import adapters_of, base_kernel
 from keras_svd_adapters.methods.method import Array, Method
+from keras_svd_adapters.pictures import plot_bars
 from keras_svd_adapters.sharing import check_sharing, shared_dtype, shared_in, shared_shapes
 from keras_svd_adapters.site import Site, adapted_sites
 from keras_svd_adapters.svd_cost import decomposition_seconds
 from keras_svd_adapters.svd_service import SVDService
 from keras_svd_adapters.table import Shown, Table
 from keras_svd_adapters.targets import Targets
-from keras_svd_adapters.tree import tree
+from keras_svd_adapters.tree import alike, tree
 from keras_svd_adapters.weights import own_weights
 
 
@@ -132,9 +133,15 @@ class Plan(Shown):
         Returns:
             A matplotlib `Figure`.
         """
-        from keras_svd_adapters.pictures import draw_plan
-
-        return draw_plan(self)
+        groups = alike(site.path for site in self.sites)
+        sites = [[self.sites[place] for place in places] for places in groups.values()]
+        series: dict[str, list[float]] = {
+            "values that would train": [
+                sum(s.trainable_parameters for s in each) for each in sites
+            ],
+            "frozen factors, MB": [sum(s.frozen_bytes for s in each) / 1e6 for each in sites],
+        }
+        return plot_bars(list(groups), series)
 
 
 def plan(

@@ -9,10 +9,12 @@ import keras
 import numpy as np
 
 from keras_svd_adapters.low_rank import rank_for
+from keras_svd_adapters.pictures import SpectrumPanel, plot_spectra
 from keras_svd_adapters.progress import KernelProgress
 from keras_svd_adapters.svd import singular_values
 from keras_svd_adapters.table import Shown, Table
 from keras_svd_adapters.targets import Targets, choose
+from keras_svd_adapters.tree import by_layer_name
 
 ENERGY = 0.9
 QUANTILES = (0.05, 0.5, 0.95)
@@ -83,9 +85,10 @@ class Spectrum(Shown):
         Returns:
             A matplotlib `Figure`.
         """
-        from keras_svd_adapters.pictures import draw_spectrum
-
-        return draw_spectrum(self)
+        groups = by_layer_name(kernel.path for kernel in self.kernels)
+        return plot_spectra(
+            dict(_panel(name, [self.kernels[i] for i in places]) for name, places in groups.items())
+        )
 
 
 def spectrum(
@@ -151,6 +154,14 @@ def _row(kernel: KernelSpectrum, interval: tuple[float, float]) -> tuple[str, ..
         str(rank_for(kernel.gaussian, ENERGY)),
         f"{kernel.share(*interval):.1%}",
     )
+
+
+def _panel(name: str, kernels: list[KernelSpectrum]) -> tuple[str, SpectrumPanel]:
+    """Title and numbers of the panel of these kernels; the one in the middle is typical."""
+    middle = kernels[len(kernels) // 2]
+    title = f"{name} ({middle.shape[0]} x {middle.shape[1]})"
+    share = middle.rank() / len(middle.s)
+    return title, SpectrumPanel([kernel.s for kernel in kernels], middle.gaussian, share)
 
 
 def _mean_share(kernels: tuple[KernelSpectrum, ...], interval: tuple[float, float]) -> float:

@@ -8,9 +8,9 @@ from functools import lru_cache
 
 import numpy as np
 
+from keras_svd_adapters.machine import threads_of_blas
 from keras_svd_adapters.methods.method import Truncation
 from keras_svd_adapters.svd import KRYLOV_STEPS, krylov_pays
-from keras_svd_adapters.svd_service import threads_of_blas
 
 
 def decomposition_seconds(m: int, n: int, part: Truncation | None, kept: bool = False) -> float:

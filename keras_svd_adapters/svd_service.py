@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 
 import numpy as np
-from threadpoolctl import threadpool_info, threadpool_limits
 
 from keras_svd_adapters import processes, svd_cache
 from keras_svd_adapters.accelerator import decompose_on_accelerator, require_accelerator
+from keras_svd_adapters.machine import cores, free_bytes, threads_of_blas
 from keras_svd_adapters.methods.method import SVD, Truncation
 from keras_svd_adapters.svd import decompose, krylov_pays
+from keras_svd_adapters.svd_job import Job
 from keras_svd_adapters.svd_share import each_by_share
 
 BYTES_OF_A_WORKER = 9  # per byte of a float32 kernel, while it is decomposed
@@ -117,57 +117,9 @@ class SVDService:
         if self.device == "accelerator" or not wanted:
             return 1
         largest = 4 * max(prod(job.shape) for job in wanted)
-        room = _free_bytes() // (BYTES_OF_A_WORKER * largest)
+        room = free_bytes() // (BYTES_OF_A_WORKER * largest)
         return max(1, min(cores(), len(wanted), room))
-
-
-@dataclass(frozen=True)
-class Job:
-    """One kernel to decompose.
-
-    Args:
-        kernel: Brings it to the host, `(m, n)`.
-        shape: `(m, n)`.
-        part: What of the decomposition is wanted, `None` for all.
-        wanted: Whether any is.
-    """
-
-    kernel: Callable[[], np.ndarray]
-    shape: tuple[int, int]
-    part: Truncation | None
-    wanted: bool = True
 
 
 def _result(K: np.ndarray, future: Future[SVD] | None) -> tuple[np.ndarray, SVD | None]:
     return K, None if future is None else future.result()
-
-
-def cores() -> int:
-    """How many cores this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
-@contextmanager
-def threads_of_blas(threads: int) -> Iterator[None]:
-    """Within, linear algebra has so many threads per call, at least one.
-
-    Threads of a worker's own would fight those of the others. No more than there were before.
-    """
-    before = [pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"]
-    with threadpool_limits(max(1, min([threads, *before])), user_api="blas"):
-        yield
-
-
-def _free_bytes() -> int:
-    """Memory that is left to this process, as far as Linux tells."""
-    left = []
-    with suppress(OSError, ValueError, StopIteration):
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        left.append(1024 * int(next(x for x in lines if x.startswith("MemAvailable")).split()[1]))
-    with suppress(OSError, ValueError):  # a container's own limit; "max" if it has none
-        group = Path("/sys/fs/cgroup")
-        most, used = [(group / f"memory.{name}").read_text() for name in ("max", "current")]
-        left.append(int(most) - int(used))
-    return max(0, min(left, default=2**40))

@@ -8,17 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any
 
 import numpy as np
 
 from keras_svd_adapters import processes
-from keras_svd_adapters.methods.method import SVD
+from keras_svd_adapters.methods.method import SVD, Truncation
 from keras_svd_adapters.svd_cache import arrays_of, decomposition_of
+from keras_svd_adapters.svd_job import Job
 
 
 def each_by_share(
-    jobs: Sequence[Any], decompose: Callable[..., SVD], workers: int
+    jobs: Sequence[Job],
+    decompose: Callable[[np.ndarray, Truncation | None], SVD],
+    workers: int,
 ) -> Generator[tuple[np.ndarray, SVD | None]]:
     """As `SVDService.each`: the same factors on every process, bit for bit."""
     several = processes.count()

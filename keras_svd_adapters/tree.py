@@ -21,6 +21,14 @@ def alike(paths: Iterable[str]) -> dict[str, list[int]]:
     return {path: places for path, _, places in grouped((path, "") for path in paths)}
 
 
+def by_layer_name(paths: Iterable[str]) -> dict[str, list[int]]:
+    """The places of paths, grouped by the name of the layer at their end."""
+    places: dict[str, list[int]] = {}
+    for place, path in enumerate(paths):
+        places.setdefault(path.rsplit("/", 1)[-1], []).append(place)
+    return places
+
+
 def _what(site: Site) -> str:
     return f"{site.kind} ({', '.join(str(size) for size in site.shape)})"
 

@@ -20,7 +20,8 @@ from keras_svd_adapters.kernel import KernelView
 from keras_svd_adapters.methods.method import Truncation
 from keras_svd_adapters.site import adapted_sites
 from keras_svd_adapters.svd import Decomposition, decompose
-from keras_svd_adapters.svd_service import Job, SVDService
+from keras_svd_adapters.svd_job import Job
+from keras_svd_adapters.svd_service import SVDService
 
 service_module = importlib.import_module("keras_svd_adapters.svd_service")
 
@@ -102,9 +103,9 @@ def test_no_more_kernels_at_a_time_than_workers(monkeypatch):
 def test_memory_bounds_the_workers(monkeypatch):
     monkeypatch.setattr(service_module, "cores", lambda: 64)
     work = jobs([np.ones((100, 100), "float32")] * 80)
-    monkeypatch.setattr(service_module, "_free_bytes", lambda: 9 * 40_000 * 5)
+    monkeypatch.setattr(service_module, "free_bytes", lambda: 9 * 40_000 * 5)
     assert SVDService().workers(work) == 5
-    monkeypatch.setattr(service_module, "_free_bytes", lambda: 0)
+    monkeypatch.setattr(service_module, "free_bytes", lambda: 0)
     assert SVDService().workers(work) == 1
     assert SVDService().workers(jobs(kernels(3), wanted=False)) == 1
 
