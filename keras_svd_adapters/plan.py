@@ -43,7 +43,7 @@ class PlannedSite:
     frozen_bytes: int
     file_bytes: int
     seconds: float
-    cached: bool = False
+    cached: bool
 
     @property
     def path(self) -> str:

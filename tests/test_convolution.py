@@ -7,6 +7,7 @@ from autodiff import gradients
 from cases import METHODS, adapted, arrays_of, batch, build_layer, combinations, numpy, shake
 
 import keras_svd_adapters as ksa
+from keras_svd_adapters.adapter import Adapter
 
 CHANNELS_FIRST = "channels_first"
 
@@ -24,7 +25,7 @@ L = keras.layers
 KERNELS = {
     "conv2d": convolution(L.Conv2D, 10, 3, (7, 6, 4), strides=2, padding="same", activation="relu"),
     "pointwise": convolution(L.Conv2D, 24, 1, (5, 4, 8)),
-    "causal": convolution(L.Conv1D, 12, 3, (9, 5), padding="causal", dilation_rate=2),
+    "causal": convolution(L.Conv1D, 12, 4, (9, 5), padding="causal", dilation_rate=2),
     "conv3d": convolution(L.Conv3D, 6, 2, (4, 5, 4, 3), use_bias=False),
 }
 SOME = {
@@ -192,3 +193,19 @@ def test_groups_are_refused():
     model = keras.Sequential([keras.Input((4, 4, 4)), L.Conv2D(4, 2, groups=2, name="grouped")])
     with pytest.raises(ValueError, match="each of its 2 groups(.|\n)*Received: targets='grouped'"):
         ksa.enable(model, ksa.SVF(), targets="grouped")
+
+
+def test_a_method_is_told_the_number_of_positions(monkeypatch):
+    """Some choose their formulation by it."""
+    seen, adapt = [], Adapter.adapt
+
+    def watched(self, x, base, *args, **kwargs):
+        seen.append(base)
+        return adapt(self, x, base, *args, **kwargs)
+
+    monkeypatch.setattr(Adapter, "adapt", watched)
+    build, shape = KERNELS["pointwise"]
+    layer = build_layer(build)
+    ksa.enable(layer, ksa.LoRA(rank=2))
+    layer(batch(shape))
+    assert [base.tokens for base in seen] == [2 * 5 * 4]

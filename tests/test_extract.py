@@ -256,3 +256,14 @@ def test_a_tuned_model_that_is_quantized_or_has_the_lora_of_keras():
     tuned.quantize("float8")
     with pytest.raises(ValueError, match=r"of the tuned model: it is quantized"):
         ksa.extract_lora(base, tuned, rank=1)
+
+
+@backend_free
+def test_a_tuned_model_without_values_is_refused():
+    base, tuned, _ = pair()
+    ksa.enable(tuned, ksa.SVF())
+    empty = type(tuned).from_config(tuned.get_config())
+    before = [w.path for w in base.weights]
+    with pytest.raises(ValueError, match="holds no values yet"):
+        ksa.extract_lora(base, empty, rank=2)
+    assert [w.path for w in base.weights] == before

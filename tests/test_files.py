@@ -132,8 +132,11 @@ def refuses(backbone, path, *words):
     assert state(backbone) == before
 
 
-def rewritten(path, change):
-    """The archive with its metadata or configuration changed, and its checksums right again."""
+def rewritten(path, change, checksums=()):
+    """The archive with its metadata or configuration changed, and its checksums right again.
+
+    But for those that are given.
+    """
     import hashlib
 
     with zipfile.ZipFile(path) as archive:
@@ -142,6 +145,7 @@ def rewritten(path, change):
     change(metadata, config)
     members["config.json"] = json.dumps(config).encode()
     metadata["sha256"]["config.json"] = hashlib.sha256(members["config.json"]).hexdigest()
+    metadata["sha256"].update(checksums)
     members["metadata.json"] = json.dumps(metadata).encode()
     with zipfile.ZipFile(path, "w") as archive:
         for name, data in members.items():
@@ -179,6 +183,10 @@ def test_files_that_do_not_fit(tmp_path):
         rewritten(path, lambda metadata, config, v=version: metadata.update(format_version=v))
         refuses(fresh, path, "format version")
         path.write_bytes(whole)
+    wrong = {"config.json": "0" * 64}
+    rewritten(path, lambda metadata, config: None, checksums=wrong)
+    refuses(fresh, path, "checksum of config.json is wrong")
+    path.write_bytes(whole)
     rewritten(path, lambda metadata, config: metadata.update(format="something"))
     refuses(fresh, path, "not an adapter file")
     path.write_bytes(whole)

@@ -42,6 +42,7 @@ def test_a_healthy_run_says_nothing():
     assert "used" in str(health)
     figure = health.plot()
     assert [axis.get_title() for axis in figure.axes] == ["z"]
+    assert figure.axes[0].get_ylim()[0] == 0
 
 
 def test_a_layer_without_gradient_is_noticed():
@@ -133,3 +134,11 @@ def test_a_callback_is_made_again_from_its_configuration():
     again = keras.saving.deserialize_keras_object(config)
     assert type(again) is ksa.AdapterHealth
     assert again.steps == 3
+
+
+def test_updates_are_counted_over_epochs():
+    """At the first update, all that is multiplied by 0 rests; at the second nothing may."""
+    model, health = compiled(cut=True), ksa.AdapterHealth(steps=10)
+    x, y = np.ones((2, 6)), np.ones((2, 1))
+    with pytest.warns(UserWarning, match=r"after epoch 2, 1 of 2 .* not moved"):
+        model.fit(x, y, batch_size=2, epochs=2, verbose=0, callbacks=[health])

@@ -491,6 +491,8 @@ def test_files_that_are_not_there_or_pickled(model, written):
     (written / "adapter_config.json").write_text("[1]")
     unchanged(model, act, ValueError, "no settings")
     (written / "adapter_config.json").write_text(config)
+    with safetensors.safe_open(written / "adapter_model.safetensors", "numpy") as file:
+        assert file.metadata() == {"format": "pt"}  # as PEFT and transformers ask
     values = (written / "adapter_model.safetensors").read_bytes()
     (written / "adapter_model.safetensors").write_bytes(values[:-3])
     unchanged(model, act, ValueError, "damaged")

@@ -286,3 +286,9 @@ def three_devices():
     layout_map = keras.distribution.LayoutMap(mesh)
     layout_map[".*dense/kernel"] = (None, "model")
     return keras.distribution.ModelParallel(layout_map=layout_map, batch_dim_name="batch")
+
+
+def test_what_does_not_suit_is_refused_by_the_plan_as_well():
+    backbone, _ = models.bert()
+    with pytest.raises(ValueError, match=r"does not suit .*Received: "):
+        ksa.plan(backbone, ksa.LoRA(rank=900))

@@ -356,3 +356,25 @@ def test_what_cannot_be_streamed(tmp_path, monkeypatch):
     models.llama()[0].save_weights(tmp_path / "bert" / "model.weights.h5", overwrite=True)
     with pytest.raises(ValueError, match=r"do not fit the model[\s\S]*Received: .*weights.h5"):
         ksa.from_preset(tmp_path / "bert")
+
+
+def test_which_adapter_is_active_comes_along(tmp_path):
+    backbone, x = two_adapters()
+    ksa.set_adapter(backbone, "wide")
+    backbone.save_to_preset(tmp_path)
+    again = keras_hub.models.Backbone.from_preset(str(tmp_path))
+    np.testing.assert_allclose(models.output(again(x)), models.output(backbone(x)), atol=1e-6)
+    again.compile("adam", "mse")
+    assert trainable(again) == trainable(backbone)
+    assert str(ksa.status(again)) == str(ksa.status(backbone))
+
+
+def test_a_head_that_no_adapter_trains_comes_from_the_task(tmp_path):
+    model, x = task()
+    ksa.enable(model.backbone, ksa.LoRA(rank=2))
+    shake(model.get_layer("logits"))
+    model.save_to_preset(tmp_path)
+    how = {"cls": keras_hub.models.TextClassifier, "preprocessor": None}
+    loaded = ksa.from_preset(tmp_path, **how)
+    np.testing.assert_allclose(numpy(loaded(x)), numpy(model(x)), rtol=0, atol=1e-6)
+    assert numpy(ksa.from_preset(tmp_path, num_classes=5, **how)(x)).shape == (2, 5)

@@ -592,3 +592,35 @@ def test_a_layer_of_ours_tells_its_kernel_after_integers_were_merged():
     before = numpy(wrapped.merged_kernel())
     ksa.merge(wrapped, quantized="requantize")
     assert norm(numpy(wrapped.merged_kernel()), before) < 0.02
+
+
+def test_logits_of_integer_weights_alone_are_left_as_they_are():
+    """Keras rounds nothing there but the weights, so their gradient is right."""
+    table = keras.layers.ReversibleEmbedding(20, 8)
+    table.build()
+    table.quantize("int4", config=Int4QuantizationConfig(block_size=None))
+    plain = type(table)
+    model = keras.Sequential([keras.Input((6,), dtype="int32"), table, keras.layers.Dense(3)])
+    ksa.enable(model, ksa.LoRA(rank=2), targets="dense*")
+    assert type(table) is plain
+
+
+def test_logits_around_the_adapted_part_have_a_gradient():
+    table = keras.layers.ReversibleEmbedding(20, 8)
+    table.build()
+    table.quantize("int8")
+
+    class Logits(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.table = table
+            self.inner = keras.Sequential([keras.Input((6,)), keras.layers.Dense(8, name="before")])
+
+        def call(self, x):
+            return self.table(self.inner(x), reverse=True)
+
+    model = Logits()
+    model(batch((5, 6)))
+    ksa.enable(model.inner, ksa.LoRA(rank=2), targets="before")
+    shake(model.inner)
+    assert all(np.any(g) for g in gradients(model, batch((5, 6)), batch((5, 20), seed=9)))

@@ -492,6 +492,7 @@ def test_an_own_call_of_a_known_class(register):
     [
         (Heads, {}, "a letter per axis"),
         (Heads, {"w": "mx"}, "a letter per axis"),
+        (Heads, {"w": "mn_"}, "a letter per axis"),
         (Heads, {"w": 3}, "a letter per axis"),
         (Heads, {"w": "smm"}, "a letter per axis"),
         (keras.layers.Dense, {"kernel": "mn"}, "without being registered"),

@@ -1,6 +1,9 @@
 """The names that users, files and other packages rely on: they change only on purpose."""
 
+import dataclasses
+import importlib
 import inspect
+import pkgutil
 
 import keras
 import pytest
@@ -70,3 +73,17 @@ def test_the_paths_of_variables(name):
     layer = adapted(METHODS[name], build_layer(dense(12, 40)[0]))
     found = [w.path.split("/")[-2:] for w in layer.trainable_weights]
     assert sorted(found) == [["adapter_default", array] for array in PATHS[name]]
+
+
+def test_reports_cannot_be_changed_by_accident():
+    """Every dataclass of the package is frozen, but for a cache of compiled functions."""
+    found = set()
+    for info in pkgutil.walk_packages(ksa.__path__, "keras_svd_adapters."):
+        if not info.name.endswith("torch_products"):
+            found |= {
+                cls
+                for cls in vars(importlib.import_module(info.name)).values()
+                if dataclasses.is_dataclass(cls) and isinstance(cls, type)
+            }
+    assert len(found) > 30
+    assert {cls.__name__ for cls in found if not cls.__dataclass_params__.frozen} == {"Waiting"}

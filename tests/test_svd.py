@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
+from keras_svd_adapters import svd_cost
 from keras_svd_adapters.methods.method import Truncation
-from keras_svd_adapters.svd import decompose
+from keras_svd_adapters.svd import KRYLOV_STEPS, decompose
 
 SHAPES = [(40, 12), (12, 40), (24, 24), (1, 7), (7, 1)]
 
@@ -84,3 +85,17 @@ def test_the_largest_triplets_of_a_small_kernel_are_exact():
     part, whole = decompose(K, Truncation(4, 8, 0)), decompose(K)
     np.testing.assert_array_equal(part.U, whole.U[:, :4])
     np.testing.assert_array_equal(part.Vt, whole.Vt[:4])
+
+
+def test_seconds_are_operations_by_the_speed_of_the_host(monkeypatch):
+    part = Truncation(rank=8, oversampling=4, seed=0)
+    m, n, width = 4000, 3000, 12
+    assert svd_cost.krylov_pays(m, n, part)
+    block = width * (KRYLOV_STEPS + 1)
+    passes = 2 * KRYLOV_STEPS + 2
+    for rates, operations in (
+        ((1.0, np.inf), 2 * (2 * m * n) * width * passes),
+        ((np.inf, 1.0), 9 * block**2 * m),
+    ):
+        monkeypatch.setattr(svd_cost, "host_speed", lambda rates=rates: rates)
+        assert svd_cost.decomposition_seconds(m, n, part) == operations

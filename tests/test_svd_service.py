@@ -14,7 +14,7 @@ from test_files import fresh_process
 from threadpoolctl import threadpool_info, threadpool_limits
 
 import keras_svd_adapters as ksa
-from keras_svd_adapters import svd_cache
+from keras_svd_adapters import processes, svd_cache
 from keras_svd_adapters.accelerator import has_accelerator
 from keras_svd_adapters.kernel import KernelView
 from keras_svd_adapters.methods.method import Truncation
@@ -380,7 +380,12 @@ def test_an_accelerator(monkeypatch):
     ksa.enable(backbone, ksa.SVF(), svd_device="accelerator", cache=False)
     np.testing.assert_array_equal(models.output(backbone(x)), y)
     for K in kernels(3):
-        found, right = SVDService(device="accelerator", cache=False).decompose(K), decompose(K)
+        service, part = (
+            SVDService(device="accelerator", cache=False),
+            Truncation(rank=3, oversampling=4, seed=0),
+        )
+        found, right = service.decompose(K), decompose(K)
+        assert [len(service.decompose(K, part).s), service.decompose(K, part).U.shape[1]] == [3, 3]
         np.testing.assert_allclose(found.s, right.s, rtol=1e-5)
         np.testing.assert_allclose(found.U, right.U, atol=1e-4)
         np.testing.assert_allclose(found.Vt, right.Vt, atol=1e-4)
@@ -412,3 +417,37 @@ def test_the_plan_knows_what_is_kept_and_who_works(monkeypatch):
     layer.base_kernel.assign(layer.base_kernel * 2)
     changed = ksa.plan(backbone, ksa.SVF())
     assert [site.cached for site in changed.sites] == [False] + [True] * (len(warm.sites) - 1)
+
+
+if keras.backend.backend() == "jax":  # where alone several processes hold a model
+
+    @pytest.mark.parametrize("made", [b"some bytes" * 9, ValueError("no")], ids=["value", "error"])
+    def test_what_one_process_makes_reaches_the_others(made, monkeypatch):
+        from jax.experimental import multihost_utils
+
+        def make():
+            if isinstance(made, Exception):
+                raise made
+            return made
+
+        wire, part = [], processes.PART
+        monkeypatch.setattr(processes, "PART", 16)
+        monkeypatch.setattr(processes, "count", lambda: 2)
+        for place in (0, 1):
+            received = iter(wire.copy())
+
+            def broadcast(value, is_source, received=received, place=place):
+                if is_source:
+                    wire.append(np.array(value))
+                    return value
+                return next(received)
+
+            monkeypatch.setattr(processes, "number", lambda place=place: place)
+            monkeypatch.setattr(multihost_utils, "broadcast_one_to_all", broadcast)
+            if isinstance(made, Exception):
+                with pytest.raises(ValueError, match="no"):
+                    processes.from_process(0, make)
+            else:
+                assert processes.from_process(0, make if place == 0 else None) == made
+        assert part > 16
+        assert all(value.dtype == np.uint32 for value in wire)

@@ -93,3 +93,9 @@ def test_an_open_size_counts_as_some():
     assert count_tokens((4, 8)) == 32
     assert count_tokens((None, 8)) == 128
     assert count_tokens(()) == 1
+
+
+def test_a_wide_band_wants_a_smaller_rate():
+    rates = [ksa.SVFT(pattern="banded", d=d).recommended_learning_rate for d in (2, 7, 8, 16)]
+    assert rates == [1e-2, 1e-2, 1e-3, 1e-3]
+    assert ksa.SVFT().recommended_learning_rate == 2.5e-2

@@ -324,3 +324,17 @@ def test_the_attention_of_keras(attention):
     ksa.enable(model, ksa.SVFT("banded", d=1), targets="attention")
     assert (models.output(model(keras.ops.ones((1, 3, 8)))) == models.output(y)).all()
     assert len(model.trainable_weights) == 4
+
+
+def test_without_a_layer_that_makes_the_output_the_last_is_the_head():
+    class Scaled(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b, self.c = (keras.layers.Dense(4, name=name) for name in "abc")
+
+        def call(self, x):
+            return 2 * self.c(self.b(self.a(x)))
+
+    model = Scaled()
+    model(np.ones((1, 4)))
+    assert paths(model, targets="all") == ["a", "b"]

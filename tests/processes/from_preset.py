@@ -3,12 +3,12 @@
 import sys
 from pathlib import Path
 
+import keras_svd_adapters as ksa  # isort: skip (before KerasHub, which it must join then)
 import keras_hub
 import models
 import numpy as np
 
-import keras_svd_adapters as ksa
-
+assert hasattr(keras_hub.models.Backbone, "enable_svft")
 folder = Path(sys.argv[1])
 _, x = models.bert()
 backbone = keras_hub.models.Backbone.from_preset(str(folder / "backbone"))
