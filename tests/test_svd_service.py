@@ -380,10 +380,8 @@ def test_an_accelerator(monkeypatch):
     ksa.enable(backbone, ksa.SVF(), svd_device="accelerator", cache=False)
     np.testing.assert_array_equal(models.output(backbone(x)), y)
     for K in kernels(3):
-        service, part = (
-            SVDService(device="accelerator", cache=False),
-            Truncation(rank=3, oversampling=4, seed=0),
-        )
+        service = SVDService(device="accelerator", cache=False)
+        part = Truncation(rank=3, oversampling=4, seed=0)
         found, right = service.decompose(K), decompose(K)
         assert [len(service.decompose(K, part).s), service.decompose(K, part).U.shape[1]] == [3, 3]
         np.testing.assert_allclose(found.s, right.s, rtol=1e-5)

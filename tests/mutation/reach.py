@@ -47,13 +47,13 @@ class Reach:
         """
         by_line = self._by_line(mutant.path)
         first, last = mutant.lines
-        if mutant.at_import:  # every test of the file's code reads what its import made
+        lines = [] if mutant.at_import else range(first, last + 1)
+        reaching = set().union(*(by_line[line] for line in lines))
+        if not reaching:  # it runs at import: every test of the file's code reads what that made
             reaching = set().union(*by_line.values())
-            if not reaching:  # a file of tables: what reads them imports them
-                importers = map(self._by_line, importers_of(mutant.path))
-                reaching = set().union(*(tests for each in importers for tests in each.values()))
-        else:
-            reaching = set().union(*(by_line[line] for line in range(first, last + 1)))
+        if not reaching:  # a file of tables: what reads them imports them
+            importers = map(self._by_line, importers_of(mutant.path))
+            reaching = set().union(*(tests for each in importers for tests in each.values()))
         quickest = sorted(reaching, key=lambda test: self.seconds.get(test, 1.0))
         seen: dict[str, int] = defaultdict(int)
         rounds = []
