@@ -171,3 +171,9 @@ def arrays_of(layer):
     return adapter, {
         k: v.astype("float64") if v.dtype.kind == "f" else v for k, v in values.items()
     }
+
+
+def close(found, expected, tolerance=2e-5):
+    """Equal to a part of the largest value."""
+    assert found.shape == expected.shape
+    assert np.abs(found - expected).max() <= tolerance * np.abs(expected).max()

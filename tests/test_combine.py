@@ -1,40 +1,19 @@
 """One adapter that does what several do together."""
 
-import tracemalloc
-
 import keras
 import models
 import numpy as np
 import pytest
 from cases import numpy, shake
-from test_read_kernels import experts
+from experts import experts
+from two_adapters import adapted, deltas, peak
 
 import keras_svd_adapters as ksa
 from keras_svd_adapters.arithmetic import dare, ties
 from keras_svd_adapters.host import adapters_of, base_kernel
-from keras_svd_adapters.live_models import searching_once
 from keras_svd_adapters.site import adapted_sites
 
 WEIGHTS = {"a": 0.7, "b": -0.3}
-
-
-def adapted(method, other=None, build=lambda: models.bert()[0]):
-    """A model with two adapters, moved away from their starts."""
-    model = build()
-    keras.utils.set_random_seed(3)
-    ksa.enable(model, method, name="a", cache=False)
-    shake(model, seed=1)
-    ksa.enable(model, other or method, name="b", cache=False)
-    shake(model, seed=2)
-    return model
-
-
-def deltas(model, name):
-    """What an adapter adds to each kernel, in float64."""
-    return [
-        numpy(adapters_of(site.layer)[name].delta(base_kernel(site.layer))).astype("float64")
-        for site in adapted_sites(model)
-    ]
 
 
 def check(model, report, atol=1e-6):
@@ -305,17 +284,6 @@ def test_unlike_patterns_of_stacked_kernels():
     model = adapted(ksa.SVFT(), ksa.SVFT("banded", d=1), build=experts)
     refused(model, WEIGHTS, "Patterns of stacked kernels must be equal", how="linear")
     check(model, ksa.combine(model, WEIGHTS, into="both", how="svd", energy=1.0))
-
-
-def peak(work):
-    """The most bytes that Python and NumPy held for it, without the search for live models."""
-    with searching_once():
-        tracemalloc.start()
-        try:
-            work()
-            return tracemalloc.get_traced_memory()[1]
-        finally:
-            tracemalloc.stop()
 
 
 def test_one_kernel_is_in_memory_at_a_time():

@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 from autodiff import gradients
-from cases import METHODS, adapted, arrays_of, batch, build_layer, combinations, numpy, shake
+from cases import METHODS, adapted, arrays_of, batch, build_layer, close, combinations, numpy, shake
 
 import keras_svd_adapters as ksa
 from keras_svd_adapters.adapter import Adapter
@@ -68,12 +68,6 @@ def test_against_the_convolution_with_the_merged_kernel(case, build, shape):
     assert len(found) == len(adapter.trained)
     for weight, gradient in zip(layer.trainable_weights, found, strict=True):
         close(gradient, expected_gradients(G)[weight.name])
-
-
-def close(found, expected):
-    """Equal to 2e-5 of the largest value."""
-    assert found.shape == expected.shape
-    assert np.abs(found - expected).max() <= 2e-5 * np.abs(expected).max()
 
 
 @pytest.mark.parametrize("dtype", ["mixed_bfloat16", "bfloat16"])

@@ -8,8 +8,8 @@ import models
 import numpy as np
 import pytest
 from cases import numpy, shake
+from fresh_process import fresh_process
 from safetensors.numpy import load_file
-from test_files import fresh_process
 
 import keras_svd_adapters as ksa
 

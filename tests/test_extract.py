@@ -7,8 +7,8 @@ import models
 import numpy as np
 import pytest
 from cases import batch, numpy, shake
-from test_combine import deltas, peak
-from test_read_kernels import TOKENS, WIDTH, experts
+from experts import TOKENS, WIDTH, experts
+from two_adapters import deltas, peak
 
 import keras_svd_adapters as ksa
 from keras_svd_adapters.host import base_kernel

@@ -1,10 +1,7 @@
 """Adapter files: what trains is what is saved; damaged or foreign files change nothing."""
 
 import importlib
-import json
 import os
-import subprocess
-import sys
 import zipfile
 from pathlib import Path
 
@@ -13,7 +10,9 @@ import keras_hub
 import models
 import numpy as np
 import pytest
+from archives import rewritten
 from cases import METHODS, shake
+from fresh_process import fresh_process
 
 import keras_svd_adapters as ksa
 from keras_svd_adapters.archive import FORMAT_VERSION, Contents, read_archive, write_archive
@@ -104,12 +103,6 @@ def test_other_backends_read_the_file(tmp_path):
         np.testing.assert_allclose(np.load(tmp_path / f"{backend}.npy"), expected, atol=1e-5)
 
 
-def fresh_process(script, folder, backend):
-    environment = os.environ | {"KERAS_BACKEND": backend, "PYTHONPATH": str(HERE)}
-    command = [sys.executable, str(HERE / "processes" / script), str(folder)]
-    return subprocess.Popen(command, env=environment)
-
-
 def test_identical_content_gives_identical_bytes(tmp_path):
     backbone, _ = tuned(ksa.SVF())
     ksa.save_adapter(backbone, tmp_path / "a.keras")
@@ -130,26 +123,6 @@ def refuses(backbone, path, *words):
     for word in words:
         assert word in str(caught.value)
     assert state(backbone) == before
-
-
-def rewritten(path, change, checksums=()):
-    """The archive with its metadata or configuration changed, and its checksums right again.
-
-    But for those that are given.
-    """
-    import hashlib
-
-    with zipfile.ZipFile(path) as archive:
-        members = {name: archive.read(name) for name in archive.namelist()}
-    metadata, config = json.loads(members["metadata.json"]), json.loads(members["config.json"])
-    change(metadata, config)
-    members["config.json"] = json.dumps(config).encode()
-    metadata["sha256"]["config.json"] = hashlib.sha256(members["config.json"]).hexdigest()
-    metadata["sha256"].update(checksums)
-    members["metadata.json"] = json.dumps(metadata).encode()
-    with zipfile.ZipFile(path, "w") as archive:
-        for name, data in members.items():
-            archive.writestr(name, data)
 
 
 def test_files_that_do_not_fit(tmp_path):

@@ -9,6 +9,7 @@ from cases import (
     arrays_of,
     batch,
     build_layer,
+    close,
     many_tokens_pairs,
     method_kernel_pairs,
     numpy,
@@ -40,7 +41,7 @@ def test_against_closed_form(case, build, shape):
     expected = adapter.view.unflatten_output(
         keras.ops.convert_to_tensor(expected_rows.reshape(*shape[: 2 - (len(shape) == 2)], -1))
     )
-    close(y, numpy(expected) + bias)
+    close(y, numpy(expected) + bias, 1e-5)
 
     g = batch(y.shape, seed=4)
     columns = numpy(adapter.view.flatten_output(keras.ops.convert_to_tensor(g)))
@@ -48,18 +49,12 @@ def test_against_closed_form(case, build, shape):
     found = gradients(layer, x, g)
     assert len(found) == len(adapter.trained)
     for weight, gradient in zip(layer.trainable_weights, found, strict=True):
-        close(gradient, expected_gradients(G)[weight.name])
+        close(gradient, expected_gradients(G)[weight.name], 1e-5)
 
     merged = numpy(layer.merged_kernel())
     assert merged.shape == kernel.shape
-    close(adapter.view.to_matrix(merged), expected_kernel)
-    close(numpy(base.kernel), merged)
-
-
-def close(found, expected):
-    """Equal to 1e-5 of the largest value."""
-    assert found.shape == expected.shape
-    assert np.abs(found - expected).max() <= 1e-5 * np.abs(expected).max()
+    close(adapter.view.to_matrix(merged), expected_kernel, 1e-5)
+    close(numpy(base.kernel), merged, 1e-5)
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,7 @@ import peft
 import pytest
 import torch
 from autodiff import gradients
-from cases import batch, numpy
-from test_gradient import close
+from cases import batch, close, numpy
 
 import keras_svd_adapters as ksa
 
@@ -85,7 +84,7 @@ def agree(layer, module):
     if "start_a" in adapter.arrays:  # singular vectors have a sign each
         a = module.lora_A["default"].weight.detach().numpy()
         b = module.lora_B["default"].weight.detach().numpy()
-        close((b @ a).T, numpy(adapter.start_a) @ numpy(adapter.start_b))
+        close((b @ a).T, numpy(adapter.start_a) @ numpy(adapter.start_b), 1e-5)
         signs = np.sign((a.T * numpy(adapter.start_a)).sum(axis=0))
     rng = np.random.default_rng(8)
     for ours_name, weight in adapter.trained.items():
@@ -123,16 +122,16 @@ def test_against_peft(method, config, monkeypatch):
     model.train()
     expected = model(torch.tensor(x))
     expected.backward(torch.tensor(g))
-    close(numpy(layer(x, training=True)), expected.detach().numpy())
+    close(numpy(layer(x, training=True)), expected.detach().numpy(), 1e-5)
     found = gradients(layer, x, g, training=True)
     for weight, gradient in zip(layer.trainable_weights, found, strict=True):
         parameter = dict(module.named_parameters())[TRAINED[weight.name]]
-        close(gradient, in_keras_order(weight.name, parameter.grad.numpy(), signs))
+        close(gradient, in_keras_order(weight.name, parameter.grad.numpy(), signs), 1e-5)
 
     model.eval()
     merged = numpy(layer.merged_kernel())
-    close(numpy(layer(x)), model(torch.tensor(x)).detach().numpy())
-    close(merged, model.merge_and_unload()[0].weight.detach().numpy().T)
+    close(numpy(layer(x)), model(torch.tensor(x)).detach().numpy(), 1e-5)
+    close(merged, model.merge_and_unload()[0].weight.detach().numpy().T, 1e-5)
 
 
 def test_the_shared_pair_starts_as_in_peft():
@@ -179,13 +178,15 @@ def test_a_convolution(name):
 
     x = batch((2, 9, 7, 4))
     y = model(torch.tensor(x.transpose(0, 3, 1, 2)))
-    close(numpy(layer(x)), y.detach().numpy().transpose(0, 2, 3, 1))
+    close(numpy(layer(x)), y.detach().numpy().transpose(0, 2, 3, 1), 1e-5)
     g = batch((2, 4, 3, 10), seed=4)
     (y * torch.tensor(g.transpose(0, 3, 1, 2))).sum().backward()
     for weight, gradient in zip(layer.trainable_weights, gradients(layer, x, g), strict=True):
-        close(gradient, of_patches(weight.name, parameters[TRAINED[weight.name]].grad.numpy()))
+        close(
+            gradient, of_patches(weight.name, parameters[TRAINED[weight.name]].grad.numpy()), 1e-5
+        )
     merged = model.merge_and_unload()[0].weight.detach().numpy().transpose(2, 3, 1, 0)
-    close(numpy(layer.merged_kernel()), merged)
+    close(numpy(layer.merged_kernel()), merged, 1e-5)
 
 
 def of_patches(name, value):

@@ -9,7 +9,7 @@ import models
 import numpy as np
 import pytest
 from cases import numpy, shake
-from test_files import fresh_process
+from fresh_process import fresh_process
 
 import keras_svd_adapters as ksa
 from keras_svd_adapters import streaming

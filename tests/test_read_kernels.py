@@ -5,40 +5,14 @@ import numpy as np
 import pytest
 from autodiff import gradients
 from backbones import BACKBONES
-from cases import METHODS, batch, numpy, shake
+from cases import METHODS, batch, close, numpy, shake
+from experts import EXPERTS, INNER, TOKENS, WIDTH, TinyExperts, experts
 from keras import ops
 
 import keras_svd_adapters as ksa
 from keras_svd_adapters import kernel_register
 from keras_svd_adapters.host import adapters_of
 from keras_svd_adapters.site import adapted_sites, find_sites
-
-EXPERTS, TOKENS, WIDTH, INNER = 3, 6, 10, 14
-
-
-class TinyExperts(keras.layers.Layer):
-    """As the experts of KerasHub: all of them see all tokens."""
-
-    def build(self, shape):
-        self._up_proj = self.add_weight(shape=(EXPERTS, shape[-1], INNER), name="up_proj")
-        self._down_proj = self.add_weight(shape=(EXPERTS, INNER, shape[-1]), name="down_proj")
-        self.up_bias = self.add_weight(shape=(EXPERTS, INNER), name="up_bias")
-
-    def call(self, x):
-        up = ops.einsum("th,ehm->etm", x, self._up_proj) + self.up_bias[:, None]
-        return ops.einsum("etm,emh->eth", ops.gelu(up), self._down_proj)
-
-    def compute_output_shape(self, shape):
-        return (EXPERTS, *shape)
-
-
-def experts(dtype="float32"):
-    layer = TinyExperts(dtype=dtype)
-    layer.build((TOKENS, WIDTH))
-    rng = np.random.default_rng(5)
-    for weight in layer.weights:
-        weight.assign(0.4 * rng.normal(size=weight.shape))
-    return layer
 
 
 def model_of_experts():
@@ -79,12 +53,6 @@ def test_each_expert_is_adapted_as_if_alone(case):
         for name, variable in adapters_of(site.layer)["default"].trained.items():
             close(found.pop(id(variable)), np.stack([one[name] for one in each]))
     assert not found
-
-
-def close(found, expected):
-    """Equal to 2e-5 of the largest value."""
-    assert found.shape == expected.shape
-    assert np.abs(found - expected).max() <= 2e-5 * np.abs(expected).max()
 
 
 @pytest.mark.parametrize("method", [ksa.LoRA(rank=2), ksa.SVFT("banded", d=1)], ids=str)

@@ -4,8 +4,8 @@ import keras
 import models
 import numpy as np
 import pytest
+from archives import rewritten
 from cases import numpy, shake
-from test_files import rewritten
 
 import keras_svd_adapters as ksa
 from keras_svd_adapters.archive import read_archive

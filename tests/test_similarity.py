@@ -5,8 +5,8 @@ import models
 import numpy as np
 import pytest
 from cases import METHODS, numpy, shake
-from test_combine import adapted, deltas
-from test_read_kernels import experts
+from experts import experts
+from two_adapters import adapted, deltas
 
 import keras_svd_adapters as ksa
 from keras_svd_adapters.host import adapters_of

@@ -10,7 +10,7 @@ import keras
 import models
 import numpy as np
 import pytest
-from test_files import fresh_process
+from fresh_process import fresh_process
 from threadpoolctl import threadpool_info, threadpool_limits
 
 import keras_svd_adapters as ksa

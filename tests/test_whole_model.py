@@ -9,7 +9,7 @@ import models
 import numpy as np
 import pytest
 from cases import METHODS, batch, shake, wrapped_layer
-from test_files import fresh_process
+from fresh_process import fresh_process
 
 import keras_svd_adapters as ksa
 
