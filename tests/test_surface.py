@@ -45,9 +45,7 @@ def test_the_names_of_methods_in_files():
 
 def test_the_names_that_keras_saves():
     registered = {
-        name
-        for name in keras.saving.get_custom_objects()
-        if name.startswith("keras_svd_adapters>")
+        name for name in keras.saving.get_custom_objects() if name.startswith("keras_svd_adapters>")
     }
     named = {"AdaptedModel", "AdapterFile", "AdapterHealth"}
     layers = {f"{name}Dense" for name in METHOD_NAMES.values()}
