@@ -12,7 +12,7 @@ import numpy as np
 from keras import ops
 
 from keras_svd_adapters.declared_arrays import declared_arrays
-from keras_svd_adapters.keras_internals import only_shapes_matter
+from keras_svd_adapters.keras_tracing import only_shapes_matter
 from keras_svd_adapters.kernel import KernelView
 from keras_svd_adapters.layout import place, unasked
 from keras_svd_adapters.methods.method import Array, Base, Method

@@ -6,10 +6,11 @@ import re
 from collections import Counter
 from collections.abc import Iterable
 from itertools import pairwise
+from typing import Any
 
 import keras
 
-from keras_svd_adapters.keras_internals import output_layers
+from keras_svd_adapters.keras_traversal import producer
 from keras_svd_adapters.site import Site
 
 PRESETS = ("attention", "mlp", "all")
@@ -74,6 +75,22 @@ def all_but_head(model: keras.layers.Layer, sites: list[Site]) -> list[Site]:
     if not any(id(_whole(site)) in makers for site in sites) and not _inside(sites):
         makers = {id(_whole(sites[-1]))}
     return [site for site in sites if id(_whole(site)) not in makers]
+
+
+def output_layers(model: keras.layers.Layer) -> list[keras.layers.Layer]:
+    """The layers that make a functional model's outputs; none for other models."""
+    outputs = keras.tree.flatten(getattr(model, "outputs", None) or [])
+    return [layer for output in outputs for layer in _makers(output)]
+
+
+def _makers(output: Any) -> list[Any]:
+    """The last layers with weights before an output, within nested models as well."""
+    made_by, before = producer(output)
+    if isinstance(made_by, keras.Model) and getattr(made_by, "outputs", None):
+        return output_layers(made_by)
+    if getattr(made_by, "weights", None) or before is None:
+        return [made_by]
+    return [layer for tensor in before[:1] for layer in _makers(tensor)]
 
 
 def numbered(sites: Iterable[Site]) -> dict[str, tuple[int, int]]:

@@ -7,7 +7,7 @@ from typing import Any
 
 import keras
 
-from keras_svd_adapters.keras_internals import shapes_only
+from keras_svd_adapters.keras_tracing import shapes_only
 
 Blueprint = str | os.PathLike[str] | dict[str, Any]
 

@@ -19,7 +19,7 @@ import h5py
 import keras
 
 from keras_svd_adapters.host import PREFIX, adapters_of
-from keras_svd_adapters.keras_internals import walk
+from keras_svd_adapters.layer_attributes import walk
 from keras_svd_adapters.root import make_root, roots
 from keras_svd_adapters.site import adapted_sites
 from keras_svd_adapters.warning import warn

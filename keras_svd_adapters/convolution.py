@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 import keras
 from keras import ops
 
+from keras_svd_adapters.class_mixing import plain_class
 from keras_svd_adapters.host import (
     AdaptedKernel,
     AdaptedLayer,
@@ -14,7 +15,7 @@ from keras_svd_adapters.host import (
     base_kernel,
     count_tokens,
 )
-from keras_svd_adapters.keras_internals import is_training, plain_class
+from keras_svd_adapters.keras_tracing import is_training
 from keras_svd_adapters.kernel import KernelView
 from keras_svd_adapters.mixture import Adapt
 

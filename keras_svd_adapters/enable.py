@@ -15,6 +15,7 @@ import keras
 import numpy as np
 
 from keras_svd_adapters.adapter import Adapter
+from keras_svd_adapters.frozen_variables import is_pinned
 from keras_svd_adapters.host import (
     PREFIX,
     activate,
@@ -23,7 +24,6 @@ from keras_svd_adapters.host import (
     base_kernel,
     detach,
 )
-from keras_svd_adapters.keras_internals import is_pinned
 from keras_svd_adapters.layout import Layouts, check_layout, check_layouts, override
 from keras_svd_adapters.methods.method import SVD, Method, Truncation
 from keras_svd_adapters.processes import from_process

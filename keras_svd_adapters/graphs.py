@@ -9,13 +9,10 @@ from typing import Any
 
 import keras
 
-from keras_svd_adapters.keras_internals import (
-    all_layers,
-    compiled_as,
-    forget_traces,
-    fresh_optimizer,
-    refresh_torch_parameters,
-)
+from keras_svd_adapters.keras_layers import refresh_torch_parameters
+from keras_svd_adapters.keras_tracing import compiled_as
+from keras_svd_adapters.keras_traversal import all_layers
+from keras_svd_adapters.keras_variables import copy_decay_exclusions
 from keras_svd_adapters.live_models import models_around, searching_once
 from keras_svd_adapters.site import Site, adapted_sites
 from keras_svd_adapters.warning import warn
@@ -48,6 +45,28 @@ def forget_graphs(model: keras.layers.Layer, new_trainables: bool = True) -> Non
                 "by a fresh copy with the same settings, `model.optimizer`. Call "
                 "`model.compile(...)` to choose another."
             )
+
+
+def forget_traces(model: keras.Model) -> None:
+    """Makes JAX trace the steps of a model again (Keras 3.0 and later).
+
+    Keras hands JAX the bound methods `train_step` and `test_step`. These are equal each time, and
+    JAX remembers by them what it traced, whatever the layers within compute by now.
+    """
+    if keras.backend.backend() == "jax":
+        import jax
+
+        for step in (model.train_step, model.test_step):
+            jax.jit(step).clear_cache()
+
+
+def fresh_optimizer(optimizer: keras.optimizers.Optimizer) -> keras.optimizers.Optimizer:
+    """An unbuilt copy of an optimizer, with what it excludes from weight decay."""
+    copy = type(optimizer).from_config(optimizer.get_config())
+    copy_decay_exclusions(optimizer, copy)
+    if hasattr(optimizer, "inner_optimizer"):
+        copy.inner_optimizer = fresh_optimizer(optimizer.inner_optimizer)
+    return copy
 
 
 @dataclass(eq=False)

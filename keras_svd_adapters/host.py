@@ -13,20 +13,13 @@ import keras
 from keras import ops
 
 from keras_svd_adapters.adapter import Adapter
+from keras_svd_adapters.class_mixing import graft, plain_class, ungraft
+from keras_svd_adapters.frozen_variables import pin, unpin
 from keras_svd_adapters.half_precision import shifted_product, sum_of_known, sum_of_products
-from keras_svd_adapters.keras_internals import (
-    attach_child,
-    dequantized,
-    detach_child,
-    graft,
-    pin,
-    plain_class,
-    ungraft,
-    unpin,
-)
+from keras_svd_adapters.keras_layers import attach_child, detach_child
 from keras_svd_adapters.kernel import KernelView
 from keras_svd_adapters.mixture import Compute, Mixture
-from keras_svd_adapters.quantized import holds_integers, stored_kernel
+from keras_svd_adapters.quantized import dequantized, holds_integers, stored_kernel
 from keras_svd_adapters.refusals import refuse_keras_lora, refuse_to_mix
 
 PREFIX = "adapter_"

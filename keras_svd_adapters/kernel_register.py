@@ -7,7 +7,7 @@ import re
 import keras
 
 from keras_svd_adapters.host import kind_of_class
-from keras_svd_adapters.keras_internals import direct_weights
+from keras_svd_adapters.keras_traversal import direct_weights
 
 EXPERTS = re.compile("[Ee]xpert|MoE|Moe")
 

@@ -10,8 +10,8 @@ import keras
 
 from keras_svd_adapters.adapter import Adapter
 from keras_svd_adapters.enable import check_methods, start_adapter
+from keras_svd_adapters.frozen_variables import pin
 from keras_svd_adapters.host import AdaptedLayer, adapters_of, attach, base_value
-from keras_svd_adapters.keras_internals import pin
 from keras_svd_adapters.methods.method import Method
 from keras_svd_adapters.root import PACKAGE
 from keras_svd_adapters.shared import SharedArrays

@@ -10,7 +10,7 @@ from typing import Any
 
 import keras
 
-from keras_svd_adapters.keras_internals import laid_out_as_before_on_failure, lay_out, sharding_of
+from keras_svd_adapters.keras_variables import has_value, layout_of, set_layout
 from keras_svd_adapters.kernel import KernelView
 
 
@@ -73,6 +73,37 @@ def place(variable: keras.Variable, layout: Any = None) -> None:
         whole = [None] * len(variable.shape)
         layout = keras.distribution.TensorLayout(whole, distribution.device_mesh)
     lay_out(variable, layout)
+
+
+def sharding_of(variable: keras.Variable) -> Any:
+    """How JAX has spread a variable over devices; `None` elsewhere, or without a value yet."""
+    return getattr(variable.value, "sharding", None) if has_value(variable) else None
+
+
+def lay_out(variable: keras.Variable, layout: Any) -> None:
+    """Lets a variable lie on the devices as a layout says, now and when it is assigned (JAX)."""
+    if layout is None:
+        return
+    before = layout_of(variable)
+    set_layout(variable, layout)
+    try:
+        variable.assign(variable.value)
+    except BaseException:
+        set_layout(variable, before)
+        raise
+
+
+@contextmanager
+def laid_out_as_before_on_failure(variables: list[keras.Variable]) -> Iterator[None]:
+    """Within, whatever goes wrong, the variables lie where they lay."""
+    before = [(v, layout_of(v)) for v in variables]
+    try:
+        yield
+    except BaseException:
+        for variable, layout in before:
+            if layout_of(variable) is not layout:
+                lay_out(variable, layout)
+        raise
 
 
 Layouts = Mapping[str, Any]

@@ -10,7 +10,7 @@ from itertools import compress
 
 import keras
 
-from keras_svd_adapters.keras_internals import all_layers, is_made
+from keras_svd_adapters.keras_traversal import all_layers
 
 _models_found: ContextVar[list[keras.Model] | None] = ContextVar("_models_found", default=None)
 
@@ -22,11 +22,7 @@ def models_around(layers: list[keras.layers.Layer]) -> list[keras.Model]:
     objects are searched, once per change of the adapters.
     """
     wanted = {id(layer) for layer in layers}
-    return [
-        model
-        for model in _live_models()
-        if is_made(model) and any(id(x) in wanted for x in all_layers(model))
-    ]
+    return [model for model in _live_models() if any(id(x) in wanted for x in all_layers(model))]
 
 
 def _live_models() -> list[keras.Model]:

@@ -13,6 +13,7 @@ import numpy as np
 from keras import ops
 
 from keras_svd_adapters.adapter import Adapter
+from keras_svd_adapters.float_kernel import make_float
 from keras_svd_adapters.host import (
     activate,
     adapters_of,
@@ -21,7 +22,7 @@ from keras_svd_adapters.host import (
     carry_again,
     detach,
 )
-from keras_svd_adapters.keras_internals import all_layers, direct_weights, make_float
+from keras_svd_adapters.keras_traversal import all_layers, direct_weights
 from keras_svd_adapters.live_models import models_around, searching_once
 from keras_svd_adapters.merge_report import MergedKernel, MergeReport, measure, output_change
 from keras_svd_adapters.quantized import float_policy, holds_integers, stored_weights

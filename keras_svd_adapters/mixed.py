@@ -13,7 +13,8 @@ import numpy as np
 
 from keras_svd_adapters.graphs import KEPT, computing_otherwise
 from keras_svd_adapters.host import adapters_of
-from keras_svd_adapters.keras_internals import attach_child, detach_child, trace_shapes
+from keras_svd_adapters.keras_layers import attach_child, detach_child
+from keras_svd_adapters.keras_tracing import trace_shapes
 from keras_svd_adapters.mixture import AdapterIds, Mixture, Names, groups_of
 from keras_svd_adapters.quantized import holds_integers
 from keras_svd_adapters.refusals import CannotMix

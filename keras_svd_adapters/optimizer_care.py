@@ -6,12 +6,14 @@ loop, a task made before or after its backbone was adapted. So it is wrapped, on
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from functools import wraps
 from typing import Any
 
 import keras
+from keras import ops
 
-from keras_svd_adapters.keras_internals import exclude_from_weight_decay, peak_learning_rate
+from keras_svd_adapters.keras_variables import exclude_from_weight_decay, rate_or_schedule
 from keras_svd_adapters.methods.method import Method
 from keras_svd_adapters.warning import warn
 
@@ -49,6 +51,24 @@ def warn_if_slow(optimizer: Any, variables: list[keras.Variable]) -> None:
     for method in methods:
         if rate < method.recommended_learning_rate / TOO_SLOW:
             warn(_advice(method, rate))
+
+
+def peak_learning_rate(optimizer: keras.optimizers.Optimizer) -> float:
+    """The learning rate, or the highest that a schedule reaches early on."""
+    rate = rate_or_schedule(optimizer)
+    with _outside_any_graph():
+        if isinstance(rate, keras.optimizers.schedules.LearningRateSchedule):
+            return max(float(rate(step)) for step in (0, 10, 100, 1000, 10000))
+        return float(ops.convert_to_numpy(rate() if callable(rate) else rate))
+
+
+def _outside_any_graph() -> AbstractContextManager[Any]:
+    """TensorFlow builds an optimizer while it traces, where variables have no values."""
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        return tf.init_scope()
+    return nullcontext()
 
 
 def _advice(method: Method, rate: float) -> str:

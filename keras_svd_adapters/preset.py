@@ -20,17 +20,15 @@ import keras
 from keras_svd_adapters.adapter_file import save_adapter
 from keras_svd_adapters.adapter_loader import load_adapter
 from keras_svd_adapters.archive import AdapterFileError
+from keras_svd_adapters.class_mixing import ungrafted
 from keras_svd_adapters.enable import check_name
+from keras_svd_adapters.frozen_variables import is_pinned
 from keras_svd_adapters.host import activate, adapters_of, carry_again, detach
-from keras_svd_adapters.keras_internals import (
-    all_layers,
-    is_pinned,
-    trainable_as_at_first,
-    ungrafted,
-)
+from keras_svd_adapters.keras_traversal import all_layers
 from keras_svd_adapters.root import AdaptedModel
 from keras_svd_adapters.site import adapted_sites, adapter_names
 from keras_svd_adapters.switching import finish, require_values, settle
+from keras_svd_adapters.training import trainable_as_at_first
 from keras_svd_adapters.warning import warn
 from keras_svd_adapters.weights import own_weights, trained_with
 

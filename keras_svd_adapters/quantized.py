@@ -7,8 +7,10 @@ from contextlib import contextmanager
 from typing import Any
 
 import keras
+from keras import ops
 
-from keras_svd_adapters.keras_internals import direct_weights
+from keras_svd_adapters.keras_traversal import direct_weights
+from keras_svd_adapters.kernel import KernelView
 
 MODES = ("int8", "int4")
 STORED = ("kernel", "kernel_scale", "kernel_zero", "g_idx")
@@ -51,6 +53,34 @@ def float_policy(layer: keras.layers.Layer) -> Any:
         return layer.dtype_policy
     compute, stored = layer.compute_dtype, layer.variable_dtype
     return compute if compute == stored else f"mixed_{compute}"
+
+
+def dequantized(layer: Any, integers: Any) -> Any:
+    """The kernel of an int8 or int4 layer as floats, of the integers that its `kernel` gives.
+
+    int8 and int4 divide by a scale for each output; grouped int4 multiplies, after a zero point.
+    """
+    shape = tuple(integers.shape)
+    kernel, scale = ops.cast(integers, "float32"), ops.cast(layer.kernel_scale, "float32")
+    if layer.quantization_mode == "int8":
+        if isinstance(layer, keras.layers.EinsumDense):
+            scale = _beside_kernel(scale, KernelView.from_equation(layer.equation, shape))
+        return ops.divide(kernel, scale)
+    kernel = ops.reshape(kernel, (-1, scale.shape[-1]))
+    if getattr(layer, "kernel_zero", None) is None:
+        return ops.reshape(ops.divide(kernel, scale), shape)
+    group = ops.cast(layer.g_idx, "int32")
+    zero = ops.take(ops.cast(layer.kernel_zero, "float32"), group, axis=0)
+    return ops.reshape((kernel - zero) * ops.take(scale, group, axis=0), shape)
+
+
+def _beside_kernel(scale: Any, view: KernelView) -> Any:
+    """A scale whose axes Keras has in the order of the output, in the order of the kernel."""
+    axes = sorted(zip(view.output_axes, view.columns, strict=True))
+    columns = [column for _, column in axes]
+    scale = ops.reshape(scale, [view.shape[column] for column in columns])
+    scale = ops.transpose(scale, [columns.index(column) for column in sorted(columns)])
+    return ops.reshape(scale, [n if i in columns else 1 for i, n in enumerate(view.shape)])
 
 
 @contextmanager

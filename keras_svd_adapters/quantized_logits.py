@@ -12,7 +12,8 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_svd_adapters.keras_internals import all_layers, graft, ungraft
+from keras_svd_adapters.class_mixing import graft, ungraft
+from keras_svd_adapters.keras_traversal import all_layers
 from keras_svd_adapters.quantized import MODES, mode_of, without
 
 

@@ -8,8 +8,9 @@ from typing import Any, ClassVar
 
 import keras
 
+from keras_svd_adapters.class_mixing import graft, ungraft
 from keras_svd_adapters.host import AdaptedLayer
-from keras_svd_adapters.keras_internals import attach_child, detach_child, graft, ungraft
+from keras_svd_adapters.keras_layers import attach_child, detach_child
 from keras_svd_adapters.kernel import KernelView
 from keras_svd_adapters.kernel_register import kernel_axes
 

@@ -6,24 +6,23 @@ from typing import Any
 
 import keras
 
+from keras_svd_adapters.class_mixing import graft, ungraft, ungrafted
+from keras_svd_adapters.frozen_variables import is_pinned
 from keras_svd_adapters.host import activate, adapters_of, attach
-from keras_svd_adapters.keras_internals import (
-    changed_layers,
-    graft,
-    is_pinned,
-    set_until_move,
-    trainable_as_at_first,
-    ungraft,
-    ungrafted,
-    walk,
-)
+from keras_svd_adapters.layer_attributes import walk
 from keras_svd_adapters.methods.method import Method
 from keras_svd_adapters.quantized_logits import mend_logits
 from keras_svd_adapters.refusals import refuse_keras_lora, refuse_to_quantize
 from keras_svd_adapters.shared import SharedArrays
 from keras_svd_adapters.sharing import Shared, shared_in, unify
 from keras_svd_adapters.site import Site, adapted_sites, adapter_names, find_sites
-from keras_svd_adapters.training import pin_all_but, thaw
+from keras_svd_adapters.training import (
+    changed_layers,
+    pin_all_but,
+    set_until_move,
+    thaw,
+    trainable_as_at_first,
+)
 from keras_svd_adapters.weights import own_weights, trained_with
 
 PACKAGE = "keras_svd_adapters"

@@ -9,7 +9,8 @@ import numpy as np
 from keras import ops
 
 from keras_svd_adapters.host import adapters_of, base_kernel
-from keras_svd_adapters.keras_internals import all_layers, attach_child, detach_child
+from keras_svd_adapters.keras_layers import attach_child, detach_child
+from keras_svd_adapters.keras_traversal import all_layers
 from keras_svd_adapters.layout import mirrored_as
 from keras_svd_adapters.live_models import models_around
 from keras_svd_adapters.methods.method import Method

@@ -23,9 +23,9 @@ from keras_svd_adapters.host import (
     base_value,
     kind_of,
 )
-from keras_svd_adapters.keras_internals import walk
 from keras_svd_adapters.kernel import KernelView
 from keras_svd_adapters.kernel_register import slides
+from keras_svd_adapters.layer_attributes import walk
 from keras_svd_adapters.layout import layout_beside, mirrored_as
 from keras_svd_adapters.methods.method import Array, Method
 from keras_svd_adapters.name_scopes import name_scopes

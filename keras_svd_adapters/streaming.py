@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from functools import partial
 from inspect import signature
 from pathlib import Path
@@ -24,16 +25,12 @@ from keras_svd_adapters.enable import (
     enable,
     paths_of,
 )
-from keras_svd_adapters.keras_internals import (
-    direct_weights,
-    give_first_value,
-    has_value,
-    loads_plainly,
-    refresh_torch_parameters,
-    shapes_only,
-    walk,
-    weights_store,
-)
+from keras_svd_adapters.first_values import give_first_value, loads_plainly
+from keras_svd_adapters.keras_layers import refresh_torch_parameters
+from keras_svd_adapters.keras_tracing import shapes_only
+from keras_svd_adapters.keras_traversal import direct_weights
+from keras_svd_adapters.keras_variables import has_value, weights_store
+from keras_svd_adapters.layer_attributes import walk
 from keras_svd_adapters.layout import check_layouts
 from keras_svd_adapters.methods.method import Method
 from keras_svd_adapters.preset import load_adapters
@@ -135,7 +132,7 @@ def _check(model: keras.Model, method: Method | None, how: dict[str, Any]) -> No
 def _fill(model: keras.Model, file: Path) -> None:
     """Gives each weight its first value, from a file of weights."""
     try:
-        with weights_store(file) as store:
+        with closing(weights_store(file)) as store:
             for key, chain in walk(model):
                 _fill_layer(chain[-1], store.get(key))
     except (KeyError, ValueError, OSError) as error:

@@ -14,12 +14,12 @@ from keras_svd_adapters.graphs import (
     take_graphs_up,
 )
 from keras_svd_adapters.host import activate, adapters_of, detach
-from keras_svd_adapters.keras_internals import all_layers, let_train
+from keras_svd_adapters.keras_traversal import all_layers
 from keras_svd_adapters.live_models import models_around, searching_once
 from keras_svd_adapters.quantized_logits import leave_logits, mend_logits
 from keras_svd_adapters.root import make_root, unmake_root
 from keras_svd_adapters.site import Site, adapted_sites, adapter_names
-from keras_svd_adapters.training import pin_all_but, release, thaw
+from keras_svd_adapters.training import let_train, pin_all_but, release, thaw
 from keras_svd_adapters.weights import own_weights, trained_with
 
 

@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 import keras
 
-from keras_svd_adapters.keras_internals import (
-    all_layers,
-    direct_weights,
-    hold_still,
-    let_move,
-    let_train,
-    pin,
-    trainable_by_birth,
-    unpin,
-)
+from keras_svd_adapters.frozen_variables import pin, unpin
+from keras_svd_adapters.keras_layers import set_own_trainable
+from keras_svd_adapters.keras_traversal import all_layers, direct_weights, trainable_by_birth
 from keras_svd_adapters.live_models import models_around
 from keras_svd_adapters.site import adapted_sites
 from keras_svd_adapters.weights import own_weights
@@ -59,3 +53,48 @@ def release(model: keras.layers.Layer) -> None:
             for weight in direct_weights(layer):
                 unpin(weight)
             let_move(layer)
+
+
+def let_train(layer: keras.layers.Layer) -> None:
+    """Sets a layer's own `trainable`, and that of nothing below it, until `let_move`."""
+    _remember_trainable(layer)
+    set_own_trainable(layer, True)
+
+
+def hold_still(layer: keras.layers.Layer) -> None:
+    """Freezes a layer as a whole until `let_move`."""
+    _remember_trainable(layer)
+    set_own_trainable(layer, False)
+
+
+def let_move(layer: keras.layers.Layer) -> None:
+    """Takes back `let_train` and `hold_still`."""
+    if "trainable_at_first" in vars(layer):
+        set_own_trainable(layer, vars(layer).pop("trainable_at_first"))
+
+
+def set_until_move(layer: keras.layers.Layer, value: bool) -> None:
+    """`let_train` or `hold_still`."""
+    let_train(layer) if value else hold_still(layer)
+
+
+def changed_layers(model: keras.layers.Layer) -> list[keras.layers.Layer]:
+    """The layers that `let_move` would set back."""
+    return [layer for layer in all_layers(model) if "trainable_at_first" in vars(layer)]
+
+
+@contextmanager
+def trainable_as_at_first(model: keras.layers.Layer) -> Iterator[None]:
+    """Within, each layer's own `trainable` is what `let_move` would restore."""
+    now = [(layer, layer.trainable) for layer in changed_layers(model)]
+    for layer, _ in now:
+        set_own_trainable(layer, vars(layer)["trainable_at_first"])
+    try:
+        yield
+    finally:
+        for layer, value in now:
+            set_own_trainable(layer, value)
+
+
+def _remember_trainable(layer: keras.layers.Layer) -> None:
+    vars(layer).setdefault("trainable_at_first", layer.trainable)

@@ -9,7 +9,7 @@ import keras
 import numpy as np
 
 from keras_svd_adapters.host import AdaptedLayer, base_kernel, base_value
-from keras_svd_adapters.keras_internals import direct_weights
+from keras_svd_adapters.keras_traversal import direct_weights
 from keras_svd_adapters.quantized import holds_integers
 from keras_svd_adapters.site import Site, find_sites
 from keras_svd_adapters.values import to_numpy

@@ -10,7 +10,8 @@ import keras
 
 from keras_svd_adapters.adapter import Adapter
 from keras_svd_adapters.host import base_kernel
-from keras_svd_adapters.keras_internals import all_layers, direct_weights, walk
+from keras_svd_adapters.keras_traversal import all_layers, direct_weights
+from keras_svd_adapters.layer_attributes import walk
 from keras_svd_adapters.site import Site, adapted_sites
 
 BIASES = ("none", "adapted", "all")

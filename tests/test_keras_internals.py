@@ -9,8 +9,17 @@ import pytest
 from keras.src.saving import saving_lib
 
 from keras_svd_adapters import LoRA, enable, live_models
-from keras_svd_adapters import keras_internals as internals
+from keras_svd_adapters.blocks import output_layers
+from keras_svd_adapters.class_mixing import graft, ungraft
+from keras_svd_adapters.frozen_variables import pin, unpin
+from keras_svd_adapters.graphs import fresh_optimizer
 from keras_svd_adapters.host import AdaptedLayer
+from keras_svd_adapters.keras_layers import attach_child, detach_child
+from keras_svd_adapters.keras_tracing import compiled_as
+from keras_svd_adapters.keras_variables import exclude_from_weight_decay
+from keras_svd_adapters.layer_attributes import HOLDERS, children, walk
+from keras_svd_adapters.optimizer_care import peak_learning_rate
+from keras_svd_adapters.quantized import dequantized
 
 
 class Recorder(saving_lib.H5IOStore):
@@ -35,7 +44,7 @@ def test_walk_gives_the_paths_of_weight_files(family):
     model, _ = models.FAMILIES[family]()
     recorder = Recorder()
     saving_lib._save_state(model, recorder, None, inner_path="", visited_saveables=set())
-    found = [path for path, _ in internals.walk(model)]
+    found = [path for path, _ in walk(model)]
     layers = [path for path in recorder.paths if "seed_generator" not in path]
     assert found == layers
 
@@ -52,18 +61,18 @@ def test_walk_is_the_same_every_time():
 
     net = Net()
     net(np.ones((1, 2), dtype="float32"))
-    assert len({tuple(path for path, _ in internals.walk(net)) for _ in range(100)}) == 1
+    assert len({tuple(path for path, _ in walk(net)) for _ in range(100)}) == 1
 
 
 def test_graft_keeps_name_and_configuration():
     layer = keras.layers.Dense(3)
     layer.build((None, 2))
     plain = keras.saving.serialize_keras_object(layer)
-    internals.graft(layer, AdaptedLayer)
+    graft(layer, AdaptedLayer)
     assert type(layer).__name__ == "Dense"
     assert isinstance(layer, keras.layers.Dense)
     assert keras.saving.serialize_keras_object(layer) == plain
-    internals.ungraft(layer, AdaptedLayer)
+    ungraft(layer, AdaptedLayer)
     assert type(layer) is keras.layers.Dense
 
 
@@ -73,11 +82,11 @@ def test_a_built_layer_takes_and_gives_back_a_child():
     child.build((None, 2))
     with pytest.raises(ValueError, match="cannot add new elements"):
         layer.child = child
-    internals.attach_child(layer, "child", child)
+    attach_child(layer, "child", child)
     assert len(layer.weights) == 4
     with pytest.raises(ValueError, match="cannot add new elements"):
         layer.other = keras.layers.Dense(2)
-    internals.detach_child(layer, "child")
+    detach_child(layer, "child")
     assert len(layer.weights) == 2
     assert not hasattr(layer, "child")
 
@@ -85,23 +94,23 @@ def test_a_built_layer_takes_and_gives_back_a_child():
 def test_pin_outlives_every_switch():
     layer = keras.layers.Dense(3)
     layer.build((None, 2))
-    internals.pin(layer.kernel)
+    pin(layer.kernel)
     layer.trainable = False
     layer.trainable = True
     assert [w.name for w in layer.trainable_weights] == ["bias"]
-    internals.unpin(layer.kernel)
+    unpin(layer.kernel)
     assert len(layer.trainable_weights) == 2
     assert type(layer.kernel) is keras.Variable
     layer.bias.trainable = False
-    internals.pin(layer.bias)
-    internals.unpin(layer.bias)
+    pin(layer.bias)
+    unpin(layer.bias)
     assert not layer.bias.trainable
 
 
 def test_the_skipped_attributes_are_listed_once():
     keras.backend.clear_session()
     backbone, _ = models.bert()
-    assert len(list(internals.walk(backbone))) > 20
+    assert len(list(walk(backbone))) > 20
     for obj_type in ("Layer", "Functional"):
         listed = saving_lib.get_attr_skipset(obj_type)
         assert saving_lib.get_attr_skipset(obj_type) is listed
@@ -136,8 +145,8 @@ def test_exclusions_from_weight_decay_add_up():
     first, second = keras.Variable(np.ones(2)), keras.Variable(np.ones(2))
     optimizer = keras.optimizers.AdamW(0.1, weight_decay=0.5)
     optimizer.exclude_from_weight_decay(var_list=[first])
-    internals.exclude_from_weight_decay(optimizer, [second], [first, second])
-    copy = internals.fresh_optimizer(optimizer)
+    exclude_from_weight_decay(optimizer, [second], [first, second])
+    copy = fresh_optimizer(optimizer)
     third = keras.Variable(np.ones(2))
     copy.apply([keras.ops.zeros(2)] * 3, [first, second, third])
     np.testing.assert_array_equal(first.numpy(), np.ones(2))
@@ -147,15 +156,50 @@ def test_exclusions_from_weight_decay_add_up():
 
 def test_peak_learning_rate():
     schedule = keras.optimizers.schedules.PolynomialDecay(0.3, 100, 0.1)
-    assert internals.peak_learning_rate(keras.optimizers.SGD(schedule)) == pytest.approx(0.3)
-    assert internals.peak_learning_rate(keras.optimizers.SGD(0.2)) == pytest.approx(0.2)
+    assert peak_learning_rate(keras.optimizers.SGD(schedule)) == pytest.approx(0.3)
+    assert peak_learning_rate(keras.optimizers.SGD(0.2)) == pytest.approx(0.2)
+
+
+def test_peak_learning_rate_of_what_no_configuration_has():
+    class Climbing(keras.optimizers.schedules.LearningRateSchedule):
+        def __call__(self, step):
+            return 1e-3 * min(float(step), 50.0)
+
+    assert peak_learning_rate(keras.optimizers.SGD(Climbing())) == pytest.approx(0.05)
+    assert peak_learning_rate(keras.optimizers.SGD(lambda: 0.2)) == pytest.approx(0.2)
 
 
 def test_output_layers():
     inputs = keras.Input((2,))
     layer = keras.layers.Dense(3)
-    assert internals.output_layers(keras.Model(inputs, {"y": layer(inputs)})) == [layer]
-    assert internals.output_layers(layer) == []
+    assert output_layers(keras.Model(inputs, {"y": layer(inputs)})) == [layer]
+    assert output_layers(layer) == []
+
+
+EQUATIONS = {  # input, output without the batch
+    "btd,dnh->btnh": ((2, 5, 3), (None, 2, 4)),
+    "btd,dnh->bthn": ((2, 5, 3), (None, 4, 2)),
+    "btd,hdn->btnh": ((2, 5, 3), (None, 2, 4)),
+    "btd,nhd->bthn": ((2, 5, 3), (None, 4, 2)),
+    "btd,ndhk->btkhn": ((2, 5, 3), (None, 4, 6, 2)),
+    "bdt,dh->bth": ((2, 3, 5), (5, 4)),
+    "btnh,nhd->btd": ((2, 5, 2, 4), (None, 3)),
+}
+
+
+@pytest.mark.parametrize("equation", EQUATIONS)
+def test_int8_is_divided_by_the_scale_as_keras_does(equation):
+    inputs, outputs = EQUATIONS[equation]
+    layer = keras.layers.EinsumDense(equation, output_shape=outputs)
+    layer.build(inputs)
+    kernel = keras.ops.convert_to_numpy(layer.kernel)
+    layer.quantize("int8")
+    integers = keras.ops.convert_to_tensor(layer.kernel)
+    found = keras.ops.convert_to_numpy(dequantized(layer, integers))
+    scale = layer._adjust_scale_for_dequant(keras.ops.convert_to_tensor(layer.kernel_scale))
+    theirs = keras.ops.divide(keras.ops.cast(integers, "float32"), scale)
+    np.testing.assert_array_equal(found, keras.ops.convert_to_numpy(theirs))
+    np.testing.assert_allclose(found, kernel, rtol=0, atol=0.02)
 
 
 def test_every_compile_is_told_apart():
@@ -163,7 +207,7 @@ def test_every_compile_is_told_apart():
     seen = []
     for _ in range(2):
         model.compile("sgd", "mse")
-        seen.append(internals.compiled_as(model))
+        seen.append(compiled_as(model))
     assert seen[0] is not None
     assert seen[0] is not seen[1]
 
@@ -172,12 +216,12 @@ def test_every_compile_is_told_apart():
 def test_the_layers_below_are_those_that_keras_finds(family):
     model, _ = models.FAMILIES[family]()
     enable(model, LoRA(rank=1), verbose=0)
-    for _, chain in internals.walk(model):
-        ours = {name: type(value) for name, value in internals.children(chain[-1])}
+    for _, chain in walk(model):
+        ours = {name: type(value) for name, value in children(chain[-1])}
         theirs = {
             name: type(value)
             for name, value in saving_lib._walk_saveable(chain[-1])
-            if isinstance(value, internals.HOLDERS)
+            if isinstance(value, HOLDERS)
         }
         # What is left out are dictionaries of variables and of classes, of our own mixins.
         spared = {"arrays", "trained", "declared", "adapts", "kinds", "reads"}
@@ -190,5 +234,5 @@ def test_walking_computes_no_kernel(monkeypatch):
     enable(model, LoRA(rank=1), verbose=0)
     read = []
     monkeypatch.setattr(AdaptedLayer, "effective", lambda *args: read.append(args))
-    assert len(list(internals.walk(model))) > 30
+    assert len(list(walk(model))) > 30
     assert not read

@@ -15,7 +15,9 @@ import keras_svd_adapters as ksa
 from keras_svd_adapters import streaming
 from keras_svd_adapters.archive import AdapterFileError
 from keras_svd_adapters.host import AdaptedLayer
-from keras_svd_adapters.keras_internals import has_value, refresh_torch_parameters, shapes_only
+from keras_svd_adapters.keras_layers import refresh_torch_parameters
+from keras_svd_adapters.keras_tracing import shapes_only
+from keras_svd_adapters.keras_variables import has_value
 from keras_svd_adapters.preset import FOLDER, INDEX
 from keras_svd_adapters.root import AdaptedModel
 from keras_svd_adapters.site import adapted_sites

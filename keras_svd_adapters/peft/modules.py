@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 import keras
 
-from keras_svd_adapters.keras_internals import all_layers
+from keras_svd_adapters.keras_traversal import all_layers
 from keras_svd_adapters.peft.families import FAMILIES, GEMMA, Family
 from keras_svd_adapters.site import find_sites
 
