@@ -4,7 +4,7 @@ BIN := .venv/bin
 BACKENDS := jax tensorflow torch
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
-.PHONY: demo demo-all demo-gemma comparison bench test test-all $(BACKENDS:%=test-%) coverage coverage-page $(BACKENDS:%=coverage-%) fuzz mutants $(BACKENDS:%=reach-%) lint docs notebooks clean
+.PHONY: demo demo-all demo-gemma comparison bench test test-all $(BACKENDS:%=test-%) coverage coverage-page $(BACKENDS:%=coverage-%) fuzz mutants $(BACKENDS:%=reach-%) lint house docs notebooks clean
 
 demo: .venv/ready
 	KERAS_BACKEND=$${KERAS_BACKEND:-jax} $(BIN)/python examples/quickstart.py
@@ -55,18 +55,23 @@ mutants: $(BACKENDS:%=reach-%)
 coverage: $(BACKENDS:%=coverage-%)
 
 coverage-page: .venv/ready
-	KERAS_BACKEND=torch $(BIN)/python tests/coverage_page.py
+	KERAS_BACKEND=torch $(BIN)/python tests/support/coverage_page.py
 
 $(BACKENDS:%=coverage-%): coverage-%: coverage-page
-	EVERY=1 $(PYTEST) tests/test_coverage.py
+	EVERY=1 $(PYTEST) tests/properties/test_coverage.py
 
 fuzz: .venv/ready
-	KERAS_BACKEND=torch $(BIN)/python tests/fuzzing.py 10000
+	KERAS_BACKEND=torch $(BIN)/python tests/support/fuzzing.py 10000
 
 lint: .venv/ready
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+# Rooms, floors, arrows, circles, lengths; and docs/architecture.svg, drawn from the imports.
+house: .venv/ready
+	$(BIN)/python docs/house.py
 
 docs: export NO_MKDOCS_2_WARNING ?= 1
 docs: .venv/docs

@@ -17,11 +17,11 @@ import scipy.linalg
 from peak_memory import PeakMemory
 from threadpoolctl import threadpool_limits
 
-from keras_svd_adapters.machine import cores
-from keras_svd_adapters.methods.method import Truncation
-from keras_svd_adapters.svd import decompose
-from keras_svd_adapters.svd_job import Job
-from keras_svd_adapters.svd_service import SVDService
+from keras_svd_adapters.kernels.svd.decomposition import decompose
+from keras_svd_adapters.kernels.svd.job import Job
+from keras_svd_adapters.kernels.svd.service import SVDService
+from keras_svd_adapters.methods.contract import Truncation
+from keras_svd_adapters.runtime.machine import cores
 
 GEMMA_2B = {(2048, 2048): 36, (2048, 256): 36, (2048, 16384): 36, (16384, 2048): 18}
 TOP = Truncation(16, 8, 0)

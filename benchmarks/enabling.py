@@ -16,7 +16,7 @@ import keras
 from cases import minilm
 
 import keras_svd_adapters as ksa
-from keras_svd_adapters import svd_cache
+from keras_svd_adapters.kernels.svd import cache as svd_cache
 
 svd_cache.LEAST_OPERATIONS = 0  # MiniLM's kernels are small
 

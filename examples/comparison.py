@@ -26,7 +26,7 @@ import keras
 import numpy as np
 
 import keras_svd_adapters as ksa
-from keras_svd_adapters.table import Shown, Table
+from keras_svd_adapters.runtime.tables import Shown, Table
 
 RESULTS = Path(__file__).resolve().parent.parent / "guides" / "comparison.json"
 TRAIN, VALIDATION, TEST = 2048, 1000, 2000

@@ -24,7 +24,7 @@ import keras
 import numpy as np
 
 import keras_svd_adapters as ksa
-from keras_svd_adapters.table import table
+from keras_svd_adapters.runtime.tables import table
 
 OUT = Path("demo")
 TRAIN, TEST = 2048, 1000

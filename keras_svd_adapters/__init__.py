@@ -25,46 +25,48 @@ Verbs, each with its own `help`:
 - HF PEFT: `export_peft`, `import_peft`
 """
 
-from keras_svd_adapters import svd_cache
-from keras_svd_adapters.adapter_file import save_adapter
-from keras_svd_adapters.adapter_loader import load_adapter
-from keras_svd_adapters.angles import Similarity
-from keras_svd_adapters.approximation import Approximation
-from keras_svd_adapters.archive import AdapterFileError
-from keras_svd_adapters.checkpoint_care import care_for_checkpoints
-from keras_svd_adapters.choice import Choice, targets
-from keras_svd_adapters.coefficients import Coefficients, coefficients
-from keras_svd_adapters.combine import combine
-from keras_svd_adapters.convert import to_lora
-from keras_svd_adapters.enable import enable
-from keras_svd_adapters.extract import extract_lora
-from keras_svd_adapters.health import AdapterHealth
+from keras_svd_adapters.adapters.layers.registry import register_kernels
+from keras_svd_adapters.files.archive import AdapterFileError
+from keras_svd_adapters.files.load import load_adapter
+from keras_svd_adapters.files.peft.exporting import export_peft
+from keras_svd_adapters.files.peft.importing import import_peft
+from keras_svd_adapters.files.presets.from_preset import from_preset
+from keras_svd_adapters.files.save import save_adapter
 from keras_svd_adapters.keras_hub import join_keras_hub
-from keras_svd_adapters.kernel_register import register_kernels
+from keras_svd_adapters.kernels.svd import cache as svd_cache
 from keras_svd_adapters.layers import dense_layer
-from keras_svd_adapters.merge import merge, unmerge
-from keras_svd_adapters.merge_report import MergeReport
-from keras_svd_adapters.methods.dora import DoRA
-from keras_svd_adapters.methods.lora import LoRA
-from keras_svd_adapters.methods.lora_xs import LoRAXS
+from keras_svd_adapters.merging.approximation import Approximation
+from keras_svd_adapters.merging.combining.combine import combine
+from keras_svd_adapters.merging.extract_lora import extract_lora
+from keras_svd_adapters.merging.merge import merge, unmerge
+from keras_svd_adapters.merging.merge_report import MergeReport
+from keras_svd_adapters.merging.similarity import similarity
+from keras_svd_adapters.merging.similarity_report import Similarity
+from keras_svd_adapters.merging.to_lora import to_lora
+from keras_svd_adapters.methods.low_rank.dora import DoRA
+from keras_svd_adapters.methods.low_rank.lora import LoRA
+from keras_svd_adapters.methods.low_rank.milora import MiLoRA
+from keras_svd_adapters.methods.low_rank.pissa import PiSSA
 from keras_svd_adapters.methods.method import Method
-from keras_svd_adapters.methods.pissa import MiLoRA, PiSSA
-from keras_svd_adapters.methods.svf import SVF
-from keras_svd_adapters.methods.svft import SVFT
-from keras_svd_adapters.methods.token_rows import TokenRows
-from keras_svd_adapters.methods.vera import VeRA
-from keras_svd_adapters.mixed import generate, predict
-from keras_svd_adapters.optimizer_care import care_for_adapters
-from keras_svd_adapters.peft.exporting import export_peft
-from keras_svd_adapters.peft.importing import import_peft
-from keras_svd_adapters.plan import Plan, plan
-from keras_svd_adapters.quantize import Compensation, quantize
-from keras_svd_adapters.similarity import similarity
-from keras_svd_adapters.site import Site
-from keras_svd_adapters.spectrum import Spectrum, spectrum
-from keras_svd_adapters.status import Status, status
-from keras_svd_adapters.streaming import from_preset
-from keras_svd_adapters.switching import delete_adapter, disabled, set_adapter
+from keras_svd_adapters.methods.shared.vera import VeRA
+from keras_svd_adapters.methods.sparse.token_rows import TokenRows
+from keras_svd_adapters.methods.spectral.lora_xs import LoRAXS
+from keras_svd_adapters.methods.spectral.svf import SVF
+from keras_svd_adapters.methods.spectral.svft import SVFT
+from keras_svd_adapters.models.enable import enable
+from keras_svd_adapters.models.predict import generate, predict
+from keras_svd_adapters.models.quantize import Compensation, quantize
+from keras_svd_adapters.models.sites.site import Site
+from keras_svd_adapters.models.sites.target_report import Choice, targets
+from keras_svd_adapters.models.state.saving import care_for_checkpoints
+from keras_svd_adapters.models.status import Status, status
+from keras_svd_adapters.models.switching import delete_adapter, disabled, set_adapter
+from keras_svd_adapters.reports.coefficients import Coefficients, coefficients
+from keras_svd_adapters.reports.plan import plan
+from keras_svd_adapters.reports.plan_report import Plan
+from keras_svd_adapters.reports.spectrum import Spectrum, spectrum
+from keras_svd_adapters.training.health import AdapterHealth
+from keras_svd_adapters.training.optimizers import care_for_adapters
 from keras_svd_adapters.version import __version__
 
 LoRADense, DoRADense, LoRAXSDense = map(dense_layer, (LoRA, DoRA, LoRAXS))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.abc
 import importlib.util
 import os
 import sys
@@ -11,18 +10,18 @@ from functools import wraps
 from inspect import signature
 from typing import Any
 
-from keras_svd_adapters.adapter_file import save_adapter
-from keras_svd_adapters.adapter_loader import load_adapter
-from keras_svd_adapters.approximation import Approximation
-from keras_svd_adapters.enable import enable
-from keras_svd_adapters.generation import advise_merging, computes_adapters
-from keras_svd_adapters.merge import merge, unmerge
-from keras_svd_adapters.merge_report import MergeReport
+from keras_svd_adapters.files.load import load_adapter
+from keras_svd_adapters.files.peft.exporting import export_peft
+from keras_svd_adapters.files.peft.importing import import_peft
+from keras_svd_adapters.files.presets.hooks import keep_adapters_in_presets
+from keras_svd_adapters.files.save import save_adapter
+from keras_svd_adapters.merging.approximation import Approximation
+from keras_svd_adapters.merging.merge import merge, unmerge
+from keras_svd_adapters.merging.merge_report import MergeReport
 from keras_svd_adapters.methods.method import Method
-from keras_svd_adapters.peft.exporting import export_peft
-from keras_svd_adapters.peft.importing import import_peft
-from keras_svd_adapters.preset import keep_adapters_in_presets
-from keras_svd_adapters.status import Status
+from keras_svd_adapters.models.enable import enable
+from keras_svd_adapters.models.state.generation import advise_merging, computes_adapters
+from keras_svd_adapters.models.status import Status
 
 
 def enable_adapter(

@@ -8,16 +8,21 @@ from typing import Any
 
 import keras
 
-from keras_svd_adapters.adapter import Adapter
-from keras_svd_adapters.enable import check_methods, start_adapter
-from keras_svd_adapters.frozen_variables import pin
-from keras_svd_adapters.host import AdaptedLayer, adapters_of, attach, base_value
+from keras_svd_adapters.adapters.adapted_layer import AdaptedLayer
+from keras_svd_adapters.adapters.adapter import Adapter
+from keras_svd_adapters.adapters.attachment import attach
+from keras_svd_adapters.adapters.carried import adapters_of
+from keras_svd_adapters.adapters.frozen_variables import pin
+from keras_svd_adapters.adapters.layer_kinds import base_value
+from keras_svd_adapters.adapters.shared_arrays import SharedArrays
+from keras_svd_adapters.kernels.svd.service import SVDService
 from keras_svd_adapters.methods.method import Method
-from keras_svd_adapters.root import PACKAGE
-from keras_svd_adapters.shared import SharedArrays
-from keras_svd_adapters.sharing import share, shared_shapes
-from keras_svd_adapters.site import Site, find_sites
-from keras_svd_adapters.svd_service import SVDService
+from keras_svd_adapters.models.assignment import check_methods
+from keras_svd_adapters.models.attaching import start_adapter
+from keras_svd_adapters.models.sites.search import find_sites
+from keras_svd_adapters.models.sites.site import Site
+from keras_svd_adapters.models.state.adapted_model import PACKAGE
+from keras_svd_adapters.models.state.array_sharing import share, shared_shapes
 
 NAME = "default"
 

@@ -1,1 +1,1 @@
-"""The methods, each one its algebra."""
+"""The methods: one file each, its algebra."""

@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 
 HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE.parent))
+sys.path[:0] = [str(HERE.parent / name) for name in ("support", "files")]
 
 from cases import METHODS  # noqa: E402
 from test_golden import KINDS, base, batch, numpy  # noqa: E402
 
 import keras_svd_adapters as ksa  # noqa: E402
-from keras_svd_adapters.archive import FORMAT_VERSION  # noqa: E402
+from keras_svd_adapters.files.archive import FORMAT_VERSION  # noqa: E402
 
 folder = HERE / f"v{FORMAT_VERSION}"
 folder.mkdir(exist_ok=True)

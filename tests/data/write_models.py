@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE.parent))
+sys.path[:0] = [str(HERE.parent / name) for name in ("support", "files")]
 
 from test_golden import MODELS, adapted, adapted_backbone, batch, numpy, tokens  # noqa: E402
 

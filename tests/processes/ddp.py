@@ -12,7 +12,7 @@ import torch
 
 import keras_svd_adapters as ksa
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
 import models
 
 METHODS = [ksa.LoRA(rank=2), ksa.DoRA(rank=2), ksa.SVFT("banded", d=1), ksa.VeRA(rank=8)]

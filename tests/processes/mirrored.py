@@ -13,7 +13,7 @@ import tensorflow as tf
 
 import keras_svd_adapters as ksa
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
 import models
 
 # One model for all of them: each trace of two replicas takes seconds.

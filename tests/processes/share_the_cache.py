@@ -5,9 +5,9 @@ import warnings
 
 import numpy as np
 
-from keras_svd_adapters import svd_cache
-from keras_svd_adapters.svd import decompose
-from keras_svd_adapters.svd_service import SVDService
+from keras_svd_adapters.kernels.svd import cache as svd_cache
+from keras_svd_adapters.kernels.svd.decomposition import decompose
+from keras_svd_adapters.kernels.svd.service import SVDService
 
 warnings.filterwarnings("error", message=".*decompos.*")
 svd_cache.LEAST_OPERATIONS = 0

@@ -14,8 +14,10 @@ import pytest
 from keras.distribution import DeviceMesh, ModelParallel, set_distribution
 
 import keras_svd_adapters as ksa
-from keras_svd_adapters import processes, svd_cache, svd_service
-from keras_svd_adapters.values import to_numpy
+from keras_svd_adapters.kernels.svd import cache as svd_cache
+from keras_svd_adapters.kernels.svd import service as svd_service
+from keras_svd_adapters.runtime import processes
+from keras_svd_adapters.runtime.host_values import to_numpy
 
 METHODS = [ksa.LoRA(rank=2), ksa.SVF(), ksa.VeRA(rank=8)]
 IDS = np.random.default_rng(0).integers(1, 64, size=(8, 12))

@@ -1,0 +1,1 @@
+"""One adapted layer: its adapter, how it is attached, and its kind."""

@@ -1,0 +1,181 @@
+"""What a layer becomes while it carries adapters, whatever its kind."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any, ClassVar
+
+import keras
+from keras import ops
+
+from keras_svd_adapters.adapters.adapter import Adapter
+from keras_svd_adapters.adapters.carried import PREFIX, _remember, adapters_of
+from keras_svd_adapters.adapters.per_sample import Compute, Mixture
+from keras_svd_adapters.adapters.refusals import refuse_keras_lora, refuse_to_mix
+from keras_svd_adapters.kernels.matrix_view import KernelView
+from keras_svd_adapters.kernels.quantized import dequantized, holds_integers, stored_kernel
+
+
+class AdaptedLayer:
+    """Mixin that adds the active adapter's output to a layer; one subclass per kind of layer.
+
+    Mixed into the class of a layer by `attach`. The layer keeps its kernel; its
+    adapters are child layers named `adapter_<name>`, of which at most one is
+    active. A subclass that names the layer classes it `adapts` is found by
+    `kind_of`, and its kernels become sites.
+
+    Class attributes: `kernel_name`, the attribute that holds the kernel;
+    `looks_up`, whether the input holds indices; `lays_out`, whether it holds
+    rows of `m` values, which a method may change; `linear`, whether kernels of
+    this kind are adapted where no target is named; `called`, whether the layer
+    is called with an input, on which a method's dropout acts.
+    """
+
+    adapts: ClassVar[tuple[type, ...]] = ()
+    kernel_name: ClassVar[str] = "kernel"
+    looks_up: ClassVar[bool] = False
+    lays_out: ClassVar[bool] = True
+    linear: ClassVar[bool] = True
+    called: ClassVar[bool] = True
+    kinds: ClassVar[list[type[AdaptedLayer]]] = []
+
+    carried_adapters: tuple[str, ...] = ()
+    active_adapter: str | None = None
+    mixture: Mixture | None = None
+    reads_base: bool = False
+
+    def __init_subclass__(cls) -> None:
+        if "adapts" in vars(cls):
+            AdaptedLayer.kinds.append(cls)
+
+    @staticmethod
+    def view(layer: keras.layers.Layer) -> KernelView:
+        """The kernel of a built layer of this kind as a matrix."""
+        raise NotImplementedError
+
+    @staticmethod
+    def obstacle(layer: keras.layers.Layer) -> str | None:
+        """Why a layer of this kind cannot be adapted, `None` if it can."""
+        return None
+
+    @staticmethod
+    def tie(layer: keras.layers.Layer) -> str | None:
+        """Why a layer of this kind is adapted only where that is asked for, `None` if not."""
+        return None
+
+    @staticmethod
+    def join(layer: keras.layers.Layer) -> None:
+        """What else must be done when a layer of this kind gets its first adapter."""
+
+    @staticmethod
+    def leave(layer: keras.layers.Layer) -> None:
+        """Takes back `join`."""
+
+    @property
+    def rests(self) -> bool:
+        """Whether the layer computes with its own kernel."""
+        return self.reads_base or (self.active_adapter is None and self.mixture is None)
+
+    @property
+    def computes(self) -> Any:
+        """What a compiled function of the layer depends on besides the values of weights."""
+        if self.rests:
+            return None
+        return self.active_adapter if self.mixture is None else self.mixture.key
+
+    def adapted(self, inputs: Any, compute: Compute, training: bool | None) -> Any:
+        """What `compute` makes of inputs by the active adapter, or by that of each sample."""
+        if self.mixture is not None:
+            return self.mixture.outputs(inputs, compute, adapters_of(self))  # type: ignore[arg-type]
+        return compute(inputs, partial(self.adapter().adapt, training=training))
+
+    @property
+    def base_kernel(self) -> keras.Variable:
+        """The kernel variable, without any adapter; of a quantized layer, that of its integers."""
+        if holds_integers(self):  # type: ignore[arg-type]
+            return stored_kernel(self)  # type: ignore[arg-type]
+        with self.base():
+            return getattr(self, self.kernel_name)
+
+    def base_kernel_value(self) -> Any:
+        """The kernel without any adapter; of a quantized layer as floats."""
+        if not holds_integers(self):  # type: ignore[arg-type]
+            return ops.convert_to_tensor(self.base_kernel)
+        with self.base():
+            return dequantized(self, ops.convert_to_tensor(self.kernel))  # type: ignore[arg-type, attr-defined]
+
+    def effective(self, base: Any) -> Any:
+        """The kernel for code that reads it instead of calling the layer."""
+        if self.rests:
+            return base
+        dtype = self.compute_dtype if holds_integers(self) else base.dtype  # type: ignore[arg-type, attr-defined]
+        return ops.cast(self.merged_kernel(), dtype)
+
+    def merged_kernel(self) -> Any:
+        """The effective kernel in float32, or in float64 where it is stored so."""
+        if self.mixture is not None:
+            refuse_to_mix(self.path)  # type: ignore[attr-defined]
+        kernel = self.base_kernel_value()
+        dtype = keras.backend.result_type(kernel.dtype, "float32")
+        return ops.add(ops.cast(kernel, dtype), ops.cast(self.adapter().delta(kernel), dtype))
+
+    def base_matrix(self) -> Any:
+        """The kernel without any adapter as a matrix, in the compute dtype."""
+        kernel = ops.cast(self.base_kernel_value(), self.compute_dtype)  # type: ignore[attr-defined]
+        return self.kernel_view.to_matrix(kernel)
+
+    @property
+    def kernel_view(self) -> KernelView:
+        """The kernel as a matrix."""
+        return getattr(self, PREFIX + self.carried_adapters[0]).view
+
+    def adapter(self) -> Adapter:
+        """The active adapter."""
+        return getattr(self, PREFIX + str(self.active_adapter))
+
+    @contextmanager
+    def base(self) -> Iterator[None]:
+        """Within, the layer is the one that it was before it was adapted."""
+        before = self.reads_base
+        _remember(self, "reads_base", True)
+        try:
+            yield
+        finally:
+            _remember(self, "reads_base", before)
+
+    @contextmanager
+    def mixed(self, mixture: Mixture) -> Iterator[None]:
+        """Within, each sample of a batch has an adapter of its own."""
+        _remember(self, "mixture", mixture)
+        try:
+            yield
+        finally:
+            vars(self).pop("mixture", None)
+
+    def save_own_variables(self, store: Any) -> None:
+        with self.base():
+            super().save_own_variables(store)  # type: ignore[misc]
+
+    def enable_lora(self, *args: Any, **kwargs: Any) -> None:
+        refuse_keras_lora(self.path)  # type: ignore[attr-defined]
+
+    def __dir__(self) -> list[str]:
+        # Saving reads every attribute; computing the effective kernel for that would be slow.
+        return [name for name in super().__dir__() if name != self.kernel_name]
+
+
+class AdaptedKernel(AdaptedLayer):
+    """Mixin for layers whose kernel is called so, which code may read."""
+
+    @staticmethod
+    def obstacle(layer: keras.layers.Layer) -> str | None:
+        if layer.kernel_constraint is not None:
+            return "its kernel has a constraint, which an adapter would not obey"
+        return None
+
+    @property
+    def kernel(self) -> Any:
+        """The effective kernel."""
+        return self.effective(super().kernel)  # type: ignore[misc]

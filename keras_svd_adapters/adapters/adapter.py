@@ -1,0 +1,250 @@
+"""The Keras layer that carries one method's variables for one kernel."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_svd_adapters.adapters.declared_arrays import declared_arrays
+from keras_svd_adapters.adapters.refusals import refuse_to_quantize
+from keras_svd_adapters.adapters.shared_arrays import SharedArrays
+from keras_svd_adapters.adapters.stored_arrays import StoredArrays
+from keras_svd_adapters.kernels.matrix_view import KernelView
+from keras_svd_adapters.kernels.placement import place, unasked
+from keras_svd_adapters.kernels.svd.decomposition import decompose
+from keras_svd_adapters.methods.contract import Array, Base
+from keras_svd_adapters.methods.method import Method
+from keras_svd_adapters.runtime.host_values import cast_float, to_float64, to_numpy
+from keras_svd_adapters.runtime.keras_private.tracing import only_shapes_matter
+from keras_svd_adapters.runtime.processes import from_process
+
+SHARED_MARK, SEED_STATE = "shared_mark", "seed_state"
+
+
+def nowhere(axes: str) -> None:
+    """No layout: Keras places the array."""
+    return
+
+
+class Adapter(StoredArrays):
+    """Holds the variables of a method and runs its algebra on a kernel.
+
+    Everything that the methods share happens here once: trained values in
+    float32, frozen factors in the compute dtype, the casts between them, and
+    dropout on the branch. A layer is given its adapter by
+    `keras_svd_adapters.enable` or by one of the `*Dense` layers.
+
+    Args:
+        method: A `Method`.
+        view: The `KernelView` of the adapted kernel.
+        form: The formulation, as `method.form` chose it.
+        values: Initial values of the arrays that declare no `start`. Without
+            them, the adapter refuses to run until its weights are loaded.
+        dtype: Dtype policy of the adapted layer.
+        shared: What it reads of arrays that the model has once.
+        name: Name of the layer, so that its weights have the same paths in
+            every process.
+        layout: Where an array with these axes lies on the devices, as `Array`
+            has them.
+    """
+
+    def __init__(
+        self,
+        method: Method,
+        view: KernelView,
+        form: str,
+        values: dict[str, np.ndarray] | None = None,
+        dtype: Any = None,
+        shared: SharedArrays | None = None,
+        name: str | None = None,
+        layout: Callable[[str], Any] = nowhere,
+    ):
+        super().__init__(dtype=dtype, name=name)
+        self.method = method
+        self.view = view
+        self.form = form
+        self.shared = shared
+        self.shared_mark: bytes | None = None
+        self.has_values = values is not None
+        self.kernel: Callable[[], Any] = no_kernel
+        self.dropout = getattr(method, "dropout", 0.0)
+        self.seed_generator = None
+        if self.dropout:
+            seed = from_process(0, lambda: random.getrandbits(31))
+            # Without a seed of its own, Keras on torch would draw from a state that no file holds.
+            with unasked():
+                self.seed_generator = keras.random.SeedGenerator(seed, "dropout")
+            place(self.seed_generator.state)
+        arrays = {k: v for k, v in self.declared.items() if not v.shared}
+        self._array_names = tuple(arrays)
+        for name, array in arrays.items():
+            fill = array.start if array.start is not None else 0
+            variable = self.add_array(
+                name,
+                array.shape,
+                self.compute_dtype if array.dtype == "compute" else array.dtype,
+                fill if values is None else values.get(name, fill),
+                array.trainable,
+                layout(array.axes),
+            )
+            variable.adapted_by = method
+            variable.decays = array.start == 0.0
+        self.built = True
+
+    def array_names(self) -> tuple[str, ...]:
+        return self._array_names
+
+    @property
+    def filled(self) -> bool:
+        """Whether all that it reads has values."""
+        return self.has_values and (self.shared is None or self.shared.has_values)
+
+    @property
+    def trained(self) -> dict[str, keras.Variable]:
+        """The trained variables by name, whether or not they train right now."""
+        declared = self.declared
+        return {name: v for name, v in self.arrays.items() if declared[name].trainable}
+
+    @property
+    def declared(self) -> dict[str, Array]:
+        """What the method declares of each variable."""
+        return declared_arrays(self.method, self.view, self.form)
+
+    def coefficients(self) -> dict[str, Any]:
+        """The arrays as the algebra wants them, in the compute dtype."""
+        self._check_values()
+        c = self.method.coefficients(self._float32_values(), self.form, self._float32_kernel)
+        return {name: cast_float(value, self.compute_dtype) for name, value in c.items()}
+
+    def adapt(
+        self,
+        x: Any,
+        base: Base,
+        training: bool | None,
+        coefficients: dict[str, Any] | None = None,
+    ) -> Any:
+        """`x K'`, from `(..., m)` to `(..., n)`, in the dtype of `x`; with other coefficients."""
+        c = SimpleNamespace(**(self.coefficients() if coefficients is None else coefficients))
+
+        def dropout(x: Any) -> Any:
+            if not self.dropout or not training:
+                return x
+            return keras.random.dropout(x, self.dropout, seed=self.seed_generator)
+
+        return self.method.apply(x, base, c, self.form, dropout)
+
+    def delta(self, kernel: Any) -> Any:
+        """`K' - K` in float32, in the shape of the kernel."""
+        self._check_values()
+        matrix = ops.cast(self.view.to_matrix(ops.convert_to_tensor(kernel)), "float32")
+        v = self._float32_values()
+        if self.view.count is None:
+            return self.view.from_matrix(self.method.delta(matrix, v, self.form))
+        own = {name: vars(v).pop(name) for name in self._array_names}
+
+        def delta(of_one: Any) -> Any:
+            K, values = of_one
+            return self.method.delta(K, SimpleNamespace(**values, **vars(v)), self.form)
+
+        return self.view.from_matrix(ops.vectorized_map(delta, (matrix, own)))
+
+    def numpy_values(self) -> list[SimpleNamespace]:
+        """All that the algebra of each matrix reads, as float64 arrays on the host."""
+        values = {k: to_float64(v) for k, v in vars(self._float32_values()).items()}
+        own = {name: self.view.split(values.pop(name)) for name in self._array_names}
+        each = (dict(zip(own, parts)) for parts in zip(*own.values(), strict=True))
+        return [SimpleNamespace(**arrays, **values) for arrays in each]
+
+    def _float32_kernel(self) -> Any:
+        return self.view.to_matrix(ops.cast(self.kernel(), "float32"))
+
+    def _float32_values(self) -> SimpleNamespace:
+        values = {name: ops.convert_to_tensor(v) for name, v in self.arrays.items()}
+        for name, array in self.declared.items():
+            if array.shared and self.shared is not None:
+                values[name] = self.shared.part(name, array.shape)
+        return SimpleNamespace(**{k: cast_float(v, "float32") for k, v in values.items()})
+
+    def _check_values(self) -> None:
+        if not self.filled and not only_shapes_matter():
+            raise RuntimeError(
+                "This adapter was rebuilt from a configuration and holds no values yet. Load "
+                "the model's weights, or call `keras_svd_adapters.enable` on a model that is "
+                f"not adapted. Received: an empty adapter of {self.method}"
+            )
+
+        if self.shared is not None and self.shared_mark not in (None, self.shared.mark):
+            raise RuntimeError(
+                "The weights that were loaded hold this adapter, but not the random arrays that "
+                "it shares with others: they lie with an adapter that this model lacks or has in "
+                "another order. Use `load_adapter`, or give the model the same adapters in the "
+                f"same order before `load_weights`. Received: {self.method} at {self.path}"
+            )
+
+    def quantize(self, *args: Any, **kwargs: Any) -> None:
+        refuse_to_quantize(*args)
+
+    def save_own_variables(self, store: Any) -> None:
+        super().save_own_variables(store)
+        if self.shared is not None:
+            store[SHARED_MARK] = np.frombuffer(self.shared.digest(), "uint8")
+        if self.seed_generator is not None:
+            store[SEED_STATE] = self.seed_generator.state
+
+    def load_own_variables(self, store: Any) -> None:
+        if not store.keys() and self.has_values:
+            return self.follow_kernel()
+        if set(store.keys()) - {SHARED_MARK, SEED_STATE} != set(self._array_names):
+            raise ValueError(
+                f"The saved adapter does not hold the arrays of {self.method}: it has "
+                f"{sorted(store.keys())}, expected {sorted(self._array_names)}. "
+                f"Received: weights for {self.path}"
+            )
+        for name, variable in self.arrays.items():
+            variable.assign(store[name])
+        if self.shared is not None:
+            self.shared_mark = np.asarray(store[SHARED_MARK]).astype("uint8").tobytes()
+        if self.seed_generator is not None:
+            self.seed_generator.state.assign(store[SEED_STATE])
+        self.has_values = True
+        return None
+
+    def detect_values(self, of_all: bool) -> None:
+        super().detect_values(of_all)
+        if self.shared is not None:
+            self.shared.detect_values(of_all)
+
+    def awaited(self) -> list[keras.Variable]:
+        arrays, declared = self.arrays, self.declared
+        return [v for name, v in arrays.items() if declared[name].start is None]
+
+    def follow_kernel(self) -> None:
+        """Finds the factors of the kernel as it is now: a file of base weights was loaded."""
+        has_factors = self.method.needs_svd and "s" in self.arrays
+        if not has_factors and type(self.method).follow is Method.follow:
+            return
+        kernel = to_numpy(self._float32_kernel())
+        found = [
+            self._following(K, v, has_factors)
+            for K, v in zip(self.view.split(kernel), self.numpy_values(), strict=True)
+        ]
+        for name, value in self.view.joined(found).items():
+            self.arrays[name].assign(value)
+
+    def _following(self, K: np.ndarray, v: SimpleNamespace, has_factors: bool) -> dict[str, Any]:
+        values = self.method.follow(K, v)
+        if has_factors:
+            found = self.method.start(K, self.form, np.random.default_rng(), decompose(K))
+            values |= {name: found[name] for name in ("U", "s", "Vt") if name in self.arrays}
+        return values
+
+
+def no_kernel() -> Any:
+    """Stands in until the adapter is attached to a layer."""
+    raise RuntimeError("The adapter is not attached to a layer. Received: an adapter alone")

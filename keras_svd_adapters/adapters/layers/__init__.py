@@ -1,0 +1,1 @@
+"""The kinds of layers that carry adapters."""

@@ -1,0 +1,76 @@
+"""Embedding and ReversibleEmbedding while they carry adapters."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import keras
+from keras import ops
+
+from keras_svd_adapters.adapters.adapted_layer import AdaptedLayer
+from keras_svd_adapters.adapters.layer_kinds import base_kernel
+from keras_svd_adapters.adapters.operation import Operation, count_tokens
+from keras_svd_adapters.adapters.per_sample import Adapt
+from keras_svd_adapters.kernels.matrix_view import KernelView
+
+
+class AdaptedEmbedding(AdaptedLayer):
+    """Mixin for layers that look up rows of their table; `x` of the algebra is the indices."""
+
+    adapts: ClassVar[tuple[type, ...]] = (
+        keras.layers.Embedding,
+        keras.layers.ReversibleEmbedding,
+    )
+    kernel_name: ClassVar[str] = "embeddings"
+    looks_up: ClassVar[bool] = True
+
+    @staticmethod
+    def view(layer: keras.layers.Layer) -> KernelView:
+        return KernelView.from_dense(tuple(base_kernel(layer).shape))
+
+    @staticmethod
+    def obstacle(layer: keras.layers.Layer) -> str | None:
+        if layer.embeddings_constraint is not None:
+            return "its table has a constraint, which an adapter would not obey"
+        if hasattr(layer, "tie_weights") and layer.mask_zero:
+            return "it makes a mask of its own (mask_zero=True)"
+        return None
+
+    @staticmethod
+    def tie(layer: keras.layers.Layer) -> str | None:
+        if getattr(layer, "tie_weights", False):
+            return (
+                "its table also makes the logits (tie_weights=True), which would change as well; "
+                "`tied=True` adapts it for both"
+            )
+        return None
+
+    @property
+    def embeddings(self) -> Any:
+        """The effective table."""
+        return self.effective(super().embeddings)  # type: ignore[misc]
+
+    def call(self, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        reverse = bool(args and args[0]) or kwargs.get("reverse", False)
+        if reverse and self.tie(self):  # type: ignore[arg-type]
+            return super().call(inputs, *args, **kwargs)  # type: ignore[misc]
+        if self.rests or reverse:
+            with self.base():
+                return super().call(inputs, *args, **kwargs)  # type: ignore[misc]
+        return self.adapted(ops.cast(inputs, "int32"), self._adapted, False)
+
+    def _adapted(self, inputs: Any, adapt: Adapt) -> Any:
+        view = self.kernel_view
+        operation = Operation(
+            self._rows, _look_up, (view.m, view.n), count_tokens(inputs.shape), self.base_matrix
+        )
+        return adapt(inputs, operation)
+
+    def _rows(self, indices: Any, delta: Any = None) -> Any:
+        """The rows of the table by the layer's own operation."""
+        with self.base():
+            return super().call(indices)  # type: ignore[misc]
+
+
+def _look_up(indices: Any, matrix: Any) -> Any:
+    return ops.take(matrix, indices, axis=0)

@@ -1,0 +1,65 @@
+"""A gradient for the logits of a quantized embedding, which Keras 3.15 rounds away.
+
+A quantized `ReversibleEmbedding` rounds what it multiplies with its table, without a gradient of
+its own as Dense has: what lies before it would learn from noise. While a model carries adapters,
+the layer multiplies as Keras does, and backward with the table as floats.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+from keras import ops
+
+from keras_svd_adapters.adapters.class_mixing import graft, ungraft
+from keras_svd_adapters.kernels.quantized import MODES, mode_of, without
+from keras_svd_adapters.runtime.keras_private.traversal import all_layers
+
+
+class LogitsOfIntegers:
+    """Mixin that gives the logits of a table of integers the gradient of the float one."""
+
+    def quantized_call(self, inputs: Any, reverse: bool = False) -> Any:
+        plain = super().quantized_call  # type: ignore[misc]
+        if not reverse:
+            return plain(inputs)
+        cap, inputs = self.logit_soft_cap, ops.convert_to_tensor(inputs)  # type: ignore[attr-defined]
+
+        @ops.custom_gradient
+        def product(x: Any, table: Any, scale: Any) -> Any:
+            def gradient(*args: Any, upstream: Any = None) -> Any:
+                upstream = args[0] if upstream is None else upstream
+                floats = ops.cast(table, "float32") / ops.reshape(scale, (-1, 1))
+                return ops.matmul(upstream, ops.cast(floats, upstream.dtype)), None, None
+
+            return plain(x, reverse=True), gradient
+
+        with without(self, "logit_soft_cap"):
+            logits = product(inputs, *self._table())
+        return logits if cap is None else ops.tanh(logits / cap) * cap
+
+    def _table(self) -> tuple[Any, Any]:
+        """The integers, a row for each logit, and their scales; Keras groups no such rows."""
+        layer: Any = self
+        if layer.tie_weights:
+            return tuple(map(ops.convert_to_tensor, (layer.embeddings, layer.embeddings_scale)))
+        table = ops.transpose(layer.reverse_embeddings)
+        if mode_of(layer) == "int4":
+            table = keras.quantizers.unpack_int4(table, layer.output_dim, axis=-1)
+        return table, ops.convert_to_tensor(layer.reverse_embeddings_scale)
+
+
+def mend_logits(model: keras.layers.Layer) -> None:
+    """Gives the tables of a model that round what they multiply to logits a gradient."""
+    for layer in all_layers(model):
+        rounds = mode_of(layer) in MODES and getattr(layer, "inputs_quantizer", None) is not None
+        makes_logits = isinstance(layer, keras.layers.ReversibleEmbedding)
+        if rounds and makes_logits and not isinstance(layer, LogitsOfIntegers):
+            graft(layer, LogitsOfIntegers)
+
+
+def leave_logits(model: keras.layers.Layer) -> None:
+    """Takes back `mend_logits`."""
+    for layer in all_layers(model):
+        ungraft(layer, LogitsOfIntegers)

@@ -1,0 +1,158 @@
+"""A weight that its layer reads, as something that can carry adapters."""
+
+from __future__ import annotations
+
+import weakref
+from functools import cache, partial
+from typing import Any, ClassVar
+
+import keras
+
+from keras_svd_adapters.adapters.adapted_layer import AdaptedLayer
+from keras_svd_adapters.adapters.class_mixing import graft, ungraft
+from keras_svd_adapters.adapters.layers.registry import kernel_axes
+from keras_svd_adapters.kernels.matrix_view import KernelView
+from keras_svd_adapters.runtime.keras_private.layers import attach_child, detach_child
+
+
+class ReadKernel(keras.layers.Layer):
+    """Stands for one weight of a layer, and is its child while it carries adapters.
+
+    It owns no weight and is never called: while an adapter is active, the layer reads the
+    effective kernel where it holds the weight.
+
+    Args:
+        holder: The layer.
+        attribute: By which name the weight is known.
+        names: Where the layer holds it, of which `attribute` may be a property.
+        axes: As in `register_kernels`.
+    """
+
+    def __init__(
+        self, holder: keras.layers.Layer, attribute: str, names: tuple[str, ...], axes: str
+    ):
+        super().__init__(name=attribute.strip("_"), dtype=holder.dtype_policy)
+        self.attribute = attribute
+        self.names = names
+        self.axes = axes
+        self._holder = weakref.ref(holder)
+        self.built = True
+
+    def holder(self) -> keras.layers.Layer:
+        """The layer that reads the weight; no attribute, which saving would follow."""
+        holder = self._holder()
+        assert holder is not None
+        return holder
+
+    @property
+    def kernel(self) -> keras.Variable:
+        """The weight, whatever adapts it."""
+        return vars(self.holder())[self.names[0]]
+
+
+_seen: weakref.WeakKeyDictionary[Any, dict[str, ReadKernel]] = weakref.WeakKeyDictionary()
+
+
+class AdaptedReadKernel(AdaptedLayer):
+    """Mixin for a `ReadKernel` with adapters."""
+
+    adapts: ClassVar[tuple[type, ...]] = (ReadKernel,)
+    called: ClassVar[bool] = False
+
+    @staticmethod
+    def view(layer: keras.layers.Layer) -> KernelView:
+        return KernelView.from_axes(layer.axes, tuple(layer.kernel.shape))
+
+    @staticmethod
+    def obstacle(layer: keras.layers.Layer) -> str | None:
+        if len(layer.axes) != len(layer.kernel.shape):
+            return f"it was registered with the axes {layer.axes!r} for {layer.kernel.shape}"
+        if layer.kernel.constraint is not None:
+            return "its kernel has a constraint, which an adapter would not obey"
+        return None
+
+    @staticmethod
+    def join(layer: keras.layers.Layer) -> None:
+        holder = layer.holder()
+        reads = {name: place(k.attribute) for k in kernels_read(holder) for name in k.names}
+        attach_child(holder, place(layer.attribute), layer)
+        if not isinstance(holder, ReadsAdapted):
+            graft(holder, _reading(tuple(reads.items())))
+
+    @staticmethod
+    def leave(layer: keras.layers.Layer) -> None:
+        holder = layer.holder()
+        detach_child(holder, place(layer.attribute))
+        if not any(hasattr(holder, other) for other in holder.reads.values()):
+            ungraft(holder, ReadsAdapted)
+
+
+class ReadsAdapted:
+    """Mixin for a layer some of whose kernels carry adapters.
+
+    Class attribute `reads`: for each attribute that holds a kernel, that of its `ReadKernel`.
+    """
+
+    reads: ClassVar[dict[str, str]] = {}
+
+    def __dir__(self) -> list[str]:
+        # Saving reads every attribute; computing effective kernels for that would be slow.
+        return [name for name in super().__dir__() if name not in self.reads]
+
+
+@cache
+def _reading(reads: tuple[tuple[str, str], ...]) -> type:
+    """A `ReadsAdapted` for these attributes."""
+    found = {
+        name: property(partial(_read, name=name, place=place), partial(_write, name))
+        for name, place in reads
+    }
+    return type("ReadsAdapted", (ReadsAdapted,), {**found, "reads": dict(reads)})
+
+
+def _read(holder: Any, name: str, place: str) -> Any:
+    if name not in vars(holder):  # TensorFlow asks before it is set
+        raise AttributeError(f"{type(holder).__name__} has no attribute {name!r}")
+    base = vars(holder)[name]
+    kernel = getattr(holder, place, None)
+    return base if kernel is None else kernel.effective(base)
+
+
+def _write(name: str, holder: Any, value: Any) -> None:
+    vars(holder)[name] = value
+
+
+def place(attribute: str) -> str:
+    """Where a layer has the `ReadKernel` of one of its weights."""
+    return f"kernel_of_{attribute}"
+
+
+def kernels_read(layer: keras.layers.Layer) -> list[ReadKernel]:
+    """The kernels that a built layer reads."""
+    axes = kernel_axes(layer) if layer.built else {}
+    found: dict[int, ReadKernel] = {}
+    for attribute in axes:
+        for kernel in _read_as(layer, attribute, axes):
+            found.setdefault(id(kernel.kernel), kernel)
+    return list(found.values())
+
+
+def _read_as(layer: Any, attribute: str, axes: dict[str, str]) -> list[ReadKernel]:
+    """The kernel in an attribute, the same object each time; none where that is `None`."""
+    reads = layer.reads if isinstance(layer, ReadsAdapted) else {}
+    attached = getattr(layer, reads.get(attribute, place(attribute)), None)
+    if attached is not None:
+        return [attached]
+    weight = getattr(layer, attribute, ...)
+    if weight is None:
+        return []
+    names = tuple(name for name, value in vars(layer).items() if value is weight)
+    if not isinstance(weight, keras.Variable) or not names:
+        raise ValueError(
+            f"`register_kernels` named `{attribute}`, which is no weight of this layer; those are "
+            f"{', '.join(repr(w.name) for w in layer.weights)}. Received: {layer!r}"
+        )
+    known = _seen.setdefault(layer, {})
+    if attribute not in known or known[attribute].kernel is not weight:
+        known[attribute] = ReadKernel(layer, attribute, names, axes[attribute])
+    return [known[attribute]]

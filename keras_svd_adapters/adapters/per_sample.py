@@ -1,0 +1,165 @@
+"""One adapter per sample of a batch: the algebra of each method, mapped over the samples."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_svd_adapters.adapters.adapter import Adapter
+from keras_svd_adapters.adapters.refusals import refuse_to_mix
+
+Adapt = Callable[[Any, Any], Any]
+Compute = Callable[[Any, Adapt], Any]
+Names = tuple[str | None, ...]
+
+
+class AdapterIds(keras.layers.Layer):
+    """Holds which adapter each sample of a batch has, as a weight, so that a graph reads it.
+
+    Args:
+        names: The names of adapters, `None` for the plain model.
+        size: How many samples a batch has.
+    """
+
+    def __init__(self, names: Names, size: int):
+        super().__init__(name="adapter_ids")
+        self.names = names
+        self.size = size
+        self.probed: int | None = None
+        self.is_sound = False
+        self.ids = self.add_weight(
+            name="ids", shape=(size,), dtype="int32", initializer="zeros", trainable=False
+        )
+        self.built = True
+
+    def choose(self, ids: list[str | None]) -> None:
+        """Gives each sample its adapter."""
+        self.ids.assign(np.array([self.names.index(name) for name in ids], "int32"))
+
+
+@dataclass(frozen=True)
+class Group:
+    """Adapters of a kernel that differ in values alone.
+
+    Args:
+        names: Their names.
+        common: The frozen arrays in which they agree, of which there is one.
+    """
+
+    names: tuple[str, ...]
+    common: frozenset[str]
+
+
+def groups_of(adapters: Mapping[str, Adapter], names: Names) -> list[Group]:
+    """The adapters of a kernel with these names, in groups."""
+    found: dict[Any, list[str]] = {}
+    for name, adapter in adapters.items():
+        if name in names:
+            found.setdefault((adapter.method, adapter.form), []).append(name)
+    return [
+        Group(tuple(group), frozenset(_common([adapters[name] for name in group])))
+        for group in found.values()
+    ]
+
+
+def _common(adapters: list[Adapter]) -> list[str]:
+    first, *others = adapters
+    shared = [name for name, array in first.declared.items() if array.shared]
+    frozen = [name for name in first.arrays if name not in first.trained]
+    return shared + [
+        name
+        for name in frozen
+        if all(bool(ops.all(ops.equal(first.arrays[name], a.arrays[name]))) for a in others)
+    ]
+
+
+@dataclass(frozen=True, eq=False)
+class Mixture:
+    """What a layer computes where each sample of a batch has its own adapter.
+
+    Args:
+        chosen: Which adapter that is.
+        groups: The layer's adapters.
+        maps: Whether the backend maps the layer's work over samples; PyTorch does
+            not map its convolutions of images, and none what Keras quantized.
+    """
+
+    chosen: AdapterIds
+    groups: list[Group]
+    maps: bool = True
+
+    @property
+    def key(self) -> AdapterIds:
+        """On what a compiled function depends."""
+        return self.chosen
+
+    def outputs(self, inputs: Any, compute: Compute, adapters: Mapping[str, Adapter]) -> Any:
+        """The outputs of the layer for each sample, by its own adapter.
+
+        Args:
+            inputs: A batch; a sample may have several rows, one after the other, as in a
+                beam search.
+            compute: The layer's work on some rows by a function `adapt(x, operation)`.
+            adapters: The layer's adapters.
+        """
+        rows, size = inputs.shape[0], self.chosen.probed or self.chosen.size
+        if type(rows) is int and rows % size:
+            refuse_to_mix(f"{rows} rows for a batch of {size} samples")
+        if self.chosen.probed:
+            return compute(inputs, _plain)
+        shape = ops.shape(inputs)
+        samples = ops.reshape(inputs, (self.chosen.size, -1, *shape[1:]))
+        known = {name for group in self.groups for name in group.names}
+        y = None
+        if set(self.chosen.names) - known:
+            y = self._mapped(lambda x: compute(x, _plain), samples)
+        for group in self.groups:
+            found = self._of(group, samples, compute, adapters)
+            y = found if y is None else ops.where(self._is_in(group, len(y.shape)), found, y)
+        return ops.reshape(y, (-1, *ops.shape(y)[2:]))
+
+    def _of(
+        self, group: Group, samples: Any, compute: Compute, adapters: Mapping[str, Adapter]
+    ) -> Any:
+        """The outputs by the adapters of a group; those of samples without one mean nothing."""
+        first = adapters[group.names[0]]
+        each = [adapters[name].coefficients() for name in group.names]
+        common = {name: value for name, value in each[0].items() if name in group.common}
+        own = each[0].keys() - common.keys()
+        places = [group.names.index(n) if n in group.names else 0 for n in self.chosen.names]
+        which = ops.take(np.array(places, "int32"), self.chosen.ids, axis=0)
+        stacks = {name: ops.take(ops.stack([c[name] for c in each]), which, axis=0) for name in own}
+
+        def one(args: Any) -> Any:
+            x, values = args
+            return compute(x, partial(_adapt, first, coefficients=values | common))
+
+        return self._mapped(one, (samples, stacks))
+
+    def _mapped(self, function: Callable[[Any], Any], values: Any) -> Any:
+        """What a function makes of the values of each sample."""
+        if self.maps:
+            return ops.vectorized_map(function, values)
+        each = (keras.tree.map_structure(lambda v: v[i], values) for i in range(self.chosen.size))  # noqa: B023
+        return ops.stack([function(value) for value in each])
+
+    def _is_in(self, group: Group, rank: int) -> Any:
+        """Whether each sample has an adapter of the group."""
+        here = np.array([name in group.names for name in self.chosen.names])
+        return ops.reshape(ops.take(here, self.chosen.ids, axis=0), (-1,) + (1,) * (rank - 1))
+
+
+def _plain(x: Any, base: Any) -> Any:
+    """The outputs without an adapter."""
+    return base(x)
+
+
+def _adapt(adapter: Adapter, x: Any, base: Any, coefficients: dict[str, Any]) -> Any:
+    """As `Adapter.adapt`; that few tokens are told keeps methods from a kernel per sample."""
+    return adapter.adapt(x, replace(base, tokens=1), False, coefficients)

@@ -1,0 +1,60 @@
+"""What a layer stores of a float kernel where it is quantized: the rounding of Keras itself."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import keras
+import numpy as np
+from keras import ops
+from keras.quantizers import Int4QuantizationConfig
+
+from keras_svd_adapters.adapters.layer_kinds import base_value
+from keras_svd_adapters.kernels.quantized import float_policy, mode_of, stored_weights
+from keras_svd_adapters.runtime.host_values import to_host
+
+
+class Rounded(NamedTuple):
+    """A kernel as integers.
+
+    Args:
+        stored: The values of the weights that hold it, by their names.
+        floats: What they stand for, in the shape of the kernel.
+    """
+
+    stored: dict[str, np.ndarray]
+    floats: np.ndarray
+
+
+def rounded(layer: keras.layers.Layer, kernel: Any, mode: str, config: Any = None) -> Rounded:
+    """A kernel as a layer of this kind stores it after `quantize(mode, config=config)`."""
+    twin = _float_twin(layer)
+    twin.kernel.assign(kernel)
+    twin.quantize(mode, config=config)
+    stored = {name: to_host(weight) for name, weight in stored_weights(twin).items()}
+    return Rounded(stored, ops.convert_to_numpy(ops.cast(base_value(twin), "float32")))
+
+
+def rounded_again(layer: keras.layers.Layer, kernel: Any) -> Rounded:
+    """A kernel as a layer that is quantized stores it."""
+    return rounded(layer, kernel, str(mode_of(layer)), _config_of(layer))
+
+
+def _config_of(layer: keras.layers.Layer) -> Any:
+    """How a layer was quantized; one that was made so from a policy knows no configuration."""
+    if layer.quantization_config is not None or mode_of(layer) != "int4":
+        return layer.quantization_config
+    groups = stored_weights(layer).get("g_idx")
+    block = None if groups is None else int(np.sum(ops.convert_to_numpy(groups) == 0))
+    return Int4QuantizationConfig(block_size=block)
+
+
+def _float_twin(layer: Any) -> Any:
+    """A built layer with a kernel of the same shape and meaning, and nothing else."""
+    dtype = float_policy(layer)
+    if isinstance(layer, keras.layers.EinsumDense):
+        twin = keras.layers.EinsumDense(layer.equation, layer.partial_output_shape, dtype=dtype)
+    else:
+        twin = keras.layers.Dense(layer.units, use_bias=False, dtype=dtype)
+    twin.build_from_config(layer.get_build_config())
+    return twin

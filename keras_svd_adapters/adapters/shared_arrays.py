@@ -1,0 +1,107 @@
+"""The frozen arrays that all kernels of a model share, as VeRA's random pair."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+from keras import ops
+
+from keras_svd_adapters.adapters.stored_arrays import StoredArrays
+from keras_svd_adapters.methods.contract import Array
+from keras_svd_adapters.methods.method import Method
+from keras_svd_adapters.runtime.host_values import to_numpy
+
+Shapes = dict[str, tuple[int, ...]]
+
+
+class SharedArrays(StoredArrays):
+    """Holds them once for a model; every adapter that reads them has it as a child.
+
+    Args:
+        method: The `Method` whose arrays they are.
+        shapes: Their shapes, which hold the part of every kernel.
+        values: Their values; without, they wait for weights to be loaded.
+        dtype: Their dtype.
+    """
+
+    def __init__(
+        self,
+        method: Method,
+        shapes: Shapes,
+        values: dict[str, np.ndarray] | None = None,
+        dtype: Any = None,
+    ):
+        super().__init__(dtype=dtype, name=f"shared_{method.name}")
+        self.method = method
+        self.shapes = shapes
+        self.has_values = values is not None
+        self.mark = b""
+        for name, shape in shapes.items():
+            self.add_array(name, shape, self.compute_dtype, 0 if values is None else values[name])
+        self.built = True
+        if self.has_values:
+            self.mark = self.digest()
+
+    def array_names(self) -> Iterable[str]:
+        return self.shapes
+
+    def part(self, name: str, shape: tuple[int, ...]) -> Any:
+        """The leading part of an array, as a kernel reads it."""
+        whole = ops.convert_to_tensor(getattr(self, name))
+        return whole if tuple(whole.shape) == shape else whole[tuple(map(slice, shape))]
+
+    def digest(self) -> bytes:
+        """A hash of the values, by which an adapter knows the arrays it was trained with."""
+        sha256 = hashlib.sha256()
+        for variable in self.arrays.values():
+            sha256.update(np.ascontiguousarray(to_numpy(variable)).tobytes())
+        return sha256.digest()
+
+    def load_own_variables(self, store: Any) -> None:
+        if store.keys() or not self.has_values:
+            for name, variable in self.arrays.items():
+                variable.assign(store[name])
+            self.has_values = True
+            self.mark = self.digest()
+
+
+def covering_shapes(arrays: list[dict[str, Array]]) -> Shapes:
+    """Shapes that hold what each of several kernels reads of the shared arrays."""
+    shapes: Shapes = {}
+    for declared in arrays:
+        for name, array in declared.items():
+            if array.shared:
+                known = shapes.get(name, array.shape)
+                shapes[name] = tuple(map(max, known, array.shape))
+    return shapes
+
+
+def check_agreement(methods: list[Method]) -> None:
+    """Raises where methods that would share arrays differ in what those depend on."""
+    first: dict[str, Method] = {}
+    for method in methods:
+        if not method.shared_by:
+            continue
+        other = first.setdefault(method.name, method)
+        for field in method.shared_by:
+            ours, theirs = getattr(method, field), getattr(other, field)
+            if ours != theirs:
+                raise ValueError(
+                    f"All {type(method).__name__} adapters of a model share the same random "
+                    f"arrays, so their `{field}` must agree: use `{field}={theirs!r}`, or take "
+                    f"the other adapter off. Received: {field}={ours!r} beside {other}"
+                )
+
+
+def check_room(shared: SharedArrays, shapes: Shapes) -> None:
+    """Raises where a kernel would read more of the shared arrays than there is."""
+    for name, shape in shapes.items():
+        if any(need > have for need, have in zip(shape, shared.shapes[name], strict=True)):
+            raise ValueError(
+                f"`{name}`, which all {shared.method.name} adapters of this model share, was made "
+                f"for smaller kernels: {shared.shapes[name]}. Adapt the larger kernels first, or "
+                f"leave them out with `exclude`. Received: kernels that need {shape}"
+            )

@@ -1,0 +1,1 @@
+"""Adapter files, HF PEFT directories and KerasHub presets."""

@@ -1,0 +1,147 @@
+"""The adapter archive: bytes in, checked contents out. Nothing in it is executed.
+
+A zip in the layout of Keras: `metadata.json` (format version, checksums), `config.json` (plain
+data) and `adapter.safetensors` (values). Checksums are verified before anything is parsed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import zipfile
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import keras
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
+
+from keras_svd_adapters.runtime.atomic_files import written_at_once
+from keras_svd_adapters.runtime.processes import from_process
+from keras_svd_adapters.runtime.warnings import warn
+
+FORMAT = "keras_svd_adapters"
+FORMAT_VERSION = 1
+CONFIG, VALUES, METADATA = "config.json", "adapter.safetensors", "metadata.json"
+MEMBERS = {CONFIG, VALUES, METADATA}
+MAX_TEXT_BYTES = 16 * 2**20
+
+
+class AdapterFileError(ValueError):
+    """A file that is not an adapter file, is damaged, or does not fit."""
+
+
+class Contents(NamedTuple):
+    """What an adapter archive holds."""
+
+    config: dict[str, Any]
+    values: dict[str, np.ndarray]
+
+
+def write_archive(path: str | os.PathLike[str], contents: Contents) -> None:
+    """Writes an archive in one step: the old file or the new one, never half of one."""
+    config = json.dumps(contents.config, indent=1, sort_keys=True).encode()
+    values = save({k: np.ascontiguousarray(v) for k, v in sorted(contents.values.items())})
+    metadata = {
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "keras_version": keras.__version__,
+        "sha256": {CONFIG: _sha256(config), VALUES: _sha256(values)},
+    }
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        _add(archive, METADATA, json.dumps(metadata, indent=1, sort_keys=True).encode())
+        _add(archive, CONFIG, config)
+        _add(archive, VALUES, values, zipfile.ZIP_STORED)
+    from_process(0, lambda: _write(Path(path), buffer.getvalue()))
+
+
+def _write(path: Path, data: bytes) -> None:
+    with written_at_once(path) as temporary:
+        temporary.write_bytes(data)
+
+
+def _add(archive: zipfile.ZipFile, name: str, data: bytes, how: int = zipfile.ZIP_DEFLATED) -> None:
+    archive.writestr(zipfile.ZipInfo(name), data, compress_type=how)
+
+
+def read_archive(path: str | os.PathLike[str]) -> Contents:
+    """Reads and checks an archive.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        AdapterFileError: If it is not an adapter file, is damaged, or is of a
+            newer format.
+    """
+    if not isinstance(path, (str, os.PathLike)):
+        raise AdapterFileError(f"`filepath` is the path of an adapter file. Received: {path!r}")
+    try:
+        data = from_process(0, Path(path).read_bytes)
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            names = archive.namelist()
+            metadata = json.loads(_member(archive, METADATA, MAX_TEXT_BYTES, path))
+            _check_metadata(metadata, names, path)
+            config = _member(archive, CONFIG, MAX_TEXT_BYTES, path)
+            values = _member(archive, VALUES, len(data), path)
+        for name, data in ((CONFIG, config), (VALUES, values)):
+            if _sha256(data) != metadata["sha256"].get(name):
+                raise _damaged(path, f"the checksum of {name} is wrong")
+        return Contents(json.loads(config)["config"], load(values))
+    except (AdapterFileError, FileNotFoundError, IsADirectoryError, PermissionError):
+        raise
+    except zipfile.BadZipFile as error:
+        raise _damaged(path, f"it is not a complete zip archive ({error})") from None
+    except (SafetensorError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise _damaged(path, f"{type(error).__name__}: {error}") from None
+    except Exception as error:  # zlib, struct, recursion, unsupported compression and the like
+        raise _damaged(path, f"{type(error).__name__}: {error}") from None
+
+
+def warn_of_nan(values: dict[str, np.ndarray], path: Any) -> None:
+    """Warns where values are of no use."""
+    if broken := [key for key, value in values.items() if not np.isfinite(value).all()]:
+        warn(
+            "The adapter has NaN or infinite values, in its file as well. "
+            f"Received: {str(path)!r}, {broken[0]}"
+        )
+
+
+def _member(archive: zipfile.ZipFile, name: str, limit: int, path: Any) -> bytes:
+    if name not in archive.namelist():
+        raise AdapterFileError(
+            f"This is not an adapter file: it has no {name}. A whole model is loaded by "
+            f"`keras.saving.load_model`. Received: {str(path)!r}"
+        )
+    if archive.getinfo(name).file_size > limit:
+        raise _damaged(path, f"{name} claims more than {limit} bytes")
+    return archive.read(name)
+
+
+def _check_metadata(metadata: Any, names: list[str], path: Any) -> None:
+    if not isinstance(metadata, dict) or metadata.get("format") != FORMAT:
+        raise AdapterFileError(
+            "This is not an adapter file of keras_svd_adapters. A whole model is loaded by "
+            f"`keras.saving.load_model`. Received: {str(path)!r}"
+        )
+    version = metadata.get("format_version")
+    if type(version) is not int or not 1 <= version <= FORMAT_VERSION:
+        raise AdapterFileError(
+            f"The file has format version {version!r}, and this package reads up to "
+            f"{FORMAT_VERSION}: `pip install --upgrade keras-svd-adapters`. "
+            f"Received: {str(path)!r}"
+        )
+    if set(names) != MEMBERS or len(names) != len(MEMBERS):
+        raise _damaged(path, f"it should hold {sorted(MEMBERS)} and holds {sorted(names)}")
+
+
+def _damaged(path: Any, why: str) -> AdapterFileError:
+    return AdapterFileError(
+        f"The adapter file is damaged: {why}. Fetch or save it again. Received: {str(path)!r}"
+    )
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()

@@ -1,0 +1,186 @@
+"""Loading an adapter file onto a model, which is touched only when all of it fits."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from functools import partial
+
+import keras
+
+from keras_svd_adapters.adapters.adapter import Adapter
+from keras_svd_adapters.adapters.attachment import activate
+from keras_svd_adapters.adapters.carried import adapters_of
+from keras_svd_adapters.files.archive import AdapterFileError, Contents, read_archive, warn_of_nan
+from keras_svd_adapters.files.matching import Path, fit_sites
+from keras_svd_adapters.files.matching_values import check_factors, fit_shared, fit_weights
+from keras_svd_adapters.kernels.layout_map import Layouts, Shapes, check_layouts, override
+from keras_svd_adapters.kernels.svd.service import SVDService
+from keras_svd_adapters.methods.method import Method
+from keras_svd_adapters.models.assignment import Chosen, check_methods, check_name
+from keras_svd_adapters.models.attaching import (
+    Starter,
+    arrays_of_all,
+    attach_all,
+    paths_of,
+    start_adapter,
+    undone_on_failure,
+)
+from keras_svd_adapters.models.decompositions import Found
+from keras_svd_adapters.models.named_adapters import require_values
+from keras_svd_adapters.models.refresh import finish
+from keras_svd_adapters.models.sites.search import adapted_sites
+from keras_svd_adapters.models.sites.site import Site
+from keras_svd_adapters.models.state.array_sharing import Shared
+from keras_svd_adapters.models.status import Status, status
+from keras_svd_adapters.models.switching import active_as_before_on_failure
+from keras_svd_adapters.runtime.host_values import as_before_on_failure
+from keras_svd_adapters.runtime.progress import tell
+
+
+def load_adapter(
+    model: keras.layers.Layer,
+    filepath: Path,
+    name: str = "default",
+    strict: bool = True,
+    verbose: int | str = "auto",
+    cache: bool = True,
+    cache_dir: str | os.PathLike[str] | None = None,
+    svd_device: str = "cpu",
+    layout: Layouts | None = None,
+) -> Status:
+    """Loads an adapter onto the model that it was trained on.
+
+    A model without an adapter of this name is adapted first. Everything is
+    checked before the model is touched. On the same base in another precision
+    it loads, with a warning that tells how far apart the kernels are.
+
+    Args:
+        model: The base model, adapted or not.
+        filepath: A file of `save_adapter`, from any backend.
+        name: The name that the adapter gets.
+        strict: Whether a layer or weight that the model lacks, or a kernel
+            with other values, is an error; else a warning, and what fits is
+            loaded.
+        verbose: As in `enable`.
+        cache: As in `enable`.
+        cache_dir: As in `enable`.
+        svd_device: As when the adapter was made, unless its file has its basis.
+        layout: As in `enable`; the file knows of none.
+
+    Returns:
+        A `Status` of the model.
+
+    Raises:
+        AdapterFileError: If the file is damaged, newer, or of another model.
+            The model is left as it was.
+    """
+    check_name(name)
+    service = SVDService(cache, cache_dir, svd_device)
+    service.check()
+    contents = read_archive(filepath)
+    require_values(model, f"to load {str(filepath)!r}")
+    try:
+        chosen = fit_sites(model, contents, filepath, strict)
+        shared = fit_shared(model, chosen, contents, filepath)
+        sites = [site for site, _ in chosen]
+        layouts = check_layouts(layout, partial(_paths, model, chosen, name))
+        weights = fit_weights(model, contents, filepath, strict, name, sites)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise AdapterFileError(
+            f"The adapter file is not well formed: {error!r}. Received: {str(filepath)!r}"
+        ) from None
+    warn_of_nan(contents.values, filepath)
+    replaced = [
+        variable
+        for site in adapted_sites(model, name)
+        for array, variable in adapters_of(site.layer)[name].arrays.items()
+        if f"sites/{site.key}/{array}" in contents.values
+    ]
+    with as_before_on_failure([*weights.values(), *replaced]):
+        for key, weight in weights.items():
+            weight.assign(contents.values[f"train/{key}"])
+        if adapted_sites(model, name):
+            _assign(model, chosen, contents, name, filepath)
+            override(layouts, arrays_of_all(sites, name))
+            with active_as_before_on_failure(model):
+                for site, _ in chosen:
+                    activate(site.layer, name)
+                finish(model, name, list(weights.values()))
+        else:
+            check_methods(chosen, name)
+            with undone_on_failure(model, chosen, name):
+                start = _starter(contents, filepath, name)
+                attach_all(chosen, name, verbose, shared, start, _needs_svd(contents), service)
+                override(layouts, arrays_of_all(sites, name))
+                finish(model, name, list(weights.values()))
+    unexpected = len(contents.config["sites"]) - len(chosen)
+    lacking = len(contents.config["train"]) - len(weights)
+    tell(
+        f"{os.path.basename(filepath)}: {len(chosen)} layers matched, 0 missing, {unexpected} "
+        f"unexpected; {len(weights)} weights besides matched, {lacking} unexpected",
+        verbose,
+    )
+    return status(model)
+
+
+def _paths(model: keras.layers.Layer, chosen: Chosen, name: str) -> Shapes:
+    if not (sites := adapted_sites(model, name)):
+        return paths_of(chosen, name)
+    return {variable.path: tuple(variable.shape) for variable in arrays_of_all(sites, name)}
+
+
+def _starter(contents: Contents, filepath: Path, name: str) -> Starter:
+    """Makes adapters that start at the values of the file."""
+
+    def start(site: Site, method: Method, shared: Shared, found: Found) -> Adapter:
+        if _has_factors(site, contents):
+            return _whole_adapter(site, method, shared, contents, name)
+        adapter = start_adapter(site, method, shared, found, name)
+        check_factors(site, adapter, contents, filepath)
+        _take(site, adapter, contents)
+        return adapter
+
+    return start
+
+
+def _has_factors(site: Site, contents: Contents) -> bool:
+    return contents.config["sites"][site.key].get("form") is not None
+
+
+def _needs_svd(contents: Contents) -> Callable[[Site, Method], bool]:
+    return lambda site, method: method.needs_svd and not _has_factors(site, contents)
+
+
+def _whole_adapter(
+    site: Site, method: Method, shared: Shared, contents: Contents, name: str
+) -> Adapter:
+    """An adapter with the factors of the file."""
+    form = contents.config["sites"][site.key]["form"]
+    adapter = site.new_adapter(method, form, name, {}, shared.get(method.name))
+    _take(site, adapter, contents)
+    return adapter
+
+
+def _take(site: Site, adapter: Adapter, contents: Contents) -> None:
+    for name, variable in adapter.arrays.items():
+        if (value := contents.values.get(f"sites/{site.key}/{name}")) is not None:
+            variable.assign(value)
+
+
+def _assign(
+    model: keras.layers.Layer, chosen: Chosen, contents: Contents, name: str, filepath: Path
+) -> None:
+    """Puts the values of a file into adapters that are there already."""
+    ours = {site.key: adapters_of(site.layer)[name] for site in adapted_sites(model, name)}
+    theirs = {site.key: method for site, method in chosen}
+    if {key: adapter.method for key, adapter in ours.items()} != theirs:
+        raise AdapterFileError(
+            "The model has an adapter of this name with other layers or another method. Load "
+            "under another `name=`, or `delete_adapter` first. "
+            f"Received: {str(filepath)!r}, name={name!r}"
+        )
+    for site, _ in chosen:
+        check_factors(site, ours[site.key], contents, filepath)
+    for site, _ in chosen:
+        _take(site, ours[site.key], contents)

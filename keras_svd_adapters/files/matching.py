@@ -1,0 +1,150 @@
+"""Whether an adapter file fits a model, checked before the model is touched."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_svd_adapters.files.archive import AdapterFileError, Contents
+from keras_svd_adapters.files.fingerprints import distance, kernel_fingerprint, kernel_sample
+from keras_svd_adapters.methods.method import Method
+from keras_svd_adapters.models.sites.search import find_sites
+from keras_svd_adapters.models.sites.site import Site
+from keras_svd_adapters.runtime.warnings import warn
+
+Path = str | os.PathLike[str]
+SAME_BASE, SAME_BASE_INT4, SHOWN = 0.05, 0.2, 3
+ANOTHER_BASE = "Load the base model that it was trained on"
+NEWER = "`pip install --upgrade keras-svd-adapters`, or import the module that defines the method"
+DAMAGED = "Fetch or save it again"
+TAKE_OFF = "Take those off with `delete_adapter` first"
+
+
+def fit_sites(
+    model: keras.layers.Layer, contents: Contents, filepath: Path, strict: bool = True
+) -> list[tuple[Site, Method]]:
+    """The sites and methods of a file, if they fit the model and its kernels.
+
+    Where not all do, it raises, or warns and returns those that do if not `strict`.
+    """
+    by_key = {site.key: site for site in find_sites(model)}
+    chosen: list[tuple[Site, Method]] = []
+    problems: list[str] = []
+    dtypes: list[tuple[str, str, float]] = []
+    for key, told in contents.config["sites"].items():
+        if why := _obstacle(by_key, key, told):
+            problems.append(why)
+            continue
+        site, method = by_key[key], _method(told, filepath)
+        if why := _other_values(site, told, contents, dtypes):
+            problems.append(why)
+        _check_values(site, method, contents, filepath)
+        chosen.append((site, method))
+    if problems and (strict or not chosen):
+        raise _unfit(filepath, _summary(problems, contents))
+    if problems:
+        _warn_of(_summary(problems, contents), filepath)
+    if dtypes:
+        theirs, ours, far = max(dtypes, key=lambda told: told[2])
+        _warn_of(
+            f"It was trained on {theirs} kernels and these are {ours}, {far:.1e} of their norm "
+            "apart at the most, so outputs will differ as well",
+            filepath,
+        )
+    if not chosen:
+        raise _unfit(filepath, "it adapts no layer")
+    return chosen
+
+
+def _obstacle(by_key: dict[str, Site], key: str, told: dict[str, Any]) -> str | None:
+    """Why the adapter of a layer cannot be attached to this model."""
+    if key not in by_key:
+        near = difflib.get_close_matches(key, by_key, n=1)
+        return (
+            f"it adapts `{key}`, which this model lacks, or has only after `register_kernels`; "
+            f"nearest: {near}"
+        )
+    site = by_key[key]
+    if why := site.obstacle(tied=True):
+        return f"`{site.path}` cannot be adapted: {why}"
+    ours, theirs = list(site.view.matrix_shape), told["kernel"]["shape"]
+    return None if ours == theirs else f"the kernel of `{site.path}` was {theirs} and is {ours}"
+
+
+def _other_values(
+    site: Site, told: dict[str, Any], contents: Contents, dtypes: list[tuple[str, str, float]]
+) -> str | None:
+    """Why a kernel is not the one of the file; notes one that differs by its dtype alone."""
+    theirs, matrix = told["kernel"], site.matrix()
+    ours = kernel_fingerprint(matrix, site.dtype, full="sha256_of_all" in theirs)
+    if ours == theirs:
+        return None
+    if ours["dtype"] != theirs["dtype"]:
+        sample = contents.values[f"sites/{site.key}/sample_K"]
+        far = distance(kernel_sample(matrix), sample)
+        rough = "int4" in (ours["dtype"], theirs["dtype"])
+        if far <= (SAME_BASE_INT4 if rough else SAME_BASE):
+            dtypes.append((theirs["dtype"], ours["dtype"], far))
+            return None
+    return f"the kernel of `{site.path}` has other values"
+
+
+def _summary(problems: list[str], contents: Contents) -> str:
+    count = len(contents.config["sites"])
+    return f"{count - len(problems)} of its {count} layers match. " + "; ".join(
+        problems[:SHOWN] + ["..."] * (len(problems) > SHOWN)
+    )
+
+
+def _warn_of(what: str, filepath: Path) -> None:
+    warn(f"{what}. Received: {str(filepath)!r}")
+
+
+def _method(told: dict[str, Any], filepath: Path) -> Method:
+    known = Method.registry.get(told["method"])
+    if known is None:
+        raise _unfit(
+            filepath,
+            f"its method {told['method']!r} is not one of {', '.join(sorted(Method.registry))}",
+            NEWER,
+        )
+    try:
+        return known.from_config(told["config"])
+    except (TypeError, ValueError) as error:
+        why = f"its method has hyperparameters unknown here: {error}"
+        raise _unfit(filepath, why, NEWER) from None
+
+
+def _check_values(site: Site, method: Method, contents: Contents, filepath: Path) -> None:
+    """Raises where the arrays of a site are not as its method declares them."""
+    form = contents.config["sites"][site.key].get("form")
+    if form is not None and form not in method.forms:
+        raise _unfit(filepath, f"`{site.path}` has the unknown form {form!r}", NEWER)
+    for name, array in site.arrays(method, form).items():
+        if (array.in_file or form is not None) and not array.shared:
+            value = contents.values[f"sites/{site.key}/{name}"]
+            dtype = "float32" if array.dtype == "compute" else array.dtype
+            wide = array.dtype == "compute" and value.dtype == "float64"
+            if value.shape != array.shape or (value.dtype != np.dtype(dtype) and not wide):
+                raise _unfit(
+                    filepath,
+                    f"`{name}` of `{site.path}` is {value.dtype} {value.shape}, not "
+                    f"{dtype} {array.shape}",
+                    DAMAGED,
+                )
+            if (
+                name == "pairs"
+                and not ((value >= 0) & (value < min(site.view.m, site.view.n))).all()
+            ):
+                why = f"`pairs` of `{site.path}` lie outside the matrix"
+                raise _unfit(filepath, why, DAMAGED)
+
+
+def _unfit(filepath: Path, why: str, instead: str = ANOTHER_BASE) -> AdapterFileError:
+    return AdapterFileError(
+        f"The adapter does not fit this model: {why}. {instead}. Received: {str(filepath)!r}"
+    )

@@ -1,0 +1,122 @@
+"""Saved arrays against those of a model."""
+
+from __future__ import annotations
+
+import keras
+import numpy as np
+
+from keras_svd_adapters.adapters.adapter import Adapter
+from keras_svd_adapters.adapters.shared_arrays import Shapes, covering_shapes
+from keras_svd_adapters.files.archive import AdapterFileError, Contents
+from keras_svd_adapters.files.fingerprints import factor_sample, has_equal_values, same_factor
+from keras_svd_adapters.files.matching import ANOTHER_BASE, TAKE_OFF, Path, _unfit, _warn_of
+from keras_svd_adapters.methods.method import Method
+from keras_svd_adapters.models.sites.search import find_sites
+from keras_svd_adapters.models.sites.site import Site
+from keras_svd_adapters.models.state.array_sharing import Shared, Values, same_values, share
+from keras_svd_adapters.models.state.trained_weights import check_weights, own_weights
+from keras_svd_adapters.runtime.host_values import to_numpy
+
+
+def fit_shared(
+    model: keras.layers.Layer,
+    chosen: list[tuple[Site, Method]],
+    contents: Contents,
+    filepath: Path,
+) -> Shared:
+    """The arrays that the adapters of a file share: the model's own, if they are the same."""
+    methods = {method.name: method for _, method in chosen}
+    values: Values = {}
+    for name, told in contents.config.get("shared", {}).items():
+        shapes = {array: tuple(shape) for array, shape in told.items()}
+        stored = {array: f"shared/{name}/{array}" for array in shapes}
+        _check_size(model, methods[name], shapes, filepath)
+        if contents.values.keys() >= set(stored.values()):
+            values[name] = {array: contents.values[key] for array, key in stored.items()}
+        else:
+            values[name] = methods[name].start_shared(shapes)
+    try:
+        found = share(model, chosen, values)
+    except ValueError as error:
+        why = f"its shared arrays disagree with those of the adapters on the model: {error}"
+        raise _unfit(filepath, why, TAKE_OFF) from None
+    for name, shared in found.items():
+        if name in values and not same_values(shared, values[name]):
+            raise _unfit(
+                filepath,
+                f"its {name} adapters share other random arrays than those that are on the model",
+                TAKE_OFF,
+            )
+    return found
+
+
+def _check_size(model: keras.layers.Layer, method: Method, shapes: Shapes, filepath: Path) -> None:
+    """Raises where shared arrays are larger than all kernels of the model together need."""
+    views = [site.view for site in find_sites(model) if site.obstacle(tied=True) is None]
+    needed = covering_shapes([method.arrays(v.m, v.n, method.form(v.m, v.n)) for v in views])
+    for array, shape in shapes.items():
+        most = needed.get(array, ())
+        if len(shape) != len(most) or any(a > b for a, b in zip(shape, most, strict=True)):
+            raise _unfit(
+                filepath, f"its shared `{array}` is {shape}, and this model has room for {most}"
+            )
+
+
+def fit_weights(
+    model: keras.layers.Layer,
+    contents: Contents,
+    filepath: Path,
+    strict: bool,
+    name: str,
+    sites: list[Site],
+) -> dict[str, keras.Variable]:
+    """The other trained weights of a file, if the model has them and nothing else trains them."""
+    weights = {key: weight for key, _, weight in own_weights(model)}
+    found: dict[str, keras.Variable] = {}
+    for key in contents.config["train"]:
+        shape = contents.values[f"train/{key}"].shape
+        if key in weights and tuple(weights[key].shape) == shape:
+            found[key] = weights[key]
+        elif strict:
+            why = f"it trained `{key}` {shape}, which this model lacks"
+            raise _unfit(filepath, why, f"{ANOTHER_BASE}, or the rest with `strict=False`")
+        else:
+            _warn_of(f"It trained `{key}` {shape}, which this model lacks", filepath)
+    try:
+        check_weights(model, list(found.values()), f"file {str(filepath)!r}", name, sites)
+    except ValueError as error:
+        raise AdapterFileError(f"The file trained weights besides. {error}") from None
+    return found
+
+
+def check_factors(site: Site, adapter: Adapter, contents: Contents, filepath: Path) -> None:
+    """Raises where the singular vectors here are not those of the file."""
+    dtype = contents.config["sites"][site.key]["kernel"]["dtype"]
+    for name, ours in factor_samples(adapter).items():
+        theirs = contents.values.get(f"sites/{site.key}/{name}")
+        if theirs is not None and not same_factor(ours, theirs, adapter.compute_dtype):
+            why = "equal or nearly equal singular values, or another `svd_device`"
+            if dtype != site.dtype:
+                why = f"it was trained on {dtype} kernels and these are {site.dtype}"
+            raise _unfit(
+                filepath,
+                f"the singular vectors of `{site.path}` come out differently here ({why}), so "
+                "that its values would mean something else",
+                "Load the base as it was trained on, or save the adapter there again with "
+                "`include_basis=True`, which puts the vectors into the file",
+            )
+
+
+def factor_samples(adapter: Adapter) -> dict[str, np.ndarray]:
+    """Marks of the factors, where the trained values depend on which they are."""
+    arrays = adapter.arrays
+    if "s" not in arrays:
+        return {}
+    if not (adapter.method.basis_matters or has_equal_values(to_numpy(arrays["s"]))):
+        return {}
+    samples = {}
+    if "U" in arrays:
+        samples["sample_U"] = factor_sample(to_numpy(arrays["U"]))
+    if "Vt" in arrays:
+        samples["sample_Vt"] = factor_sample(to_numpy(arrays["Vt"]).swapaxes(-1, -2))
+    return samples

@@ -1,0 +1,1 @@
+"""Adapters to HF PEFT directories and back."""

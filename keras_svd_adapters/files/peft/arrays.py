@@ -1,0 +1,85 @@
+"""The arrays of one kernel's adapter as PEFT has them, and back: PEFT holds the transposes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+
+from keras_svd_adapters.adapters.carried import adapters_of
+from keras_svd_adapters.kernels.low_rank_factors import relative_error, truncate
+from keras_svd_adapters.merging.kernel_updates import changes_of, exact_factors
+from keras_svd_adapters.methods.low_rank.lora import LoRA
+from keras_svd_adapters.methods.method import Method
+from keras_svd_adapters.models.sites.site import Site
+
+PREFIX = "base_model.model."
+VERA_A, VERA_B = "base_model.vera_A", "base_model.vera_B"
+LORA_A, LORA_B, MAGNITUDE = "lora_A.weight", "lora_B.weight", "lora_magnitude_vector"
+EMBEDDING_A, EMBEDDING_B = "lora_embedding_A", "lora_embedding_B"
+LAMBDA_D, LAMBDA_B = "vera_lambda_d", "vera_lambda_b"
+ARRAYS = (LORA_A, LORA_B, MAGNITUDE, EMBEDDING_A, EMBEDDING_B, LAMBDA_D, LAMBDA_B)
+OURS = {LORA_A: "lora_a", LORA_B: "lora_b", EMBEDDING_A: "lora_a", EMBEDDING_B: "lora_b"} | {
+    MAGNITUDE: "magnitude",
+    LAMBDA_D: "lambda_d",
+    LAMBDA_B: "lambda_b",
+}
+
+
+@dataclass(frozen=True)
+class Piece:
+    """What a PEFT directory holds of one kernel.
+
+    Args:
+        method: A method that PEFT has.
+        tensors: Its arrays, under their names in PEFT.
+        error: How far its change of the kernel is from the adapter's, relative to that.
+    """
+
+    method: Method
+    tensors: dict[str, np.ndarray]
+    error: float = 0.0
+
+
+def as_it_is(site: Site, name: str) -> Piece:
+    """The piece of a method that PEFT has too."""
+    adapter = adapters_of(site.layer)[name]
+    return Piece(adapter.method, _theirs(site, adapter.numpy_values()[0]))
+
+
+def as_lora(site: Site, name: str, rank: int | None, energy: float | None) -> Piece:
+    """The piece of a LoRA that computes the same, or of the nearest one."""
+    (change,) = changes_of(site, name)
+    if rank is None and energy is None:
+        ((A, B),) = exact_factors(site, name)
+    else:
+        A, B = truncate(change, rank, energy)
+    A, B = A.astype("float32"), B.astype("float32")
+    error = relative_error(A.astype("float64") @ B, change)
+    tensors = _theirs(site, SimpleNamespace(lora_a=A, lora_b=B))
+    return Piece(LoRA(rank=A.shape[1]), tensors, error)
+
+
+def _theirs(site: Site, values: SimpleNamespace) -> dict[str, np.ndarray]:
+    return _named(site, {ours: value.T for ours, value in vars(values).items()})
+
+
+def _named(site: Site, arrays: dict[str, Any]) -> dict[str, Any]:
+    """What is given for our arrays, under their names in PEFT; for others nothing."""
+    left_out = (LORA_A, LORA_B) if site.host.looks_up else (EMBEDDING_A, EMBEDDING_B)
+    names = {ours: theirs for theirs, ours in OURS.items() if theirs not in left_out}
+    return {names[ours]: value for ours, value in arrays.items() if ours in names}
+
+
+def values_of(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The arrays of a kernel's adapter, from those in PEFT."""
+    return {OURS[theirs]: value.T for theirs, value in tensors.items()}
+
+
+def arrays_of(site: Site, method: Method) -> dict[str, tuple[int, ...]]:
+    """The arrays in PEFT of a method for a kernel, with their shapes."""
+    arrays = site.arrays(method)
+    shapes = {ours: array.shape[::-1] for ours, array in arrays.items() if array.trainable}
+    return _named(site, shapes)

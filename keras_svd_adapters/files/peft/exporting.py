@@ -1,0 +1,157 @@
+"""From an adapter to a PEFT directory, which transformers and serving engines read."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+import keras
+import numpy as np
+
+from keras_svd_adapters.adapters.carried import adapters_of
+from keras_svd_adapters.files.peft.arrays import PREFIX, VERA_A, VERA_B, as_it_is, as_lora
+from keras_svd_adapters.files.peft.directory import PeftContents, check_directory, write_peft
+from keras_svd_adapters.files.peft.heads import modules_to_save
+from keras_svd_adapters.files.peft.modules import Modules, Names, name_modules
+from keras_svd_adapters.files.peft.settings import settings_of
+from keras_svd_adapters.kernels.low_rank_factors import check_size
+from keras_svd_adapters.merging.approximation import ApproximateKernel, Approximation
+from keras_svd_adapters.methods.low_rank.dora import DoRA
+from keras_svd_adapters.methods.low_rank.lora import LoRA
+from keras_svd_adapters.methods.shared.vera import VeRA
+from keras_svd_adapters.models.named_adapters import only_adapter, require_adapter, require_values
+from keras_svd_adapters.models.sites.site import Site
+from keras_svd_adapters.models.state.array_sharing import only_shared
+from keras_svd_adapters.runtime.host_values import to_numpy
+
+OWN = (LoRA, DoRA, VeRA)  # those that PEFT has as they are
+
+
+def export_peft(
+    model: keras.layers.Layer,
+    directory: str | os.PathLike[str],
+    name: str | None = None,
+    rank: int | None = None,
+    energy: float | None = None,
+    base_model: str | None = None,
+    modules: Modules | None = None,
+    prefix: str | None = None,
+    strict: bool = True,
+) -> Approximation:
+    """Writes an adapter as a directory that HF PEFT reads, and serving engines with it.
+
+    LoRA, rsLoRA, DoRA and VeRA are there as they are; PiSSA, MiLoRA, LoRA-XS
+    and TokenRows as the LoRA that computes the same; any method, where `rank` or `energy` is
+    given, as the nearest LoRA. The names of the modules are known for KerasHub's
+    Llama, Mistral, Qwen, Gemma, BERT, RoBERTa, DistilBERT and ViT. A head of a
+    KerasHub classifier that trained goes into `modules_to_save`.
+
+    Args:
+        model: An adapted KerasHub backbone or task, or any adapted model.
+        directory: Where to; it is made if it is not there.
+        name: Name of the adapter, if there are several.
+        rank: Rank of a nearest LoRA, if it need not be exact.
+        energy: Share of the sum of squares of each kernel's change that it must
+            hold, such as 0.99, instead of `rank`.
+        base_model: What the configuration names as the base, such as
+            `"google/gemma-3-270m"`.
+        modules: The transformers module of kernels whose names are not known, from
+            a path with `{}` for numbers, such as
+            `{"block_{}/query": "encoder.layer.{}.attention.self.query"}`.
+        prefix: Name of the bare model within the transformers model that will
+            carry the adapter; by default `"model"` for language models, that of
+            the classifier where the model is one, and else none.
+        strict: Whether what the directory cannot hold, such as biases that
+            trained, is an error; else a warning.
+
+    Returns:
+        An `Approximation`, with the error for each kernel; print it.
+
+    Raises:
+        ValueError: If a kernel has no known module, or no LoRA is exactly the
+            adapter and no `rank` or `energy` is given. Nothing is written.
+
+    Example:
+
+    >>> import keras, keras_svd_adapters as ksa
+    >>> model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(6), keras.layers.Dense(2)])
+    >>> model.layers[0].name = "up"
+    >>> _ = ksa.enable(model, ksa.LoRA(rank=2), targets="up")
+    >>> ksa.export_peft(model, "lora", modules={"up": "mlp.up_proj"}).error < 1e-6
+    True
+    """
+    check_size(rank, energy)
+    check_directory(directory)
+    name = name or only_adapter(model)
+    sites = require_adapter(model, name)
+    require_values(model, f"export_peft of {name!r}")
+    names = name_modules(model, modules, prefix)
+    for site in sites:
+        _check(site, name, names)
+    saved = modules_to_save(model, name, names, strict)
+    if _as_they_are(sites, name) and rank is None and energy is None:
+        pieces = [as_it_is(site, name) for site in sites]
+    else:
+        pieces = [as_lora(site, name, rank, energy) for site in sites]
+    found = {names.modules[site.key]: piece for site, piece in zip(sites, pieces, strict=True)}
+    config = {
+        "base_model_name_or_path": base_model,
+        "task_type": names.task_with(saved.modules),
+        "target_modules": list(found),
+        "modules_to_save": saved.modules or None,
+        "inference_mode": True,
+        "bias": "none",
+    }
+    tensors = {
+        f"{PREFIX}{module}.{array}": value
+        for module, piece in found.items()
+        for array, value in piece.tensors.items()
+    }
+    if isinstance(pieces[0].method, VeRA):
+        tensors |= _projections(sites, name)
+    settings = settings_of({module: piece.method for module, piece in found.items()})
+    write_peft(directory, PeftContents(config | settings, tensors | saved.tensors))
+    kernels = (
+        ApproximateKernel(site.path, str(piece.method), piece.error)
+        for site, piece in zip(sites, pieces, strict=True)
+    )
+    return Approximation(name, tuple(kernels), repr(name), f"{os.fspath(directory)!r} is written")
+
+
+def _check(site: Site, name: str, names: Names) -> None:
+    method = adapters_of(site.layer)[name].method
+    received = f"Received: {method} on `{site.path}`"
+    if site.key not in names.modules:
+        raise ValueError(
+            "The transformers module of an adapted kernel is not known. Name it by `modules=`, "
+            f"or adapt without it by `exclude`. {received}"
+        )
+    if site.view.count is not None or not site.host.lays_out or not site.host.called:
+        raise ValueError(
+            "PEFT directories are written for kernels of Dense, EinsumDense and Embedding layers; "
+            f"those of experts and convolutions lie otherwise there. `merge` holds all. {received}"
+        )
+    if tie := site.host.tie(site.layer):
+        raise ValueError(
+            f"PEFT would change the look-up alone: {tie}. `merge` holds both. {received}"
+        )
+    if site.host.looks_up and isinstance(method, DoRA):
+        raise ValueError(
+            "DoRA of an embedding has another magnitude in PEFT. Give `rank=` or `energy=`, or "
+            f"`merge`. {received}"
+        )
+
+
+def _as_they_are(sites: Sequence[Site], name: str) -> bool:
+    """Whether PEFT has the method of all kernels; LoRA with one scale, as serving engines read."""
+    methods = [adapters_of(site.layer)[name].method for site in sites]
+    once = {(type(m), getattr(m, "rslora", None)) for m in methods}
+    scales = {m.scale for m in methods if type(m) is LoRA}
+    return len(once) == 1 and len(scales) <= 1 and type(methods[0]) in OWN
+
+
+def _projections(sites: list[Site], name: str) -> dict[str, np.ndarray]:
+    """The random pair that all kernels share."""
+    shared = only_shared(sites, name)[VeRA.name]
+    m, n = max(site.view.m for site in sites), max(site.view.n for site in sites)
+    return {VERA_A: to_numpy(shared.vera_a)[:m].T, VERA_B: to_numpy(shared.vera_b)[:, :n].T}

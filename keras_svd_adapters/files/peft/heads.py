@@ -1,0 +1,114 @@
+"""Layers that trained besides an adapter, as whole modules of a PEFT directory, and back."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import keras
+import numpy as np
+
+from keras_svd_adapters.adapters.carried import adapters_of
+from keras_svd_adapters.adapters.layer_kinds import base_kernel
+from keras_svd_adapters.files.peft.arrays import PREFIX
+from keras_svd_adapters.files.peft.modules import Names
+from keras_svd_adapters.models.sites.search import find_sites
+from keras_svd_adapters.models.sites.site import Site
+from keras_svd_adapters.models.state.trained_weights import trained_with, weights_with
+from keras_svd_adapters.runtime.host_values import to_numpy
+from keras_svd_adapters.runtime.warnings import warn
+
+
+class Saved(NamedTuple):
+    """What a directory holds besides the adapter."""
+
+    modules: list[str]
+    tensors: dict[str, np.ndarray]
+
+
+def modules_to_save(model: keras.layers.Layer, name: str, names: Names, strict: bool) -> Saved:
+    """The modules that trained with an adapter, whole, with their tensors.
+
+    Raises:
+        ValueError: If `strict`, and what trained is no kernel or bias of a known module
+            that has no adapter.
+    """
+    trained = {id(weight): path for _, path, weight in weights_with(model, name)}
+    free = [site for site in find_sites(model) if _is_free(site, name)]
+    whole = {names.modules[site.key]: site for site in free if site.key in names.modules}
+    touched = {
+        names.saved_as(module)
+        for module, site in whole.items()
+        if any(id(weight) in trained for weight in _weights(site).values())
+    }
+    tensors = {}
+    for module, site in whole.items():
+        if names.saved_as(module) in touched:
+            for part, weight in _weights(site).items():
+                trained.pop(id(weight), None)
+                tensors[f"{PREFIX}{module}.{part}"] = _theirs(site, part, weight)
+    if trained:
+        _refuse(list(trained.values()), strict)
+    return Saved(sorted(touched), tensors)
+
+
+def _is_free(site: Site, name: str) -> bool:
+    return site.linear and not site.host.looks_up and name not in adapters_of(site.layer)
+
+
+def _weights(site: Site) -> dict[str, keras.Variable]:
+    bias = getattr(site.owner, "bias", None)
+    kernel = {"weight": base_kernel(site.layer)}
+    return kernel if bias is None else kernel | {"bias": bias}
+
+
+def _theirs(site: Site, part: str, weight: keras.Variable) -> np.ndarray:
+    return site.matrix().T if part == "weight" else to_numpy(weight).reshape(-1)
+
+
+def values_for(
+    module: str, site: Site, part: str, tensor: np.ndarray
+) -> tuple[keras.Variable, np.ndarray]:
+    """The weight that a tensor of a saved module is, and its value in Keras."""
+    received = f"Received: `{module}.{part}` of shape {tensor.shape}"
+    if site.host.looks_up and site.host.tie(site.layer):
+        raise ValueError(
+            f"`{site.path}` makes the logits as well, and PEFT trained a table of the look-up "
+            f"alone: merge it in PEFT and load the whole model. {received}"
+        )
+    weight = _weights(site).get(part)
+    if weight is None:
+        raise ValueError(f"`{site.path}` has no such weight: `use_bias=True`? {received}")
+    shape = tuple(_theirs(site, part, weight).shape)
+    if site.host.looks_up:
+        shape = site.view.matrix_shape
+    if tensor.shape != shape:
+        raise ValueError(
+            f"`{site.path}` should have a tensor of shape {shape}: is it of this base model, with "
+            f"as many classes (`num_classes=`)? {received}"
+        )
+    if part == "weight":
+        matrix = tensor if site.host.looks_up else tensor.T
+        return weight, np.asarray(site.view.from_matrix(matrix))
+    return weight, tensor.reshape(tuple(weight.shape))
+
+
+def check_owners(heads: list[tuple[keras.Variable, np.ndarray]], name: str) -> None:
+    """Raises where a weight trains with another adapter already."""
+    for weight, _ in heads:
+        if (owner := trained_with(weight)) not in (None, name):
+            raise ValueError(
+                f"The adapter brings values for `{weight.path}`, which trains with {owner!r}, and "
+                f"a model has one such weight: `delete_adapter(model, {owner!r})` first, or load "
+                f"each onto a model of its own. Received: name={name!r}"
+            )
+
+
+def _refuse(paths: list[str], strict: bool) -> None:
+    text = (
+        "A PEFT directory holds adapters and whole Dense layers of known names, and other weights "
+        "trained as well: without them the adapter computes something else. `merge` holds all{}. "
+        f"Received: {', '.join(paths[:4])}{', ...' * (len(paths) > 4)}"
+    )
+    if strict:
+        raise ValueError(text.format("; `strict=False` leaves them out"))
+    warn(text.format(""))

@@ -1,0 +1,128 @@
+"""From a PEFT directory to an adapter of a model, which is touched only when all of it fits."""
+
+from __future__ import annotations
+
+import os
+from functools import partial
+
+import keras
+import numpy as np
+
+from keras_svd_adapters.adapters.adapter import Adapter
+from keras_svd_adapters.files.peft.arrays import values_of
+from keras_svd_adapters.files.peft.directory import read_peft
+from keras_svd_adapters.files.peft.heads import check_owners, values_for
+from keras_svd_adapters.files.peft.matching import (
+    by_module,
+    check_finite,
+    check_places,
+    method_of,
+    shared_of,
+    sites_of,
+)
+from keras_svd_adapters.files.peft.modules import Modules
+from keras_svd_adapters.files.peft.settings import check_settings
+from keras_svd_adapters.methods.method import Method
+from keras_svd_adapters.models.assignment import check_methods, check_name
+from keras_svd_adapters.models.attaching import attach_all, start_adapter, undone_on_failure
+from keras_svd_adapters.models.decompositions import Found
+from keras_svd_adapters.models.named_adapters import require_values
+from keras_svd_adapters.models.refresh import finish
+from keras_svd_adapters.models.sites.site import Site
+from keras_svd_adapters.models.state.array_sharing import Shared
+from keras_svd_adapters.models.state.trained_weights import check_weights
+from keras_svd_adapters.models.status import Status, status
+from keras_svd_adapters.runtime.host_values import as_before_on_failure
+
+
+def import_peft(
+    model: keras.layers.Layer,
+    directory: str | os.PathLike[str],
+    name: str = "default",
+    modules: Modules | None = None,
+    prefix: str | None = None,
+    strict: bool = True,
+) -> Status:
+    """Adds an adapter that HF PEFT trained on the same base model.
+
+    Reads LoRA, rsLoRA, DoRA and VeRA with ranks and alphas by module, and heads
+    in `modules_to_save`. It becomes the active adapter and can be trained on,
+    saved, merged and combined as any other.
+
+    Args:
+        model: A KerasHub backbone or task with the same weights, or any model.
+        directory: With `adapter_config.json` and `adapter_model.safetensors`.
+        name: The name that the adapter gets.
+        modules: As in `export_peft`.
+        prefix: As in `export_peft`.
+        strict: Whether what the model has no place for is an error; else a
+            warning, and the rest is loaded.
+
+    Returns:
+        A `Status` of the adapted model; print it.
+
+    Raises:
+        FileNotFoundError: If the directory lacks a file.
+        ValueError: If the weights are pickled, a setting is not read here, a
+            tensor is missing, of another shape or not finite, or the model has
+            no place for it. The model is left as it was.
+
+    Example:
+
+    >>> import keras, keras_svd_adapters as ksa
+    >>> model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(6, name="up")])
+    >>> _ = ksa.enable(model, ksa.LoRA(rank=2), targets="up")
+    >>> _ = ksa.export_peft(model, "lora", modules={"up": "mlp.up_proj"})
+    >>> print(ksa.import_peft(model, "lora", "again", modules={"up": "mlp.up_proj"}))
+    name ...
+    """
+    check_name(name)
+    contents = read_peft(directory)
+    check_settings(contents.config)
+    require_values(model, f"import_peft({os.fspath(directory)!r})")
+    check_finite(contents.tensors)
+    tensors, others = by_module(contents.tensors)
+    sites = sites_of(model, [*tensors, *others], modules, prefix)
+    chosen = [
+        (sites[module], method_of(contents.config, module, sites[module], arrays))
+        for module, arrays in tensors.items()
+        if module in sites
+    ]
+    heads = [
+        values_for(module, sites[module], part, tensor)
+        for module, parts in others.items()
+        if module in sites
+        for part, tensor in parts.items()
+    ]
+    check_places([m for m in (*tensors, *others) if m not in sites], directory, strict)
+    if not chosen:
+        raise ValueError(f"It has no adapter of this model. Received: {os.fspath(directory)!r}")
+    check_methods(chosen, name)
+    check_owners(heads, name)
+    weights = [weight for weight, _ in heads]
+    asked = f"import_peft({os.fspath(directory)!r})"
+    check_weights(model, weights, asked, name, [site for site, _ in chosen])
+    shared = shared_of(model, chosen, contents.tensors)
+    values = {sites[m].key: values_of(arrays) for m, arrays in tensors.items() if m in sites}
+    start = partial(_started, values=values, name=name)
+    with as_before_on_failure(weights), undone_on_failure(model, chosen, name):
+        for weight, value in heads:
+            weight.assign(value)
+        attach_all(chosen, name, 0, shared, start, lambda site, method: False)
+        finish(model, name, weights)
+    return status(model)
+
+
+def _started(
+    site: Site,
+    method: Method,
+    shared: Shared,
+    found: Found,
+    values: dict[str, dict[str, np.ndarray]],
+    name: str,
+) -> Adapter:
+    """An adapter with the values of the directory."""
+    adapter = start_adapter(site, method, shared, found, name)
+    for array, value in values[site.key].items():
+        adapter.arrays[array].assign(value)
+    return adapter

@@ -1,0 +1,120 @@
+"""What of a PEFT directory fits a model; raises where it does not."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_svd_adapters.files.peft.arrays import ARRAYS, PREFIX, VERA_A, VERA_B, arrays_of
+from keras_svd_adapters.files.peft.modules import Modules, name_modules, prefix_in
+from keras_svd_adapters.files.peft.settings import method_for
+from keras_svd_adapters.methods.method import Method
+from keras_svd_adapters.methods.shared.vera import VeRA
+from keras_svd_adapters.models.assignment import Chosen
+from keras_svd_adapters.models.sites.search import find_sites
+from keras_svd_adapters.models.sites.site import Site
+from keras_svd_adapters.models.state.array_sharing import Shared, same_values, share
+from keras_svd_adapters.runtime.warnings import warn
+
+Tensors = dict[str, dict[str, np.ndarray]]
+BASE = ".base_layer.weight"  # PEFT also writes the frozen table under an adapted embedding
+
+
+def check_finite(tensors: dict[str, np.ndarray]) -> None:
+    for key, tensor in tensors.items():
+        if not np.isfinite(tensor).all():
+            raise ValueError(f"A tensor has NaN or infinite values. Received: {key}")
+
+
+def by_module(tensors: dict[str, np.ndarray]) -> tuple[Tensors, Tensors]:
+    """The arrays of each adapted module, and the weights of each module that was saved whole."""
+    adapters: Tensors = {}
+    others: Tensors = {}
+    for key, tensor in sorted(tensors.items()):
+        if key in (VERA_A, VERA_B) or key.endswith(BASE):
+            continue
+        module = key.removeprefix(PREFIX)
+        array = next((array for array in ARRAYS if module.endswith(f".{array}")), None)
+        if array is not None:
+            adapters.setdefault(module[: -len(array) - 1], {})[array] = tensor
+        else:
+            whole, _, part = module.rpartition(".")
+            others.setdefault(whole, {})[part] = tensor
+    return adapters, others
+
+
+def sites_of(
+    model: keras.layers.Layer, told: list[str], modules: Modules | None, prefix: str | None
+) -> dict[str, Site]:
+    """The kernels of a model by their modules, under the prefix that the file has."""
+    if prefix is None:
+        bare = name_modules(model, modules, "")
+        known = [*bare.modules.values(), *bare.older.values()]
+        heads = bare.heads  # which have no prefix, and no vote on it
+        prefix = prefix_in(
+            [module for module in told if module not in heads],
+            [module for module in known if module not in heads],
+        )
+    names = name_modules(model, modules, prefix)
+    sites = {site.key: site for site in find_sites(model)}
+    both = [*names.older.items(), *names.modules.items()]
+    return {module: sites[key] for key, module in both}
+
+
+def method_of(
+    config: dict[str, Any], module: str, site: Site, arrays: dict[str, np.ndarray]
+) -> Method:
+    """The method of a kernel, which its tensors fit."""
+    try:
+        method = method_for(config, module)
+        site.check(method)
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"The adapter does not suit `{site.path}`, `{module}`: {error}") from None
+    expected = arrays_of(site, method)
+    if expected.keys() != arrays.keys():
+        raise ValueError(f"`{module}` should have {sorted(expected)}. Received: {sorted(arrays)}")
+    for array, shape in expected.items():
+        if arrays[array].shape != shape:
+            raise ValueError(
+                f"`{module}`, which is `{site.path}` here, should have `{array}` of shape {shape}: "
+                f"is it of this base model? Received: {arrays[array].shape}"
+            )
+    return method
+
+
+def check_places(unknown: list[str], directory: Any, strict: bool) -> None:
+    if not unknown:
+        return
+    text = (
+        "The model has no place for {} modules of the PEFT adapter: is it of this base model? "
+        "Name kernels by `modules=`{}. Received: {!r}, {}"
+    )
+    shown = ", ".join(unknown[:3]) + ", ..." * (len(unknown) > 3)
+    where = os.fspath(directory)
+    if strict:
+        out = ", or leave them out with `strict=False`"
+        raise ValueError(text.format(len(unknown), out, where, shown))
+    warn(text.format(len(unknown), "", where, shown))
+
+
+def shared_of(model: keras.layers.Layer, chosen: Chosen, tensors: dict[str, np.ndarray]) -> Shared:
+    """The random pair of VeRA, which must be in the file."""
+    if not isinstance(chosen[0][1], VeRA):
+        return {}
+    if VERA_A not in tensors or VERA_B not in tensors:
+        raise ValueError(
+            "The random pair of VeRA is not in the directory, and its seed gives it in PyTorch "
+            "alone. Save it in PEFT with `save_projection=True`. "
+            f"Received: tensors {sorted(tensors)[:3]}"
+        )
+    pair = {"vera_a": tensors[VERA_A].T, "vera_b": tensors[VERA_B].T}
+    shared = share(model, chosen, {VeRA.name: pair})
+    if not same_values(shared[VeRA.name], pair):
+        raise ValueError(
+            "The model has VeRA adapters with another random pair, which all share. Take these "
+            f"off, or load onto a model without. Received: {chosen[0][1]}"
+        )
+    return shared

@@ -1,0 +1,171 @@
+"""Which module of a transformers model each kernel of a model is."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+import keras
+
+from keras_svd_adapters.files.peft.families import FAMILIES, GEMMA, Family
+from keras_svd_adapters.models.sites.search import find_sites
+from keras_svd_adapters.runtime.keras_private.traversal import all_layers
+
+Modules = Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Names:
+    """What transformers calls the kernels of a model.
+
+    Args:
+        modules: The module of each kernel that has one, by the key of its site.
+        task_type: What PEFT calls the task.
+        heads: The modules of the head.
+        older: Older names, as `modules`.
+    """
+
+    modules: dict[str, str]
+    task_type: str | None = None
+    heads: frozenset[str] = frozenset()
+    older: dict[str, str] = field(default_factory=dict)
+
+    def task_with(self, saved: list[str]) -> str | None:
+        """The task, where all that PEFT then wants of a head is saved."""
+        wanted = {self.saved_as(module) for module in self.heads}
+        whole = self.task_type == "CAUSAL_LM" or (wanted and wanted <= set(saved))
+        return self.task_type if whole else None
+
+    def saved_as(self, module: str) -> str:
+        """The module that PEFT saves whole for one that trained: of a head all of it."""
+        return module.split(".")[0] if module in self.heads else module
+
+
+def name_modules(
+    model: keras.layers.Layer, modules: Modules | None = None, prefix: str | None = None
+) -> Names:
+    """The transformers module of each kernel of a model.
+
+    Args:
+        model: A KerasHub backbone or task of a known family, or any model.
+        modules: Names for kernels that are not in the table, or other ones: from a
+            path of a kernel, where `{}` stands for a number, to a module.
+        prefix: The name of the bare model within the transformers model; `None` for
+            what the family has.
+
+    Raises:
+        ValueError: If the family is unknown and no `modules` are given, or these
+            name no kernel.
+    """
+    if not isinstance(prefix, str | None):
+        raise ValueError(f"`prefix` is a name such as 'model'. Received: prefix={prefix!r}")
+    sites = find_sites(model)
+    own = _own_names(modules or {}, {site.key: site.path for site in sites})
+    backbone, family = _family(model)
+    if family is None:
+        if not own:
+            raise ValueError(
+                "The transformers names of this model's kernels are not known; they are for "
+                f"{', '.join(FAMILIES)}. Give them by `modules=`, such as "
+                "`{'block_{}/query': 'encoder.layer.{}.attention.self.query'}`, where `{}` stands "
+                f"for a number. Received: {type(model).__name__} {model.name!r}"
+            )
+        return Names(_each_once(own))
+    heads = {}
+    if _is_task(model):
+        heads = {s.key: family.heads[s.path] for s in sites if s.path in family.heads}
+    if prefix is None:
+        prefix = _prefix(backbone, family, bool(heads))
+    inside = {id(site.layer): site.path for site in find_sites(backbone)}
+    paths = {site.key: inside[id(site.layer)] for site in sites if id(site.layer) in inside}
+    names, older = (
+        {key: f"{prefix}.{module}".lstrip(".") for key, module in found.items()}
+        for names in (family.kernels, family.older)
+        for found in [_matched(names, paths, family.first_block)]
+    )
+    whole = prefix == _prefix(backbone, family, True)
+    task_type = family.task_type if whole else None
+    modules = _each_once(names | heads | own)
+    return Names(modules, task_type, frozenset(heads.values()), older)
+
+
+def _is_task(model: keras.layers.Layer) -> bool:
+    """Whether the head of a model is one of KerasHub's own."""
+    return any(cls.__name__ == "Task" for cls in type(model).__mro__)
+
+
+def _each_once(modules: dict[str, str]) -> dict[str, str]:
+    for module, count in Counter(modules.values()).items():
+        if count > 1:
+            keys = [key for key, other in modules.items() if other == module]
+            raise ValueError(
+                f"Several kernels would be one module: give each its own in `modules`. "
+                f"Received: {module!r} for {', '.join(keys)}"
+            )
+    return modules
+
+
+def _family(model: keras.layers.Layer) -> tuple[keras.layers.Layer, Family | None]:
+    """The backbone in a model whose names are known, if there is just one."""
+    found = {
+        id(layer): (layer, FAMILIES[cls.__name__])
+        for layer in all_layers(model)
+        for cls in type(layer).__mro__
+        if cls.__name__ in FAMILIES
+    }
+    return next(iter(found.values())) if len(found) == 1 else (model, None)
+
+
+def _prefix(backbone: keras.layers.Layer, family: Family, has_head: bool) -> str:
+    if family is GEMMA and getattr(backbone, "vision_encoder", None) is not None:
+        return "model.language_model"
+    return family.prefix if has_head or family.task_type == "CAUSAL_LM" else ""
+
+
+def _own_names(modules: Modules, paths: dict[str, str]) -> dict[str, str]:
+    texts = isinstance(modules, Mapping) and all(
+        isinstance(text, str) and re.fullmatch(r"([^{}]|\{\})+", text)
+        for text in (*modules.keys(), *modules.values())
+    )
+    if not texts:
+        raise ValueError(
+            "`modules` gives paths of kernels their modules, such as `{'up_{}': 'layers.{}.fc'}`. "
+            f"Received: modules={modules!r}"
+        )
+    for pattern, module in modules.items():
+        if pattern.count("{}") != module.count("{}"):
+            raise ValueError(
+                "A path and its module in `modules` have as many `{}`. "
+                f"Received: {pattern!r}: {module!r}"
+            )
+        if not _matched({pattern: module}, paths):
+            raise ValueError(
+                "`modules` names no kernel of the model by this path; `targets(model, '*')` shows "
+                f"the paths. Received: {pattern!r}"
+            )
+    return _matched(modules, paths)
+
+
+def _matched(names: Modules, paths: Mapping[str, str], first_block: int = 0) -> dict[str, str]:
+    """The names of those keys whose path one of the patterns is."""
+    found = {}
+    for pattern, module in names.items():
+        shape = re.compile(r"(\d+)".join(map(re.escape, pattern.split("{}"))))
+        for key, path in paths.items():
+            if match := shape.fullmatch(path):
+                numbers = (int(number) - first_block for number in match.groups())
+                found[key] = module.format(*numbers)
+    return found
+
+
+def prefix_in(told: Iterable[str], bare: Iterable[str]) -> str | None:
+    """The commonest name before those of a bare model in a list of modules, if there is one."""
+    known = set(bare)
+    found: Counter[str] = Counter()
+    for module in told:
+        parts = module.split(".")
+        splits = ((".".join(parts[:i]), ".".join(parts[i:])) for i in range(len(parts)))
+        found.update([prefix for prefix, rest in splits if rest in known][:1])
+    return found.most_common(1)[0][0] if found else None

@@ -1,0 +1,143 @@
+"""The configuration of a PEFT adapter: read where all that it says is known, and written."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from numbers import Real
+from sys import float_info
+from typing import Any
+
+from keras_svd_adapters.methods.low_rank.dora import DoRA
+from keras_svd_adapters.methods.low_rank.lora import LoRA
+from keras_svd_adapters.methods.method import Method
+from keras_svd_adapters.methods.shared.vera import VeRA
+
+CHANGING = (
+    "lora_bias",
+    "use_qalora",
+    "alora_invocation_tokens",
+    "use_bdlora",
+    "arrow_config",
+    "kasa_config",
+    "velora_config",
+    "monteclora_config",
+    "layer_replication",
+    "megatron_config",
+    "target_parameters",
+    "trainable_token_indices",
+)
+PLAIN_STARTS = (True, False, None, "gaussian", "eva", "orthogonal")
+
+
+def check_settings(config: dict[str, Any]) -> None:
+    """Raises where a configuration is of a method that is not read, or has settings that are not.
+
+    Raises:
+        ValueError: Naming the setting.
+    """
+    kind = config.get("peft_type")
+    if kind not in ("LORA", "VERA"):
+        raise ValueError(f"LoRA, DoRA and VeRA are read. Received: peft_type={kind!r}")
+    for setting in CHANGING:
+        if config.get(setting):
+            raise ValueError(
+                "The adapter has a setting that changes what it computes and is not read here: "
+                "merge it in PEFT (`merge_and_unload`) and load the whole model. "
+                f"Received: {setting}={config[setting]!r}"
+            )
+    if (config.get("bias") or "none") != "none":
+        raise ValueError(
+            "The adapter trained biases as well, which are not read here: merge it in PEFT "
+            f"(`merge_and_unload`) and load the whole model. Received: bias={config['bias']!r}"
+        )
+    start = config.get("init_lora_weights")
+    if start not in PLAIN_STARTS:
+        raise ValueError(
+            "Its start changed the base model, and the adapter belongs to what was left. Save it "
+            "in PEFT by `save_pretrained(..., path_initial_model_for_weight_conversion=...)`, "
+            "which makes it a LoRA of the base as it was. "
+            f"Received: init_lora_weights={start!r}"
+        )
+    named = ("r", "lora_alpha", "lora_dropout", "vera_dropout", "d_initial")
+    numbers = {key: config[key] for key in named if key in config}
+    for pattern in ("rank_pattern", "alpha_pattern"):
+        if not isinstance(config.get(pattern) or {}, dict):
+            raise ValueError(f"`{pattern}` is no mapping. Received: {config[pattern]!r}")
+        numbers |= {f"{pattern}[{k!r}]": v for k, v in (config.get(pattern) or {}).items()}
+    for name, number in numbers.items():
+        if not _is_number(number):
+            raise ValueError(f"A setting is no number. Received: {name}={number!r}")
+
+
+def _is_number(value: Any) -> bool:
+    is_real = isinstance(value, Real) and not isinstance(value, bool)
+    return is_real and bool(abs(value) <= float_info.max)
+
+
+def method_for(config: dict[str, Any], module: str) -> Method:
+    """The method of one module, as the configuration has it."""
+    if config["peft_type"] == "VERA":
+        rank, dropout = config.get("r", 256), config.get("vera_dropout", 0.0)
+        return VeRA(
+            rank, config.get("d_initial", 0.1), dropout, config.get("projection_prng_key", 0)
+        )
+    rank = _of(config.get("rank_pattern"), module, config.get("r", 8))
+    alpha = _of(config.get("alpha_pattern"), module, config.get("lora_alpha", 8))
+    method = DoRA if config.get("use_dora") else LoRA
+    return method(rank, alpha, bool(config.get("use_rslora")), config.get("lora_dropout", 0.0))
+
+
+def _of(patterns: dict[str, Any] | None, module: str, otherwise: Any) -> Any:
+    """The value of the first pattern that is the end of the module's path, as PEFT reads it."""
+    for pattern, value in (patterns or {}).items():
+        try:
+            if re.match(rf"(.*\.)?({pattern})$", module):
+                return value
+        except re.error as error:
+            raise ValueError(f"A pattern is none: {error}. Received: {pattern!r}") from None
+    return otherwise
+
+
+def settings_of(methods: dict[str, Method]) -> dict[str, Any]:
+    """What a configuration says of the methods, by module; the commonest rank is that of all."""
+    first = next(iter(methods.values()))
+    if isinstance(first, VeRA):
+        return {
+            "peft_type": "VERA",
+            "r": first.rank,
+            "d_initial": first.d_initial,
+            "vera_dropout": first.dropout,
+            "save_projection": True,
+            "projection_prng_key": first.seed,
+        }
+    loras = {module: method for module, method in methods.items() if isinstance(method, LoRA)}
+    ranks = {module: lora.rank for module, lora in loras.items()}
+    alphas = {module: _alpha(lora) for module, lora in loras.items()}
+    r, alpha = _commonest(ranks), _commonest(alphas)
+    assert isinstance(first, LoRA)
+    return {
+        "peft_type": "LORA",
+        "r": r,
+        "lora_alpha": alpha,
+        "rank_pattern": {_exactly(k): v for k, v in ranks.items() if v != r},
+        "alpha_pattern": {_exactly(k): v for k, v in alphas.items() if v != alpha},
+        "use_rslora": first.rslora,
+        "use_dora": isinstance(first, DoRA),
+        "lora_dropout": first.dropout,
+        "fan_in_fan_out": False,
+        "init_lora_weights": True,
+    }
+
+
+def _alpha(lora: LoRA) -> float:
+    return lora.rank if lora.alpha is None else lora.alpha
+
+
+def _commonest(values: dict[str, Any]) -> Any:
+    return Counter(values.values()).most_common(1)[0][0]
+
+
+def _exactly(module: str) -> str:
+    """A pattern of PEFT, a regular expression that may begin later, for this module alone."""
+    return "^" + module.replace(".", r"\.")

@@ -1,0 +1,52 @@
+"""First values of variables that were made for their shapes alone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+
+from keras_svd_adapters.runtime.keras_private.variables import has_value, initialize
+
+
+def give_first_value(variable: keras.Variable, value: Any = None) -> None:
+    """Gives a variable of `shapes_only` its first value, by default that of its initializer."""
+    if has_value(variable):
+        return
+    if value is None:
+        initialize(variable)
+        return
+    if tuple(value.shape) != tuple(variable.shape):
+        raise ValueError(
+            f"The file has another shape for {variable.path} than {tuple(variable.shape)}: it is "
+            f"of another model. Received: {tuple(value.shape)}"
+        )
+    if keras.backend.backend() == "jax" and keras.distribution.distribution() is not None:
+        value = _spread(variable, value.astype(variable.dtype))
+    else:
+        value = keras.ops.convert_to_tensor(value, dtype=variable.dtype)
+    initialize(variable, value)
+
+
+def _spread(variable: keras.Variable, value: Any) -> Any:
+    """From the host to each device what it will hold, and nothing to the hosts of others."""
+    import jax
+
+    layout = keras.distribution.distribution().get_variable_layout(variable)
+    layout = getattr(layout, "backend_layout", layout)
+    return jax.make_array_from_callback(value.shape, layout, lambda part: value[part])
+
+
+PLAIN = {
+    keras.layers.Layer.load_own_variables,
+    keras.layers.Dense.load_own_variables,
+    keras.layers.EinsumDense.load_own_variables,
+    keras.layers.Embedding.load_own_variables,
+    keras.layers.Conv2D.load_own_variables,
+}
+
+
+def loads_plainly(layer: keras.layers.Layer) -> bool:
+    """Whether a layer loads its weights one by one in their order, as those of Keras do."""
+    own = type(layer).load_own_variables in PLAIN
+    return own and getattr(layer, "quantization_mode", None) is None

@@ -1,0 +1,119 @@
+"""Load the adapters of a KerasHub preset."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from keras_svd_adapters.adapters.attachment import activate
+from keras_svd_adapters.files.archive import AdapterFileError
+from keras_svd_adapters.files.load import load_adapter
+from keras_svd_adapters.files.presets.saving import FOLDER, FORMAT_VERSION, INDEX, weights_outside
+from keras_svd_adapters.models.assignment import check_name
+from keras_svd_adapters.models.refresh import finish, settle
+from keras_svd_adapters.models.sites.search import adapted_sites
+from keras_svd_adapters.runtime.warnings import warn
+
+
+def load_adapters(model: Any, preset: Any, strict: bool = True) -> None:
+    """Attaches the adapters of a preset to the model that was made from it.
+
+    Args:
+        model: A backbone or a task with the weights of the preset.
+        preset: The preset's directory or address.
+        strict: As in `load_adapter`.
+    """
+    find = _finder(preset)
+    index = _read_index(find(INDEX), preset)
+    holders = {
+        name: holder
+        for name, told in index.items()
+        if (holder := _find_holder(model, told["of"], name, preset)) is not None
+    }
+    for name, holder in holders.items():
+        load_adapter(holder, _require(find(f"{FOLDER}/{name}.keras"), name, preset), name, strict)
+        if not strict and holder is model:  # what is new must train
+            finish(model, name, weights_outside(model, model.backbone))
+    switched = {}
+    for name, holder in holders.items():
+        for site in adapted_sites(holder, name):
+            is_active, was = site.key in index[name]["active"], site.layer.active_adapter == name
+            if is_active != was:
+                activate(site.layer, name if is_active else None)
+                switched[id(holder)] = holder
+    for holder in switched.values():
+        settle(holder)
+
+
+def _find_holder(model: Any, kind: str, name: str, preset: Any) -> Any:
+    """The part of a model that an adapter of the preset belongs to; `None` if it lacks it."""
+    if kind == "backbone":
+        return getattr(model, "backbone", model)
+    if kind == type(model).__name__:
+        return model
+    warn(
+        f"The preset's adapter {name!r} belongs to a {kind} as a whole and was left out: this is "
+        f"its base. `{kind}.from_preset` loads it. "
+        f"Received: {type(model).__name__}.from_preset({str(preset)!r})"
+    )
+    return None
+
+
+def _read_index(path: str | None, preset: Any) -> dict[str, Any]:
+    """The adapters that a preset tells of, by name."""
+    if path is None:
+        return {}
+    try:
+        index = json.loads(Path(path).read_text())
+        if (version := index["format_version"]) != FORMAT_VERSION:
+            raise AdapterFileError(
+                f"`{INDEX}` of the preset has the format version {version!r}, and this package "
+                f"reads {FORMAT_VERSION}: upgrade keras_svd_adapters. Received: {str(preset)!r}"
+            )
+        adapters = index["adapters"]
+        for name, told in adapters.items():
+            check_name(name)
+            told["of"], list(told["active"])
+    except AdapterFileError:
+        raise
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise AdapterFileError(
+            f"`{INDEX}` of the preset is not well formed: {error}. Save the model again with "
+            f"`save_to_preset`, or take the file out. Received: {str(preset)!r}"
+        ) from None
+    return dict(adapters)
+
+
+def _require(path: str | None, name: str, preset: Any) -> str:
+    if path is None:
+        raise AdapterFileError(
+            f"`{INDEX}` of the preset names the adapter {name!r}, and `{FOLDER}/{name}.keras` is "
+            f"not there. Received: {str(preset)!r}"
+        )
+    return path
+
+
+def _finder(preset: Any) -> Callable[[str], str | None]:
+    """Finds files of a preset: in its directory, or on the hub of its address.
+
+    Names without a scheme are KerasHub's own presets, which hold plain models.
+    """
+
+    def in_directory(name: str) -> str | None:
+        path = os.path.join(preset, name)
+        return path if os.path.exists(path) else None
+
+    def on_hub(name: str) -> str | None:
+        from keras_hub.src.utils.preset_utils import get_file
+
+        try:
+            return str(get_file(preset, name))
+        except FileNotFoundError:
+            return None
+
+    if os.path.isdir(preset):
+        return in_directory
+    return on_hub if "://" in str(preset) else lambda name: None

@@ -1,0 +1,73 @@
+"""KerasHub presets of adapted models: the plain model's own preset, with the adapters beside it.
+
+Whoever has KerasHub alone reads the base model; with this package, `from_preset` brings the
+adapters back. An index, `adapters.json`, names them; `adapters/<name>.keras` hold them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import keras
+
+from keras_svd_adapters.adapters.frozen_variables import is_pinned
+from keras_svd_adapters.files.save import save_adapter
+from keras_svd_adapters.models.named_adapters import require_values
+from keras_svd_adapters.models.sites.search import adapted_sites, adapter_names
+from keras_svd_adapters.models.state.trained_weights import own_weights, trained_with
+from keras_svd_adapters.runtime.keras_private.traversal import all_layers
+
+INDEX, FOLDER, FORMAT_VERSION = "adapters.json", "adapters", 1
+
+
+@contextmanager
+def adapters_beside(model: Any, folder: Path, include_basis: bool = False) -> Iterator[None]:
+    """Around the saving of the plain preset, saves the adapters of a model beside it.
+
+    The index comes first and its files last, so that what stops it midway is noticed on loading.
+    """
+    require_values(model, f"to save the preset {str(folder)!r}")
+    forget_adapters(folder)
+    holders = {name: _holder(model, name) for name in adapter_names(adapted_sites(model))}
+    if holders:
+        index = {name: _describe(*holder, name) for name, holder in holders.items()}
+        (folder / FOLDER).mkdir(parents=True, exist_ok=True)
+        told = {"format_version": FORMAT_VERSION, "adapters": index}
+        (folder / INDEX).write_text(json.dumps(told, indent=4))
+    yield
+    for name, (holder, _) in holders.items():
+        save_adapter(holder, folder / FOLDER / f"{name}.keras", name, include_basis)
+
+
+def forget_adapters(folder: Path) -> None:
+    """Takes out of a preset the adapters of the model that was saved there before."""
+    if (folder / INDEX).exists():
+        for old in (folder / FOLDER).glob("*.keras"):
+            old.unlink()
+        (folder / INDEX).unlink()
+
+
+def _describe(holder: keras.layers.Layer, kind: str, name: str) -> dict[str, Any]:
+    sites = adapted_sites(holder, name)
+    return {"of": kind, "active": [s.key for s in sites if s.layer.active_adapter == name]}
+
+
+def _holder(model: Any, name: str) -> tuple[keras.layers.Layer, str]:
+    """The smallest part that holds all that an adapter trains: the backbone, or the task."""
+    backbone = getattr(model, "backbone", model)
+    inside = {id(layer) for layer in all_layers(backbone)}
+    outside = weights_outside(model, backbone)
+    chosen = [w for w in outside if is_pinned(w) or trained_with(w) == name]
+    if not chosen and all(id(site.layer) in inside for site in adapted_sites(model, name)):
+        return backbone, "backbone"
+    return model, type(model).__name__
+
+
+def weights_outside(model: Any, backbone: Any) -> list[keras.Variable]:
+    """The weights of a task that are not its backbone's."""
+    inside = {id(weight) for weight in backbone.weights}
+    return [weight for _, _, weight in own_weights(model) if id(weight) not in inside]

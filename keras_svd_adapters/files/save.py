@@ -1,0 +1,117 @@
+"""The adapter file: what was trained, and nothing else."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_svd_adapters.adapters.adapter import Adapter
+from keras_svd_adapters.adapters.carried import adapters_of
+from keras_svd_adapters.files.archive import Contents, warn_of_nan, write_archive
+from keras_svd_adapters.files.fingerprints import kernel_fingerprint, kernel_sample
+from keras_svd_adapters.files.matching import Path
+from keras_svd_adapters.files.matching_values import factor_samples
+from keras_svd_adapters.models.named_adapters import only_adapter, require_adapter, require_values
+from keras_svd_adapters.models.sites.site import Site
+from keras_svd_adapters.models.state.adapted_model import PACKAGE
+from keras_svd_adapters.models.state.array_sharing import only_shared, seed_is_enough
+from keras_svd_adapters.models.state.trained_weights import own_weights, trained_with, weights_with
+from keras_svd_adapters.runtime.host_values import to_numpy
+from keras_svd_adapters.runtime.warnings import warn
+
+
+@keras.saving.register_keras_serializable(PACKAGE, "AdapterFile")
+class AdapterFile:
+    """Names the kind of file in its configuration, for those who load it as a model."""
+
+    def get_config(self) -> dict[str, Any]:
+        return {}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> Any:
+        raise ValueError(
+            "This file holds an adapter, not a whole model: build its base model, then "
+            "`keras_svd_adapters.load_adapter(model, path)`. Received: an adapter file"
+        )
+
+
+def save_adapter(
+    model: keras.layers.Layer,
+    filepath: Path,
+    name: str | None = None,
+    include_basis: bool = False,
+    full_hash: bool = False,
+) -> None:
+    """Saves the values of an adapter, a few hundred kB.
+
+    The file holds every value that trains, its method, and marks of the
+    kernels that it belongs to. It is written in one step.
+
+    Args:
+        model: An adapted model.
+        filepath: Where to, such as `"pirate.keras"`.
+        name: Name of the adapter, if there are several.
+        include_basis: Whether the file holds the frozen factors as well. It is
+            as large as they are, loads without a decomposition, and does not
+            depend on how another machine rounds one.
+        full_hash: Whether the marks of the kernels are of every value instead
+            of some thousands.
+
+    Raises:
+        ValueError: If there is no such adapter, or several and no `name`.
+    """
+    name = name or only_adapter(model)
+    sites = require_adapter(model, name)
+    require_values(model, f"to save {str(filepath)!r}")
+    config: dict[str, Any] = {"sites": {}, "shared": {}, "train": []}
+    values: dict[str, np.ndarray] = {}
+    for site in sites:
+        adapter = adapters_of(site.layer)[name]
+        config["sites"][site.key] = {
+            "method": adapter.method.name,
+            "config": adapter.method.get_config(),
+            "kernel": kernel_fingerprint(matrix := site.matrix(), site.dtype, full_hash),
+        }
+        if include_basis:
+            config["sites"][site.key]["form"] = adapter.form
+        arrays = _saved_arrays(adapter, include_basis) | {"sample_K": kernel_sample(matrix)}
+        for array, value in arrays.items():
+            values[f"sites/{site.key}/{array}"] = value
+    for method, shared in only_shared(sites, name).items():
+        config["shared"][method] = {array: list(shape) for array, shape in shared.shapes.items()}
+        if not (_only_seed(sites, name) and seed_is_enough(shared)):
+            for array, variable in shared.arrays.items():
+                values[f"shared/{method}/{array}"] = to_numpy(variable)
+    for key, _, weight in weights_with(model, name):
+        config["train"].append(key)
+        values[f"train/{key}"] = to_numpy(weight)
+    others = sorted(
+        {owner for _, _, w in own_weights(model) if (owner := trained_with(w))} - {name}
+    )
+    if others:
+        warn(
+            f"Weights that trained with {', '.join(map(repr, others))} are part of what the model "
+            f"computes and not in this file, which holds {name!r}: save that adapter as well, and "
+            f"load both. Received: {str(filepath)!r}"
+        )
+    warn_of_nan(values, filepath)
+    identity = {"module": PACKAGE, "class_name": "AdapterFile", "config": config}
+    identity["registered_name"] = f"{PACKAGE}>AdapterFile"
+    write_archive(filepath, Contents(identity, values))
+
+
+def _only_seed(sites: list[Site], name: str) -> bool:
+    """Whether no adapter wants its shared arrays in the file."""
+    adapters = [adapters_of(site.layer)[name] for site in sites]
+    return not any(x.shared and x.saved for a in adapters for x in a.declared.values())
+
+
+def _saved_arrays(adapter: Adapter, include_basis: bool) -> dict[str, np.ndarray]:
+    """Trained values, the frozen ones that the base cannot give back, and marks of the factors."""
+    if include_basis:
+        return {name: to_numpy(v) for name, v in adapter.arrays.items()}
+    declared = adapter.declared
+    saved = {name: to_numpy(v) for name, v in adapter.arrays.items() if declared[name].in_file}
+    return saved | factor_samples(adapter)

@@ -1,0 +1,1 @@
+"""One kernel: its matrix, its storage, its placement and its factors."""

@@ -1,0 +1,41 @@
+"""Axes of kernels and their inputs, brought into the order of a matrix."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from keras import ops
+
+Shape = tuple[int, ...]
+
+
+def _trailing(axes: Shape) -> bool:
+    return axes == tuple(range(-len(axes), 0))
+
+
+def _gather_axes(x: Any, axes: Shape) -> Any:
+    """Moves `axes` to the end, in the order given, and makes them one."""
+    if not _trailing(axes):
+        x = ops.moveaxis(x, axes, tuple(range(-len(axes), 0)))
+    if len(axes) == 1:
+        return x
+    return ops.reshape(x, (*leading_shape(x, len(axes)), math.prod(x.shape[-len(axes) :])))
+
+
+def _scatter_axes(x: Any, axes: Shape, sizes: Shape) -> Any:
+    """Undoes `_gather_axes`."""
+    if len(axes) > 1:
+        x = ops.reshape(x, (*leading_shape(x, 1), *sizes))
+    if _trailing(axes):
+        return x
+    return ops.moveaxis(x, tuple(range(-len(axes), 0)), axes)
+
+
+def leading_shape(x: Any, trailing: int) -> tuple[Any, ...]:
+    """Shape before the last axes, with at most one size left open (-1)."""
+    dynamic = ops.shape(x)[:-trailing]
+    static = x.shape[:-trailing]
+    if sum(size is None for size in static) <= 1:
+        return tuple(-1 if size is None else size for size in static)
+    return tuple(dynamic)

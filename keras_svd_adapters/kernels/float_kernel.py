@@ -1,0 +1,54 @@
+"""A float kernel for a layer that Keras quantized, and back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import keras
+from keras import ops
+
+from keras_svd_adapters.runtime.keras_private.layers import unlocked
+from keras_svd_adapters.runtime.keras_private.variables import replace_kernel
+
+OF_INTEGERS = ("kernel_scale", "kernel_zero", "g_idx")
+
+
+def make_float(layer: Any, kernel: Any, policy: Any) -> Callable[[], None]:
+    """Gives an int8 or int4 layer a float kernel for its integers, as it had before `quantize`.
+
+    Returns:
+        What takes it back.
+    """
+    names = [name for name in OF_INTEGERS if hasattr(layer, name)]
+    before = {name: getattr(layer, name) for name in names}
+    quantized_policy, config = _own_policy(layer), layer.quantization_config
+    with unlocked(layer):
+        floats = layer.add_weight(  # the one step that may want for memory: nothing is touched yet
+            name="kernel",
+            shape=tuple(kernel.shape),
+            initializer=lambda shape, dtype=None: ops.cast(kernel, dtype),
+            dtype=keras.dtype_policies.get(policy).variable_dtype,
+            regularizer=layer.kernel_regularizer,
+        )
+        integers = replace_kernel(layer, floats, quantized=False)
+        for name in names:
+            delattr(layer, name)
+        layer.quantization_config = None
+        layer.dtype_policy = policy
+
+    def take_back() -> None:
+        with unlocked(layer):
+            replace_kernel(layer, integers, quantized=True)
+            for name, value in before.items():
+                setattr(layer, name, value)
+            layer.quantization_config = config
+            layer.dtype_policy = quantized_policy
+
+    return take_back
+
+
+def _own_policy(layer: Any) -> Any:
+    """The dtype policy of a layer itself, which a loaded model keeps in a map of all its layers."""
+    policy = layer.dtype_policy
+    return policy[layer.path] if isinstance(policy, keras.dtype_policies.DTypePolicyMap) else policy

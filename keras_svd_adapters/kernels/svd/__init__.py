@@ -1,0 +1,1 @@
+"""Singular value decompositions of kernels: computed once, cached, shared by processes."""

@@ -1,0 +1,58 @@
+"""How long decompositions will take on this machine."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from functools import lru_cache
+
+import numpy as np
+
+from keras_svd_adapters.kernels.svd.decomposition import KRYLOV_STEPS, krylov_pays
+from keras_svd_adapters.methods.contract import Truncation
+from keras_svd_adapters.runtime.machine import threads_of_blas
+
+
+def decomposition_seconds(m: int, n: int, part: Truncation | None, kept: bool = False) -> float:
+    """Estimated seconds of one core for an `(m, n)` kernel.
+
+    Args:
+        m: Rows of the kernel.
+        n: Columns of it.
+        part: What is wanted of the decomposition, `None` for all.
+        kept: Whether the smaller factor is on disk already.
+
+    Returns:
+        The time of a Gram matrix, an eigenproblem of about 9 k^3 operations, and
+        the product that makes the larger factor; of this alone if `kept`.
+    """
+    k, length = min(m, n), max(m, n)
+    matmul_rate, eigh_rate = host_speed()
+    if part is not None and krylov_pays(m, n, part):
+        width = part.rank + part.oversampling
+        products = 4 * m * n * width * (2 * KRYLOV_STEPS + 2)
+        return products / matmul_rate + 9 * (width * (KRYLOV_STEPS + 1)) ** 2 * length / eigh_rate
+    product = 2 * k * k * length / matmul_rate
+    return product if kept else 2 * product + 9 * k**3 / eigh_rate
+
+
+@lru_cache(maxsize=1)
+def host_speed() -> tuple[float, float]:
+    """Float64 operations per second of one core, in a matmul and in `eigh`.
+
+    With one thread, as a worker has: two threads of one `eigh` wait for each other, on a busy
+    machine many times as long as they compute.
+    """
+    size = 384
+    a = np.random.default_rng(0).normal(size=(size, size))
+    gram = a @ a.T
+    with threads_of_blas(1):
+        matmul = min(_seconds(lambda: a @ a) for _ in range(3))
+        eigh = min(_seconds(lambda: np.linalg.eigh(gram)) for _ in range(3))
+    return 2 * size**3 / matmul, 9 * size**3 / eigh
+
+
+def _seconds(compute: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    compute()
+    return time.perf_counter() - start

@@ -1,0 +1,126 @@
+"""The decompositions of many kernels: side by side, from the cache where they are known."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Generator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+
+import numpy as np
+
+from keras_svd_adapters.kernels.svd import cache as svd_cache
+from keras_svd_adapters.kernels.svd.accelerator import decompose_on_accelerator, require_accelerator
+from keras_svd_adapters.kernels.svd.decomposition import decompose, krylov_pays
+from keras_svd_adapters.kernels.svd.job import Job
+from keras_svd_adapters.kernels.svd.work_sharing import each_by_share
+from keras_svd_adapters.methods.contract import SVD, Truncation
+from keras_svd_adapters.runtime import processes
+from keras_svd_adapters.runtime.machine import cores, free_bytes, threads_of_blas
+
+BYTES_OF_A_WORKER = 9  # per byte of a float32 kernel, while it is decomposed
+DEVICES = ("cpu", "accelerator")
+
+
+@dataclass(frozen=True)
+class SVDService:
+    """How kernels are decomposed.
+
+    Args:
+        cache: Whether decompositions are kept on disk, and found there.
+        cache_dir: Where; `None` for the usual folder.
+        device: `"cpu"`, or `"accelerator"` for the backend's.
+    """
+
+    cache: bool = True
+    cache_dir: str | os.PathLike[str] | None = None
+    device: str = "cpu"
+
+    def check(self) -> None:
+        """Raises where this cannot be done."""
+        if self.device not in DEVICES:
+            raise ValueError(
+                f"`svd_device` must be one of {DEVICES}. Received: svd_device={self.device!r}"
+            )
+        if self.device == "accelerator":
+            require_accelerator()
+
+    def decompose(self, K: np.ndarray, part: Truncation | None = None) -> SVD:
+        """The decomposition of one kernel, as `svd.decompose` has it."""
+        find = decompose_on_accelerator if self.device == "accelerator" else decompose
+        if not self._keeps(K.shape, part):
+            return find(K, part)
+        path = svd_cache.entry(K, self.folder, self.device)
+        found = svd_cache.load(K, path)
+        if found is None:
+            found = find(K)
+            svd_cache.save(found, path)
+        return found if part is None else found.part(slice(0, part.rank))
+
+    @property
+    def folder(self) -> Path:
+        """Where decompositions are kept."""
+        return Path(self.cache_dir or svd_cache.default_folder())
+
+    def _keeps(self, shape: tuple[int, ...], part: Truncation | None) -> bool:
+        m, n = shape
+        approximate = part is not None and krylov_pays(m, n, part)
+        return self.cache and not approximate and svd_cache.worth_keeping(m, n)
+
+    def kept(self, jobs: Sequence[Job]) -> list[bool]:
+        """Of each job, whether the cache holds what it asks for.
+
+        A kernel is brought to the host only where the cache holds one of its shape.
+        """
+        keeps = [job.wanted and self._keeps(job.shape, job.part) for job in jobs]
+        if not any(keeps):
+            return keeps
+        shapes = processes.from_process(0, lambda: svd_cache.shapes(self.folder))
+        return [
+            keep and job.shape in shapes and self._holds(job.kernel())
+            for keep, job in zip(keeps, jobs, strict=True)
+        ]
+
+    def _holds(self, K: np.ndarray) -> bool:
+        entry = svd_cache.entry(K, self.folder, self.device)
+        return processes.from_process(0, entry.exists)
+
+    def each(self, jobs: Sequence[Job]) -> Generator[tuple[np.ndarray, SVD | None]]:
+        """Many kernels in their order, each with its decomposition; some are made at a time."""
+        if not any(job.wanted for job in jobs):
+            yield from ((job.kernel(), None) for job in jobs)
+            return
+        count = processes.least(lambda: self.workers(jobs))
+        with threads_of_blas(cores() // count):
+            if processes.count() > 1:
+                yield from each_by_share(jobs, self.decompose, count)
+                return
+            pool = ThreadPoolExecutor(count)
+            pending: deque[tuple[np.ndarray, Future[SVD] | None]] = deque()
+            try:
+                for job in jobs:
+                    K = job.kernel()
+                    future = pool.submit(self.decompose, K, job.part) if job.wanted else None
+                    pending.append((K, future))
+                    if len(pending) > count:
+                        yield _result(*pending.popleft())
+                while pending:
+                    yield _result(*pending.popleft())
+            finally:
+                pool.shutdown(wait=False, cancel_futures=True)
+
+    def workers(self, jobs: Sequence[Job]) -> int:
+        """How many kernels are decomposed at a time: as many as cores and memory allow."""
+        wanted = [job for job in jobs if job.wanted]
+        if self.device == "accelerator" or not wanted:
+            return 1
+        largest = 4 * max(prod(job.shape) for job in wanted)
+        room = free_bytes() // (BYTES_OF_A_WORKER * largest)
+        return max(1, min(cores(), len(wanted), room))
+
+
+def _result(K: np.ndarray, future: Future[SVD] | None) -> tuple[np.ndarray, SVD | None]:
+    return K, None if future is None else future.result()

@@ -1,0 +1,1 @@
+"""Arithmetic on adapters: merge, convert, extract and compare them."""

@@ -1,0 +1,1 @@
+"""One adapter that does what several do together."""

@@ -1,0 +1,109 @@
+"""What `combine` is asked for, and whether it can be."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from numbers import Integral, Real
+from sys import float_info
+from typing import Any
+
+import numpy as np
+
+from keras_svd_adapters.kernels.low_rank_factors import check_size, is_share
+from keras_svd_adapters.merging.combining.blending import Blend, dare, ties, weighted_sum
+
+DENSITY, SEED = 0.2, 0
+EXACT = ("exact", "linear", "cat")
+PARTIAL = ("ties", "dare")
+HOWS = (*EXACT, "svd", *PARTIAL)
+NEAREST = ("svd", *PARTIAL)
+USED_BY = {"rank": NEAREST, "energy": NEAREST, "density": PARTIAL, "seed": ("dare",)}
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """The arguments of `combine`; raises `ValueError` where they make no sense."""
+
+    weights: Mapping[str, float]
+    how: str
+    rank: int | None
+    energy: float | None
+    density: float | None
+    seed: int | None
+
+    def __post_init__(self) -> None:
+        _check_weights(self.weights)
+        if self.how not in HOWS:
+            raise ValueError(f"`how` must be one of {HOWS}. Received: how={self.how!r}")
+        for argument, hows in USED_BY.items():
+            self._check_effect(argument, hows)
+        check_size(self.rank, self.energy)
+        _check_density(self.density)
+        _check_seed(self.seed)
+
+    def _check_effect(self, argument: str, hows: tuple[str, ...]) -> None:
+        value = getattr(self, argument)
+        if value is not None and self.how not in hows:
+            one = " or ".join(f"`how={how!r}`" for how in hows)
+            raise ValueError(
+                f"`{argument}` has a part in {one} only: leave it out, or choose that. "
+                f"Received: how={self.how!r}, {argument}={value!r}"
+            )
+
+    def check_used(self, nearest: bool) -> None:
+        """Raises where the size of a nearest LoRA is given, and none is made."""
+        if not nearest and (self.rank, self.energy) != (None, None):
+            raise ValueError(
+                f"The trained values of these adapters add, so `how={self.how!r}` makes one of "
+                "their kind and no LoRA: leave `rank` and `energy` out, or take `how='svd'`. "
+                f"Received: rank={self.rank!r}, energy={self.energy!r}"
+            )
+
+    def blend(self, place: int) -> Blend:
+        """What makes one change of several of a kernel, always the same for its place."""
+        density = DENSITY if self.density is None else self.density
+        if self.how == "ties":
+            return partial(ties, density=density)
+        if self.how == "dare":
+            rng = np.random.default_rng([SEED if self.seed is None else self.seed, place])
+            return partial(dare, density=density, rng=rng)
+        return weighted_sum
+
+    @property
+    def goal(self) -> str:
+        """In words, what the new adapter is to add."""
+        partial = f"the blend of {self.how!r}, which is not the weighted sum,"
+        return partial if self.how in PARTIAL else "the weighted sum"
+
+
+def _check_weights(weights: Mapping[str, float]) -> None:
+    numbers = isinstance(weights, Mapping) and all(map(_is_finite, weights.values()))
+    if not numbers or not weights:
+        raise ValueError(
+            "`weights` gives each adapter a finite weight, such as `{'a': 0.7, 'b': 0.3}`. "
+            f"Received: weights={weights!r}"
+        )
+
+
+def _is_finite(weight: Any) -> bool:
+    is_number = isinstance(weight, Real) and not isinstance(weight, bool)
+    return is_number and bool(abs(weight) <= float_info.max)
+
+
+def _check_density(density: float | None) -> None:
+    if density is not None and not is_share(density):
+        raise ValueError(
+            "`density` is a share between 0 and 1, such as 0.2: of the entries that are kept. "
+            f"Received: density={density!r}"
+        )
+
+
+def _check_seed(seed: int | None) -> None:
+    if seed is not None and not _is_seed(seed):
+        raise ValueError(f"`seed` is an integer from 0 on, such as 1. Received: seed={seed!r}")
+
+
+def _is_seed(seed: Any) -> bool:
+    return isinstance(seed, Integral) and not isinstance(seed, bool) and int(seed) >= 0

@@ -1,0 +1,105 @@
+"""What is made of the adapters of one kernel."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from keras_svd_adapters.adapters.adapter import Adapter
+from keras_svd_adapters.adapters.carried import adapters_of
+from keras_svd_adapters.kernels.low_rank_factors import Factors, concatenate, truncate
+from keras_svd_adapters.merging.combining.combine_request import PARTIAL, Recipe
+from keras_svd_adapters.merging.combining.shared_basis import Coordinates, coordinates_of
+from keras_svd_adapters.merging.kernel_updates import changes_of, exact_factors
+from keras_svd_adapters.merging.new_adapters import NewAdapter, lora_of
+from keras_svd_adapters.models.sites.site import Site
+
+LARGEST = float(np.finfo("float32").max)
+
+
+@dataclass(frozen=True)
+class Combination:
+    """Those adapters of a kernel that a recipe names, and what it makes of them.
+
+    Args:
+        site: The kernel.
+        place: Its number among those that are combined.
+        recipe: What is asked for.
+    """
+
+    site: Site
+    place: int
+    recipe: Recipe
+
+    def new_adapter(self) -> NewAdapter:
+        """One of their own kind where their values add and may, else a LoRA."""
+        coordinates = self._coordinates()
+        if coordinates is None:
+            return lora_of(self.site, self._factors(), self._changes)
+        wanted: Callable[[], list[np.ndarray]] | None = self._changes
+        if self.recipe.how in PARTIAL:  # then what is blended are the values, not the changes
+            wanted = None
+        return NewAdapter(self.site, coordinates.method, coordinates.form, self._values, wanted)
+
+    @property
+    def _adapters(self) -> dict[str, Adapter]:
+        carried = adapters_of(self.site.layer)
+        return {name: carried[name] for name in self.recipe.weights if name in carried}
+
+    def _coordinates(self) -> Coordinates | None:
+        """Raises where values must add and do not."""
+        if self.recipe.how in ("cat", "svd"):
+            return None
+        try:
+            return coordinates_of(self._adapters, self.site.path)
+        except ValueError:
+            if self.recipe.how == "linear":
+                raise
+            return None
+
+    def _values(self) -> dict[str, np.ndarray]:
+        coordinates = coordinates_of(self._adapters, self.site.path)
+        return coordinates.blended(self.recipe.blend(self.place), self.recipe.weights)
+
+    def _changes(self) -> list[np.ndarray]:
+        """The blend of the changes of each matrix of the kernel."""
+        names = list(self._adapters)
+        weights = [self.recipe.weights[name] for name in names]
+        blend = self.recipe.blend(self.place)
+        changes = zip(*(changes_of(self.site, name) for name in names), strict=True)
+        return [self._finite(blend(each, weights)) for each in changes]
+
+    def _finite(self, change: np.ndarray) -> np.ndarray:
+        if not np.abs(change).max() <= LARGEST:
+            raise ValueError(
+                "The sum is too large for float32, in which it would be NaN or infinite: lower "
+                f"the weights. Received: weights={self.recipe.weights!r}, on `{self.site.path}`"
+            )
+        return change
+
+    def _factors(self) -> list[Factors]:
+        if self.recipe.how in ("exact", "cat"):
+            return self._concatenated()
+        rank = self._rank()
+        return [truncate(each, rank, self.recipe.energy) for each in self._changes()]
+
+    def _concatenated(self) -> list[Factors]:
+        weights = self.recipe.weights
+        names = [name for name in self._adapters if weights[name]] or list(self._adapters)[:1]
+        factors = zip(*(exact_factors(self.site, name) for name in names), strict=True)
+        return [concatenate(each, [weights[name] for name in names]) for each in factors]
+
+    def _rank(self) -> int | None:
+        """The largest rank of the adapters, where neither rank nor energy is given."""
+        if self.recipe.rank is not None or self.recipe.energy is not None:
+            return self.recipe.rank
+        methods = [adapter.method for adapter in self._adapters.values()]
+        ranks = [int(getattr(method, "rank", 0)) for method in methods]
+        if 0 in ranks:
+            raise ValueError(
+                "A nearest LoRA needs `rank=` or `energy=`, such as 0.99, as an adapter has no "
+                f"rank. Received: {', '.join(map(str, methods))} on `{self.site.path}`"
+            )
+        return max(ranks)

@@ -1,0 +1,165 @@
+"""Adapters of one kernel whose trained values add, since what lies around them is the same."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from keras_svd_adapters.adapters.adapter import Adapter
+from keras_svd_adapters.merging.combining.blending import Blend
+from keras_svd_adapters.methods.method import Method
+from keras_svd_adapters.methods.sparse.token_rows import TokenRows
+from keras_svd_adapters.methods.spectral.svft import SVFT
+from keras_svd_adapters.runtime.host_values import to_numpy
+
+FACTORS = ("U", "s", "Vt")
+SAME = 1e-4
+
+
+@dataclass(frozen=True)
+class Coordinates:
+    """What adapters change, as values that add.
+
+    Args:
+        method: The method of an adapter that can hold any sum of them.
+        form: Its formulation.
+        frozen: Its frozen arrays.
+        changes: For each trained array, the change from its value at the base
+            model that each adapter, by name, makes.
+    """
+
+    method: Method
+    form: str
+    frozen: dict[str, np.ndarray]
+    changes: dict[str, dict[str, np.ndarray]]
+
+    def blended(self, blend: Blend, weights: Mapping[str, float]) -> dict[str, np.ndarray]:
+        """The arrays of an adapter with a blend of the changes."""
+        trained = {}
+        for array, changes in self.changes.items():
+            origin = self.method.linear[array]
+            here = [weights[name] for name in changes]
+            trained[array] = origin + blend(list(changes.values()), here)
+        return self.frozen | trained
+
+
+def coordinates_of(adapters: Mapping[str, Adapter], path: str) -> Coordinates:
+    """What these adapters of a kernel change; raises `ValueError` where it does not add."""
+    first = next(iter(adapters.values()))
+    received = f"Received: {', '.join(str(a.method) for a in adapters.values())} on `{path}`"
+    other = "`how='svd'` makes the nearest LoRA of any"
+    for adapter in adapters.values():
+        if not adapter.method.linear:
+            raise ValueError(
+                "Only values of SVF, SVFT, LoRA-XS and TokenRows add exactly; `how='cat'` is exact "
+                f"for LoRA and its kin, {other}. {received}"
+            )
+        if type(adapter.method) is not type(first.method):
+            raise ValueError(f"Values of different methods do not add; {other}. {received}")
+        for name in FACTORS:
+            if not _agree(first, adapter, name):
+                raise ValueError(
+                    "The adapters were made between other singular vectors, as of another base "
+                    f"or another `svd_device`; {other}. {received}"
+                )
+    if isinstance(first.method, SVFT) and not _alike(adapters):
+        if first.view.count is not None:
+            raise ValueError(f"Patterns of stacked kernels must be equal; {other}. {received}")
+        return _united(adapters)
+    if isinstance(first.method, TokenRows) and not _alike(adapters):
+        return _rows_united(adapters)
+    if not _alike(adapters):
+        raise ValueError(f"Only values of equal hyperparameters add; {other}. {received}")
+    frozen = {name: to_numpy(v) for name, v in first.arrays.items() if name not in first.trained}
+    return Coordinates(first.method, first.form, frozen, _changes(adapters))
+
+
+def _agree(one: Adapter, other: Adapter, name: str) -> bool:
+    if name not in one.arrays or name not in other.arrays:
+        return True
+    a, b = to_numpy(one.arrays[name]), to_numpy(other.arrays[name])
+    return a.shape == b.shape and bool(np.allclose(a, b, rtol=SAME, atol=SAME))
+
+
+def _alike(adapters: Mapping[str, Adapter]) -> bool:
+    """Whether values at one place of the trained arrays mean the same in all of them."""
+    first, *others = adapters.values()
+    ours = _hyperparameters(first.method)
+    return all(
+        _hyperparameters(a.method) == ours
+        and ("pairs" not in a.arrays or np.array_equal(_pairs(a), _pairs(first)))
+        for a in others
+    )
+
+
+def _hyperparameters(method: Method) -> dict[str, object]:
+    """Those on which the meaning of the values depends."""
+    skipped = ("formulation", "init_std", "seed", "alpha")
+    scale = {"scale": getattr(method, "scale", 1.0)}
+    return scale | {k: v for k, v in method.get_config().items() if k not in skipped}
+
+
+def _pairs(adapter: Adapter) -> np.ndarray:
+    return to_numpy(adapter.arrays["pairs"])
+
+
+def _changes(adapters: Mapping[str, Adapter]) -> dict[str, dict[str, np.ndarray]]:
+    first = next(iter(adapters.values()))
+    return {
+        array: {
+            name: to_numpy(adapter.arrays[array]).astype("float64") - origin
+            for name, adapter in adapters.items()
+        }
+        for array, origin in first.method.linear.items()
+    }
+
+
+def _united(adapters: Mapping[str, Adapter]) -> Coordinates:
+    """The union of the patterns of SVFT, as that of one of them where it holds the others."""
+    first = next(iter(adapters.values()))
+    frozen = {name: to_numpy(v) for name, v in first.arrays.items() if name in FACTORS}
+    places = {name: _places(adapter) for name, adapter in adapters.items()}
+    union = np.any([place >= 0 for place in places.values()], axis=0)
+    pairs: np.ndarray = np.argwhere(union).astype("int32")
+    method = SVFT("random", nnz=len(pairs), formulation=_svft(first).formulation)
+    frozen["pairs"] = pairs
+    for name, adapter in adapters.items():
+        if not _svft(adapter).scattered and np.array_equal(places[name] >= 0, union):
+            method = replace(_svft(adapter), formulation=method.formulation)
+            del frozen["pairs"]  # a band's entries are in the same order, row by row
+            break
+    changes = {}
+    for name, adapter in adapters.items():
+        values: np.ndarray = np.append(to_numpy(adapter.arrays["m"]).astype("float64"), 0.0)
+        changes[name] = values[places[name][union]]
+    return Coordinates(method, first.form, frozen, {"m": changes})
+
+
+def _rows_united(adapters: Mapping[str, Adapter]) -> Coordinates:
+    """The union of the rows of TokenRows; a row that an adapter lacks is 0 in it."""
+    rows = sorted({row for adapter in adapters.values() for row in _rows(adapter)})
+    changes = {}
+    for name, adapter in adapters.items():
+        shift = to_numpy(adapter.arrays["shift"])
+        changes[name] = np.zeros((*shift.shape[:-2], len(rows), shift.shape[-1]))
+        changes[name][..., [rows.index(row) for row in _rows(adapter)], :] = shift
+    form = next(iter(adapters.values())).form
+    return Coordinates(TokenRows(rows), form, {}, {"shift": changes})
+
+
+def _rows(adapter: Adapter) -> list[int]:
+    assert isinstance(adapter.method, TokenRows)
+    return list(adapter.method.rows)
+
+
+def _svft(adapter: Adapter) -> SVFT:
+    assert isinstance(adapter.method, SVFT)
+    return adapter.method
+
+
+def _places(adapter: Adapter) -> np.ndarray:
+    """For each entry of M its place among the trained values, -1 for one that has none."""
+    pairs = _pairs(adapter) if "pairs" in adapter.arrays else None
+    return _svft(adapter).places(min(adapter.view.m, adapter.view.n), pairs)

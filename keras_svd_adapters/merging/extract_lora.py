@@ -1,0 +1,115 @@
+"""From two models, one tuned from the other, to a LoRA of their difference."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import keras
+import numpy as np
+
+from keras_svd_adapters.kernels.low_rank_factors import check_size, truncate
+from keras_svd_adapters.merging.approximation import Approximation
+from keras_svd_adapters.merging.model_pair import Twins, difference, others_that_differ, twins_of
+from keras_svd_adapters.merging.new_adapters import (
+    NewAdapter,
+    attach_and_measure,
+    check_free,
+    lora_of,
+)
+from keras_svd_adapters.models.named_adapters import require_values
+from keras_svd_adapters.models.sites.patterns import Targets
+from keras_svd_adapters.models.sites.selection import choose
+from keras_svd_adapters.models.sites.site import Site
+from keras_svd_adapters.runtime.live_models import searching_once
+from keras_svd_adapters.runtime.warnings import warn
+
+
+@searching_once()
+def extract_lora(
+    base: keras.layers.Layer,
+    tuned: keras.layers.Layer,
+    rank: int | None = None,
+    energy: float | None = None,
+    into: str = "lora",
+    targets: Targets = None,
+    exclude: Targets = None,
+    tied: bool = False,
+) -> Approximation:
+    """Adds to a model a LoRA that turns it into another one, which was tuned from it.
+
+    Each kernel gets the LoRA nearest to the difference of the two. A kernel that
+    is the same in both gets none. Biases, norms and other weights that differ
+    cannot be held by it: a warning names them.
+
+    Args:
+        base: A built model. It keeps its weights; the LoRA becomes its active
+            adapter.
+        tuned: The same model after training, which is only read. If it has an
+            active adapter, its kernels are those with what the adapter adds.
+        rank: Rank of the LoRA.
+        energy: Share of the sum of squares of each kernel's difference that it
+            must hold, such as 0.99, instead of `rank`.
+        into: Name of the new adapter.
+        targets: Which kernels, as in `enable`.
+        exclude: Which of these to leave out.
+        tied: As in `enable`.
+
+    Returns:
+        An `Approximation`, which tells for each kernel how far the LoRA is from
+        the difference; print it.
+
+    Raises:
+        ValueError: If the models have other kernels, none of the targeted ones
+            differs, neither `rank` nor `energy` is given, or the name is taken.
+            The model is left as it was.
+
+    Example:
+
+    >>> import keras, keras_svd_adapters as ksa
+    >>> base = keras.Sequential([keras.Input((8,)), keras.layers.Dense(6), keras.layers.Dense(2)])
+    >>> tuned = keras.models.clone_model(base)  # its first kernel is another one
+    >>> tuned.layers[1].set_weights(base.layers[1].get_weights())
+    >>> ksa.extract_lora(base, tuned, rank=6).error < 1e-5
+    True
+    """
+    check_free(base, into)
+    _check_size(rank, energy)
+    twins = twins_of(base, tuned)
+    require_values(tuned, f"extract_lora of {tuned!r}")
+    sites = choose(base, targets, exclude, tied=tied)
+    differing = [site for site in sites if any(map(np.any, difference(site, twins)))]
+    others = list(others_that_differ(base, tuned, twins, {site.key for site in sites}))
+    _tell(bool(differing), others, f"Received: targets={targets!r}, exclude={exclude!r}")
+    new = [_lora(site, twins, rank, energy) for site in differing]
+    return attach_and_measure(base, new, into, "the difference of the models")
+
+
+def _check_size(rank: int | None, energy: float | None) -> None:
+    check_size(rank, energy)
+    if rank is None and energy is None:
+        raise ValueError(
+            "Give `rank=`, such as 16, or `energy=`, such as 0.99, for a LoRA that holds this "
+            f"share of each difference. Received: rank={rank!r}, energy={energy!r}"
+        )
+
+
+def _tell(any_differs: bool, others: list[str], asked: str) -> None:
+    """Raises where there is nothing to extract; warns of what is not extracted."""
+    shown = ", ".join(f"`{path}`" for path in others[:3]) + ", ..." * (len(others) > 3)
+    rest = f"{len(others)} other weights differ: {shown}." if others else "So are all others."
+    if not any_differs:
+        raise ValueError(
+            f"The targeted kernels are the same in both models. {rest} Name kernels that differ "
+            f"in `targets`, or take the model after its training. {asked}"
+        )
+    if others:
+        warn(
+            f"The LoRA does not hold all that differs. {rest} Name those of them that are kernels "
+            "in `targets`; of biases, norms and the like, give the base the values of the tuned "
+            f"model by `assign`, or do without. {asked}"
+        )
+
+
+def _lora(site: Site, twins: Twins, rank: int | None, energy: float | None) -> NewAdapter:
+    factors = [truncate(change, rank, energy) for change in difference(site, twins)]
+    return lora_of(site, factors, partial(difference, site, twins))

@@ -1,0 +1,40 @@
+"""What an adapter adds to its kernel."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from keras_svd_adapters.adapters.carried import adapters_of
+from keras_svd_adapters.adapters.layer_kinds import base_value
+from keras_svd_adapters.kernels.low_rank_factors import Factors, shrink
+from keras_svd_adapters.methods.method import Method
+from keras_svd_adapters.models.sites.site import Site
+from keras_svd_adapters.runtime.host_values import to_numpy
+
+
+def changes_of(site: Site, name: str) -> list[np.ndarray]:
+    """What an adapter adds to each matrix of its kernel; raises where that is not finite."""
+    delta = to_numpy(adapters_of(site.layer)[name].delta(base_value(site.layer)))
+    if not np.isfinite(delta).all():
+        raise ValueError(
+            "An adapter has NaN or infinite values, of which nothing can be made. "
+            f"Received: {name!r} on `{site.path}`"
+        )
+    return site.view.split(site.view.to_matrix(delta).astype("float64"))
+
+
+def exact_factors(site: Site, name: str) -> list[Factors]:
+    """`A` and `B` whose product is what an adapter adds to each matrix of its kernel."""
+    adapter = adapters_of(site.layer)[name]
+    found = [adapter.method.low_rank(values, site.view.m) for values in adapter.numpy_values()]
+    factors = [shrink(*pair) for pair in found if pair is not None]
+    if not factors:
+        known = Method.registry.values()
+        exact = sorted(m.__name__ for m in known if m.low_rank is not Method.low_rank)
+        raise ValueError(
+            f"{adapter.method} changes the kernel by more than a low rank, so no LoRA is exactly "
+            f"it; {', '.join(exact)} have one. Give `rank=` or `energy=0.99` for the nearest one "
+            f"(to `combine`, with `how='svd'`), or `merge` it. "
+            f"Received: name={name!r}, on `{site.path}`"
+        )
+    return factors

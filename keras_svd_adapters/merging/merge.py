@@ -1,0 +1,152 @@
+"""Folding adapters into the kernels they adapt, and back."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_svd_adapters.merging.merge_checks import _check, _holders
+from keras_svd_adapters.merging.merge_record import Record, _fold, _sha256, _take_back, _unfold
+from keras_svd_adapters.merging.merge_report import MergeReport, _measure, output_change
+from keras_svd_adapters.models.named_adapters import require_adapter
+from keras_svd_adapters.models.refresh import restore_plain
+from keras_svd_adapters.models.sites.search import adapted_sites
+from keras_svd_adapters.models.state.trained_weights import own_weights, trained_with
+from keras_svd_adapters.runtime.host_values import to_numpy
+from keras_svd_adapters.runtime.live_models import searching_once
+
+QUANTIZED = ("float", "requantize")
+
+
+def merge(
+    model: keras.layers.Layer,
+    tolerance: float | None = None,
+    probe: Any = None,
+    keep_base: bool = True,
+    quantized: str | None = None,
+) -> MergeReport:
+    """Folds the active adapter into the kernels, which then costs nothing.
+
+    The delta is computed in float32, added to the kernel and rounded once. The
+    model is an ordinary one afterwards: it saves, generates and exports without
+    this package, and its weights train again as they did before `enable`.
+
+    Args:
+        model: An adapted model.
+        tolerance: The relative change of outputs to put up with: of the
+            model's on `probe`, or of the worst kernel's on random inputs.
+        probe: Inputs of the model, to measure its outputs before and after.
+        keep_base: Whether to keep a copy of the kernels on the host, so that
+            `unmerge` can restore them; kernels of integers that become floats
+            stay beside these.
+        quantized: What becomes of kernels that are stored as int8 or int4:
+            `"float"` makes those that are adapted float kernels again, exact
+            and as large as before they were quantized; `"requantize"` rounds
+            the sum to integers anew, which loses about as much as quantizing
+            did at first, and may lose most of a small change: read the report.
+
+    Returns:
+        A `MergeReport` of what rounding changed; print it.
+
+    Raises:
+        ValueError: If there is no active adapter, if others rest beside it, if
+            its values are not finite, if a kernel belongs to another layer as
+            well, if kernels are quantized and `quantized` does not say what
+            becomes of them, or if outputs change by more than `tolerance`. The
+            model is left as it was.
+    """
+    if quantized not in (None, *QUANTIZED):
+        raise ValueError(f"`quantized` is one of {QUANTIZED}. Received: quantized={quantized!r}")
+    if tolerance is not None and not isinstance(tolerance, int | float):
+        raise ValueError(f"`tolerance` is a number such as 1e-3. Received: tolerance={tolerance!r}")
+    sites = require_adapter(model)
+    holders = _holders(model)
+    for site in sites:
+        _check(site, holders, quantized)
+    kernels = tuple(each for site in sites for each in _measure(site, quantized))
+    report = MergeReport(kernels)
+    if probe is None:
+        _check_tolerance(report, tolerance)
+    before = _outputs(model, probe)
+    trained = [(w, owner) for _, _, w in own_weights(model) if (owner := trained_with(w))]
+    record = Record([], trained)
+    try:
+        for site in sites:
+            _fold(site, record, quantized)
+        if before:
+            report = MergeReport(kernels, output_change(before, _outputs(model, probe)))
+            _check_tolerance(report, tolerance)
+    except BaseException:
+        _unfold(record)
+        raise
+    try:
+        for weight, _ in trained:
+            weight.trained_with = None
+        restore_plain(model)
+    except BaseException:
+        _take_back(model, record)
+        raise
+    object.__setattr__(model, "merge_record", record if keep_base else None)
+    return report
+
+
+@searching_once()
+def unmerge(model: keras.layers.Layer) -> None:
+    """Takes the last `merge` back: the kernels' own bits, and the adapter beside them.
+
+    Args:
+        model: The model that was merged, in this process.
+
+    Raises:
+        ValueError: If it was not merged, was merged with `keep_base=False`,
+            has adapters, or its kernels changed since. The model is left as it
+            was.
+    """
+    record = vars(model).get("merge_record")
+    if record is not None and adapted_sites(model):
+        raise ValueError(
+            "The model has got adapters since its `merge`: take them off with `delete_adapter` "
+            "before `unmerge`. "
+            f"Received: {model!r}"
+        )
+    if record is None:
+        raise ValueError(
+            "There is no merge to take back, or it was taken back already: `unmerge` works on the "
+            "model object that `merge(model)` was called with, unless `keep_base=False`. "
+            f"Received: {model!r}"
+        )
+    for merged in record.kernels:
+        lora = getattr(merged.layer, "lora_enabled", False)
+        if lora or _sha256(merged.layer) != merged.sha256:
+            raise ValueError(
+                "A kernel changed since the merge, by training or loading, which `unmerge` would "
+                f"lose. Received: the kernel of `{merged.layer.path}`"
+            )
+    object.__setattr__(model, "merge_record", None)
+    _take_back(model, record)
+
+
+def _outputs(model: keras.layers.Layer, probe: Any) -> list[np.ndarray]:
+    """The outputs of a model on a probe, as float32 arrays."""
+    if probe is None:
+        return []
+    outputs = keras.tree.flatten(model(probe, training=False))
+    outputs = [to_numpy(ops.cast(y, "float32")) for y in outputs]
+    if not sum(y.size for y in outputs):
+        raise ValueError(
+            "The model has no output on `probe`: give it a batch of inputs. "
+            f"Received: outputs of the shapes {[y.shape for y in outputs]}"
+        )
+    return outputs
+
+
+def _check_tolerance(report: MergeReport, tolerance: float | None) -> None:
+    if tolerance is not None and not report.relative <= tolerance:
+        raise ValueError(
+            f"Merging would change outputs by {report.relative:.1e} of their norm, more than "
+            "`tolerance`. Go on with the adapter unmerged, or merge a float32 copy of the "
+            f"model. Received: tolerance={tolerance}\n{report}"
+        )

@@ -1,0 +1,133 @@
+"""What merging changed, measured."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_svd_adapters.adapters.layer_kinds import base_value
+from keras_svd_adapters.adapters.requantization import rounded_again
+from keras_svd_adapters.kernels.quantized import float_policy, holds_integers
+from keras_svd_adapters.models.sites.site import Site
+from keras_svd_adapters.runtime.host_values import to_numpy
+from keras_svd_adapters.runtime.path_groups import alike
+from keras_svd_adapters.runtime.tables import Shown, Table
+
+PROBES = 64
+
+
+@dataclass(frozen=True)
+class MergedKernel:
+    """How one merged kernel differs from its adapted one, since it is rounded once.
+
+    Args:
+        path: The names of the layers from the model to this one.
+        delta: Norm of the adapter's change, relative to that of the kernel.
+        lost: Share of that change which rounding took away.
+        largest: Largest change of an output, on random inputs of norm about
+            the square root of their length.
+        relative: Norm of the change of these outputs, relative to theirs.
+    """
+
+    path: str
+    delta: float
+    lost: float
+    largest: float
+    relative: float
+
+
+@dataclass(frozen=True, repr=False)
+class MergeReport(Shown):
+    """What `merge` measured. Printing it shows a table, of kernels alike the largest figures.
+
+    Args:
+        kernels: One `MergedKernel` per kernel.
+        probe: Largest and relative change of the model's outputs on the
+            `probe` that `merge` was given, else `None`.
+    """
+
+    kernels: tuple[MergedKernel, ...]
+    probe: tuple[float, float] | None = None
+
+    @property
+    def relative(self) -> float:
+        """The relative change of the outputs: the model's, else of the worst kernel."""
+        return self.probe[1] if self.probe else max(kernel.relative for kernel in self.kernels)
+
+    def as_table(self) -> Table:
+        head = ("kernel", "change by the adapter", "lost", "largest error", "relative error")
+        rows = [
+            _row(path, [self.kernels[place] for place in places])
+            for path, places in alike(kernel.path for kernel in self.kernels).items()
+        ]
+        notes = f"The worst kernel's outputs changed by {self.relative:.1e} of their norm"
+        if self.probe:
+            notes = (
+                f"The model's outputs changed by {self.probe[0]:.1e} at most, {self.probe[1]:.1e} "
+                "of their norm"
+            )
+        return Table(head, rows, notes)
+
+
+def _row(path: str, kernels: list[MergedKernel]) -> tuple[str, ...]:
+    """The largest figures of kernels whose paths differ by numbers only."""
+    delta, lost, largest, relative = (
+        max(getattr(kernel, name) for kernel in kernels)
+        for name in ("delta", "lost", "largest", "relative")
+    )
+    return path, f"{delta:.2e}", f"{lost:.2%}", f"{largest:.1e}", f"{relative:.1e}"
+
+
+def measure(path: str, K: np.ndarray, delta: np.ndarray, rounded: np.ndarray) -> MergedKernel:
+    """Compares a rounded `(m, n)` kernel with `K + delta`."""
+    K, delta, rounded = (np.asarray(a, "float64") for a in (K, delta, rounded))
+    wanted = K + delta
+    error = rounded - wanted
+    x = np.random.default_rng(0).normal(size=(PROBES, len(K)))
+    y, difference = x @ wanted, x @ error
+    return MergedKernel(
+        path,
+        delta=_ratio(delta, K),
+        lost=_ratio(error, delta),
+        largest=float(np.abs(difference).max()),
+        relative=_ratio(difference, y),
+    )
+
+
+def output_change(before: list[np.ndarray], after: list[np.ndarray]) -> tuple[float, float]:
+    """Largest and relative difference between two lists of outputs."""
+    a, b = (np.concatenate([np.ravel(y).astype("float64") for y in ys]) for ys in (before, after))
+    return float(np.abs(a - b).max()), _ratio(b - a, a)
+
+
+def _ratio(change: np.ndarray, whole: np.ndarray) -> float:
+    size = float(np.linalg.norm(whole))
+    return float(np.linalg.norm(change)) / size if size else 0.0
+
+
+def _measure(site: Site, quantized: str | None) -> list[MergedKernel]:
+    delta = site.layer.adapter().delta(base_value(site.layer))
+    rounded, dtype = _rounded(site, quantized)
+    delta, rounded = (site.view.to_matrix(to_numpy(k)) for k in (delta, rounded))
+    if not np.isfinite(rounded).all():
+        raise ValueError(
+            f"The merged kernel does not fit into {dtype}: it has NaN or infinite values. Go "
+            f"on with the adapter unmerged. Received: the adapter of `{site.path}`"
+        )
+    paths = (path for path, _ in site.matrices())
+    return list(map(measure, paths, *map(site.view.split, (site.matrix(), delta, rounded))))
+
+
+def _rounded(site: Site, quantized: str | None) -> tuple[Any, str]:
+    """The merged kernel as it will be stored, as float32, and the dtype of that."""
+    merged = site.layer.merged_kernel()
+    if holds_integers(site.layer) and quantized == "requantize":
+        return rounded_again(site.layer, merged).floats, site.dtype
+    dtype = site.dtype
+    if holds_integers(site.layer):
+        dtype = keras.dtype_policies.get(float_policy(site.layer)).variable_dtype
+    return ops.cast(ops.cast(merged, dtype), "float32"), dtype

@@ -1,0 +1,86 @@
+"""Adapters of known values: attached, and measured against what they stand for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
+
+import keras
+import numpy as np
+
+from keras_svd_adapters.adapters.attachment import attach
+from keras_svd_adapters.kernels.low_rank_factors import Factors, padded, relative_error
+from keras_svd_adapters.merging.approximation import ApproximateKernel, Approximation
+from keras_svd_adapters.merging.kernel_updates import changes_of
+from keras_svd_adapters.methods.low_rank.lora import LoRA
+from keras_svd_adapters.methods.method import Method
+from keras_svd_adapters.models.assignment import check_methods, check_name
+from keras_svd_adapters.models.attaching import undone_on_failure
+from keras_svd_adapters.models.refresh import finish
+from keras_svd_adapters.models.sites.search import adapted_sites
+from keras_svd_adapters.models.sites.site import Site
+
+Wanted = Callable[[], list[np.ndarray]]
+
+
+class NewAdapter(NamedTuple):
+    """An adapter to attach.
+
+    Args:
+        site: The kernel.
+        method: Its method.
+        form: Its formulation.
+        values: Makes its arrays, when it is attached.
+        wanted: Makes the change of each matrix that it stands for, when it is
+            measured; `None` for the one that it makes itself.
+    """
+
+    site: Site
+    method: Method
+    form: str
+    values: Callable[[], dict[str, np.ndarray]]
+    wanted: Wanted | None
+
+
+def lora_of(site: Site, factors: Sequence[Factors], wanted: Wanted) -> NewAdapter:
+    """A LoRA of these factors, one pair for each matrix of a kernel."""
+    pairs = padded(factors)
+    values = site.view.joined([{"lora_a": A, "lora_b": B} for A, B in pairs])
+    method = LoRA(rank=pairs[0][0].shape[1])
+    return NewAdapter(site, method, site.form(method), lambda: values, wanted)
+
+
+def check_free(model: keras.layers.Layer, into: str) -> None:
+    """Raises where a new adapter cannot have this name, or some kernel has one of this name."""
+    check_name(into)
+    for site in adapted_sites(model, into):
+        raise ValueError(
+            f"`{site.path}` has an adapter of this name. Give the new one another `into=`, or "
+            f"`delete_adapter(model, {into!r})` first. Received: into={into!r}"
+        )
+
+
+def attach_and_measure(
+    model: keras.layers.Layer,
+    new: Sequence[NewAdapter],
+    into: str,
+    goal: str,
+    extra: Sequence[keras.Variable] = (),
+) -> Approximation:
+    """Attaches adapters, and measures them against what they stand for, their goal in words."""
+    chosen = [(each.site, each.method) for each in new]
+    check_methods(chosen, into)
+    with undone_on_failure(model, chosen, into):
+        for each in new:
+            adapter = each.site.new_adapter(each.method, each.form, into, each.values())
+            attach(each.site.layer, into, adapter)
+        finish(model, into, list(extra))
+        return Approximation(into, tuple(k for each in new for k in _measured(each, into)), goal)
+
+
+def _measured(new: NewAdapter, into: str) -> Iterator[ApproximateKernel]:
+    """How near an adapter is to what it stands for, for each matrix of its kernel."""
+    found = changes_of(new.site, into)
+    wanted = found if new.wanted is None else new.wanted()
+    for (path, _), ours, theirs in zip(new.site.matrices(), found, wanted, strict=True):
+        yield ApproximateKernel(path, str(new.method), relative_error(ours, theirs))

@@ -1,0 +1,108 @@
+"""Angles between adapters of a model, by what they add to its kernels."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from math import sqrt
+
+from keras_svd_adapters.runtime.path_groups import alike
+from keras_svd_adapters.runtime.tables import Shown, Table
+
+NONE = "-"
+
+
+@dataclass(frozen=True)
+class KernelSimilarity:
+    """How alike the changes are that two adapters make to one kernel.
+
+    Args:
+        path: The path of the kernel.
+        product: Inner product of the changes.
+        norms: Norm of each.
+    """
+
+    path: str
+    product: float
+    norms: tuple[float, float]
+
+    @property
+    def cosine(self) -> float | None:
+        """Cosine of the angle between the changes; `None` if one of them is zero."""
+        return _cosine([self])
+
+
+@dataclass(frozen=True)
+class PairSimilarity:
+    """How alike two adapters are.
+
+    Args:
+        names: The two.
+        kernels: One `KernelSimilarity` per kernel that both carry.
+    """
+
+    names: tuple[str, str]
+    kernels: tuple[KernelSimilarity, ...]
+
+    @property
+    def cosine(self) -> float | None:
+        """The cosine over these kernels together; `None` if an adapter changes none of them."""
+        return _cosine(self.kernels)
+
+
+@dataclass(frozen=True, repr=False)
+class Similarity(Shown):
+    """How alike adapters are. Printing it shows a table, of kernels alike the cosine over all.
+
+    Args:
+        pairs: One `PairSimilarity` for each two of the adapters.
+    """
+
+    pairs: tuple[PairSimilarity, ...]
+
+    def cosine(self, first: str, second: str) -> float | None:
+        """The cosine between two adapters, in any order.
+
+        Args:
+            first: Name of one.
+            second: Name of the other.
+
+        Returns:
+            A number from -1 to 1, or `None` if one of them changes none of the
+            kernels that both carry.
+        """
+        for pair in self.pairs:
+            if set(pair.names) == {first, second}:
+                return pair.cosine
+        compared = ", ".join(" and ".join(map(repr, pair.names)) for pair in self.pairs)
+        raise ValueError(
+            f"These two were not compared; there are {compared}. Received: {first!r}, {second!r}"
+        )
+
+    def as_table(self) -> Table:
+        rows = [row for pair in self.pairs for row in _rows(pair)]
+        notes = "cosine of what they add to the kernels: 1 the same, 0 unrelated, -1 the opposite"
+        if any(row[-1] == NONE for row in rows):
+            notes += f"\n{NONE}: one of the two changes nothing there, and so has no direction"
+        return Table(("adapters", "kernel", "kernels", "cosine"), rows, notes)
+
+
+def _cosine(kernels: Sequence[KernelSimilarity]) -> float | None:
+    """That of the changes of several kernels as one vector."""
+    sizes = [sqrt(sum(k.norms[i] ** 2 for k in kernels)) for i in (0, 1)]
+    if not all(sizes):
+        return None
+    return sum(kernel.product for kernel in kernels) / sizes[0] / sizes[1]
+
+
+def _rows(pair: PairSimilarity) -> Iterator[tuple[str, ...]]:
+    names = ", ".join(pair.names)
+    what = "all that both adapt" if pair.kernels else "they adapt none in common"
+    yield names, what, str(len(pair.kernels)), _shown(pair.cosine)
+    for path, places in alike(kernel.path for kernel in pair.kernels).items():
+        cosine = _cosine([pair.kernels[place] for place in places])
+        yield names, path, str(len(places)), _shown(cosine)
+
+
+def _shown(cosine: float | None) -> str:
+    return NONE if cosine is None else f"{cosine:.3f}"

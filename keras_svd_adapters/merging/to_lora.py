@@ -1,0 +1,76 @@
+"""From an adapter of one method to the same function, or one near it, in a LoRA."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import keras
+
+from keras_svd_adapters.kernels.low_rank_factors import Factors, check_size, truncate
+from keras_svd_adapters.merging.approximation import Approximation
+from keras_svd_adapters.merging.kernel_updates import changes_of, exact_factors
+from keras_svd_adapters.merging.new_adapters import attach_and_measure, check_free, lora_of
+from keras_svd_adapters.models.named_adapters import only_adapter, require_adapter, require_values
+from keras_svd_adapters.models.sites.site import Site
+from keras_svd_adapters.models.state.trained_weights import own_weights, trained_with
+from keras_svd_adapters.runtime.live_models import searching_once
+
+
+@searching_once()
+def to_lora(
+    model: keras.layers.Layer,
+    name: str | None = None,
+    into: str = "lora",
+    rank: int | None = None,
+    energy: float | None = None,
+) -> Approximation:
+    """Adds a LoRA adapter that computes what another adapter does, exactly or nearly.
+
+    PiSSA and MiLoRA of rank r become a LoRA of rank 2 r on the kernel as it
+    is, LoRA-XS, VeRA and TokenRows one of rank r, exactly. Any method becomes the nearest
+    LoRA of a given rank, or of the rank that holds a given energy. The new
+    adapter becomes the active one, and what `train` named trains and is saved
+    with it from now on; `delete_adapter` takes the old one off.
+
+    Args:
+        model: An adapted model.
+        name: Name of the adapter to convert, if there are several.
+        into: Name of the new one.
+        rank: Its rank, if it need not be exact.
+        energy: Share of the sum of squares of the change of each kernel that
+            it must hold, such as 0.99, instead of `rank`.
+
+    Returns:
+        An `Approximation`, which tells the error for each kernel; print it.
+
+    Raises:
+        ValueError: If there is no such adapter, its method has no exact LoRA
+            and no `rank` or `energy` is given, or the new name is taken. The
+            model is left as it was.
+
+    Example:
+
+    >>> import keras, keras_svd_adapters as ksa
+    >>> model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(6), keras.layers.Dense(2)])
+    >>> _ = ksa.enable(model, ksa.PiSSA(rank=2))
+    >>> ksa.to_lora(model).error < 1e-5
+    True
+    >>> ksa.delete_adapter(model, "default")
+    """
+    check_free(model, into)
+    check_size(rank, energy)
+    name = name or only_adapter(model)
+    sites = require_adapter(model, name)
+    require_values(model, f"to_lora of {name!r}")
+    new = [
+        lora_of(site, _factors(site, name, rank, energy), partial(changes_of, site, name))
+        for site in sites
+    ]
+    extra = [weight for _, _, weight in own_weights(model) if trained_with(weight) == name]
+    return attach_and_measure(model, new, into, f"what {name!r} adds", extra)
+
+
+def _factors(site: Site, name: str, rank: int | None, energy: float | None) -> list[Factors]:
+    if rank is None and energy is None:
+        return exact_factors(site, name)
+    return [truncate(change, rank, energy) for change in changes_of(site, name)]

@@ -1,0 +1,1 @@
+"""Methods that add a product of two thin matrices."""

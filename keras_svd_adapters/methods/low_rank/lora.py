@@ -1,0 +1,110 @@
+"""LoRA and rsLoRA.
+
+    K' = K + c A B        A (m, r), B (r, n),  c = alpha / r,  rsLoRA: alpha / sqrt(r)
+
+Hu et al. 2021, arXiv:2106.09685; Kalajdzievski 2023, arXiv:2312.03732. As in HF PEFT, `A` starts
+uniform in +-1/sqrt(m) and `B` at zero; for an embedding `A` at zero and `B` normal. `K` is the
+kernel as a matrix, so that the heads of an attention kernel share one rank, unlike in Keras's own
+`enable_lora`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import sqrt
+from types import SimpleNamespace
+from typing import Any, ClassVar
+
+import numpy as np
+from keras.ops import matmul
+
+from keras_svd_adapters.methods.contract import SVD, Array, Base, Dropout
+from keras_svd_adapters.methods.method import Method, check_rank
+
+
+@dataclass(frozen=True, repr=False)
+class LoRA(Method):
+    """Low-rank adaptation: adds `c A B`, a product of two thin matrices.
+
+    Trains `rank * (m + n)` values per `(m, n)` kernel.
+
+    Args:
+        rank: Integer, the rank of the update. Papers use 4 to 64.
+        alpha: Float, numerator of the scale `c = alpha / rank`. `None` means
+            `rank`, a scale of 1. Changing the rank changes the step unless
+            alpha is set.
+        rslora: Boolean. Whether to scale by `alpha / sqrt(rank)` instead.
+        dropout: Float in [0, 1), applied to the input of the branch only;
+            an embedding has none.
+
+    Raises:
+        ValueError: If a hyperparameter is out of its range.
+
+    Example:
+
+    >>> method = keras_svd_adapters.LoRA(rank=4)
+    >>> method.trainable_count(384, 1536)
+    7680
+
+    Reference:
+        - [Hu et al., 2021](https://arxiv.org/abs/2106.09685)
+        - [Kalajdzievski, 2023](https://arxiv.org/abs/2312.03732)
+    """
+
+    rank: int = 8
+    alpha: float | None = None
+    rslora: bool = False
+    dropout: float = 0.0
+
+    name: ClassVar[str] = "lora"
+    forms: ClassVar[tuple[str, ...]] = ("additive", "lookup")
+    lookup_form: ClassVar[str | None] = "lookup"
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.rank, int) or self.rank < 1:
+            raise ValueError(f"`rank` must be a positive integer. Received: rank={self.rank!r}")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"`dropout` must be in [0, 1). Received: dropout={self.dropout!r}")
+        if self.alpha is not None and not self.alpha > 0:
+            raise ValueError(
+                "`alpha` must be positive, or `None` for a scale of 1. "
+                f"Received: alpha={self.alpha!r}"
+            )
+
+    @property
+    def scale(self) -> float:
+        """The factor `c` before `A B`."""
+        alpha = self.rank if self.alpha is None else self.alpha
+        return alpha / (sqrt(self.rank) if self.rslora else self.rank)
+
+    @property
+    def recommended_learning_rate(self) -> float:
+        return 1e-3
+
+    def check(self, m: int, n: int) -> None:
+        check_rank(self.rank, m, n)
+
+    def arrays(self, m: int, n: int, form: str) -> dict[str, Array]:
+        a, b = (0.0, None) if form == "lookup" else (None, 0.0)
+        return {
+            "lora_a": Array((m, self.rank), trainable=True, start=a, axes="m."),
+            "lora_b": Array((self.rank, n), trainable=True, start=b, axes=".n"),
+        }
+
+    def start(
+        self, K: np.ndarray, form: str, rng: np.random.Generator, svd: SVD | None
+    ) -> dict[str, np.ndarray]:
+        if form == "lookup":
+            return {"lora_b": rng.normal(size=(self.rank, K.shape[1]))}
+        bound = 1 / sqrt(len(K))
+        return {"lora_a": rng.uniform(-bound, bound, (len(K), self.rank))}
+
+    def apply(self, x: Any, base: Base, c: SimpleNamespace, form: str, dropout: Dropout) -> Any:
+        # (..., m) @ (m, r) @ (r, n)
+        return base.plus(x, self.scale * base.times(dropout(x), c.lora_a), c.lora_b)
+
+    def delta(self, K: Any, v: SimpleNamespace, form: str) -> Any:
+        return self.scale * matmul(v.lora_a, v.lora_b)
+
+    def low_rank(self, v: SimpleNamespace, m: int) -> tuple[Any, Any] | None:
+        return self.scale * v.lora_a, v.lora_b

@@ -1,0 +1,1 @@
+"""Methods whose frozen arrays all kernels of a model share."""

@@ -1,0 +1,113 @@
+"""VeRA: two vectors per kernel around one frozen random pair that all kernels share.
+
+    K' = K + A diag(d) B diag(b)      A = A_shared[:m],  B = B_shared[:, :n],  d = 0.1,  b = 0
+
+Kopiczko et al. 2023, arXiv:2310.11454. The paper does not say how kernels of several sizes share
+a pair; as in HF PEFT, each reads the leading part of one that holds the largest. Both start
+uniform in +-sqrt(6 / fan), where the fan is the rows of A_shared, and the rank for B.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import isfinite, sqrt
+from types import SimpleNamespace
+from typing import Any, ClassVar
+
+import numpy as np
+from keras.ops import matmul
+
+from keras_svd_adapters.methods.contract import Array, Base, Dropout
+from keras_svd_adapters.methods.method import Method
+
+
+@dataclass(frozen=True, repr=False)
+class VeRA(Method):
+    """Vector-based random matrix adaptation: trains `rank + n` values per kernel.
+
+    All layers that one call adapts, and later ones, share one random pair,
+    which costs as many operations as LoRA of that rank; a layer that is
+    adapted by itself has its own.
+
+    Args:
+        rank: Integer, the rank of the random pair; it may exceed that of a
+            kernel. The paper uses 256 to 1024.
+        d_initial: Float, the start of the vector between the two matrices.
+            The paper uses 0.1 and less.
+        dropout: Float in [0, 1), applied to the input of the branch only.
+        seed: Integer, for the random pair: the same numbers on every backend
+            and platform. All VeRA adapters of a model share one pair.
+        save_projections: Boolean. Whether an adapter file holds the pair, or
+            only the seed.
+
+    Raises:
+        ValueError: If a hyperparameter is out of its range.
+
+    Example:
+
+    >>> keras_svd_adapters.VeRA(rank=256).trainable_count(384, 1536)
+    1792
+
+    The paper's rates are about ten times LoRA's: 4e-3 for language models,
+    2e-2 to 7e-2 for image classification, with a separate one for the head.
+
+    Reference:
+        - [Kopiczko et al., 2023](https://arxiv.org/abs/2310.11454)
+    """
+
+    rank: int = 256
+    d_initial: float = 0.1
+    dropout: float = 0.0
+    seed: int = 0
+    save_projections: bool = True
+
+    name: ClassVar[str] = "vera"
+    shared_by: ClassVar[tuple[str, ...]] = ("rank", "seed")
+
+    def __post_init__(self) -> None:
+        if type(self.rank) is not int or self.rank < 1:
+            raise ValueError(f"`rank` must be a positive integer. Received: rank={self.rank!r}")
+        if not isinstance(self.seed, int) or self.seed < 0:
+            raise ValueError(f"`seed` must not be negative. Received: seed={self.seed!r}")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"`dropout` must be in [0, 1). Received: dropout={self.dropout!r}")
+        if self.d_initial == 0 or not isfinite(self.d_initial):
+            raise ValueError(
+                "`d_initial` must be a number other than zero, at which nothing would ever move. "
+                f"Received: d_initial={self.d_initial!r}"
+            )
+
+    @property
+    def recommended_learning_rate(self) -> float:
+        return 1e-2
+
+    def arrays(self, m: int, n: int, form: str) -> dict[str, Array]:
+        kept = {"dtype": "compute", "saved": self.save_projections, "shared": True}
+        return {
+            "lambda_d": Array((self.rank,), trainable=True, start=self.d_initial),
+            "lambda_b": Array((n,), trainable=True, start=0.0, axes="n"),
+            "vera_a": Array((m, self.rank), **kept),  # type: ignore[arg-type]
+            "vera_b": Array((self.rank, n), **kept),  # type: ignore[arg-type]
+        }
+
+    def start_shared(self, shapes: dict[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
+        bits = np.random.Philox(key=self.seed)  # its raw bits are the same in every NumPy
+
+        def uniform(shape: tuple[int, ...], bound: float) -> np.ndarray:
+            raw = bits.random_raw(shape[0] * shape[1]) >> np.uint64(40)
+            unit = raw.astype("float32") / np.float32(2**23) - np.float32(1)
+            return np.float32(bound) * unit.reshape(shape)
+
+        a, b = shapes["vera_a"], shapes["vera_b"]
+        return {"vera_a": uniform(a, sqrt(6 / a[0])), "vera_b": uniform(b, sqrt(6 / self.rank))}
+
+    def apply(self, x: Any, base: Base, c: SimpleNamespace, form: str, dropout: Dropout) -> Any:
+        # (..., m) @ (m, r) @ (r, n)
+        inner = base.times(dropout(x), c.vera_a) * c.lambda_d
+        return base.plus(x, inner, c.vera_b * c.lambda_b)
+
+    def delta(self, K: Any, v: SimpleNamespace, form: str) -> Any:
+        return matmul(v.vera_a * v.lambda_d, v.vera_b * v.lambda_b)
+
+    def low_rank(self, v: SimpleNamespace, m: int) -> tuple[Any, Any] | None:
+        return v.vera_a * v.lambda_d, v.vera_b * v.lambda_b

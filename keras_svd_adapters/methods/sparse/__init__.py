@@ -1,0 +1,1 @@
+"""Methods that train selected entries or rows."""

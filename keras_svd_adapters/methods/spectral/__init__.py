@@ -1,0 +1,1 @@
+"""Methods in the basis of singular vectors."""

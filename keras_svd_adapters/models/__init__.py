@@ -1,0 +1,1 @@
+"""One adapted model: its kernels, its state and the verbs that change it."""

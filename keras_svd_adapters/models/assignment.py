@@ -1,0 +1,88 @@
+"""Which method each selected kernel gets."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import keras
+
+from keras_svd_adapters.adapters.carried import PREFIX
+from keras_svd_adapters.adapters.layer_kinds import base_kernel
+from keras_svd_adapters.kernels.placement import check_layout
+from keras_svd_adapters.methods.method import Method
+from keras_svd_adapters.models.sites.patterns import Targets, meant_by
+from keras_svd_adapters.models.sites.search import find_sites
+from keras_svd_adapters.models.sites.selection import choose
+from keras_svd_adapters.models.sites.site import Site
+from keras_svd_adapters.runtime.warnings import warn
+
+Chosen = list[tuple[Site, Method]]
+
+
+def check_name(name: str) -> None:
+    """Raises where an adapter cannot have this name."""
+    if not isinstance(name, str) or not name.isidentifier():
+        raise ValueError(
+            "The name of an adapter is a word of letters, digits and underscores, such as "
+            f"'pirate'. Received: name={name!r}"
+        )
+
+
+def choose_methods(
+    model: keras.layers.Layer, method: Method | None, targets: Targets, *which: Any
+) -> Chosen:
+    """The sites to adapt, each with its method: that of the first pattern which means it."""
+    if not isinstance(targets, Mapping) or not targets:
+        return [(site, _require_method(method)) for site in choose(model, targets, *which)]
+    if method is not None and all(targets.values()):
+        raise ValueError(
+            "Each of these targets has a method of its own, so `method` has no part: leave it "
+            f"out, or give it to a target by `None`. Received: method={method!r}, {targets!r}"
+        )
+    sites = choose(model, list(targets), *which)
+    everything = find_sites(model)
+    rules: dict[str, Any] = {}
+    for pattern, rule in targets.items():
+        for site in meant_by(pattern, model, everything):
+            rules.setdefault(site.key, rule or method)
+    return [(site, _require_method(rules[site.key])) for site in sites]
+
+
+def _require_method(method: Any) -> Method:
+    if not isinstance(method, Method):
+        raise ValueError(
+            "`method` is one such as `SVFT(pattern='banded', d=2)` or `LoRA(rank=8)`, with its "
+            f"arguments in brackets. Received: method={method!r}"
+        )
+    return method
+
+
+def check_methods(chosen: Chosen, name: str) -> None:
+    """Raises where a kernel does not suit its method, or has an adapter of this name."""
+    check_shapes(chosen)
+    for site, _ in chosen:
+        if hasattr(site.layer, PREFIX + name):
+            raise ValueError(
+                f"`{site.path}` has an adapter of this name. To start over, "
+                f"`delete_adapter(model, {name!r})` first; to keep both, give the new one another "
+                "`name=`. "
+                f"Received: name={name!r}"
+            )
+
+
+def check_shapes(chosen: Chosen) -> None:
+    """Raises where a kernel does not suit its method."""
+    for site, method in chosen:
+        check_layout(base_kernel(site.layer))
+        try:
+            site.check(method)
+        except ValueError as error:
+            raise ValueError(f"{method} does not suit `{site.path}`. {error}") from None
+    dry = [site.path for site, m in chosen if getattr(m, "dropout", 0) and not site.host.called]
+    if dry:
+        warn(
+            f"The layers of {len(dry)} kernels read them, without an input for the dropout: they "
+            "adapt without it. Give them a method with `dropout=0` to go without this "
+            f"warning. Received: {', '.join(dry[:3])}{', ...' * (len(dry) > 3)}"
+        )

@@ -1,0 +1,91 @@
+"""Attach started adapters to the kernels of a model, all or none."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing, contextmanager
+from functools import partial
+
+import keras
+import numpy as np
+
+from keras_svd_adapters.adapters.adapter import Adapter
+from keras_svd_adapters.adapters.attachment import activate, attach, detach
+from keras_svd_adapters.adapters.carried import adapters_of
+from keras_svd_adapters.adapters.frozen_variables import is_pinned
+from keras_svd_adapters.adapters.shared_arrays import SharedArrays
+from keras_svd_adapters.kernels.svd.service import SVDService
+from keras_svd_adapters.methods.method import Method
+from keras_svd_adapters.models.assignment import Chosen
+from keras_svd_adapters.models.decompositions import Found, decompositions, jobs_for, needs_svd
+from keras_svd_adapters.models.refresh import restore_plain, settle
+from keras_svd_adapters.models.sites.search import adapted_sites
+from keras_svd_adapters.models.sites.site import Site
+from keras_svd_adapters.models.state.array_sharing import Shared
+from keras_svd_adapters.models.state.trained_weights import own_weights, trained_with
+from keras_svd_adapters.runtime.processes import from_process
+
+Starter = Callable[[Site, Method, Shared, Found], Adapter]
+
+
+def arrays_of_all(sites: Iterable[Site], name: str) -> list[keras.Variable]:
+    """The variables of an adapter, those that kernels share once."""
+    adapters = [adapters_of(site.layer)[name] for site in sites]
+    shared = {id(a.shared): a.shared for a in adapters if a.shared is not None}
+    holders: list[Adapter | SharedArrays] = [*adapters, *shared.values()]
+    return [variable for holder in holders for variable in holder.arrays.values()]
+
+
+def paths_of(chosen: Chosen, name: str) -> dict[str, tuple[int, ...] | None]:
+    """The paths and shapes of the variables that an adapter may have, as `Site.paths`."""
+    each = (site.paths(method, name) for site, method in chosen)
+    return {path: shape for paths in each for path, shape in paths.items()}
+
+
+def attach_all(
+    chosen: Chosen,
+    name: str,
+    verbose: int | str,
+    shared: Shared,
+    start: Starter | None = None,
+    needs_svd: Callable[[Site, Method], bool] = needs_svd,
+    service: SVDService | None = None,
+) -> None:
+    """Attaches adapters in the order of the kernels, while the next ones are decomposed."""
+    start = start or partial(start_adapter, name=name)
+    jobs = [jobs_for(site, method.truncation, needs_svd(site, method)) for site, method in chosen]
+    sites = [site for site, _ in chosen]
+    with closing(decompositions(sites, jobs, service or SVDService(), verbose)) as every:
+        for found, (site, method) in zip(every, chosen, strict=True):
+            attach(site.layer, name, start(site, method, shared, found))
+
+
+@contextmanager
+def undone_on_failure(model: keras.layers.Layer, chosen: Chosen, name: str) -> Iterator[None]:
+    """Within, whatever stops the attaching of an adapter, nothing of it stays."""
+    before = {id(site.layer): getattr(site.layer, "active_adapter", None) for site, _ in chosen}
+    weights = [(w, trained_with(w), is_pinned(w)) for _, _, w in own_weights(model)]
+    try:
+        yield
+    except BaseException:
+        for site, _ in chosen:
+            if name in adapters_of(site.layer):
+                detach(site.layer, name)
+            if adapters_of(site.layer):
+                activate(site.layer, before[id(site.layer)])
+        settled = any(is_pinned(weight) != was for weight, _, was in weights)
+        for weight, owner, _ in weights:
+            if trained_with(weight) != owner:
+                weight.trained_with = owner
+        if settled:
+            settle(model) if adapted_sites(model) else restore_plain(model)
+        raise
+
+
+def start_adapter(site: Site, method: Method, shared: Shared, found: Found, name: str) -> Adapter:
+    """A new adapter for a site, with its factors from the kernel as it is."""
+    form = site.form(method, [svd.s for _, svd in found if svd is not None])
+    rng = np.random.default_rng(from_process(0, lambda: random.getrandbits(32)))
+    values = site.view.joined([method.start(K, form, rng, svd) for K, svd in found])
+    return site.new_adapter(method, form, name, values, shared.get(method.name))

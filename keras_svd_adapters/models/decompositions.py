@@ -1,0 +1,49 @@
+"""The decompositions that the methods of a model need."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+from contextlib import closing
+from itertools import chain
+from math import prod
+
+import numpy as np
+
+from keras_svd_adapters.kernels.svd.job import Job
+from keras_svd_adapters.kernels.svd.service import SVDService
+from keras_svd_adapters.methods.contract import SVD, Truncation
+from keras_svd_adapters.methods.method import Method
+from keras_svd_adapters.models.sites.site import Site
+from keras_svd_adapters.runtime.progress import KernelProgress
+
+Found = list[tuple[np.ndarray, SVD | None]]
+
+
+def needs_svd(site: Site, method: Method) -> bool:
+    """Whether the method starts from the decomposition of the kernel."""
+    return method.needs_svd
+
+
+def jobs_for(site: Site, part: Truncation | None = None, wanted: bool = True) -> list[Job]:
+    """The decomposition of a kernel, or of each in a stack."""
+    shape = (site.view.m, site.view.n)
+    return [Job(matrix, shape, part, wanted) for _, matrix in site.matrices()]
+
+
+def decompositions(
+    sites: Sequence[Site], jobs: Sequence[list[Job]], service: SVDService, verbose: int | str
+) -> Generator[Found]:
+    """As `SVDService.each`, those of a site together, with a bar; errors say which it is."""
+    flat = list(chain.from_iterable(jobs))
+    work = [prod(job.shape) * min(job.shape) for job in flat]
+    results = service.each(flat)
+    with KernelProgress(work, verbose) as progress, closing(results):
+        for site in sites:
+            found = []
+            for path, _ in site.matrices():
+                try:
+                    found.append(next(results))
+                except ValueError as error:
+                    raise ValueError(f"`{path}`: {error}") from None
+                progress.step(path)
+            yield found

@@ -1,0 +1,45 @@
+"""Look up adapters of a model by name, or explain why there is none."""
+
+from __future__ import annotations
+
+import keras
+
+from keras_svd_adapters.adapters.carried import adapters_of
+from keras_svd_adapters.models.sites.search import adapted_sites, adapter_names
+from keras_svd_adapters.models.sites.site import Site
+
+
+def require_adapter(model: keras.layers.Layer, name: str | None = None) -> list[Site]:
+    """The sites that carry an adapter of this name; raises where there are none."""
+    sites = adapted_sites(model, name)
+    if not sites:
+        names = sorted(adapter_names(adapted_sites(model)))
+        if not names:
+            merged = vars(model).get("merge_record") is not None
+            first = "it was merged, `unmerge` takes that back" if merged else "`enable` one first"
+            raise ValueError(f"The model has no adapter: {first}. Received: {model!r}")
+        known = f"It has {', '.join(map(repr, names))}."
+        raise ValueError(f"The model has no such adapter. {known} Received: name={name!r}")
+    return sites
+
+
+def require_values(model: keras.layers.Layer, what: str) -> None:
+    """Raises where an adapter waits for its values."""
+    for site in adapted_sites(model):
+        if not all(adapter.filled for adapter in adapters_of(site.layer).values()):
+            raise ValueError(
+                f"The adapter on `{site.path}` was rebuilt from a configuration and holds no "
+                "values yet. Load the model's weights first, or take a model that is not adapted. "
+                f"Received: {what}"
+            )
+
+
+def only_adapter(model: keras.layers.Layer) -> str:
+    """The name of a model's only adapter; raises where there are several."""
+    names = sorted(adapter_names(require_adapter(model)))
+    if len(names) > 1:
+        raise ValueError(
+            "The model has several adapters: say which with `name=`. "
+            f"Received: adapters {names}, name=None"
+        )
+    return names[0]

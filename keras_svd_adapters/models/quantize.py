@@ -1,0 +1,209 @@
+"""Quantizing a float model, with LoRA adapters that make up for the rounding."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_svd_adapters.adapters.attachment import attach
+from keras_svd_adapters.adapters.layer_kinds import base_kernel
+from keras_svd_adapters.adapters.requantization import rounded
+from keras_svd_adapters.kernels.quantization_error import STARTS, Compensated, compensate
+from keras_svd_adapters.kernels.quantized import ADAPTED, MODES, holds_integers, mode_of
+from keras_svd_adapters.methods.low_rank.lora import LoRA
+from keras_svd_adapters.models.assignment import check_methods, check_name, choose_methods
+from keras_svd_adapters.models.attaching import undone_on_failure
+from keras_svd_adapters.models.refresh import finish
+from keras_svd_adapters.models.sites.patterns import Targets
+from keras_svd_adapters.models.sites.search import adapted_sites, find_sites
+from keras_svd_adapters.models.sites.site import Site
+from keras_svd_adapters.runtime.host_values import as_before_on_failure
+from keras_svd_adapters.runtime.path_groups import alike
+from keras_svd_adapters.runtime.progress import KernelProgress
+from keras_svd_adapters.runtime.tables import Shown, Table
+
+
+@dataclass(frozen=True)
+class CompensatedKernel:
+    """What the adapter of a quantized kernel makes up for.
+
+    Args:
+        path: The path of the kernel.
+        alone: Norm of the error of the quantized kernel without an adapter,
+            relative to that of the kernel.
+        error: The same with the adapter.
+    """
+
+    path: str
+    alone: float
+    error: float
+
+
+@dataclass(frozen=True, repr=False)
+class Compensation(Shown):
+    """How near quantized kernels are to their floats. Printing it shows a table.
+
+    Args:
+        mode: How they are quantized.
+        name: Name of the adapter.
+        kernels: One `CompensatedKernel` per kernel.
+    """
+
+    mode: str
+    name: str
+    kernels: tuple[CompensatedKernel, ...]
+
+    def as_table(self) -> Table:
+        rows = []
+        for path, places in alike(kernel.path for kernel in self.kernels).items():
+            some = [self.kernels[place] for place in places]
+            alone, error = max(k.alone for k in some), max(k.error for k in some)
+            rows.append((path, f"{alone:.2%}", f"{error:.2%}"))
+        head = ("kernel", f"error of {self.mode}", "with the adapter")
+        return Table(head, rows, f"{self.name!r} is active; the largest errors of kernels alike")
+
+
+def quantize(
+    model: keras.Model,
+    mode: str,
+    method: LoRA,
+    start: str = "loftq",
+    iterations: int = 1,
+    config: Any = None,
+    targets: Targets = None,
+    exclude: Targets = None,
+    name: str = "default",
+    verbose: int | str = "auto",
+) -> Compensation:
+    """Quantizes a float model, and adapts it by LoRA that makes up for the rounding.
+
+    Training then starts near the float model. A model that only is to be
+    quantized and adapted needs no more than `model.quantize(mode)` and
+    `enable`, with any method.
+
+    Args:
+        model: A built float model without adapters.
+        mode: `"int8"` or `"int4"`.
+        method: A `LoRA`; the larger its rank, the more it makes up for.
+        start: `"loftq"` rounds a kernel and fits what is missing; `"qpissa"`
+            takes the largest singular triplets out of the kernel first, so that
+            they train and what remains is rounded.
+        iterations: How often to round and fit. With LoftQ and 1, the quantized
+            kernels are those of `model.quantize`; otherwise they are others,
+            and belong to this adapter: save the whole model.
+        config: As `model.quantize` takes it, such as a
+            `keras.quantizers.Int4QuantizationConfig(block_size=64)`.
+        targets: Which kernels, as in `enable`. All of the model are quantized.
+        exclude: Which of these to leave out.
+        name: Name of the adapter.
+        verbose: As in `enable`.
+
+    Returns:
+        A `Compensation` that tells the errors; print it.
+
+    Raises:
+        ValueError: If the model is adapted or quantized, if a kernel cannot be
+            quantized so, or an argument is none of these. The model is left as
+            it was. (Where Keras fails while it quantizes, as for want of
+            memory, some layers are quantized by then: load the model anew.)
+
+    Example:
+
+    >>> import keras, keras_svd_adapters as ksa
+    >>> model = keras.Sequential([keras.Input((64,)), keras.layers.Dense(64, name="inner")])
+    >>> report = ksa.quantize(model, "int4", ksa.LoRA(rank=8), targets="inner")
+    >>> report.kernels[0].error < report.kernels[0].alone
+    True
+
+    Reference:
+        - [Li et al., 2023](https://arxiv.org/abs/2310.08659)
+        - [Meng et al., 2024](https://arxiv.org/abs/2404.02948)
+    """
+    _check(mode, method, start, iterations)
+    check_name(name)
+    _check_model(model)
+    chosen = choose_methods(model, method, targets, exclude)
+    check_methods(chosen, name)
+    for site, _ in chosen:
+        if type(site.layer) not in ADAPTED:
+            raise ValueError(
+                "Keras quantizes Dense and EinsumDense: choose such by `targets`, or leave this "
+                f"one out with `exclude`. Received: `{site.path}`, {site.kind}"
+            )
+    sites = [site for site, _ in chosen]
+    found = {}
+    with KernelProgress([site.view.m * site.view.n for site in sites], verbose) as progress:
+        for site in sites:
+            found[site.key] = _compensate(site, method, mode, config, start, iterations)
+            progress.step(site.path)
+    replaced = sites if start == "qpissa" or iterations > 1 else []
+    with _replaced(replaced, found):
+        model.quantize(mode, config=config)
+    _attach(model, method, name, found)
+    kernels = (CompensatedKernel(s.path, found[s.key].alone, found[s.key].error) for s in sites)
+    return Compensation(mode, name, tuple(kernels))
+
+
+def _check(mode: str, method: LoRA, start: str, iterations: int) -> None:
+    if mode not in MODES:
+        raise ValueError(f"`mode` is one of {MODES}. Received: mode={mode!r}")
+    if type(method) is not LoRA:
+        raise ValueError(
+            "Factors that make up for the rounding are those of LoRA: use `LoRA(rank=16)`; any "
+            "other method by `model.quantize(mode)` and `enable`. "
+            f"Received: method={method!r}"
+        )
+    if start not in STARTS:
+        raise ValueError(f"`start` is one of {STARTS}. Received: start={start!r}")
+    if type(iterations) is not int or iterations < 1:
+        raise ValueError(f"`iterations` is a positive integer. Received: iterations={iterations!r}")
+
+
+def _check_model(model: keras.layers.Layer) -> None:
+    for site in adapted_sites(model):
+        raise ValueError(
+            "The model has adapters: `quantize` gives a model its first one. Take them off with "
+            f"`delete_adapter`, or `merge` them. Received: an adapter on `{site.path}`"
+        )
+    for site in find_sites(model):
+        if mode_of(site.owner) is not None:
+            raise ValueError(
+                "The model is quantized, and the floats are gone that an adapter would make up "
+                "for: take the float model, or `enable` on this one. "
+                f"Received: `{site.path}` in {mode_of(site.owner)}"
+            )
+
+
+def _compensate(
+    site: Site, method: LoRA, mode: str, config: Any, start: str, iterations: int
+) -> Compensated:
+    def round_off(matrix: np.ndarray) -> np.ndarray:
+        kernel = site.view.from_matrix(keras.ops.convert_to_tensor(matrix))
+        return site.view.to_matrix(rounded(site.layer, kernel, mode, config).floats)
+
+    return compensate(site.matrix(), round_off, method.rank, method.scale, start, iterations)
+
+
+@contextmanager
+def _replaced(sites: list[Site], found: dict[str, Compensated]) -> Iterator[None]:
+    """Within, kernels are what is to be rounded; afterwards they are gone, or as before."""
+    with as_before_on_failure([base_kernel(site.layer) for site in sites]):
+        for site in sites:
+            kept = keras.ops.convert_to_tensor(found[site.key].kept)
+            base_kernel(site.layer).assign(site.view.from_matrix(kept))
+        yield
+
+
+def _attach(model: keras.Model, method: LoRA, name: str, found: dict[str, Compensated]) -> None:
+    sites = [site for site in find_sites(model) if site.key in found]
+    assert all(holds_integers(site.layer) for site in sites)
+    with undone_on_failure(model, [(site, method) for site in sites], name):
+        for site in sites:
+            values = {"lora_a": found[site.key].A, "lora_b": found[site.key].B}
+            attach(site.layer, name, site.new_adapter(method, site.form(method), name, values))
+        finish(model, name, [])

@@ -1,0 +1,1 @@
+"""The kernels of a model: found, selected and named."""

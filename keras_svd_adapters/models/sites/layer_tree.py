@@ -1,0 +1,19 @@
+"""The layers of a model as few lines of text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from keras_svd_adapters.models.sites.site import Site
+from keras_svd_adapters.runtime.path_groups import grouped
+
+
+def tree(sites: Iterable[Site]) -> str:
+    """Paths with their numbers collapsed: `layer_{0..5}/query  EinsumDense (384, 12, 32)`."""
+    lines = [(path, what) for path, what, _ in grouped((site.path, _what(site)) for site in sites)]
+    width = max((len(path) for path, _ in lines), default=0)
+    return "\n".join(f"{path:<{width}}  {what}" for path, what in lines)
+
+
+def _what(site: Site) -> str:
+    return f"{site.kind} ({', '.join(str(size) for size in site.shape)})"

@@ -1,0 +1,154 @@
+"""From patterns to sites, with errors that say what there is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from numbers import Integral
+from typing import Any
+
+import keras
+
+from keras_svd_adapters.models.sites.blocks import PRESETS, default_sites, numbered
+from keras_svd_adapters.models.sites.layer_tree import tree
+from keras_svd_adapters.models.sites.patterns import Targets, _matching, matches
+from keras_svd_adapters.models.sites.search import find_sites
+from keras_svd_adapters.models.sites.site import Site
+from keras_svd_adapters.runtime.warnings import warn
+
+
+def choose(
+    model: keras.layers.Layer,
+    targets: Targets = None,
+    exclude: Targets = None,
+    layers: Iterable[int] | None = None,
+    last: int | None = None,
+    tied: bool = False,
+) -> list[Site]:
+    """The sites of a model that `targets` names and `exclude` does not.
+
+    Args:
+        model: A built Keras model or layer.
+        targets: `None` for every Dense, EinsumDense and kernel of an expert inside
+            the repeated blocks (in a model without such, every one but the
+            output head; in one of convolutions, these); or
+            an exact layer name or path, a glob with `*` or `?`, a compiled
+            regular expression searched in the path, a callable on a `Site`, or
+            a list of these. A glob or a regular expression never means an
+            embedding. Where no layer has such a name, `"attention"` and
+            `"mlp"` mean these parts of the blocks, and `"all"` every kernel
+            but the output head.
+        exclude: Likewise, what to leave out.
+        layers: Numbers of the outermost repeated blocks, from 0; what lies
+            outside of such is not touched by it.
+        last: How many of these blocks, from the end.
+        tied: Whether a table that also makes the logits can be adapted.
+
+    Returns:
+        A list of `Site`.
+
+    Raises:
+        ValueError: If a pattern matches nothing, or a layer that cannot be
+            adapted.
+    """
+    sites = find_sites(model)
+    if not sites:
+        raise ValueError(_nothing_to_adapt(model))
+    chosen = (
+        default_sites(model, sites)
+        if targets is None
+        else _matching(model, sites, targets, "targets")
+    )
+    if exclude is not None:
+        left_out = _matching(model, sites, exclude, "exclude")
+        chosen = [site for site in chosen if site not in left_out]
+    if layers is not None or last is not None:
+        chosen = _in_blocks(sites, chosen, layers, last)
+    if not chosen:
+        raise ValueError(
+            "No layer is left to adapt: name one in `targets`, or take a pattern out of "
+            f"`exclude`. The model has\n{tree(sites)}\n"
+            f"Received: targets={targets!r}, exclude={exclude!r}, layers={layers!r}, last={last!r}"
+        )
+    blocked = [(site, why) for site in chosen if (why := site.obstacle(tied))]
+    if blocked and targets is not None and not _all_words(targets, sites):
+        site, why = blocked[0]
+        raise ValueError(
+            f"`{site.path}` cannot be adapted: {why}. Leave it out with `exclude`. "
+            f"Received: targets={targets!r}"
+        )
+    chosen = [site for site in chosen if not site.obstacle(tied)]
+    if not chosen:
+        site, why = blocked[0]
+        raise ValueError(
+            f"No kernel can be adapted: `{site.path}`: {why}. Received: targets={targets!r}"
+        )
+    if blocked:
+        _tell_of_blocked(blocked, targets)
+    return chosen
+
+
+def _all_words(targets: Targets, sites: list[Site]) -> bool:
+    """Whether targets are nothing but words such as `"mlp"`, which name no layer."""
+    listed = [targets] if isinstance(targets, str) else targets
+    if not isinstance(listed, (list, tuple)):
+        return False
+    return all(
+        isinstance(each, str) and each in PRESETS and not any(matches(s, each) for s in sites)
+        for each in listed
+    )
+
+
+def _tell_of_blocked(blocked: list[tuple[Site, str]], targets: Targets) -> None:
+    shown = "; ".join(f"`{site.path}`: {why}" for site, why in blocked[:3])
+    more = "; ..." * (len(blocked) > 3)
+    warn(
+        f"{len(blocked)} of the layers that are meant without a name cannot be adapted: "
+        f"{shown}{more}. To go without them and without this warning, name them in `exclude`. "
+        f"Received: targets={targets!r}"
+    )
+
+
+def _nothing_to_adapt(model: keras.layers.Layer) -> str:
+    if not model.built:
+        return (
+            "The model is not built, so it has no kernels yet: call it on a batch, or "
+            f"`model.build(input_shape)`, first. Received: {model!r}"
+        )
+    return (
+        "The model has no kernel that can be adapted: no built Dense, EinsumDense, convolution, "
+        "recurrent cell or layer of experts. For weights that your own layer reads, "
+        f'`register_kernels(MyLayer, w="mn")`. Received: {model!r}'
+    )
+
+
+def _in_blocks(
+    sites: list[Site], chosen: list[Site], layers: Iterable[int] | None, last: int | None
+) -> list[Site]:
+    """Those that lie in some of the repeated blocks, or in none."""
+    numbers = numbered(sites)
+    received = f"Received: layers={layers!r}, last={last!r}"
+    if layers is not None and last is not None:
+        raise ValueError(f"Give `layers` or `last`, not both. {received}")
+    most = max((count for _, count in numbers.values()), default=0)
+    if not most:
+        raise ValueError(f"The model has no repeated blocks to choose among. {received}")
+    if last is not None:
+        if not _is_number(last) or not 0 < last <= most:
+            raise ValueError(f"`last` is a number of blocks, of {most} at most. {received}")
+        return [s for s in chosen if s.key not in numbers or _from_end(numbers[s.key]) <= last]
+    wanted = list(layers) if isinstance(layers, Iterable) else []
+    if not wanted or not all(_is_number(each) and 0 <= each < most for each in wanted):
+        raise ValueError(
+            f"`layers` holds numbers of the {most} repeated blocks, from 0, such as "
+            f"`range({most // 2}, {most})`. {received}"
+        )
+    return [s for s in chosen if s.key not in numbers or numbers[s.key][0] in wanted]
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool)
+
+
+def _from_end(place: tuple[int, int]) -> int:
+    number, count = place
+    return count - number

@@ -1,0 +1,207 @@
+"""Sites: the kernels of a model that can be adapted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property, partial
+from itertools import takewhile
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_svd_adapters.adapters.adapted_layer import AdaptedLayer
+from keras_svd_adapters.adapters.adapter import Adapter
+from keras_svd_adapters.adapters.carried import PREFIX
+from keras_svd_adapters.adapters.declared_arrays import declared_arrays
+from keras_svd_adapters.adapters.layer_kinds import base_kernel, base_value, kind_of
+from keras_svd_adapters.adapters.layers.convolution import AdaptedConvolution
+from keras_svd_adapters.adapters.layers.dense import AdaptedProjection
+from keras_svd_adapters.adapters.layers.embedding import AdaptedEmbedding
+from keras_svd_adapters.adapters.layers.read_weight import AdaptedReadKernel, ReadKernel, place
+from keras_svd_adapters.adapters.layers.registry import slides
+from keras_svd_adapters.adapters.shared_arrays import SharedArrays
+from keras_svd_adapters.kernels.matrix_view import KernelView
+from keras_svd_adapters.kernels.placement import layout_beside, mirrored_as
+from keras_svd_adapters.kernels.quantized import (
+    float_policy,
+    holds_integers,
+    mode_of,
+    obstacle_of_quantization,
+)
+from keras_svd_adapters.methods.contract import Array
+from keras_svd_adapters.methods.method import Method
+from keras_svd_adapters.runtime.host_values import to_numpy
+from keras_svd_adapters.runtime.name_scopes import name_scopes
+
+RECURRENT = (keras.layers.RNN, keras.layers.Bidirectional)
+KINDS = (AdaptedProjection, AdaptedConvolution, AdaptedEmbedding, AdaptedReadKernel)
+
+
+@dataclass(frozen=True, eq=False)
+class Site:
+    """One kernel of one layer, seen as a matrix, or as a stack of such, of experts.
+
+    Args:
+        key: The traversal path that Keras's weight files use; the same in
+            every instance of a model.
+        path: The names of the layers from the model to this one.
+        layer: The layer itself; of a weight that its layer reads, a
+            `ReadKernel`, which stands for the weight.
+        chain: The layers from the model to this one.
+    """
+
+    key: str
+    path: str
+    layer: keras.layers.Layer = field(repr=False)
+    chain: tuple[keras.layers.Layer, ...] = field(repr=False)
+
+    @property
+    def name(self) -> str:
+        """Name of the layer."""
+        return self.layer.name
+
+    @property
+    def kind(self) -> str:
+        """Name of the class of the layer."""
+        return type(self.owner).__name__
+
+    @cached_property
+    def view(self) -> KernelView:
+        """The kernel as a matrix."""
+        return self.host.view(self.layer)
+
+    @property
+    def host(self) -> type[AdaptedLayer]:
+        """What the layer becomes while it carries adapters."""
+        kind = kind_of(self.layer)
+        assert kind is not None
+        return kind
+
+    @property
+    def around(self) -> tuple[keras.layers.Layer, ...]:
+        """The layers around the one with the kernel; a recurrent layer is one as a whole."""
+        outer = self.chain[: self.chain.index(self.owner)]
+        return tuple(takewhile(lambda layer: not isinstance(layer, RECURRENT), outer))
+
+    @property
+    def owner(self) -> keras.layers.Layer:
+        """The layer that holds the kernel as its weight."""
+        return self.layer.holder() if isinstance(self.layer, ReadKernel) else self.layer
+
+    @property
+    def linear(self) -> bool:
+        """Whether the kernel is meant where no target is named; those of convolutions are not."""
+        return self.host.linear and not slides(self.owner)
+
+    def form(self, method: Method, spectra: Sequence[np.ndarray] = ()) -> str:
+        """The formulation of a method for this kernel, with these singular values."""
+        if self.host.looks_up:
+            return str(method.lookup_form)
+        s = min(spectra, key=lambda s: float(s[-1]) / (float(s[0]) or 1.0), default=None)
+        if holds_integers(self.owner):
+            return method.beside_form
+        choose = method.form if self.host.lays_out else method.patch_form
+        return choose(self.view.m, self.view.n, s)
+
+    def check(self, method: Method) -> None:
+        """Raises `ValueError` where a method cannot adapt this kernel."""
+        if self.host.looks_up and method.lookup_form is None:
+            raise ValueError(
+                "It is an embedding, which LoRA, DoRA and TokenRows adapt; give it one of these by "
+                f"a mapping in `targets`, or leave it out. Received: {self.kind}"
+            )
+        if holds_integers(self.owner) and getattr(method, "formulation", "auto") == "factored":
+            raise ValueError(
+                "The factors would take the place of the quantized kernel, and its memory with it: "
+                f"use `formulation='auto'`. Received: {method}"
+            )
+        method.check(self.view.m, self.view.n)
+
+    def arrays(self, method: Method, form: str | None = None) -> dict[str, Array]:
+        """The arrays of an adapter of this kernel, as `Method.arrays` declares those of one."""
+        return declared_arrays(method, self.view, form or self.form(method))
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the kernel as the layer stores it."""
+        return self.view.shape
+
+    @property
+    def dtype(self) -> str:
+        """Dtype of the kernel as the layer stores it, such as `"float32"` or `"int4"`."""
+        integers = mode_of(self.owner) if holds_integers(self.owner) else None
+        return integers or str(base_kernel(self.layer).dtype)
+
+    def matrix(self) -> np.ndarray:
+        """The kernel as a float32 array on the host, `(m, n)` or a stack of such; no adapters."""
+        return self.view.to_matrix(_float32(base_value(self.layer)))
+
+    def matrices(self) -> list[tuple[str, Callable[[], np.ndarray]]]:
+        """The path of each matrix of the kernel, and what brings it to the host."""
+        if self.view.count is None:
+            return [(self.path, self.matrix)]
+        return [(f"{self.path}[{i}]", partial(self._slice, i)) for i in range(self.view.count)]
+
+    def _slice(self, index: int) -> np.ndarray:
+        one = self.view.slice(base_value(self.layer), index)
+        return self.view.slice_to_matrix(_float32(one))
+
+    def new_adapter(
+        self,
+        method: Method,
+        form: str,
+        name: str,
+        values: dict[str, np.ndarray] | None = None,
+        shared: SharedArrays | None = None,
+    ) -> Adapter:
+        """An adapter of this name for the kernel, not attached yet; else as `Adapter` has it."""
+        with name_scopes(self._scope), mirrored_as(base_kernel(self.layer)):
+            dtype = float_policy(self.layer)
+            layout = partial(layout_beside, base_kernel(self.layer), self.view)
+            return Adapter(method, self.view, form, values, dtype, shared, PREFIX + name, layout)
+
+    def paths(self, method: Method, name: str) -> dict[str, tuple[int, ...] | None]:
+        """The paths and shapes of the variables that an adapter of this name may have.
+
+        A shape is `None` where other kernels or the spectrum have a say in it.
+        """
+        found: dict[str, tuple[int, ...] | None] = {}
+        sure = self.arrays(method)
+        for form in method.forms:
+            for array, told in self.arrays(method, form).items():
+                if told.shared:
+                    found[f"shared_{method.name}/{array}"] = None
+                else:
+                    shape = told.shape if array in sure else None
+                    found[f"{self._scope}/{PREFIX}{name}/{array}"] = shape
+        return found
+
+    @property
+    def _scope(self) -> str:
+        """The path under which adapters have their variables, which no weight may have."""
+        if not isinstance(self.layer, ReadKernel):
+            return self.path
+        return self.path.removesuffix(self.name) + place(self.layer.attribute)
+
+    def obstacle(self, tied: bool = False) -> str | None:
+        """Why this layer cannot be adapted, or not unless `tied`; `None` if it can."""
+        layer = self.layer
+        if why := obstacle_of_quantization(self.owner):
+            return why
+        if getattr(layer, "lora_enabled", False):
+            return "Keras's own LoRA is enabled on it; use a model without `enable_lora`"
+        if not (holds_integers(self.owner) or keras.backend.is_float_dtype(self.dtype)):
+            return f"its kernel is {self.dtype}; adapt the float model"
+        if why := self.host.obstacle(layer) or (None if tied else self.host.tie(layer)):
+            return why
+        try:
+            _ = self.view
+        except ValueError as error:
+            return str(error)
+        return None
+
+
+def _float32(kernel: Any) -> np.ndarray:
+    return np.asarray(to_numpy(kernel), dtype="float32")

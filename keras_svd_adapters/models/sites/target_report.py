@@ -1,0 +1,97 @@
+"""What `targets` means on a model, shown before anything is touched."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from math import prod
+
+import keras
+
+from keras_svd_adapters.models.sites.blocks import attention_keys, numbered
+from keras_svd_adapters.models.sites.patterns import Targets
+from keras_svd_adapters.models.sites.search import find_sites
+from keras_svd_adapters.models.sites.selection import choose
+from keras_svd_adapters.models.sites.site import Site
+from keras_svd_adapters.runtime.path_groups import grouped
+from keras_svd_adapters.runtime.tables import Shown, Table
+
+
+@dataclass(frozen=True, repr=False)
+class Choice(Shown):
+    """Every kernel of a model that can be named, and which of them are meant.
+
+    Printing it shows a table, in which paths that differ by numbers are one.
+
+    Args:
+        sites: The kernels that are meant.
+        known: All kernels of the model.
+    """
+
+    sites: tuple[Site, ...]
+    known: tuple[Site, ...]
+
+    @property
+    def values(self) -> int:
+        """Number of values of the kernels that are meant."""
+        return sum(prod(site.shape) for site in self.sites)
+
+    def as_table(self) -> Table:
+        head = ("", "kernel", "layer", "shape", "part")
+        notes = (
+            f"* {len(self.sites)} of {len(self.known)} kernels are meant, {self.values:,} values"
+        )
+        meant = {site.key for site in self.sites}
+        obstacles = ((s.path, s.obstacle()) for s in self.known if s.key not in meant)
+        for path, why, _ in grouped(each for each in obstacles if each[1]):
+            notes += f"\n- `{path}` cannot be adapted: {why}"
+        return Table(head, _rows(self.known, meant), notes)
+
+
+def targets(
+    model: keras.layers.Layer,
+    targets: Targets = None,
+    exclude: Targets = None,
+    layers: Iterable[int] | None = None,
+    last: int | None = None,
+    tied: bool = False,
+) -> Choice:
+    """Shows which kernels of a model some targets mean, and touches nothing.
+
+    Args:
+        model: A built Keras model.
+        targets: As in `enable`.
+        exclude: As in `enable`.
+        layers: As in `enable`.
+        last: As in `enable`.
+        tied: As in `enable`.
+
+    Returns:
+        A `Choice`; print it.
+
+    Raises:
+        ValueError: If a pattern matches nothing, or a layer that cannot be
+            adapted.
+
+    Example:
+
+    >>> import keras, keras_svd_adapters as ksa
+    >>> model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(6), keras.layers.Dense(2)])
+    >>> len(ksa.targets(model, "all").sites)
+    1
+    """
+    chosen = choose(model, targets, exclude, layers, last, tied)
+    return Choice(tuple(chosen), tuple(find_sites(model)))
+
+
+def _rows(sites: Sequence[Site], meant: set[str]) -> list[tuple[str, ...]]:
+    inside, attention = numbered(sites), attention_keys(sites)
+    parts = {key: "attention" if key in attention else "mlp" for key in inside}
+    items = [(site.path, _what(site, site.key in meant, parts.get(site.key, ""))) for site in sites]
+    return [(what[0], path, *what[1:]) for path, what, _ in grouped(items)]
+
+
+def _what(site: Site, meant: bool, part: str) -> tuple[str, ...]:
+    part = "embedding" if site.host.looks_up else part
+    mark = "*" if meant else "-" if site.obstacle() else ""
+    return mark, site.kind, str(site.shape), part

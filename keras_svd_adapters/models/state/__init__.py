@@ -1,0 +1,1 @@
+"""What a model trains, saves and compiles while it has adapters."""

@@ -1,0 +1,76 @@
+"""What a model becomes while it carries adapters, so that saving it whole keeps them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+
+from keras_svd_adapters.adapters.class_mixing import graft, ungraft, ungrafted
+from keras_svd_adapters.adapters.refusals import refuse_keras_lora, refuse_to_quantize
+from keras_svd_adapters.models.sites.search import adapted_sites
+from keras_svd_adapters.models.sites.site import Site
+from keras_svd_adapters.models.state.freezing import trainable_as_at_first
+from keras_svd_adapters.models.state.model_config import (
+    describe_adapters,
+    describe_freezing,
+    describe_shared,
+    restore_adapters,
+    restore_freezing,
+)
+
+PACKAGE = "keras_svd_adapters"
+
+
+@keras.saving.register_keras_serializable(PACKAGE, "AdaptedModel")
+class AdaptedModel:
+    """Mixin that puts the adapters into the configuration of a model.
+
+    Its configuration is that of the plain model and a list of adapters.
+    Deserializing builds the plain model, then attaches empty adapters, whose
+    values come with the weights.
+    """
+
+    def get_config(self) -> dict[str, Any]:
+        with ungrafted(self, AdaptedModel), trainable_as_at_first(self):
+            model = keras.saving.serialize_keras_object(self)
+        model.pop("compile_config", None)
+        return {
+            "model": model,
+            "adapters": describe_adapters(self),
+            "shared": describe_shared(self),
+            "freezing": describe_freezing(self),
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> Any:
+        model = keras.saving.deserialize_keras_object(config["model"], custom_objects)
+        restore_adapters(model, config["adapters"], config["shared"])
+        for root in roots(adapted_sites(model)):
+            make_root(root)
+        restore_freezing(model, config["freezing"])
+        return model
+
+    def enable_lora(self, *args: Any, **kwargs: Any) -> None:
+        refuse_keras_lora(self.name)  # type: ignore[attr-defined]
+
+
+def make_root(model: keras.layers.Layer) -> None:
+    """Lets a model's configuration carry its adapters."""
+    if isinstance(model, keras.Model) and not isinstance(model, AdaptedModel):
+        graft(model, AdaptedModel, serialized_as=f"{PACKAGE}>AdaptedModel")
+        object.__setattr__(model, "quantize_at_first", model.quantize)
+        object.__setattr__(model, "quantize", refuse_to_quantize)
+
+
+def unmake_root(model: keras.layers.Layer) -> None:
+    """Takes back `make_root`."""
+    if isinstance(model, AdaptedModel):
+        object.__setattr__(model, "quantize", vars(model).pop("quantize_at_first"))
+        ungraft(model, AdaptedModel)
+
+
+def roots(sites: list[Site]) -> list[keras.Model]:
+    """The models that hold one of these sites."""
+    holders = [layer for site in sites for layer in site.chain]
+    return list({id(x): x for x in holders if isinstance(x, keras.Model)}.values())

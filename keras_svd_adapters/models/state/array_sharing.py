@@ -1,0 +1,145 @@
+"""Which adapters of a model share their frozen arrays, and that they agree."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_svd_adapters.adapters.carried import adapters_of
+from keras_svd_adapters.adapters.layer_kinds import base_kernel
+from keras_svd_adapters.adapters.shared_arrays import (
+    Shapes,
+    SharedArrays,
+    check_agreement,
+    check_room,
+    covering_shapes,
+)
+from keras_svd_adapters.kernels.placement import mirrored_as
+from keras_svd_adapters.methods.method import Method
+from keras_svd_adapters.models.sites.search import adapted_sites
+from keras_svd_adapters.models.sites.site import Site
+from keras_svd_adapters.runtime.keras_private.layers import attach_child, detach_child
+from keras_svd_adapters.runtime.keras_private.traversal import all_layers
+from keras_svd_adapters.runtime.live_models import models_around
+
+Shared = dict[str, SharedArrays]
+Values = dict[str, dict[str, np.ndarray]]
+Chosen = list[tuple[Site, Method]]
+
+
+def share(model: keras.layers.Layer, chosen: Chosen, values: Values | None = None) -> Shared:
+    """The shared arrays for new adapters, by method: those of the model, or new ones.
+
+    Args:
+        model: The model, adapted or not.
+        chosen: The sites to adapt, each with its method.
+        values: Values for new ones, by method; without, they start as the
+            method says.
+
+    Returns:
+        A dictionary of `SharedArrays` by the name of the method.
+
+    Raises:
+        ValueError: If adapters that would share disagree.
+    """
+    found = check_sharing(model, chosen)
+    for name, own in _by_method(chosen).items():
+        if name not in found:
+            method, shapes = own[0][1], shared_shapes(own)
+            here = (values or {}).get(name) or method.start_shared(shapes)
+            sizes = {array: value.shape for array, value in here.items()}
+            with mirrored_as(base_kernel(own[0][0].layer)):
+                found[name] = SharedArrays(method, sizes, here, shared_dtype(own))
+            check_room(found[name], shapes)
+    return found
+
+
+def check_sharing(model: keras.layers.Layer, chosen: Chosen) -> Shared:
+    """The shared arrays that there are, in this model and those around it.
+
+    Raises where adapters that would share disagree, or one wants more than there is.
+    """
+    sharing = _by_method(chosen)
+    if not sharing:
+        return {}
+    around = [model, *models_around(all_layers(model))]
+    there = only_shared(site for each in around for site in adapted_sites(each))
+    for name, own in sharing.items():
+        known = [there[name].method] if name in there else []
+        check_agreement(known + [method for _, method in own])
+        if name in there:
+            check_room(there[name], shared_shapes(own))
+    return there
+
+
+def _by_method(chosen: Chosen) -> dict[str, Chosen]:
+    """The sites of each method that shares arrays."""
+    groups: dict[str, Chosen] = {}
+    for site, method in chosen:
+        if method.shared_by:
+            groups.setdefault(method.name, []).append((site, method))
+    return groups
+
+
+def only_shared(sites: Iterable[Site], name: str | None = None) -> Shared:
+    """As `shared_in`; raises where adapters of one method read different arrays."""
+    several = shared_in(sites, name)
+    for method, found in several.items():
+        if len(found) > 1:
+            raise ValueError(
+                f"The {method} adapters of this model read {len(found)} different sets of shared "
+                "arrays, as layers that were adapted one by one do, and an adapter of the model "
+                "has one. Adapt the model by one `enable`, or save it whole with `model.save`. "
+                f"Received: {', '.join(str(shared.method) for shared in found)}"
+            )
+    return {method: found[0] for method, found in several.items()}
+
+
+def shared_in(sites: Iterable[Site], name: str | None = None) -> dict[str, list[SharedArrays]]:
+    """The shared arrays that the adapters of these sites read, by method."""
+    found: dict[str, dict[int, SharedArrays]] = {}
+    for site in sites:
+        for key, adapter in adapters_of(site.layer).items():
+            if (shared := adapter.shared) is not None and name in (None, key):
+                found.setdefault(shared.method.name, {})[id(shared)] = shared
+    return {method: list(arrays.values()) for method, arrays in found.items()}
+
+
+def unify(sites: Iterable[Site], shared: Shared) -> None:
+    """Makes all adapters of a method read the same arrays."""
+    for site in sites:
+        for adapter in adapters_of(site.layer).values():
+            one = shared.get(adapter.method.name)
+            if one is not None and adapter.shared is not one:
+                detach_child(adapter, "shared")
+                attach_child(adapter, "shared", one)
+
+
+def shared_shapes(chosen: Chosen, saved: bool = False) -> Shapes:
+    """Shapes that hold what each site reads of the shared arrays, or of those in files alone."""
+    declared = [m.arrays(site.view.m, site.view.n, site.form(m)) for site, m in chosen]
+    wanted = [{k: a for k, a in arrays.items() if a.saved or not saved} for arrays in declared]
+    return covering_shapes(wanted)
+
+
+def shared_dtype(chosen: Chosen) -> str:
+    """The widest compute dtype of these sites."""
+    dtypes = [site.layer.compute_dtype for site, _ in chosen]
+    return "float32" if "float32" in dtypes else str(dtypes[0])
+
+
+def seed_is_enough(shared: SharedArrays) -> bool:
+    """Whether the method starts these arrays at just the values that they have."""
+    return same_values(shared, shared.method.start_shared(shared.shapes))
+
+
+def same_values(shared: SharedArrays, values: dict[str, np.ndarray]) -> bool:
+    """Whether shared arrays have these values, in their own dtype."""
+    return values.keys() == shared.shapes.keys() and all(
+        tuple(values[name].shape) == shared.shapes[name]
+        and bool(ops.all(ops.equal(variable, ops.cast(values[name], variable.dtype))))
+        for name, variable in shared.arrays.items()
+    )

@@ -1,0 +1,153 @@
+"""The functions that Keras compiled for a model, which must learn of its adapters."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import keras
+
+from keras_svd_adapters.models.sites.search import adapted_sites
+from keras_svd_adapters.models.sites.site import Site
+from keras_svd_adapters.runtime.keras_private.layers import refresh_torch_parameters
+from keras_svd_adapters.runtime.keras_private.tracing import compiled_as
+from keras_svd_adapters.runtime.keras_private.traversal import all_layers
+from keras_svd_adapters.runtime.keras_private.variables import copy_decay_exclusions
+from keras_svd_adapters.runtime.live_models import models_around, searching_once
+from keras_svd_adapters.runtime.warnings import warn
+
+TRAINED = ("train_function", "test_function")
+INFERRED = ("predict_function", "generate_function")
+KEPT = 32  # sets of compiled functions that wait for their adapters
+
+
+def forget_graphs(model: keras.layers.Layer, new_trainables: bool = True) -> None:
+    """Makes every model that shares layers with this one trace and build again.
+
+    Args:
+        model: A model that gained, lost or switched an adapter.
+        new_trainables: Whether other variables train than before, so that an
+            optimizer that is built must start over.
+    """
+    for around in models_around(all_layers(model)):
+        vars(around).pop("waiting_graphs", None)
+        for graph in TRAINED + INFERRED:
+            if getattr(around, graph, None) is not None:
+                setattr(around, graph, None)
+        forget_traces(around)
+        refresh_torch_parameters(around)
+        optimizer = getattr(around, "optimizer", None)
+        if new_trainables and optimizer is not None and optimizer.built:
+            around.optimizer = fresh_optimizer(optimizer)
+            warn(
+                f"The optimizer of `{around.name}` was built for other variables; it was replaced "
+                "by a fresh copy with the same settings, `model.optimizer`. Call "
+                "`model.compile(...)` to choose another."
+            )
+
+
+def forget_traces(model: keras.Model) -> None:
+    """Makes JAX trace the steps of a model again (Keras 3.0 and later).
+
+    Keras hands JAX the bound methods `train_step` and `test_step`. These are equal each time, and
+    JAX remembers by them what it traced, whatever the layers within compute by now.
+    """
+    if keras.backend.backend() == "jax":
+        import jax
+
+        for step in (model.train_step, model.test_step):
+            jax.jit(step).clear_cache()
+
+
+def fresh_optimizer(optimizer: keras.optimizers.Optimizer) -> keras.optimizers.Optimizer:
+    """An unbuilt copy of an optimizer, with what it excludes from weight decay."""
+    copy = type(optimizer).from_config(optimizer.get_config())
+    copy_decay_exclusions(optimizer, copy)
+    if hasattr(optimizer, "inner_optimizer"):
+        copy.inner_optimizer = fresh_optimizer(optimizer.inner_optimizer)
+    return copy
+
+
+@dataclass(eq=False)
+class Waiting:
+    """What a model traced to predict and to generate, by adapters and by call of `compile`."""
+
+    graphs: list[tuple[tuple[Any, ...], dict[str, Any]]] = field(default_factory=list)
+
+    def of(self, key: tuple[Any, ...]) -> dict[str, Any]:
+        """The functions that were compiled under a key."""
+        return next((found for known, found in self.graphs if _same(known, key)), {})
+
+    def put(self, key: tuple[Any, ...], graphs: dict[str, Any]) -> None:
+        """Sets functions aside under a key."""
+        self.graphs = [(k, found) for k, found in self.graphs if not _same(k, key)]
+        self.graphs.append((key, graphs))
+        self.graphs = self.graphs[-KEPT:]
+
+
+def set_graphs_aside(model: keras.layers.Layer) -> list[tuple[keras.Model, Waiting]]:
+    """What the models around this one compiled, for `take_graphs_up` after a switch."""
+    aside = []
+    for around in models_around(all_layers(model)):
+        waiting = vars(around).get("waiting_graphs", Waiting())
+        graphs = {g: f for g in INFERRED if (f := getattr(around, g, None)) is not None}
+        waiting.put(_key(around), graphs)
+        aside.append((around, waiting))
+    return aside
+
+
+def take_graphs_up(aside: list[tuple[keras.Model, Waiting]]) -> None:
+    """Gives models back what they compiled when these adapters were active before."""
+    for around, waiting in aside:
+        object.__setattr__(around, "waiting_graphs", waiting)
+        for graph, function in waiting.of(_key(around)).items():
+            setattr(around, graph, function)
+
+
+def _key(model: keras.Model) -> tuple[Any, ...]:
+    """On what a compiled function depends besides the values of the weights."""
+    sites = adapted_sites(model)
+    active = tuple((site.key, site.layer.computes) for site in sites)
+    return (active, compiled_as(model))
+
+
+def _same(one: tuple[Any, ...], other: tuple[Any, ...]) -> bool:
+    return one[0] == other[0] and one[1] is other[1]
+
+
+@contextmanager
+def computing_without(model: keras.layers.Layer, sites: list[Site]) -> Iterator[None]:
+    """Within, these layers compute as before they were adapted, in compiled functions as well."""
+    with computing_otherwise(model, [site.layer.base() for site in sites]):
+        yield
+
+
+@contextmanager
+def computing_otherwise(
+    model: keras.layers.Layer, ways: list[AbstractContextManager[None]]
+) -> Iterator[None]:
+    """Within these contexts the layers compute in another way, in compiled functions as well."""
+    with searching_once():
+        kept = [
+            (around, graph, getattr(around, graph), getattr(around, "optimizer", None))
+            for around in models_around(all_layers(model))
+            for graph in TRAINED
+            if getattr(around, graph, None) is not None
+        ]
+        aside = set_graphs_aside(model)
+        forget_graphs(model, new_trainables=False)
+    try:
+        with ExitStack() as stack:
+            for way in ways:
+                stack.enter_context(way)
+            take_graphs_up(aside)
+            yield
+            aside = set_graphs_aside(model)
+    finally:
+        forget_graphs(model, new_trainables=False)
+        take_graphs_up(aside)
+        for around, graph, function, optimizer in kept:
+            if getattr(around, "optimizer", None) is optimizer:
+                setattr(around, graph, function)

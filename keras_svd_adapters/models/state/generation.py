@@ -1,0 +1,34 @@
+"""Advice to merge before text is generated, one token at a time."""
+
+from __future__ import annotations
+
+from functools import wraps
+from typing import Any
+
+from keras_svd_adapters.models.sites.search import adapted_sites
+from keras_svd_adapters.runtime.warnings import warn
+
+ADVICE = (
+    "Unmerged, every token pays for the adapter: before you serve the model or generate much,\n"
+    "`keras_svd_adapters.merge(model)`; `unmerge` takes that back."
+)
+
+
+def advise_merging(cls: Any) -> None:
+    """Wraps `generate` of a class of KerasHub, so that it says once what would be quicker."""
+    original = cls.generate
+
+    @wraps(original)
+    def generate(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if not vars(self).get("was_advised") and computes_adapters(self, of_one=True):
+            object.__setattr__(self, "was_advised", True)
+            warn(f"{ADVICE.replace(chr(10), ' ')} Received: generate on {self.name}")
+        return original(self, *args, **kwargs)
+
+    cls.generate = generate
+
+
+def computes_adapters(model: Any, of_one: bool = False) -> bool:
+    """Whether a call of the model runs an adapter, or, `of_one`, the same one for all samples."""
+    layers = [site.layer for site in adapted_sites(model)]
+    return any(not (layer.rests or (of_one and layer.mixture is not None)) for layer in layers)

@@ -1,0 +1,137 @@
+"""Adapters and frozen weights in the configuration of a model."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+
+from keras_svd_adapters.adapters.attachment import activate, attach
+from keras_svd_adapters.adapters.carried import adapters_of
+from keras_svd_adapters.adapters.frozen_variables import is_pinned
+from keras_svd_adapters.adapters.layers.quantized_logits import mend_logits
+from keras_svd_adapters.adapters.shared_arrays import SharedArrays
+from keras_svd_adapters.methods.method import Method
+from keras_svd_adapters.models.sites.search import adapted_sites, adapter_names, find_sites
+from keras_svd_adapters.models.sites.site import Site
+from keras_svd_adapters.models.state.array_sharing import Shared, shared_in, unify
+from keras_svd_adapters.models.state.freezing import (
+    changed_layers,
+    pin_all_but,
+    set_until_move,
+    thaw,
+)
+from keras_svd_adapters.models.state.trained_weights import own_weights, trained_with
+from keras_svd_adapters.runtime.layer_attributes import walk
+
+
+def describe_adapters(model: keras.layers.Layer) -> list[dict[str, Any]]:
+    """The adapters of a model without their values, as plain data."""
+    sites = adapted_sites(model)
+    return [
+        {
+            "name": name,
+            "sites": {
+                site.key: _describe(site, name) for site in sites if name in adapters_of(site.layer)
+            },
+            "train": [key for key, _, weight in own_weights(model) if trained_with(weight) == name],
+        }
+        for name in adapter_names(sites)
+    ]
+
+
+def describe_shared(model: keras.layers.Layer) -> dict[str, Any]:
+    """The arrays that all adapters of a method share, without their values."""
+    return {
+        method: {"shapes": found[0].shapes, "dtype": found[0].compute_dtype}
+        for method, found in shared_in(adapted_sites(model)).items()
+        if len(found) == 1
+    }
+
+
+def _describe(site: Site, name: str) -> dict[str, Any]:
+    adapter = adapters_of(site.layer)[name]
+    return {
+        "method": adapter.method.name,
+        "config": adapter.method.get_config(),
+        "form": adapter.form,
+        "active": site.layer.active_adapter == name,
+    }
+
+
+def describe_freezing(model: keras.layers.Layer) -> dict[str, Any]:
+    """The weights that adapters did not freeze, and the layers whose `trainable` they set."""
+    changed = {id(layer) for layer in changed_layers(model)}
+    layers = {key: chain[-1] for key, chain in walk(model) if id(chain[-1]) in changed}
+    return {
+        "free": [key for key, _, weight in own_weights(model) if not is_pinned(weight)],
+        "trainable": {key: layer.trainable for key, layer in layers.items()},
+    }
+
+
+def restore_freezing(model: keras.layers.Layer, told: dict[str, Any]) -> None:
+    """Freezes what `describe_freezing` tells."""
+    free = set(told["free"])
+    weights = [weight for key, _, weight in own_weights(model) if key in free]
+    pin_all_but(model, weights)
+    thaw(model, [weight for weight in weights if trained_with(weight)])
+    for key, chain in walk(model):
+        if key in told["trainable"]:
+            set_until_move(chain[-1], told["trainable"][key])
+
+
+def restore_adapters(
+    model: keras.layers.Layer, adapters: list[dict[str, Any]], shared: dict[str, Any]
+) -> None:
+    """Attaches empty adapters, as `describe_adapters` tells, where there are none yet.
+
+    Args:
+        model: A plain model, or one whose parts have their adapters.
+        adapters: What `describe_adapters` told.
+        shared: What `describe_shared` told.
+    """
+    by_key = {site.key: site for site in find_sites(model)}
+    weights = {key: weight for key, _, weight in own_weights(model)}
+    arrays = _restore_shared(adapters, shared)
+    for adapter in adapters:
+        name = adapter["name"]
+        missing = [key for key in adapter["sites"] if key not in by_key]
+        if missing:
+            raise ValueError(
+                "The configuration names adapted layers that the rebuilt model does not have; "
+                "does its `from_config` build every layer, and was `register_kernels` called as "
+                "where it was saved? "
+                f"Received: {', '.join(missing)}"
+            )
+        for key, told in adapter["sites"].items():
+            _restore(by_key[key], name, told, arrays)
+        for key in adapter["train"]:
+            weights[key].trained_with = name
+    unify(adapted_sites(model), arrays)
+    mend_logits(model)
+
+
+def _restore_shared(adapters: list[dict[str, Any]], shared: dict[str, Any]) -> Shared:
+    """The arrays that `describe_shared` tells of, still empty."""
+    sites = [site for adapter in adapters for site in adapter["sites"].values()]
+    methods = {site["method"]: site["config"] for site in sites}
+    return {
+        name: SharedArrays(
+            Method.registry[name].from_config(methods[name]),
+            {array: tuple(shape) for array, shape in told["shapes"].items()},
+            dtype=told["dtype"],
+        )
+        for name, told in shared.items()
+    }
+
+
+def _restore(site: Site, name: str, told: dict[str, Any], arrays: Shared) -> None:
+    if name in adapters_of(site.layer):
+        return
+    method = Method.registry[told["method"]].from_config(told["config"])
+    before = getattr(site.layer, "active_adapter", None)
+    shared = arrays.get(method.name)
+    adapter = site.new_adapter(method, told["form"], name, shared=shared)
+    attach(site.layer, name, adapter)
+    if not told["active"]:
+        activate(site.layer, before)

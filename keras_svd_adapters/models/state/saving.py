@@ -1,0 +1,109 @@
+"""What Keras's own saving must know of adapters, told once at import.
+
+`keras.Model.save` keeps the adapters of a model that was built around adapted layers, and
+`keras.Model.load_weights` says so where a file holds adapters that the model does not have.
+`set_weights` and `set_state_tree` (Orbax) fill adapters that were rebuilt from a configuration.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import zipfile
+from collections.abc import Iterator
+from functools import wraps
+from pathlib import Path
+from typing import Any
+
+import h5py
+import keras
+
+from keras_svd_adapters.adapters.carried import PREFIX, adapters_of
+from keras_svd_adapters.models.sites.search import adapted_sites
+from keras_svd_adapters.models.state.adapted_model import make_root, roots
+from keras_svd_adapters.runtime.layer_attributes import walk
+from keras_svd_adapters.runtime.warnings import warn
+
+
+def care_for_checkpoints() -> None:
+    """Wraps the methods of `keras.Model` that save and load, once."""
+    save, load = keras.Model.save, keras.Model.load_weights
+    if getattr(save, "cares_for_adapters", False):
+        return
+
+    @wraps(load)
+    def load_and_tell(self: keras.Model, filepath: Any, *args: Any, **kwargs: Any) -> Any:
+        result = load(self, filepath, *args, **kwargs)
+        tell_of_adapters_left_out(self, filepath)
+        return result
+
+    keras.Model.save = _rooted(save)
+    keras.Model.save.cares_for_adapters = True
+    for module in (keras.saving, keras.models):
+        module.save_model = _rooted(module.save_model)
+    keras.Model.load_weights = load_and_tell
+    keras.Model.set_weights = _noticed(keras.Model.set_weights, of_all=True)
+    keras.Model.set_state_tree = _noticed(keras.Model.set_state_tree, of_all=False)
+
+
+def _rooted(save: Any) -> Any:
+    """A function that saves a model whole, which first lets its configuration tell of adapters."""
+
+    @wraps(save)
+    def save_all(model: keras.Model, *args: Any, **kwargs: Any) -> Any:
+        for root in roots(adapted_sites(model)):
+            make_root(root)
+        return save(model, *args, **kwargs)
+
+    return save_all
+
+
+def _noticed(assign: Any, of_all: bool) -> Any:
+    """A method that assigns weights, after which empty adapters look whether theirs came."""
+
+    @wraps(assign)
+    def assign_and_notice(self: keras.Model, *args: Any, **kwargs: Any) -> None:
+        assign(self, *args, **kwargs)
+        for site in adapted_sites(self):
+            for adapter in adapters_of(site.layer).values():
+                adapter.detect_values(of_all)
+
+    return assign_and_notice
+
+
+def tell_of_adapters_left_out(model: keras.Model, filepath: Any) -> None:
+    """Warns where a weight file holds adapters that a model lacks: Keras skips them in silence."""
+    if not (found := set(adapters_in(filepath))):
+        return
+    there = {key for key, _ in walk(model)}
+    if left_out := sorted(found - there):
+        names = sorted({key.rpartition("/")[2].removeprefix(PREFIX) for key in left_out})
+        warn(
+            f"The file holds adapters {names} of {len(left_out)} layers, which this model does "
+            "not have: those were left out. Type "
+            "`keras_svd_adapters.enable(model, method, name=...)` as when it was saved, before "
+            f"`load_weights`. Received: {str(filepath)!r}, {left_out[0]}"
+        )
+
+
+def adapters_in(filepath: Any) -> Iterator[str]:
+    """The paths of the adapters in a file of weights, its shards, or a whole model."""
+    path = Path(os.fspath(filepath))
+    if path.name.endswith(".weights.json") and path.exists():
+        shards = keras.tree.flatten(json.loads(path.read_text()).get("weight_map", {}))
+        for name in sorted(set(shards)):
+            yield from adapters_in(path.parent / name)
+    elif path.suffix == ".h5" and path.exists():
+        yield from _adapters_in_h5(path)
+    elif path.suffix == ".keras" and path.exists():
+        with zipfile.ZipFile(path) as archive:
+            for name in (name for name in archive.namelist() if name.endswith(".weights.h5")):
+                with archive.open(name) as member:
+                    yield from _adapters_in_h5(member)
+
+
+def _adapters_in_h5(source: Any) -> set[str]:
+    found: set[str] = set()
+    with h5py.File(source) as file:
+        file.visit(found.add)
+    return {name for name in found if name.rpartition("/")[2].startswith(PREFIX)}

@@ -1,0 +1,165 @@
+"""The weights of a model outside its adapters, and which of them train besides."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from fnmatch import fnmatchcase
+from typing import Any
+
+import keras
+
+from keras_svd_adapters.adapters.adapter import Adapter
+from keras_svd_adapters.adapters.layer_kinds import base_kernel
+from keras_svd_adapters.models.sites.search import adapted_sites
+from keras_svd_adapters.models.sites.site import Site
+from keras_svd_adapters.runtime.keras_private.traversal import all_layers, direct_weights
+from keras_svd_adapters.runtime.layer_attributes import walk
+
+BIASES = ("none", "adapted", "all")
+
+
+def own_weights(model: keras.layers.Layer) -> Iterator[tuple[str, str, keras.Variable]]:
+    """Every weight outside the adapters: its key in files, its path of names, itself."""
+    seen: set[int] = set()
+    for key, chain in walk(model):
+        if any(isinstance(parent, Adapter) for parent in chain):
+            continue
+        path = "/".join(parent.name for parent in chain[1:])
+        for index, weight in enumerate(direct_weights(chain[-1])):
+            if id(weight) not in seen:
+                seen.add(id(weight))
+                name = weight.name
+                yield f"{key}/{index}_{name}".lstrip("/"), f"{path}/{name}".lstrip("/"), weight
+
+
+def choose_weights(
+    model: keras.layers.Layer, train: str | Iterable[str] | None, name: str, sites: list[Site]
+) -> list[keras.Variable]:
+    """The weights that `train` names: those of a layer, or of a path such as `*/bias`.
+
+    Args:
+        model: A built model.
+        train: Names, paths or globs.
+        name: Name of the adapter with which they train.
+        sites: The kernels that it adapts, which cannot train themselves.
+
+    Returns:
+        A list of weights. With a weight of a batch normalization come all of
+        that layer's, since its statistics then move.
+
+    Raises:
+        ValueError: If a pattern names nothing, an adapted kernel, or what
+            trains with another adapter.
+    """
+    chosen: dict[str, keras.Variable] = {}
+    listed = train if isinstance(train, Iterable) and not isinstance(train, str) else [train]
+    patterns: list[Any] = [] if train is None else list(listed)
+    if not all(isinstance(pattern, str) for pattern in patterns):
+        raise ValueError(
+            "`train` names layers or weights, such as 'head' or ['head', '*/bias']. "
+            f"Received: train={train!r}"
+        )
+    weights = list(own_weights(model))
+    for pattern in patterns:
+        hits = {key: weight for key, path, weight in weights if _names(pattern, path)}
+        if not hits:
+            layers = sorted({path.rsplit("/", 1)[0] for _, path, _ in weights})
+            raise ValueError(
+                "`train` matches no layer and no weight. Name a layer, or a path with `*`, such "
+                f"as '*/bias'; the layers with weights are {', '.join(layers)}. "
+                f"Received: train={pattern!r}"
+            )
+        chosen |= hits
+    found = list(chosen.values())
+    check_weights(model, found, f"train={train!r}", name, sites)
+    return _with_statistics(model, found)
+
+
+def check_weights(
+    model: keras.layers.Layer,
+    chosen: list[keras.Variable],
+    asked: str,
+    name: str,
+    sites: list[Site],
+) -> None:
+    """Raises where weights cannot train with an adapter of this name on these sites."""
+    kernels = {id(base_kernel(site.layer)): site.path for site in [*sites, *adapted_sites(model)]}
+    for weight in chosen:
+        if id(weight) in kernels:
+            raise ValueError(
+                f"`train` names the kernel of `{kernels[id(weight)]}`, which is adapted. Leave "
+                f"the layer out with `exclude`, or train its bias alone. Received: {asked}"
+            )
+        if trained_with(weight) not in (None, name):
+            raise ValueError(
+                f"`{weight.path}` trains with the adapter {trained_with(weight)!r} already, and a "
+                f"weight can belong to one only: leave it out of `train`. "
+                f"Received: {asked}, name={name!r}"
+            )
+
+
+def choose_biases(
+    model: keras.layers.Layer, bias: str, name: str, sites: list[Site]
+) -> list[keras.Variable]:
+    """The biases that train besides: of no layer, of the adapted ones, or of all.
+
+    Args:
+        model: A built model.
+        bias: `"none"`, `"adapted"` or `"all"`.
+        name: Name of the adapter with which they train.
+        sites: The kernels that it adapts.
+
+    Returns:
+        A list of weights.
+
+    Raises:
+        ValueError: If there is no such bias.
+    """
+    if bias not in BIASES:
+        raise ValueError(f"`bias` must be one of {BIASES}. Received: bias={bias!r}")
+    if bias == "none":
+        return []
+    adapted = {id(weight) for site in sites for weight in direct_weights(site.owner)}
+    biases = [
+        weight
+        for _, _, weight in own_weights(model)
+        if weight.name == "bias" and (bias == "all" or id(weight) in adapted)
+    ]
+    if not biases:
+        raise ValueError(
+            "There is no such bias to train: leave `bias` out, or name other weights in `train`. "
+            f"Received: bias={bias!r}"
+        )
+    check_weights(model, biases, f"bias={bias!r}", name, sites)
+    return _with_statistics(model, biases)
+
+
+def _with_statistics(
+    model: keras.layers.Layer, weights: list[keras.Variable]
+) -> list[keras.Variable]:
+    wanted = {id(weight): weight for weight in weights}
+    for layer in all_layers(model):
+        if isinstance(layer, keras.layers.BatchNormalization):
+            own = {id(weight): weight for weight in layer.weights}
+            wanted |= own if own.keys() & wanted.keys() else {}
+    return list(wanted.values())
+
+
+def weights_with(model: keras.layers.Layer, name: str) -> Iterator[tuple[str, str, keras.Variable]]:
+    """As `own_weights`, those that train with an adapter of this name, or with none."""
+    for key, path, weight in own_weights(model):
+        owner = trained_with(weight)
+        if owner == name or (weight.trainable and owner is None):
+            yield key, path, weight
+
+
+def trained_with(weight: keras.Variable) -> str | None:
+    """The name of the adapter together with which a weight of the model trains."""
+    return getattr(weight, "trained_with", None)
+
+
+def _names(pattern: str, path: str) -> bool:
+    """Whether a pattern names the weight at a path, or a layer above it."""
+    parts = path.split("/")
+    spans = {"/".join(parts[i:j]) for i in range(len(parts)) for j in range(i + 1, len(parts) + 1)}
+    return any(fnmatchcase(span, pattern) for span in spans)

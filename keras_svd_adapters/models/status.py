@@ -1,0 +1,131 @@
+"""What is adapted in a model, what trains, and what has moved."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import keras
+import numpy as np
+
+from keras_svd_adapters.adapters.adapter import Adapter
+from keras_svd_adapters.adapters.carried import adapters_of
+from keras_svd_adapters.adapters.layer_kinds import base_kernel
+from keras_svd_adapters.kernels.placement import shown_layout
+from keras_svd_adapters.models.sites.layer_tree import tree
+from keras_svd_adapters.models.sites.search import adapted_sites
+from keras_svd_adapters.models.sites.site import Site
+from keras_svd_adapters.models.state.generation import ADVICE
+from keras_svd_adapters.models.state.trained_weights import own_weights
+from keras_svd_adapters.runtime.host_values import to_numpy
+from keras_svd_adapters.runtime.path_groups import grouped
+from keras_svd_adapters.runtime.tables import Shown, Table
+
+
+@dataclass(frozen=True, repr=False)
+class Status(Shown):
+    """State of the adapters of a model. Printing it shows a table.
+
+    Args:
+        adapters: One row for each group of alike adapters: name, method,
+            form, number of kernels, trained values, largest move from the
+            start, whether active.
+        trainable_parameters: Number of values that train now, in all.
+        total_parameters: Number of values of the model without its adapters.
+        trainable_weights: Paths of the weights that train now.
+        layouts: How kernels and the arrays beside them are cut, if asked for.
+    """
+
+    adapters: tuple[tuple[str, ...], ...]
+    trainable_parameters: int
+    total_parameters: int
+    trainable_weights: tuple[str, ...] = field(repr=False)
+    layers: str = field(repr=False)
+    layouts: str = field(default="", repr=False)
+
+    def as_table(self) -> Table:
+        head = ("name", "method", "form", "kernels", "values", "largest move", "active")
+        share = 100 * self.trainable_parameters / max(self.total_parameters, 1)
+        if not self.adapters:
+            return Table(head, (), f"No adapters. {self.trainable_parameters:,} values train.")
+        notes = (
+            f"{self.layers}\n{self.layouts}"
+            f"{self.trainable_parameters:,} values train, {share:.3g} % of "
+            f"{self.total_parameters:,}, in {len(self.trainable_weights)} weights"
+            + f"\n{ADVICE}"
+            * any(row[-1] == "yes" for row in self.adapters)
+        )
+        return Table(head, self.adapters, notes)
+
+
+def status(model: keras.layers.Layer, layouts: bool = False) -> Status:
+    """What is adapted in a model, what trains, and what has moved.
+
+    Args:
+        model: Any Keras model.
+        layouts: Whether to tell how kernels and the arrays of their adapters lie
+            on several devices: by which axis of the mesh each of their axes is
+            cut.
+
+    Returns:
+        A `Status`; print it.
+    """
+    sites = adapted_sites(model)
+    trainable = model.trainable_weights
+    return Status(
+        adapters=tuple(_rows(sites)),
+        trainable_parameters=_count(trainable),
+        total_parameters=_count([weight for _, _, weight in own_weights(model)]),
+        trainable_weights=tuple(weight.path for weight in trainable),
+        layers=tree(sites),
+        layouts=_layouts(sites) if layouts else "",
+    )
+
+
+def _layouts(sites: list[Site]) -> str:
+    lines = []
+    for site in sites:
+        for name, adapter in adapters_of(site.layer).items():
+            arrays = ", ".join(f"{n} {shown_layout(v)}" for n, v in adapter.arrays.items())
+            kernel = shown_layout(base_kernel(site.layer))
+            lines.append((site.path, f"{name}: kernel {kernel}, {arrays}"))
+    return "".join(f"{path}  {what}\n" for path, what, _ in grouped(lines))
+
+
+def _rows(sites: list[Site]) -> list[tuple[str, ...]]:
+    groups: dict[tuple[str, str, str, bool], list[Adapter]] = {}
+    for site in sites:
+        for name, adapter in adapters_of(site.layer).items():
+            active = site.layer.active_adapter == name
+            key = (name, str(adapter.method), adapter.form, active)
+            groups.setdefault(key, []).append(adapter)
+    return [
+        (
+            name,
+            method,
+            form,
+            str(len(adapters)),
+            f"{sum(_count(list(a.trained.values())) for a in adapters):,}",
+            _shown(max(largest_move(a) for a in adapters)),
+            "yes" if active else "no",
+        )
+        for (name, method, form, active), adapters in groups.items()
+    ]
+
+
+def _shown(move: float) -> str:
+    return "-" if np.isnan(move) else f"{move:.2g}"
+
+
+def largest_move(adapter: Adapter) -> float:
+    """The largest distance of a trained value from its start, where that is one number."""
+    declared = adapter.declared
+    moves = [
+        float(np.abs(to_numpy(variable) - declared[name].start).max())
+        for name, variable in adapter.trained.items()
+        if declared[name].start is not None
+    ]
+    return max(moves, default=float("nan"))
+
+
+def _count(weights: list[keras.Variable]) -> int:
+    return sum(int(np.prod(weight.shape)) for weight in weights)

@@ -1,0 +1,121 @@
+"""Switching adapters, taking them off, and what must agree with those there are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import keras
+
+from keras_svd_adapters.adapters.attachment import activate, detach
+from keras_svd_adapters.adapters.carried import adapters_of
+from keras_svd_adapters.models.named_adapters import require_adapter
+from keras_svd_adapters.models.refresh import restore_plain, settle
+from keras_svd_adapters.models.sites.search import adapted_sites
+from keras_svd_adapters.models.state.compiled_functions import (
+    computing_without,
+    set_graphs_aside,
+    take_graphs_up,
+)
+from keras_svd_adapters.models.state.trained_weights import own_weights, trained_with
+from keras_svd_adapters.runtime.live_models import searching_once
+
+
+@searching_once()
+def delete_adapter(model: keras.layers.Layer, name: str) -> None:
+    """Takes an adapter off a model; after the last one, it is an ordinary model again.
+
+    What `train` named at `enable` stays as trained. Adapters that rested go on
+    resting: `set_adapter` wakes one.
+
+    Args:
+        model: An adapted model.
+        name: Name of the adapter.
+
+    Raises:
+        ValueError: If there is no adapter of this name.
+    """
+    if not isinstance(name, str):
+        raise ValueError(f"`name` is the name of an adapter. Received: name={name!r}")
+    for site in require_adapter(model, name):
+        detach(site.layer, name)
+    for _, _, weight in own_weights(model):
+        if trained_with(weight) == name:
+            weight.trained_with = None
+    settle(model) if adapted_sites(model) else restore_plain(model)
+
+
+@searching_once()
+def set_adapter(model: keras.layers.Layer, name: str | list[str] | None) -> None:
+    """Switches to another adapter, or with `None` to the plain model.
+
+    `predict` and `generate` are traced once for each, and not again on
+    switching back.
+
+    Args:
+        model: An adapted model.
+        name: Name of the adapter that computes and trains from now on, or a
+            list of names of adapters on different layers.
+
+    Raises:
+        ValueError: If there is no adapter of a name, or two are on one layer.
+    """
+    names = [name] if isinstance(name, str) else name
+    names = [] if names is None else names
+    if not isinstance(names, list | tuple) or not all(isinstance(n, str) for n in names):
+        raise ValueError(
+            "`name` is the name of an adapter, a list of names, or `None` for the plain model. "
+            f"Received: name={name!r}"
+        )
+    for each in names:
+        require_adapter(model, each)
+    sites = adapted_sites(model)
+    chosen = [[n for n in adapters_of(site.layer) if n in names] for site in sites]
+    for site, found in zip(sites, chosen, strict=True):
+        if len(found) > 1:
+            raise ValueError(
+                "One adapter of a layer can be active at a time. "
+                f"Received: name={name!r}, both on `{site.path}`"
+            )
+    aside = set_graphs_aside(model)
+    with active_as_before_on_failure(model):
+        for site, found in zip(sites, chosen, strict=True):
+            activate(site.layer, found[0] if found else None)
+        settle(model)
+    take_graphs_up(aside)
+
+
+@contextmanager
+def active_as_before_on_failure(model: keras.layers.Layer) -> Iterator[None]:
+    """Within, whatever goes wrong, the adapters that were active are so again."""
+    before = [(site.layer, site.layer.active_adapter) for site in adapted_sites(model)]
+    try:
+        yield
+    except BaseException:
+        for layer, name in before:
+            activate(layer, name)
+        raise
+
+
+@contextmanager
+def disabled(model: keras.layers.Layer) -> Iterator[keras.layers.Layer]:
+    """Within, the model computes with its own kernels, as if they had never been adapted.
+
+    What `train` named at `enable` stays as trained.
+
+    Args:
+        model: An adapted model.
+
+    Yields:
+        The model.
+
+    Example:
+
+    >>> import keras, keras_svd_adapters as ksa
+    >>> model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(6), keras.layers.Dense(2)])
+    >>> _ = ksa.enable(model, ksa.SVF())
+    >>> with ksa.disabled(model):
+    ...     before = model.predict(keras.ops.ones((1, 8)), verbose=0)
+    """
+    with computing_without(model, require_adapter(model)):
+        yield model

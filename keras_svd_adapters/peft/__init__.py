@@ -1,1 +1,0 @@
-"""To HF PEFT and back."""

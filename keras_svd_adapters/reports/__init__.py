@@ -1,0 +1,1 @@
+"""Reports that read a model and change nothing."""

@@ -1,0 +1,201 @@
+"""What an adapter changed, told between the singular vectors of the kernels."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from dataclasses import dataclass, field
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_svd_adapters.adapters.layer_kinds import base_value
+from keras_svd_adapters.kernels.svd.service import SVDService
+from keras_svd_adapters.methods.contract import SVD
+from keras_svd_adapters.models.decompositions import Found, decompositions, jobs_for
+from keras_svd_adapters.models.named_adapters import require_adapter
+from keras_svd_adapters.models.sites.patterns import Targets
+from keras_svd_adapters.models.sites.selection import choose
+from keras_svd_adapters.models.sites.site import Site
+from keras_svd_adapters.runtime.host_values import to_numpy
+from keras_svd_adapters.runtime.path_groups import by_layer_name, grouped
+from keras_svd_adapters.runtime.plots import plot_cells
+from keras_svd_adapters.runtime.tables import Shown, Table
+
+CELLS = 32
+MOST_LAYERS = 8
+
+
+@dataclass(frozen=True)
+class KernelCoefficients:
+    """The change of one kernel as `M` in `U (diag(s) + M) Vt`.
+
+    Args:
+        path: The names of the layers from the model to this one.
+        shape: `(m, n)` of the kernel as a matrix.
+        relative: Norm of the change, relative to that of the kernel.
+        diagonal: Share of the sum of squares of M that lies on its diagonal:
+            singular values that were scaled. The rest mixes directions.
+        top: Share that lies within the largest tenth of the singular vectors,
+            of rows and columns.
+        cells: M in at most 32 x 32 cells of alike size, the root of the mean
+            square in each.
+    """
+
+    path: str
+    shape: tuple[int, int]
+    relative: float
+    diagonal: float
+    top: float
+    cells: np.ndarray = field(repr=False)
+
+
+@dataclass(frozen=True, repr=False)
+class Coefficients(Shown):
+    """What an adapter changed. Printing it shows a table, of kernels alike the mean figures.
+
+    Args:
+        kernels: One `KernelCoefficients` per adapted kernel.
+    """
+
+    kernels: tuple[KernelCoefficients, ...]
+
+    def as_table(self) -> Table:
+        head = ("kernel", "shape", "change", "on the diagonal", "in the top tenth")
+        groups = grouped((kernel.path, kernel.shape) for kernel in self.kernels)
+        rows = [_row(path, [self.kernels[place] for place in places]) for path, _, places in groups]
+        return Table(head, rows)
+
+    def plot(self) -> Any:
+        """Draws M of each kernel: a row for each layer name, the layers from left to right.
+
+        Large singular values are at the top and at the left; dark is a large
+        coefficient, relative to the largest of the row. Of many layers, eight
+        are drawn. Needs matplotlib.
+
+        Returns:
+            A matplotlib `Figure`.
+        """
+        groups = by_layer_name(kernel.path for kernel in self.kernels)
+        rows = {name: [self.kernels[i] for i in _some(places)] for name, places in groups.items()}
+        return plot_cells(
+            {name: [(f"{k.relative:.1%}", k.cells) for k in row] for name, row in rows.items()}
+        )
+
+
+def coefficients(
+    model: keras.layers.Layer,
+    targets: Targets = None,
+    exclude: Targets = None,
+    cache: bool = True,
+    cache_dir: Any = None,
+    verbose: int | str = "auto",
+) -> Coefficients:
+    """Looks at what the active adapter changed, between the singular vectors of each kernel.
+
+    For SVFT these are the trained values themselves; for SVF, `s (z - 1)` on
+    the diagonal. A low-rank change is brought into the same form, so that
+    methods can be compared: does it scale directions that are there (the
+    diagonal), or mix them, and does it work on the large ones or on the small?
+
+    Args:
+        model: A model with an active adapter.
+        targets: Which of the adapted kernels, as in `enable`; `None` for all.
+        exclude: Which of these to leave out.
+        cache: As in `enable`.
+        cache_dir: As in `enable`.
+        verbose: As in `enable`.
+
+    Returns:
+        A `Coefficients`; print it, or call its `plot()`.
+
+    Raises:
+        ValueError: If there is no active adapter, a pattern matches nothing,
+            or values are not finite.
+
+    Example:
+
+    >>> import keras, keras_svd_adapters as ksa
+    >>> model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(6), keras.layers.Dense(2)])
+    >>> _ = ksa.enable(model, ksa.SVFT(pattern="banded", d=1))
+    >>> ksa.coefficients(model).kernels[0].cells.shape
+    (6, 6)
+
+    Reference:
+        - [SVFT, Lingam et al., 2024](https://arxiv.org/abs/2405.19597)
+    """
+    sites = _active(model, targets, exclude)
+    jobs = [jobs_for(site) for site in sites]
+    with closing(decompositions(sites, jobs, SVDService(cache, cache_dir), verbose)) as every:
+        kernels = [
+            each for found, site in zip(every, sites, strict=True) for each in _look(site, found)
+        ]
+    return Coefficients(tuple(kernels))
+
+
+def _active(model: keras.layers.Layer, targets: Targets, exclude: Targets) -> list[Site]:
+    """The kernels that are meant and whose adapter is active."""
+    sites = [site for site in require_adapter(model) if site.layer.active_adapter]
+    if targets is not None or exclude is not None:
+        meant = {site.key for site in choose(model, targets, exclude)}
+        sites = [site for site in sites if site.key in meant]
+    if not sites:
+        raise ValueError(
+            "None of these layers has an active adapter: choose others, or `set_adapter` first. "
+            f"Received: targets={targets!r}, exclude={exclude!r}"
+        )
+    return sites
+
+
+def _look(site: Site, found: Found) -> list[KernelCoefficients]:
+    change = site.view.to_matrix(to_numpy(site.layer.adapter().delta(base_value(site.layer))))
+    if not np.isfinite(change).all():
+        raise ValueError(
+            f"`{site.path}`: its adapter is not finite. Received: {site.layer.adapter().method}"
+        )
+    parts = zip(site.matrices(), found, site.view.split(change), strict=True)
+    return [_coefficients(path, K, svd, part) for (path, _), (K, svd), part in parts]
+
+
+def _coefficients(
+    path: str, K: np.ndarray, svd: SVD | None, change: np.ndarray
+) -> KernelCoefficients:
+    assert svd is not None
+    M = svd.U.T @ change @ svd.Vt.T
+    squares = M.astype("float64") ** 2
+    whole = squares.sum() or 1.0
+    tenth = -(-len(M) // 10)
+    norm = float(np.linalg.norm(K)) or 1.0
+    return KernelCoefficients(
+        path,
+        K.shape,
+        relative=float(np.linalg.norm(change)) / norm,
+        diagonal=float(np.trace(squares) / whole),
+        top=float(squares[:tenth, :tenth].sum() / whole),
+        cells=np.sqrt(_cells(squares)),
+    )
+
+
+def _cells(squares: np.ndarray) -> np.ndarray:
+    """The means over a grid of cells."""
+    k = len(squares)
+    starts: np.ndarray = np.arange(min(k, CELLS)) * k // min(k, CELLS)
+    sizes = np.diff([*starts, k])
+    sums = np.add.reduceat(np.add.reduceat(squares, starts, axis=0), starts, axis=1)
+    return sums / np.outer(sizes, sizes)
+
+
+def _some(places: list[int]) -> list[int]:
+    """At most eight of these places, evenly spread."""
+    count = min(len(places), MOST_LAYERS)
+    return [places[i] for i in np.linspace(0, len(places) - 1, count).round().astype(int)]
+
+
+def _row(path: str, kernels: list[KernelCoefficients]) -> tuple[str, ...]:
+    """The mean figures of kernels whose paths differ by numbers only."""
+    relative, diagonal, top = (
+        float(np.mean([getattr(kernel, name) for kernel in kernels]))
+        for name in ("relative", "diagonal", "top")
+    )
+    m, n = kernels[0].shape
+    return path, f"{m} x {n}", f"{relative:.2e}", f"{diagonal:.0%}", f"{top:.0%}"

@@ -1,0 +1,177 @@
+"""What adapting a model would cost, before anything is touched."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from itertools import chain, islice
+from math import prod
+from typing import Any
+
+import keras
+
+from keras_svd_adapters.adapters.carried import adapters_of
+from keras_svd_adapters.adapters.layer_kinds import base_kernel
+from keras_svd_adapters.kernels.svd.cost import decomposition_seconds
+from keras_svd_adapters.kernels.svd.service import SVDService
+from keras_svd_adapters.methods.contract import Array
+from keras_svd_adapters.methods.method import Method
+from keras_svd_adapters.models.assignment import Chosen, check_shapes, choose_methods
+from keras_svd_adapters.models.decompositions import jobs_for, needs_svd
+from keras_svd_adapters.models.sites.patterns import Targets
+from keras_svd_adapters.models.sites.search import adapted_sites
+from keras_svd_adapters.models.sites.site import Site
+from keras_svd_adapters.models.state.array_sharing import (
+    check_sharing,
+    shared_dtype,
+    shared_in,
+    shared_shapes,
+)
+from keras_svd_adapters.models.state.trained_weights import own_weights
+from keras_svd_adapters.models.without_weights import Blueprint, draw
+from keras_svd_adapters.reports.device_memory import (
+    DeviceBytes,
+    bytes_per_device,
+    check_devices,
+    width,
+)
+from keras_svd_adapters.reports.plan_report import Plan, PlannedSite
+
+
+def plan(
+    model: keras.layers.Layer | Blueprint,
+    method: Method | None = None,
+    targets: Targets = None,
+    exclude: Targets = None,
+    cache: bool = True,
+    cache_dir: str | os.PathLike[str] | None = None,
+    svd_device: str = "cpu",
+    layers: Iterable[int] | None = None,
+    last: int | None = None,
+    tied: bool = False,
+    distribution: Any = None,
+    device_memory: float | None = None,
+) -> Plan:
+    """Tells what `enable` would cost, and touches nothing.
+
+    Args:
+        model: A built Keras model. Or what has no weights yet: a KerasHub
+            preset, by its directory or name; a configuration, such as
+            `{"class_name": "GemmaBackbone", "config": {...}}`. Of these only
+            shapes are built, so that a laptop plans for 70 billion values.
+        method: As in `enable`.
+        targets: As in `enable`.
+        exclude: As in `enable`.
+        cache: As in `enable`: what is kept on disk need not be decomposed again.
+        cache_dir: As in `enable`.
+        svd_device: As in `enable`; the seconds are those of a CPU in any case.
+        layers: As in `enable`.
+        last: As in `enable`.
+        tied: As in `enable`.
+        distribution: A `keras.distribution` such as `ModelParallel`: the plan
+            then has what each device would hold. Its mesh may be of devices
+            that this machine lacks, by their names alone:
+            `DeviceMesh((1, 8), ("batch", "model"), [f"tpu:{i}" for i in range(8)])`.
+        device_memory: Bytes that one device has, such as 16e9: the plan then
+            tells whether that is enough.
+
+    Returns:
+        A `Plan` with `.trainable_parameters`, `.frozen_bytes`, `.seconds`,
+        `.device` and `.sites`; print it.
+
+    Raises:
+        ValueError: As `enable` would.
+
+    Example:
+
+    >>> import keras, keras_svd_adapters as ksa
+    >>> model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(6), keras.layers.Dense(2)])
+    >>> ksa.plan(model, ksa.LoRA(rank=2)).trainable_parameters
+    28
+    """
+    check_devices(distribution, device_memory)
+    service = SVDService(cache and isinstance(model, keras.layers.Layer), cache_dir, svd_device)
+    service.check()
+    if not isinstance(model, keras.layers.Layer):
+        model = draw(model)
+    chosen = choose_methods(model, method, targets, exclude, layers, last, tied)
+    check_shapes(chosen)
+    jobs = [jobs_for(site, m.truncation, needs_svd(site, m)) for site, m in chosen]
+    every = list(chain.from_iterable(jobs))
+    kept = iter(service.kept(every))
+    known = [list(islice(kept, len(own))) for own in jobs]
+    sites = tuple(_plan_site(*pair, own) for pair, own in zip(chosen, known, strict=True))
+    written = sum(4 * prod(shape) for shape in shared_shapes(chosen, saved=True).values())
+    count = service.workers(every)
+    values = sum(prod(weight.shape) for _, _, weight in own_weights(model))
+    device = _on_devices(model, chosen, distribution, device_memory)
+    return Plan(sites, values, _shared_bytes(model, chosen), written, count, device)
+
+
+def _on_devices(
+    model: keras.layers.Layer, chosen: Chosen, distribution: Any, memory: float | None
+) -> DeviceBytes | None:
+    if distribution is None:
+        return None
+    weights = [weight for _, _, weight in own_weights(model)]
+    arrays = [
+        (array, _dtype(array, site.layer.compute_dtype), site.view, base_kernel(site.layer))
+        for site, method in chosen
+        for array in site.arrays(method).values()
+        if not array.shared
+    ]
+    arrays += [
+        (array._replace(trainable=False), array_dtype, site.view, base_kernel(site.layer))
+        for site, array, array_dtype in _there_already(model)
+    ]
+    found = bytes_per_device(distribution, weights, arrays, memory)
+    kept = shared_in(adapted_sites(model)).values()
+    there = sum(_nbytes(v) for each in kept for one in each for v in one.arrays.values())
+    return replace(found, frozen=found.frozen + there + _shared_bytes(model, chosen))
+
+
+def _there_already(model: keras.layers.Layer) -> Iterator[tuple[Site, Array, str]]:
+    """The arrays of adapters that the model has, but for shared ones."""
+    for site in adapted_sites(model):
+        for adapter in adapters_of(site.layer).values():
+            for name, variable in adapter.arrays.items():
+                yield site, adapter.declared[name], str(variable.dtype)
+
+
+def _nbytes(variable: keras.Variable) -> int:
+    return _bytes(Array(tuple(variable.shape), dtype=str(variable.dtype)))
+
+
+def _shared_bytes(model: keras.layers.Layer, chosen: Chosen) -> int:
+    """Bytes of the shared arrays that the model does not have yet."""
+    there = check_sharing(model, chosen)
+    new = [(site, m) for site, m in chosen if m.shared_by and m.name not in there]
+    shapes = shared_shapes(new).values()
+    return sum(_bytes(Array(shape, dtype=shared_dtype(new))) for shape in shapes)
+
+
+def _plan_site(site: Site, method: Method, kept: list[bool]) -> PlannedSite:
+    shape = (site.view.m, site.view.n)
+    form = site.form(method)
+    arrays = site.arrays(method, form).values()
+    seconds = [decomposition_seconds(*shape, method.truncation, known) for known in kept]
+    frozen = [a for a in arrays if not a.trainable and not a.shared]
+    return PlannedSite(
+        site=site,
+        method=method,
+        form=form,
+        trainable_parameters=sum(prod(a.shape) for a in arrays if a.trainable),
+        frozen_bytes=sum(_bytes(a, site.layer.compute_dtype) for a in frozen),
+        file_bytes=sum(4 * prod(a.shape) for a in arrays if a.in_file and not a.shared),
+        seconds=sum(seconds) if method.needs_svd else 0.0,
+        cached=all(kept),
+    )
+
+
+def _dtype(array: Array, compute_dtype: str) -> str:
+    return compute_dtype if array.dtype == "compute" else array.dtype
+
+
+def _bytes(array: Array, compute_dtype: str = "float32") -> int:
+    return prod(array.shape) * width(_dtype(array, compute_dtype))

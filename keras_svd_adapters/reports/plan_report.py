@@ -1,0 +1,131 @@
+"""The report of `plan`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from keras_svd_adapters.methods.method import Method
+from keras_svd_adapters.models.sites.layer_tree import tree
+from keras_svd_adapters.models.sites.site import Site
+from keras_svd_adapters.reports.device_memory import DeviceBytes
+from keras_svd_adapters.runtime.path_groups import alike
+from keras_svd_adapters.runtime.plots import plot_bars
+from keras_svd_adapters.runtime.tables import Shown, Table
+
+
+@dataclass(frozen=True)
+class PlannedSite:
+    """One kernel in a `Plan`; `seconds` of one core, and whether the cache holds it."""
+
+    site: Site = field(repr=False)
+    method: Method
+    form: str
+    trainable_parameters: int
+    frozen_bytes: int
+    file_bytes: int
+    seconds: float
+    cached: bool
+
+    @property
+    def path(self) -> str:
+        """The names of the layers from the model to this one."""
+        return self.site.path
+
+
+@dataclass(frozen=True, repr=False)
+class Plan(Shown):
+    """What `enable` would do. Printing it shows a table.
+
+    Args:
+        sites: One `PlannedSite` per kernel.
+        model_parameters: Number of values of the model without its adapters.
+        shared_bytes: Bytes of frozen arrays that all kernels share.
+        shared_file_bytes: Bytes of these that an adapter file holds.
+        workers: How many kernels are decomposed at a time.
+        device: What each device would hold, if a distribution was given.
+    """
+
+    sites: tuple[PlannedSite, ...]
+    model_parameters: int
+    shared_bytes: int = 0
+    shared_file_bytes: int = 0
+    workers: int = 1
+    device: DeviceBytes | None = None
+
+    @property
+    def trainable_parameters(self) -> int:
+        """Values that would train."""
+        return sum(site.trainable_parameters for site in self.sites)
+
+    @property
+    def trainable_bytes(self) -> int:
+        """Bytes of these in float32."""
+        return 4 * self.trainable_parameters
+
+    @property
+    def file_bytes(self) -> int:
+        """Bytes of the values in the adapter file; its few kB of text come on top."""
+        return self.shared_file_bytes + sum(site.file_bytes for site in self.sites)
+
+    @property
+    def frozen_bytes(self) -> int:
+        """Bytes of frozen arrays that would be added. A kernel whose spectrum forbids the
+        one-sided form needs more, which only the decomposition can tell."""
+        return self.shared_bytes + sum(site.frozen_bytes for site in self.sites)
+
+    @property
+    def seconds(self) -> float:
+        """Estimated seconds until all kernels are decomposed on this machine."""
+        seconds = [site.seconds for site in self.sites]
+        return max(sum(seconds) / self.workers, max(seconds, default=0.0))
+
+    def as_table(self) -> Table:
+        groups: dict[tuple[str, str], list[PlannedSite]] = {}
+        for site in self.sites:
+            groups.setdefault((str(site.method), site.form), []).append(site)
+        rows = [
+            (
+                method,
+                form,
+                str(len(sites)),
+                f"{sum(s.trainable_parameters for s in sites):,}",
+                f"{sum(s.frozen_bytes for s in sites) / 1e6:,.1f} MB",
+                _decompositions(sites),
+            )
+            for (method, form), sites in groups.items()
+        ]
+        head = ("method", "form", "kernels", "trains", "frozen factors", "decompositions")
+        shared = f"; {self.shared_bytes / 1e6:,.1f} MB shared by them all" * bool(self.shared_bytes)
+        kB = f"{self.file_bytes / 1e3:,.{int(self.file_bytes < 1e4)}f}"
+        wait = f"; about {self.seconds:,.1f} s to decompose" * bool(self.seconds)
+        share = 100 * self.trainable_parameters / max(self.model_parameters, 1)
+        notes = (
+            f"{tree(planned.site for planned in self.sites)}\n"
+            f"{self.trainable_parameters:,} values would train, {share:.3g} % of "
+            f"{self.model_parameters:,}; file about {kB} kB{shared}{wait}"
+            + f"\n{self.device}"
+            * bool(self.device)
+        )
+        return Table(head, rows, notes)
+
+    def plot(self) -> Any:
+        """Draws what each kind of kernel would train and add; needs matplotlib.
+
+        Returns:
+            A matplotlib `Figure`.
+        """
+        groups = alike(site.path for site in self.sites)
+        sites = [[self.sites[place] for place in places] for places in groups.values()]
+        series: dict[str, list[float]] = {
+            "values that would train": [
+                sum(s.trainable_parameters for s in each) for each in sites
+            ],
+            "frozen factors, MB": [sum(s.frozen_bytes for s in each) / 1e6 for each in sites],
+        }
+        return plot_bars(list(groups), series)
+
+
+def _decompositions(sites: list[PlannedSite]) -> str:
+    seconds, kept = sum(site.seconds for site in sites), sum(site.cached for site in sites)
+    return f"{seconds:,.1f} s" + f", {kept} in the cache" * bool(kept)

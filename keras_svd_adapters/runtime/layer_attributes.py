@@ -1,0 +1,120 @@
+"""The layers of a model as attributes of each other: the paths that Keras's files give to them.
+
+These paths are the only names of layers that survive a rebuild: `layer.path` changes or repeats in
+a dozen KerasHub families. `tests/test_keras_internals.py` fails where Keras gives others.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from types import FunctionType
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import keras
+
+from keras_svd_adapters.runtime.keras_private.traversal import skipped_attributes
+
+PACKAGE = __name__.partition(".")[0]
+HOLDERS = (keras.layers.Layer, list, tuple, dict)
+WEIGHTS = ("kernel", "embeddings")
+METHODS_OF_CLASSES = (FunctionType, classmethod, staticmethod)
+_known_classes: WeakKeyDictionary[type, tuple[int, list[str]]] = WeakKeyDictionary()
+
+
+def walk(model: keras.layers.Layer) -> Iterator[tuple[str, tuple[keras.layers.Layer, ...]]]:
+    """Every layer of a model once, with its traversal path and the layers from the root to it."""
+    seen: set[int] = set()
+
+    def visit(layer: Any, path: str, chain: tuple[Any, ...]) -> Iterator[Any]:
+        if id(layer) in seen:
+            return
+        seen.add(id(layer))
+        chain = (*chain, layer)
+        yield path, chain
+        for attribute, child in children(layer):
+            yield from visit_child(child, f"{path}/{attribute}" if path else attribute, chain)
+
+    def visit_child(child: Any, path: str, chain: tuple[Any, ...]) -> Iterator[Any]:
+        if isinstance(child, keras.layers.Layer):
+            yield from visit(child, path, chain)
+        elif isinstance(child, (list, tuple, dict)):
+            yield from visit_container(child, path, chain, set())
+
+    def visit_container(
+        items: Any, path: str, chain: tuple[Any, ...], within: set[int]
+    ) -> Iterator[Any]:
+        if id(items) in within:
+            return
+        within = within | {id(items)}
+        used: dict[str, int] = {}
+        for item in list(items.values()) if isinstance(items, dict) else items:
+            if isinstance(item, (list, tuple, dict)):
+                name = _unique_name("container", used)
+                yield from visit_container(item, f"{path}/{name}", chain, within)
+            elif hasattr(item, "save_own_variables"):
+                name = _unique_name(item.__class__.__name__, used)
+                yield from visit_child(item, f"{path}/{name}", chain)
+
+    yield from visit(model, "", ())
+
+
+def children(layer: keras.layers.Layer) -> Iterator[tuple[str, Any]]:
+    """The attributes that may hold layers, in the order of the traversal of `saving_lib`.
+
+    The same as `_walk_saveable` without the attributes that hold none, which are nearly all: it
+    lists and reads some 300 of each layer.
+    """
+    if isinstance(layer, (keras.Sequential, keras.Function)):
+        yield "layers", layer.layers
+    skipped = skipped_attributes(layer)
+    held = vars(layer) | vars(layer).get("_modules", {})  # the latter by PyTorch
+    found = {
+        name: value
+        for name, value in held.items()
+        if isinstance(value, HOLDERS) and name not in skipped and not name.startswith("__")
+    }
+    for name in _read_by_class(type(layer), skipped):
+        found.pop(name, None)
+        try:
+            value = getattr(layer, name)
+        except Exception:
+            continue
+        if isinstance(value, HOLDERS):
+            found[name] = value
+    for name in sorted(found, key=lambda name: f"~{name}" if name.startswith("_") else name):
+        yield name, found[name]
+
+
+def _unique_name(class_name: str, used: dict[str, int]) -> str:
+    """The name of an item of a container in a path; `used` counts the names before it."""
+    name = re.sub(r"\W+", "", class_name)
+    for boundary in ("(.)([A-Z][a-z]+)", "([a-z])([A-Z])"):
+        name = re.sub(boundary, r"\1_\2", name)
+    name = name.lower()
+    used[name] = used.get(name, -1) + 1
+    return f"{name}_{used[name]}" if used[name] else name
+
+
+def _read_by_class(cls: type, skipped: set[str]) -> list[str]:
+    """The properties and values of a class, which are read from an instance to be known.
+
+    Those of this package hold no layer. Some of them, and Keras's own of weights, compute a kernel
+    when they are read.
+    """
+    size = sum(len(vars(parent)) for parent in cls.__mro__)
+    if (known := _known_classes.get(cls)) and known[0] == size:
+        return known[1]
+    owners = {name: parent for parent in reversed(cls.__mro__) for name in vars(parent)}
+    names = [
+        name
+        for name, owner in owners.items()
+        if name not in skipped
+        and name not in WEIGHTS
+        and not name.startswith("__")
+        and not owner.__module__.startswith(f"{PACKAGE}.")
+        and not isinstance(vars(owner)[name], METHODS_OF_CLASSES)
+    ]
+    _known_classes[cls] = size, names
+    return names

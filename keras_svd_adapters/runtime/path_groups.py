@@ -1,0 +1,46 @@
+"""Paths of layers that differ in numbers alone, as one."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import Any
+
+
+def alike(paths: Iterable[str]) -> dict[str, list[int]]:
+    """Paths with their numbers collapsed, each with the places of those that it stands for."""
+    return {path: places for path, _, places in grouped((path, "") for path in paths)}
+
+
+def by_layer_name(paths: Iterable[str]) -> dict[str, list[int]]:
+    """The places of paths, grouped by the name of the layer at their end."""
+    places: dict[str, list[int]] = {}
+    for place, path in enumerate(paths):
+        places.setdefault(path.rsplit("/", 1)[-1], []).append(place)
+    return places
+
+
+def grouped(items: Iterable[tuple[str, Any]]) -> list[tuple[str, Any, list[int]]]:
+    """Paths that differ by numbers alone, and what they are, which is the same; their places."""
+    places: dict[tuple[str, Any], list[int]] = {}
+    numbers: dict[tuple[str, Any], list[tuple[str, ...]]] = {}
+    for place, (path, what) in enumerate(items):
+        key = re.sub(r"\d+", "#", path), what
+        places.setdefault(key, []).append(place)
+        numbers.setdefault(key, []).append(tuple(re.findall(r"\d+", path)))
+    return [(_expand(key[0], numbers[key]), key[1], found) for key, found in places.items()]
+
+
+def _expand(path: str, numbers: list[tuple[str, ...]]) -> str:
+    for column in zip(*numbers, strict=True):
+        values = sorted({int(number) for number in column})
+        path = path.replace("#", _collapse(values), 1)
+    return path
+
+
+def _collapse(values: list[int]) -> str:
+    if len(values) == 1:
+        return str(values[0])
+    if values == list(range(values[0], values[-1] + 1)):
+        return f"{{{values[0]}..{values[-1]}}}"
+    return "{" + ",".join(map(str, values)) + "}"

@@ -1,0 +1,83 @@
+"""Two things every optimizer must know of adapters, told when it is built.
+
+`keras.optimizers.Optimizer.build` meets the trained variables on every path: `fit`, a custom
+loop, a task made before or after its backbone was adapted. So it is wrapped, once, at import.
+"""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from functools import wraps
+from typing import Any
+
+import keras
+from keras import ops
+
+from keras_svd_adapters.methods.method import Method
+from keras_svd_adapters.runtime.keras_private.variables import (
+    exclude_from_weight_decay,
+    rate_or_schedule,
+)
+from keras_svd_adapters.runtime.warnings import warn
+
+TOO_SLOW = 20
+
+
+def care_for_adapters() -> None:
+    """Wraps `keras.optimizers.Optimizer.build`, once."""
+    original = keras.optimizers.Optimizer.build
+    if getattr(original, "cares_for_adapters", False):
+        return
+
+    @wraps(original)
+    def build(self: Any, variables: Any) -> Any:
+        protect_starts(self, variables)
+        warn_if_slow(self, variables)
+        return original(self, variables)
+
+    build.cares_for_adapters = True  # type: ignore[attr-defined]
+    keras.optimizers.Optimizer.build = build
+
+
+def protect_starts(optimizer: Any, variables: list[keras.Variable]) -> None:
+    """Excludes from weight decay what does not start at zero: decay would undo the base model."""
+    if kept := [v for v in variables if not getattr(v, "decays", True)]:
+        exclude_from_weight_decay(optimizer, kept, variables)
+
+
+def warn_if_slow(optimizer: Any, variables: list[keras.Variable]) -> None:
+    """Warns where the learning rate is below a twentieth of what a method needs."""
+    if hasattr(optimizer, "inner_optimizer"):
+        return  # loss scaling builds the inner optimizer too, and only that one has a rate
+    methods = {v.adapted_by for v in variables if hasattr(v, "adapted_by")}
+    rate = peak_learning_rate(optimizer) if methods else 0.0
+    for method in methods:
+        if rate < method.recommended_learning_rate / TOO_SLOW:
+            warn(_advice(method, rate))
+
+
+def peak_learning_rate(optimizer: keras.optimizers.Optimizer) -> float:
+    """The learning rate, or the highest that a schedule reaches early on."""
+    rate = rate_or_schedule(optimizer)
+    with _outside_any_graph():
+        if isinstance(rate, keras.optimizers.schedules.LearningRateSchedule):
+            return max(float(rate(step)) for step in (0, 10, 100, 1000, 10000))
+        return float(ops.convert_to_numpy(rate() if callable(rate) else rate))
+
+
+def _outside_any_graph() -> AbstractContextManager[Any]:
+    """TensorFlow builds an optimizer while it traces, where variables have no values."""
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        return tf.init_scope()
+    return nullcontext()
+
+
+def _advice(method: Method, rate: float) -> str:
+    best = method.recommended_learning_rate
+    return (
+        f"At a learning rate of {rate:.1e} {method} will hardly move: it wants about "
+        f"{best:.1e}. Type `model.compile(optimizer=keras.optimizers.Adam({best:.0e}), ...)`. "
+        f"Received: learning_rate={rate:.1e}"
+    )

@@ -1,0 +1,279 @@
+"""Merged equals unmerged, and costs nothing."""
+
+import gc
+import importlib
+import weakref
+
+import keras
+import models
+import numpy as np
+import pytest
+from cases import adapted, batch, build_layer, method_kernel_pairs, numpy, shake
+
+import keras_svd_adapters as ksa
+from keras_svd_adapters.adapters.adapted_layer import AdaptedLayer
+from keras_svd_adapters.models.sites.search import adapted_sites
+from keras_svd_adapters.runtime.host_values import to_host
+
+merge_record = importlib.import_module("keras_svd_adapters.merging.merge_record")
+SVFT = ksa.SVFT(pattern="banded", d=2)
+
+
+@pytest.mark.parametrize(("case", "build", "shape"), method_kernel_pairs())
+def test_layer(case, build, shape):
+    base = build_layer(build)
+    plain = type(base)
+    layer = adapted(case, base)
+    shake(layer)
+    x = batch(shape)
+    expected = numpy(layer(x))
+    ksa.merge(layer)
+    np.testing.assert_allclose(numpy(layer(x)), expected, atol=1e-5 * np.abs(expected).max())
+    assert type(base) is plain
+    assert len(layer.weights) == 2 - (base.bias is None)
+
+
+@pytest.mark.parametrize("family", models.FAMILIES)
+def test_backbone(family):
+    backbone, x = models.FAMILIES[family]()
+    count, trainable = len(backbone.weights), len(backbone.trainable_weights)
+    ksa.enable(backbone, ksa.SVFT(pattern="banded", d=2))
+    shake(backbone)
+    expected = models.output(backbone(x))
+    ksa.merge(backbone)
+    found = models.output(backbone(x))
+    np.testing.assert_allclose(found, expected, atol=2e-5 * np.abs(expected).max())
+    assert (len(backbone.weights), len(backbone.trainable_weights)) == (count, trainable)
+    assert not any(isinstance(layer, AdaptedLayer) for layer in backbone._flatten_layers())
+    with pytest.raises(ValueError, match="has no adapter"):
+        ksa.merge(backbone)
+
+
+def test_values_that_are_not_finite_are_refused():
+    backbone, _ = models.bert()
+    ksa.enable(backbone, ksa.SVF())
+    backbone.trainable_weights[3].assign(np.full(16, np.nan))
+    kernels = [w.numpy().copy() for w in backbone.weights]
+    with pytest.raises(ValueError, match=r"NaN or infinite values.*Received: `z` of"):
+        ksa.merge(backbone)
+    for weight, kernel in zip(backbone.weights, kernels, strict=True):
+        np.testing.assert_array_equal(weight.numpy(), kernel)
+
+
+def test_other_adapters_are_in_the_way():
+    backbone, _ = models.bert()
+    ksa.enable(backbone, ksa.SVF())
+    ksa.enable(backbone, ksa.LoRA(rank=2), name="second")
+    with pytest.raises(ValueError, match="Take them off"):
+        ksa.merge(backbone)
+    ksa.delete_adapter(backbone, "default")
+    ksa.set_adapter(backbone, None)
+    with pytest.raises(ValueError, match="not active"):
+        ksa.merge(backbone)
+    ksa.set_adapter(backbone, "second")
+    ksa.merge(backbone)
+
+
+def bits(model):
+    return {w.path: to_host(w).tobytes() for w in model.weights}
+
+
+@pytest.mark.parametrize(
+    ("method", "dtype"),
+    [
+        (ksa.DoRA(rank=2), "float32"),
+        (ksa.VeRA(rank=4), "mixed_bfloat16"),
+        (SVFT, "bfloat16"),
+        (ksa.LoRA(rank=2), "float64"),
+    ],
+)
+def test_unmerging_restores_every_bit(method, dtype):
+    model, _, x = models.classifier(dtype)
+    ksa.enable(model, method, train="head")
+    shake(model)
+    before, trained = bits(model), [w.path for w in model.trainable_weights]
+    y = numpy(model(x))
+    kernels = [w.path for w in model.weights if w.name == "kernel"]
+    ksa.merge(model)
+    assert sum(bits(model)[path] != before[path] for path in kernels) == 12
+    ksa.unmerge(model)
+    assert bits(model) == before
+    assert [w.path for w in model.trainable_weights] == trained
+    np.testing.assert_array_equal(numpy(model(x)), y)
+    assert ksa.merge(model, probe=x).probe[1] < 0.05
+    ksa.unmerge(model)
+    assert bits(model) == before
+
+
+def test_nothing_to_unmerge():
+    backbone, _ = models.bert()
+    with pytest.raises(ValueError, match=r"no merge to take back.*Received: "):
+        ksa.unmerge(backbone)
+    ksa.enable(backbone, ksa.LoRA(rank=2))
+    with pytest.raises(ValueError, match="no merge to take back"):
+        ksa.unmerge(backbone)
+    ksa.merge(backbone)
+    ksa.enable(backbone, ksa.LoRA(rank=2))
+    with pytest.raises(ValueError, match="adapters since its `merge`"):
+        ksa.unmerge(backbone)
+    ksa.merge(backbone, keep_base=False)
+    with pytest.raises(ValueError, match="keep_base=False"):
+        ksa.unmerge(backbone)
+
+
+def test_kernels_that_changed_since():
+    backbone, _ = models.bert()
+    backbone.enable_svf()
+    shake(backbone)
+    backbone.merge_adapter()
+    before = bits(backbone)
+    kernel = backbone.get_layer("transformer_layer_1")._feedforward_output_dense.kernel
+    old = kernel.numpy()
+    kernel.assign(old + 1)
+    with pytest.raises(ValueError, match="changed since the merge"):
+        ksa.unmerge(backbone)
+    kernel.assign(old)
+    assert bits(backbone) == before
+    backbone.unmerge_adapter()
+
+
+def test_the_report_has_a_row_for_kernels_alike():
+    model = keras.Sequential([keras.Input((8,))])
+    for index in range(12):
+        model.add(keras.layers.Dense(8, name=f"block_{index}"))
+    model.add(keras.layers.Dense(3, name="head"))
+    ksa.enable(model, ksa.LoRA(rank=2), targets="*")
+    shake(model)
+    report = ksa.merge(model)
+    rows = [line.split() for line in str(report).splitlines()]
+    assert [row[0] for row in rows[2:-1]] == ["block_{0..11}", "head"]
+    assert rows[2][1] == f"{max(kernel.delta for kernel in report.kernels[:12]):.2e}"
+    assert len(report.kernels) == 13
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("size", [1e-3, 1e-1])
+def test_the_report_is_true(dtype, size):
+    """Against float64: the rounded kernel, the exact one, and the delta between."""
+    backbone, _ = models.bert(dtype)
+    ksa.enable(backbone, ksa.LoRA(rank=2), targets="query")
+    shake(backbone, size)
+    sites = adapted_sites(backbone)
+    wanted, base = [], [site.matrix().astype("float64") for site in sites]
+    for site, K in zip(sites, base, strict=True):
+        (v,) = site.layer.adapter().numpy_values()
+        wanted.append(K + v.lora_a @ v.lora_b)
+    report = ksa.merge(backbone)
+    for site, K, exact, told in zip(sites, base, wanted, report.kernels, strict=True):
+        error = site.matrix() - exact
+        x = np.random.default_rng(0).normal(size=(64, len(K)))
+        assert told.path == site.path
+        norm = np.linalg.norm
+        assert np.isclose(told.delta, norm(exact - K) / norm(K), rtol=1e-3)
+        rough = {"float32": 0.05, "bfloat16": 1e-3}[dtype]
+        assert np.isclose(told.lost, norm(error) / norm(exact - K), rtol=rough)
+        assert np.isclose(told.relative, norm(x @ error) / norm(x @ exact), rtol=rough)
+        assert np.isclose(told.largest, np.abs(x @ error).max(), rtol=2 * rough)
+    assert f"{report.relative:.1e}" in str(report)
+
+
+@pytest.mark.parametrize("with_probe", [False, True])
+def test_more_error_than_is_put_up_with(with_probe):
+    backbone, x = models.bert("bfloat16")
+    ksa.enable(backbone, ksa.LoRA(rank=2), train="*norm*")
+    shake(backbone)
+    probe = x if with_probe else None
+    before, y = bits(backbone), models.output(backbone(x))
+    with pytest.raises(ValueError, match=r"more than `tolerance`(.|\n)*Received: tolerance=1e-06"):
+        ksa.merge(backbone, tolerance=1e-6, probe=probe)
+    assert bits(backbone) == before
+    np.testing.assert_array_equal(models.output(backbone(x)), y)
+    assert ksa.merge(backbone, tolerance=0.1, probe=probe).relative < 0.1
+
+
+@pytest.mark.parametrize("around", [False, True])
+def test_a_kernel_of_two_layers(around):
+    inputs = keras.Input((6,))
+    first, second = keras.layers.Dense(6, name="first"), keras.layers.Dense(6, name="second")
+    inner = keras.Model(inputs, first(inputs))
+    model = keras.Model(inputs, keras.layers.Dense(2, name="head")(second(inner(inputs))))
+    second._tracker.unlock()
+    second._kernel = first._kernel
+    ksa.enable(model, ksa.LoRA(rank=2), targets="first")
+    with pytest.raises(ValueError, match="also belongs to 'second'"):
+        ksa.merge(inner if around else model)
+    assert adapted_sites(model)
+
+
+@pytest.mark.parametrize("how", ["no output", "no number", "interrupted"])
+def test_what_goes_wrong_leaves_the_model_adapted(how, monkeypatch):
+    model, _, x = models.classifier()
+    ksa.enable(model, ksa.LoRA(rank=2), train="head")
+    shake(model)
+    before, trained = bits(model), [w.path for w in model.trainable_weights]
+    if how == "no output":
+        empty = {key: value[:0] for key, value in x.items()}
+        with pytest.raises(ValueError, match="no output on `probe`.*Received: "):
+            ksa.merge(model, probe=empty)
+    elif how == "no number":
+        with pytest.raises(ValueError, match="`tolerance` is a number.*Received: "):
+            ksa.merge(model, tolerance="1e-3", probe=x)
+    else:
+        detach, calls = merge_record.detach, []
+
+        def interrupted(layer, name):
+            calls.append(layer)
+            if len(calls) == 5:
+                raise KeyboardInterrupt
+            detach(layer, name)
+
+        monkeypatch.setattr(merge_record, "detach", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            ksa.merge(model)
+    assert bits(model) == before
+    assert [w.path for w in model.trainable_weights] == trained
+    assert len(adapted_sites(model)) == 12
+
+
+def test_a_refused_merge_keeps_the_optimizer():
+    model, _, x = models.classifier()
+    ksa.enable(model, ksa.LoRA(rank=2))
+    model.compile(keras.optimizers.Adam(1e-2), "mse")
+    model.fit(x, np.ones((2, 3)), verbose=0)
+    shake(model)
+    function, slots = model.train_function, [v.numpy() for v in model.optimizer.variables]
+    with pytest.raises(ValueError, match="more than `tolerance`"):
+        ksa.merge(model, tolerance=0.0, probe=x)
+    assert model.train_function is function
+    for ours, before in zip(model.optimizer.variables, slots, strict=True):
+        np.testing.assert_array_equal(ours.numpy(), before)
+
+
+def test_a_kernel_too_large_for_its_dtype():
+    model = keras.Sequential([keras.Input((6,)), keras.layers.Dense(4, dtype="float16")])
+    ksa.enable(model, ksa.LoRA(rank=2), targets="dense*")
+    for weight in model.trainable_weights:
+        weight.assign(np.full(weight.shape, 300.0))
+    with pytest.raises(ValueError, match="does not fit into float16.*Received: "):
+        ksa.merge(model)
+    assert adapted_sites(model)
+
+
+def test_kernels_under_keras_lora_since():
+    backbone, _ = models.bert()
+    backbone.enable_svf()
+    ksa.merge(backbone)
+    backbone.enable_lora(2)
+    with pytest.raises(ValueError, match="changed since the merge"):
+        ksa.unmerge(backbone)
+
+
+def test_a_merged_model_can_be_collected():
+    layer = keras.layers.Dense(4)
+    layer.build((None, 6))
+    ksa.enable(layer, ksa.SVF())
+    ksa.merge(layer)
+    gone = weakref.ref(layer)
+    del layer
+    gc.collect()
+    assert gone() is None

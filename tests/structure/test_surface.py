@@ -1,0 +1,89 @@
+"""The names that users, files and other packages rely on: they change only on purpose."""
+
+import dataclasses
+import importlib
+import inspect
+import pkgutil
+
+import keras
+import pytest
+from cases import METHODS, adapted, build_layer, dense
+
+import keras_svd_adapters as ksa
+
+VERBS = """
+combine delete_adapter disabled enable export_peft extract_lora from_preset generate import_peft
+load_adapter merge plan predict quantize register_kernels save_adapter set_adapter similarity
+spectrum status targets to_lora unmerge coefficients
+"""
+METHOD_NAMES = {
+    "dora": "DoRA",
+    "lora": "LoRA",
+    "lora_xs": "LoRAXS",
+    "milora": "MiLoRA",
+    "pissa": "PiSSA",
+    "svf": "SVF",
+    "svft": "SVFT",
+    "token_rows": "TokenRows",
+    "vera": "VeRA",
+}
+REPORTS = """
+AdapterFileError AdapterHealth Approximation Choice Coefficients Compensation MergeReport Method
+Plan Similarity Site Spectrum Status __version__ svd_cache
+"""
+pytestmark = pytest.mark.backend_free("names")
+
+
+def test_what_the_package_exports():
+    layers = [f"{name}Dense" for name in METHOD_NAMES.values()]
+    expected = [*VERBS.split(), *REPORTS.split(), *METHOD_NAMES.values(), *layers]
+    assert sorted(ksa.__all__) == sorted(expected)
+    assert all(inspect.isfunction(getattr(ksa, verb)) for verb in VERBS.split())
+
+
+def test_the_names_of_methods_in_files():
+    found = {name: cls.__name__ for name, cls in ksa.Method.registry.items()}
+    assert {name: found.get(name) for name in METHOD_NAMES} == METHOD_NAMES
+
+
+def test_the_names_that_keras_saves():
+    registered = {
+        name for name in keras.saving.get_custom_objects() if name.startswith("keras_svd_adapters>")
+    }
+    named = {"AdaptedModel", "AdapterFile", "AdapterHealth"}
+    layers = {f"{name}Dense" for name in METHOD_NAMES.values()}
+    assert registered >= {f"keras_svd_adapters>{name}" for name in named | layers}
+
+
+PATHS = {
+    "lora": ["lora_a", "lora_b"],
+    "dora": ["lora_a", "lora_b", "magnitude"],
+    "pissa": ["lora_a", "lora_b"],
+    "milora": ["lora_a", "lora_b"],
+    "lora_xs": ["latent"],
+    "vera": ["lambda_b", "lambda_d"],
+    "token_rows": ["shift"],
+    "svf": ["z"],
+    "svft_plain": ["m"],
+}
+
+
+@pytest.mark.parametrize("name", PATHS)
+def test_the_paths_of_variables(name):
+    layer = adapted(METHODS[name], build_layer(dense(12, 40)[0]))
+    found = [w.path.split("/")[-2:] for w in layer.trainable_weights]
+    assert sorted(found) == [["adapter_default", array] for array in PATHS[name]]
+
+
+def test_reports_cannot_be_changed_by_accident():
+    """Every dataclass of the package is frozen, but for a cache of compiled functions."""
+    found = set()
+    for info in pkgutil.walk_packages(ksa.__path__, "keras_svd_adapters."):
+        if not info.name.endswith("fused_products_torch"):
+            found |= {
+                cls
+                for cls in vars(importlib.import_module(info.name)).values()
+                if dataclasses.is_dataclass(cls) and isinstance(cls, type)
+            }
+    assert len(found) > 30
+    assert {cls.__name__ for cls in found if not cls.__dataclass_params__.frozen} == {"Waiting"}

@@ -1,0 +1,43 @@
+"""Models with two adapters, and what these add to each kernel."""
+
+import tracemalloc
+
+import keras
+import models
+from cases import numpy, shake
+
+import keras_svd_adapters as ksa
+from keras_svd_adapters.adapters.carried import adapters_of
+from keras_svd_adapters.adapters.layer_kinds import base_kernel
+from keras_svd_adapters.models.sites.search import adapted_sites
+from keras_svd_adapters.runtime.live_models import searching_once
+
+
+def adapted(method, other=None, build=lambda: models.bert()[0]):
+    """A model with two adapters, moved away from their starts."""
+    model = build()
+    keras.utils.set_random_seed(3)
+    ksa.enable(model, method, name="a", cache=False)
+    shake(model, seed=1)
+    ksa.enable(model, other or method, name="b", cache=False)
+    shake(model, seed=2)
+    return model
+
+
+def deltas(model, name):
+    """What an adapter adds to each kernel, in float64."""
+    return [
+        numpy(adapters_of(site.layer)[name].delta(base_kernel(site.layer))).astype("float64")
+        for site in adapted_sites(model)
+    ]
+
+
+def peak(work):
+    """The most bytes that Python and NumPy held for it, without the search for live models."""
+    with searching_once():
+        tracemalloc.start()
+        try:
+            work()
+            return tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
