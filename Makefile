@@ -69,7 +69,7 @@ lint: .venv/ready
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-# Rooms, floors, arrows, circles, lengths; and docs/architecture.svg, drawn from the imports.
+# Rooms, floors, arrows, circles, lengths; and guides/architecture.svg, drawn from the imports.
 house: .venv/ready
 	$(BIN)/python docs/house.py
 

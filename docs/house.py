@@ -1,6 +1,6 @@
 """Measures of the package's structure and a picture of its rooms: `make house`.
 
-Prints what `docs/architecture.md` promises and draws `docs/architecture.svg` from the imports.
+Prints what `guides/architecture.md` promises and draws `guides/architecture.svg` from the imports.
 """
 
 from __future__ import annotations
@@ -27,27 +27,18 @@ def main() -> None:
     floors = floors_of(rooms)
     lengths = sorted((len(path.read_text().splitlines()), path) for path in python_files())
     folders = grouped(files, folder_of)
-    print(
-        f"rooms        {len(rooms)} with the faces, {count(rooms)} arrows, {max(floors.values())} floors"
-    )
-    print(f"folders      {len(folders)}, {count(folders)} arrows")
-    print(
-        f"files        {len(files)}, {count(files)} arrows, {max(floors_of(files).values())} floors"
-    )
-    print(
-        f"circles      {circles(rooms)} of rooms, {circles(folders)} of folders, {circles(files)} of files"
-    )
-    print(
-        f"lines        median {median(n for n, _ in lengths):.0f}, longest {lengths[-1][0]}",
-        end=" ",
-    )
-    print(f"({lengths[-1][1].relative_to(ROOT)})")
+    longest, where = lengths[-1]
     largest = max(len(list(folder.glob("*.py"))) for folder in {path.parent for _, path in lengths})
     private = sum(len(path.read_text().splitlines()) for path in PRIVATE.glob("*.py"))
-    print(f"folder       {largest} files at most")
-    print(f"private      {private} lines of private Keras")
+    for what, arrows in (("rooms", rooms), ("folders", folders), ("files", files)):
+        text = f"{len(arrows)}, {count(arrows)} arrows, {circles(arrows)} in circles"
+        print(f"{what:<9}{text}, {max(floors_of(arrows).values())} floors")
+    print(f"lines    median {median(n for n, _ in lengths):.0f}, ", end="")
+    print(f"longest {longest} ({where.relative_to(ROOT)})")
+    print(f"folder   at most {largest} files")
+    print(f"private  {private} lines of private Keras")
     if "--no-picture" not in sys.argv:
-        draw(rooms, floors).savefig(ROOT / "docs" / "architecture.svg", metadata={"Date": None})
+        draw(rooms, floors).savefig(ROOT / "guides" / "architecture.svg", metadata={"Date": None})
 
 
 def python_files() -> list[Path]:
@@ -61,8 +52,7 @@ def imports_of_files() -> Arrows:
     graph = grimp.build_graph(PACKAGE, cache_dir=None)
     names = {path: name_of(path) for path in python_files()}
     return {
-        name: {other for other in graph.find_modules_directly_imported_by(name)}
-        & set(names.values())
+        name: graph.find_modules_directly_imported_by(name) & set(names.values())
         for name in names.values()
     }
 

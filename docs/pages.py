@@ -9,7 +9,7 @@ from mkdocs.structure.files import File
 
 ROOT = Path(__file__).parent.parent
 PAGES = ("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "guides/*.md", "benchmarks/*.md")
-REST = ("LICENSE", "benchmarks/*.png", "guides/*.ipynb", "examples/*.ipynb")
+REST = ("LICENSE", "benchmarks/*.png", "guides/*.ipynb", "guides/*.svg", "examples/*.ipynb")
 
 
 def on_files(files: Any, config: Any) -> Any:
