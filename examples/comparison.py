@@ -26,7 +26,7 @@ import keras
 import numpy as np
 
 import keras_svd_adapters as ksa
-from keras_svd_adapters.runtime.tables import Shown, Table
+from keras_svd_adapters.runtime.tables import Table, TableReport
 
 RESULTS = Path(__file__).resolve().parent.parent / "guides" / "comparison.json"
 TRAIN, VALIDATION, TEST = 2048, 1000, 2000
@@ -156,7 +156,7 @@ def step_times(directory: Path, sets: dict) -> dict[str, float]:
     return {name: median(times) for name, times in seconds.items()}
 
 
-class Comparison(Shown):
+class Comparison(TableReport):
     """The results: a row for each method, in a terminal or a notebook."""
 
     def __init__(self, results: dict[str, Any]):

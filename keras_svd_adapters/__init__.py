@@ -32,7 +32,7 @@ from keras_svd_adapters.files.peft.exporting import export_peft
 from keras_svd_adapters.files.peft.importing import import_peft
 from keras_svd_adapters.files.presets.from_preset import from_preset
 from keras_svd_adapters.files.save import save_adapter
-from keras_svd_adapters.keras_hub import join_keras_hub
+from keras_svd_adapters.keras_hub import install_backbone_methods
 from keras_svd_adapters.kernels.svd import cache as svd_cache
 from keras_svd_adapters.layers import dense_layer
 from keras_svd_adapters.merging.approximation import Approximation
@@ -58,7 +58,7 @@ from keras_svd_adapters.models.predict import generate, predict
 from keras_svd_adapters.models.quantize import Compensation, quantize
 from keras_svd_adapters.models.sites.site import Site
 from keras_svd_adapters.models.sites.target_report import Choice, targets
-from keras_svd_adapters.models.state.saving import care_for_checkpoints
+from keras_svd_adapters.models.state.saving import install_saving_hooks
 from keras_svd_adapters.models.status import Status, status
 from keras_svd_adapters.models.switching import delete_adapter, disabled, set_adapter
 from keras_svd_adapters.reports.coefficients import Coefficients, coefficients
@@ -66,7 +66,7 @@ from keras_svd_adapters.reports.plan import plan
 from keras_svd_adapters.reports.plan_report import Plan
 from keras_svd_adapters.reports.spectrum import Spectrum, spectrum
 from keras_svd_adapters.training.health import AdapterHealth
-from keras_svd_adapters.training.optimizers import care_for_adapters
+from keras_svd_adapters.training.optimizers import install_optimizer_hooks
 from keras_svd_adapters.version import __version__
 
 LoRADense, DoRADense, LoRAXSDense = map(dense_layer, (LoRA, DoRA, LoRAXS))
@@ -74,9 +74,9 @@ PiSSADense, MiLoRADense = map(dense_layer, (PiSSA, MiLoRA))
 SVFDense, SVFTDense, VeRADense = map(dense_layer, (SVF, SVFT, VeRA))
 TokenRowsDense = dense_layer(TokenRows)
 
-care_for_adapters()
-care_for_checkpoints()
-join_keras_hub()
+install_optimizer_hooks()
+install_saving_hooks()
+install_backbone_methods()
 
 __all__ = [
     "AdapterFileError",

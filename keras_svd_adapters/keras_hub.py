@@ -180,7 +180,7 @@ class _WhenImported(importlib.abc.MetaPathFinder):
         return spec
 
 
-def join_keras_hub() -> None:
+def install_backbone_methods() -> None:
     """Adds what is ours to KerasHub's backbones and tasks: now if imported, else when they are."""
     for name, join in JOINED.items():
         if name in sys.modules:

@@ -12,8 +12,8 @@ from keras_svd_adapters.adapters.adapted_layer import AdaptedLayer
 from keras_svd_adapters.adapters.adapter import Adapter
 from keras_svd_adapters.adapters.attachment import attach
 from keras_svd_adapters.adapters.carried import adapters_of
-from keras_svd_adapters.adapters.frozen_variables import pin
-from keras_svd_adapters.adapters.layer_kinds import base_value
+from keras_svd_adapters.adapters.frozen_variables import freeze_variable
+from keras_svd_adapters.adapters.layer_kinds import base_kernel_value
 from keras_svd_adapters.adapters.shared_arrays import SharedArrays
 from keras_svd_adapters.kernels.svd.service import SVDService
 from keras_svd_adapters.methods.method import Method
@@ -22,7 +22,7 @@ from keras_svd_adapters.models.attaching import start_adapter
 from keras_svd_adapters.models.sites.search import find_sites
 from keras_svd_adapters.models.sites.site import Site
 from keras_svd_adapters.models.state.adapted_model import PACKAGE
-from keras_svd_adapters.models.state.array_sharing import share, shared_shapes
+from keras_svd_adapters.models.state.array_sharing import shared_arrays_for, shared_shapes
 
 NAME = "default"
 
@@ -51,7 +51,7 @@ class AdaptedDense(keras.layers.Layer):
         self.supports_masking = base_layer.supports_masking
         if adapter is not None:
             for weight in base_layer.weights:
-                pin(weight)
+                freeze_variable(weight)
             attach(base_layer, NAME, adapter)
         self.built = True
 
@@ -66,7 +66,7 @@ class AdaptedDense(keras.layers.Layer):
         layer = self.base_layer
         if isinstance(layer, AdaptedLayer):
             return layer.merged_kernel()
-        return keras.ops.cast(base_value(layer), "float32")
+        return keras.ops.cast(base_kernel_value(layer), "float32")
 
     def get_config(self) -> dict[str, Any]:
         adapter = adapters_of(self.base_layer).get(NAME)
@@ -86,7 +86,9 @@ class AdaptedDense(keras.layers.Layer):
 def _start(site: Site, method: Method) -> Adapter:
     K = site.matrix()
     svd = SVDService().decompose(K, method.truncation) if method.needs_svd else None
-    return start_adapter(site, method, share(site.layer, [(site, method)]), [(K, svd)], NAME)
+    return start_adapter(
+        site, method, shared_arrays_for(site.layer, [(site, method)]), [(K, svd)], NAME
+    )
 
 
 def _empty_adapter(site: Site, method: Method, form: str) -> Adapter:
@@ -98,7 +100,7 @@ def _empty_adapter(site: Site, method: Method, form: str) -> Adapter:
 
 def _only_site(layer: keras.layers.Layer) -> Site:
     sites = find_sites(layer) if isinstance(layer, keras.layers.Layer) else []
-    site = next((site for site in sites if site.layer is layer and not site.host.looks_up), None)
+    site = next((site for site in sites if site.layer is layer and not site.host.is_lookup), None)
     if site is None:
         built = getattr(layer, "built", None)
         hint = (
@@ -110,7 +112,7 @@ def _only_site(layer: keras.layers.Layer) -> Site:
             f"`base_layer` must be a built Dense, EinsumDense or convolution: {hint}. "
             f"Received: {layer!r}"
         )
-    if why := site.obstacle():
+    if why := site.exclusion_reason():
         raise ValueError(f"`{site.path}` cannot be adapted: {why}. Received: {layer!r}")
     return site
 

@@ -12,8 +12,8 @@ from keras import ops
 
 from keras_svd_adapters.adapters.adapter import Adapter
 from keras_svd_adapters.adapters.carried import PREFIX, _remember, adapters_of
-from keras_svd_adapters.adapters.per_sample import Compute, Mixture
-from keras_svd_adapters.adapters.refusals import refuse_keras_lora, refuse_to_mix
+from keras_svd_adapters.adapters.per_sample import Compute, PerSampleAdapters
+from keras_svd_adapters.adapters.refusals import refuse_keras_lora, refuse_per_sample
 from keras_svd_adapters.kernels.matrix_view import KernelView
 from keras_svd_adapters.kernels.quantized import dequantized, holds_integers, stored_kernel
 
@@ -27,7 +27,7 @@ class AdaptedLayer:
     `kind_of`, and its kernels become sites.
 
     Class attributes: `kernel_name`, the attribute that holds the kernel;
-    `looks_up`, whether the input holds indices; `lays_out`, whether it holds
+    `is_lookup`, whether the input holds indices; `has_row_inputs`, whether it holds
     rows of `m` values, which a method may change; `linear`, whether kernels of
     this kind are adapted where no target is named; `called`, whether the layer
     is called with an input, on which a method's dropout acts.
@@ -35,15 +35,15 @@ class AdaptedLayer:
 
     adapts: ClassVar[tuple[type, ...]] = ()
     kernel_name: ClassVar[str] = "kernel"
-    looks_up: ClassVar[bool] = False
-    lays_out: ClassVar[bool] = True
+    is_lookup: ClassVar[bool] = False
+    has_row_inputs: ClassVar[bool] = True
     linear: ClassVar[bool] = True
     called: ClassVar[bool] = True
     kinds: ClassVar[list[type[AdaptedLayer]]] = []
 
     carried_adapters: tuple[str, ...] = ()
     active_adapter: str | None = None
-    mixture: Mixture | None = None
+    mixture: PerSampleAdapters | None = None
     reads_base: bool = False
 
     def __init_subclass__(cls) -> None:
@@ -56,12 +56,12 @@ class AdaptedLayer:
         raise NotImplementedError
 
     @staticmethod
-    def obstacle(layer: keras.layers.Layer) -> str | None:
+    def exclusion_reason(layer: keras.layers.Layer) -> str | None:
         """Why a layer of this kind cannot be adapted, `None` if it can."""
         return None
 
     @staticmethod
-    def tie(layer: keras.layers.Layer) -> str | None:
+    def tied_reason(layer: keras.layers.Layer) -> str | None:
         """Why a layer of this kind is adapted only where that is asked for, `None` if not."""
         return None
 
@@ -74,14 +74,14 @@ class AdaptedLayer:
         """Takes back `join`."""
 
     @property
-    def rests(self) -> bool:
+    def is_inactive(self) -> bool:
         """Whether the layer computes with its own kernel."""
         return self.reads_base or (self.active_adapter is None and self.mixture is None)
 
     @property
-    def computes(self) -> Any:
+    def trace_key(self) -> Any:
         """What a compiled function of the layer depends on besides the values of weights."""
-        if self.rests:
+        if self.is_inactive:
             return None
         return self.active_adapter if self.mixture is None else self.mixture.key
 
@@ -106,9 +106,9 @@ class AdaptedLayer:
         with self.base():
             return dequantized(self, ops.convert_to_tensor(self.kernel))  # type: ignore[arg-type, attr-defined]
 
-    def effective(self, base: Any) -> Any:
+    def effective_kernel(self, base: Any) -> Any:
         """The kernel for code that reads it instead of calling the layer."""
-        if self.rests:
+        if self.is_inactive:
             return base
         dtype = self.compute_dtype if holds_integers(self) else base.dtype  # type: ignore[arg-type, attr-defined]
         return ops.cast(self.merged_kernel(), dtype)
@@ -116,7 +116,7 @@ class AdaptedLayer:
     def merged_kernel(self) -> Any:
         """The effective kernel in float32, or in float64 where it is stored so."""
         if self.mixture is not None:
-            refuse_to_mix(self.path)  # type: ignore[attr-defined]
+            refuse_per_sample(self.path)  # type: ignore[attr-defined]
         kernel = self.base_kernel_value()
         dtype = keras.backend.result_type(kernel.dtype, "float32")
         return ops.add(ops.cast(kernel, dtype), ops.cast(self.adapter().delta(kernel), dtype))
@@ -146,7 +146,7 @@ class AdaptedLayer:
             _remember(self, "reads_base", before)
 
     @contextmanager
-    def mixed(self, mixture: Mixture) -> Iterator[None]:
+    def mixed(self, mixture: PerSampleAdapters) -> Iterator[None]:
         """Within, each sample of a batch has an adapter of its own."""
         _remember(self, "mixture", mixture)
         try:
@@ -170,7 +170,7 @@ class AdaptedKernel(AdaptedLayer):
     """Mixin for layers whose kernel is called so, which code may read."""
 
     @staticmethod
-    def obstacle(layer: keras.layers.Layer) -> str | None:
+    def exclusion_reason(layer: keras.layers.Layer) -> str | None:
         if layer.kernel_constraint is not None:
             return "its kernel has a constraint, which an adapter would not obey"
         return None
@@ -178,4 +178,4 @@ class AdaptedKernel(AdaptedLayer):
     @property
     def kernel(self) -> Any:
         """The effective kernel."""
-        return self.effective(super().kernel)  # type: ignore[misc]
+        return self.effective_kernel(super().kernel)  # type: ignore[misc]

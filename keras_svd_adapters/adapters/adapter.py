@@ -16,13 +16,13 @@ from keras_svd_adapters.adapters.refusals import refuse_to_quantize
 from keras_svd_adapters.adapters.shared_arrays import SharedArrays
 from keras_svd_adapters.adapters.stored_arrays import StoredArrays
 from keras_svd_adapters.kernels.matrix_view import KernelView
-from keras_svd_adapters.kernels.placement import place, unasked
+from keras_svd_adapters.kernels.placement import place_variable, without_layout_map
 from keras_svd_adapters.kernels.svd.decomposition import decompose
 from keras_svd_adapters.methods.contract import Array, Base
 from keras_svd_adapters.methods.method import Method
-from keras_svd_adapters.runtime.host_values import cast_float, to_float64, to_numpy
+from keras_svd_adapters.runtime.host_values import cast_float, to_float64, to_float_array
 from keras_svd_adapters.runtime.keras_private.tracing import only_shapes_matter
-from keras_svd_adapters.runtime.processes import from_process
+from keras_svd_adapters.runtime.processes import broadcast_from
 
 SHARED_MARK, SEED_STATE = "shared_mark", "seed_state"
 
@@ -76,11 +76,11 @@ class Adapter(StoredArrays):
         self.dropout = getattr(method, "dropout", 0.0)
         self.seed_generator = None
         if self.dropout:
-            seed = from_process(0, lambda: random.getrandbits(31))
+            seed = broadcast_from(0, lambda: random.getrandbits(31))
             # Without a seed of its own, Keras on torch would draw from a state that no file holds.
-            with unasked():
+            with without_layout_map():
                 self.seed_generator = keras.random.SeedGenerator(seed, "dropout")
-            place(self.seed_generator.state)
+            place_variable(self.seed_generator.state)
         arrays = {k: v for k, v in self.declared.items() if not v.shared}
         self._array_names = tuple(arrays)
         for name, array in arrays.items():
@@ -199,7 +199,7 @@ class Adapter(StoredArrays):
 
     def load_own_variables(self, store: Any) -> None:
         if not store.keys() and self.has_values:
-            return self.follow_kernel()
+            return self.refit_to_kernel()
         if set(store.keys()) - {SHARED_MARK, SEED_STATE} != set(self._array_names):
             raise ValueError(
                 f"The saved adapter does not hold the arrays of {self.method}: it has "
@@ -220,16 +220,16 @@ class Adapter(StoredArrays):
         if self.shared is not None:
             self.shared.detect_values(of_all)
 
-    def awaited(self) -> list[keras.Variable]:
+    def uninitialized(self) -> list[keras.Variable]:
         arrays, declared = self.arrays, self.declared
         return [v for name, v in arrays.items() if declared[name].start is None]
 
-    def follow_kernel(self) -> None:
+    def refit_to_kernel(self) -> None:
         """Finds the factors of the kernel as it is now: a file of base weights was loaded."""
         has_factors = self.method.needs_svd and "s" in self.arrays
         if not has_factors and type(self.method).follow is Method.follow:
             return
-        kernel = to_numpy(self._float32_kernel())
+        kernel = to_float_array(self._float32_kernel())
         found = [
             self._following(K, v, has_factors)
             for K, v in zip(self.view.split(kernel), self.numpy_values(), strict=True)

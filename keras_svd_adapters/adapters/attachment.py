@@ -9,35 +9,35 @@ import keras
 from keras_svd_adapters.adapters.adapted_layer import AdaptedLayer
 from keras_svd_adapters.adapters.adapter import Adapter
 from keras_svd_adapters.adapters.carried import PREFIX, _remember, adapters_of
-from keras_svd_adapters.adapters.class_mixing import graft, ungraft
-from keras_svd_adapters.adapters.frozen_variables import pin, unpin
-from keras_svd_adapters.adapters.layer_kinds import kind_of
+from keras_svd_adapters.adapters.class_mixing import add_mixin, remove_mixin
+from keras_svd_adapters.adapters.frozen_variables import freeze_variable, unfreeze_variable
+from keras_svd_adapters.adapters.layer_kinds import adapted_class_of
 from keras_svd_adapters.runtime.keras_private.layers import attach_child, detach_child
 
 
 def attach(layer: keras.layers.Layer, name: str, adapter: Adapter) -> None:
     """Gives a layer an adapter and makes it the active one."""
-    carry(layer, name, adapter)
+    attach_inactive(layer, name, adapter)
     activate(layer, name)
 
 
-def carry(layer: keras.layers.Layer, name: str, adapter: Adapter) -> None:
+def attach_inactive(layer: keras.layers.Layer, name: str, adapter: Adapter) -> None:
     """Gives a layer an adapter; which one is active and what trains stays as it is."""
     if not isinstance(layer, AdaptedLayer):
-        kind = kind_of(layer)
+        kind = adapted_class_of(layer)
         assert kind is not None
-        graft(layer, kind)
+        add_mixin(layer, kind)
         kind.join(layer)
     attach_child(layer, PREFIX + name, adapter)
     adapter.kernel = lambda: layer.base_kernel_value()
     _remember(layer, "carried_adapters", (*layer.carried_adapters, name))
 
 
-def carry_again(layer: keras.layers.Layer, adapters: dict[str, Adapter], active: Any) -> None:
+def reattach(layer: keras.layers.Layer, adapters: dict[str, Adapter], active: Any) -> None:
     """Takes `detach` of all adapters of a layer back, with what trained and what did not."""
     for name, adapter in adapters.items():
         if name not in adapters_of(layer):
-            carry(layer, name, adapter)
+            attach_inactive(layer, name, adapter)
     _remember(layer, "active_adapter", active)
 
 
@@ -51,7 +51,7 @@ def detach(layer: keras.layers.Layer, name: str) -> None:
         for attribute in ("carried_adapters", "active_adapter", "reads_base"):
             vars(layer).pop(attribute, None)
         layer.leave(layer)
-        ungraft(layer, AdaptedLayer)
+        remove_mixin(layer, AdaptedLayer)
 
 
 def activate(layer: keras.layers.Layer, name: str | None) -> None:
@@ -59,8 +59,8 @@ def activate(layer: keras.layers.Layer, name: str | None) -> None:
     for other, adapter in adapters_of(layer).items():
         for variable in adapter.trained.values():
             if other == name:
-                unpin(variable)
+                unfreeze_variable(variable)
                 variable.trainable = True
             else:
-                pin(variable)
+                freeze_variable(variable)
     _remember(layer, "active_adapter", name)

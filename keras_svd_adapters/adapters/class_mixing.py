@@ -15,7 +15,7 @@ from keras_svd_adapters.runtime.keras_private.layers import serialize_as
 _grafted: dict[tuple[type, type], type] = {}
 
 
-def graft(target: Any, mixin: type, serialized_as: str | None = None) -> None:
+def add_mixin(target: Any, mixin: type, serialized_as: str | None = None) -> None:
     """Puts `mixin` before the class of an object, under the class's own name.
 
     Args:
@@ -34,24 +34,24 @@ def graft(target: Any, mixin: type, serialized_as: str | None = None) -> None:
     object.__setattr__(target, "__class__", grafted)
 
 
-def ungraft(target: Any, mixin: type) -> None:
-    """Takes back `graft`."""
+def remove_mixin(target: Any, mixin: type) -> None:
+    """Takes back `add_mixin`."""
     if isinstance(target, mixin):
-        object.__setattr__(target, "__class__", plain_class(target, mixin))
+        object.__setattr__(target, "__class__", original_class(target, mixin))
 
 
 @contextmanager
-def ungrafted(target: Any, mixin: type) -> Iterator[None]:
-    """Within, an object has the class that it had before `graft`."""
+def without_mixin(target: Any, mixin: type) -> Iterator[None]:
+    """Within, an object has the class that it had before `add_mixin`."""
     now = type(target)
-    object.__setattr__(target, "__class__", plain_class(target, mixin))
+    object.__setattr__(target, "__class__", original_class(target, mixin))
     try:
         yield
     finally:
         object.__setattr__(target, "__class__", now)
 
 
-def plain_class(target: Any, mixin: type) -> type:
-    """The class that an object had before `graft`."""
+def original_class(target: Any, mixin: type) -> type:
+    """The class that an object had before `add_mixin`."""
     order = type(target).__mro__
     return order[order.index(mixin) + 1] if mixin in order else order[0]

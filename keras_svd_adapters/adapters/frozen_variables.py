@@ -5,7 +5,7 @@ from __future__ import annotations
 import keras
 
 
-class PinnedVariable(keras.Variable):
+class FrozenVariable(keras.Variable):
     """A variable that stays frozen when `trainable` is set on a layer above it."""
 
     @property
@@ -14,25 +14,25 @@ class PinnedVariable(keras.Variable):
 
     @trainable.setter
     def trainable(self, value: bool) -> None:
-        """Nothing: `pin` has set it."""
+        """Nothing: `freeze_variable` has set it."""
 
 
-def pin(variable: keras.Variable) -> None:
-    """Freezes a variable until `unpin`."""
-    if isinstance(variable, PinnedVariable):
+def freeze_variable(variable: keras.Variable) -> None:
+    """Freezes a variable until `unfreeze_variable`."""
+    if isinstance(variable, FrozenVariable):
         return
     variable.trained_before_pin = variable.trainable
     variable.trainable = False
-    variable.__class__ = PinnedVariable
+    variable.__class__ = FrozenVariable
 
 
-def is_pinned(variable: keras.Variable) -> bool:
-    """Whether `pin` holds a variable."""
-    return isinstance(variable, PinnedVariable)
+def is_frozen_variable(variable: keras.Variable) -> bool:
+    """Whether `freeze_variable` holds a variable."""
+    return isinstance(variable, FrozenVariable)
 
 
-def unpin(variable: keras.Variable) -> None:
+def unfreeze_variable(variable: keras.Variable) -> None:
     """Gives a pinned variable back the `trainable` it had."""
-    if isinstance(variable, PinnedVariable):
+    if isinstance(variable, FrozenVariable):
         variable.__class__ = keras.Variable
         variable.trainable = variable.trained_before_pin

@@ -8,16 +8,16 @@ import keras
 from keras import ops
 
 from keras_svd_adapters.adapters.adapted_layer import AdaptedLayer
-from keras_svd_adapters.adapters.class_mixing import plain_class
+from keras_svd_adapters.adapters.class_mixing import original_class
 from keras_svd_adapters.kernels.quantized import dequantized, holds_integers, stored_kernel
 
 
-def kind_of(layer: keras.layers.Layer) -> type[AdaptedLayer] | None:
+def adapted_class_of(layer: keras.layers.Layer) -> type[AdaptedLayer] | None:
     """The kind of a built layer, if it computes with its kernel as one of that kind does."""
-    return kind_of_class(plain_class(layer, AdaptedLayer)) if layer.built else None
+    return adapted_class_for(original_class(layer, AdaptedLayer)) if layer.built else None
 
 
-def kind_of_class(plain: type) -> type[AdaptedLayer] | None:
+def adapted_class_for(plain: type) -> type[AdaptedLayer] | None:
     """The kind of the layers of a class."""
     for kind in AdaptedLayer.kinds:
         for cls in kind.adapts:
@@ -26,21 +26,21 @@ def kind_of_class(plain: type) -> type[AdaptedLayer] | None:
     return None
 
 
-def base_value(layer: keras.layers.Layer) -> Any:
+def base_kernel_value(layer: keras.layers.Layer) -> Any:
     """The kernel of a layer, adapted or not, without adapters; of a quantized one as floats."""
     if isinstance(layer, AdaptedLayer):
         return layer.base_kernel_value()
     if not holds_integers(layer):
-        return ops.convert_to_tensor(base_kernel(layer))
+        return ops.convert_to_tensor(base_kernel_variable(layer))
     return dequantized(layer, ops.convert_to_tensor(layer.kernel))
 
 
-def base_kernel(layer: keras.layers.Layer) -> keras.Variable:
+def base_kernel_variable(layer: keras.layers.Layer) -> keras.Variable:
     """The kernel variable of a layer, adapted or not."""
     if holds_integers(layer):
         return stored_kernel(layer)
     if isinstance(layer, AdaptedLayer):
         return layer.base_kernel
-    kind = kind_of(layer)
+    kind = adapted_class_of(layer)
     assert kind is not None
     return getattr(layer, kind.kernel_name)

@@ -12,7 +12,7 @@ import numpy as np
 from keras import ops
 
 from keras_svd_adapters.adapters.adapter import Adapter
-from keras_svd_adapters.adapters.refusals import refuse_to_mix
+from keras_svd_adapters.adapters.refusals import refuse_per_sample
 
 Adapt = Callable[[Any, Any], Any]
 Compute = Callable[[Any, Adapt], Any]
@@ -31,8 +31,8 @@ class AdapterIds(keras.layers.Layer):
         super().__init__(name="adapter_ids")
         self.names = names
         self.size = size
-        self.probed: int | None = None
-        self.is_sound = False
+        self.probe_rows: int | None = None
+        self.is_checked = False
         self.ids = self.add_weight(
             name="ids", shape=(size,), dtype="int32", initializer="zeros", trainable=False
         )
@@ -80,7 +80,7 @@ def _common(adapters: list[Adapter]) -> list[str]:
 
 
 @dataclass(frozen=True, eq=False)
-class Mixture:
+class PerSampleAdapters:
     """What a layer computes where each sample of a batch has its own adapter.
 
     Args:
@@ -108,10 +108,10 @@ class Mixture:
             compute: The layer's work on some rows by a function `adapt(x, operation)`.
             adapters: The layer's adapters.
         """
-        rows, size = inputs.shape[0], self.chosen.probed or self.chosen.size
+        rows, size = inputs.shape[0], self.chosen.probe_rows or self.chosen.size
         if type(rows) is int and rows % size:
-            refuse_to_mix(f"{rows} rows for a batch of {size} samples")
-        if self.chosen.probed:
+            refuse_per_sample(f"{rows} rows for a batch of {size} samples")
+        if self.chosen.probe_rows:
             return compute(inputs, _plain)
         shape = ops.shape(inputs)
         samples = ops.reshape(inputs, (self.chosen.size, -1, *shape[1:]))

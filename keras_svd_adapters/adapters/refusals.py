@@ -23,13 +23,13 @@ def refuse_keras_lora(where: str) -> None:
     )
 
 
-class CannotMix(ValueError):
+class PerSampleError(ValueError):
     """A layer cannot have an adapter per sample."""
 
 
-def refuse_to_mix(where: str) -> None:
+def refuse_per_sample(where: str) -> None:
     """Raises: a layer that cannot have an adapter per sample."""
-    raise CannotMix(
+    raise PerSampleError(
         "One adapter per sample needs layers that are called with the batch in front: this one "
         "reads its kernel, or computes without the batch. Adapt without it, or run the samples of "
         f"each adapter alone. Received: {where}"

@@ -9,9 +9,9 @@ import numpy as np
 from keras import ops
 from keras.quantizers import Int4QuantizationConfig
 
-from keras_svd_adapters.adapters.layer_kinds import base_value
+from keras_svd_adapters.adapters.layer_kinds import base_kernel_value
 from keras_svd_adapters.kernels.quantized import float_policy, mode_of, stored_weights
-from keras_svd_adapters.runtime.host_values import to_host
+from keras_svd_adapters.runtime.host_values import to_host_exact
 
 
 class Rounded(NamedTuple):
@@ -26,18 +26,20 @@ class Rounded(NamedTuple):
     floats: np.ndarray
 
 
-def rounded(layer: keras.layers.Layer, kernel: Any, mode: str, config: Any = None) -> Rounded:
+def quantized_kernel(
+    layer: keras.layers.Layer, kernel: Any, mode: str, config: Any = None
+) -> Rounded:
     """A kernel as a layer of this kind stores it after `quantize(mode, config=config)`."""
-    twin = _float_twin(layer)
+    twin = _float_copy(layer)
     twin.kernel.assign(kernel)
     twin.quantize(mode, config=config)
-    stored = {name: to_host(weight) for name, weight in stored_weights(twin).items()}
-    return Rounded(stored, ops.convert_to_numpy(ops.cast(base_value(twin), "float32")))
+    stored = {name: to_host_exact(weight) for name, weight in stored_weights(twin).items()}
+    return Rounded(stored, ops.convert_to_numpy(ops.cast(base_kernel_value(twin), "float32")))
 
 
-def rounded_again(layer: keras.layers.Layer, kernel: Any) -> Rounded:
+def requantized_kernel(layer: keras.layers.Layer, kernel: Any) -> Rounded:
     """A kernel as a layer that is quantized stores it."""
-    return rounded(layer, kernel, str(mode_of(layer)), _config_of(layer))
+    return quantized_kernel(layer, kernel, str(mode_of(layer)), _config_of(layer))
 
 
 def _config_of(layer: keras.layers.Layer) -> Any:
@@ -49,7 +51,7 @@ def _config_of(layer: keras.layers.Layer) -> Any:
     return Int4QuantizationConfig(block_size=block)
 
 
-def _float_twin(layer: Any) -> Any:
+def _float_copy(layer: Any) -> Any:
     """A built layer with a kernel of the same shape and meaning, and nothing else."""
     dtype = float_policy(layer)
     if isinstance(layer, keras.layers.EinsumDense):

@@ -12,7 +12,7 @@ from keras import ops
 from keras_svd_adapters.adapters.stored_arrays import StoredArrays
 from keras_svd_adapters.methods.contract import Array
 from keras_svd_adapters.methods.method import Method
-from keras_svd_adapters.runtime.host_values import to_numpy
+from keras_svd_adapters.runtime.host_values import to_float_array
 
 Shapes = dict[str, tuple[int, ...]]
 
@@ -57,7 +57,7 @@ class SharedArrays(StoredArrays):
         """A hash of the values, by which an adapter knows the arrays it was trained with."""
         sha256 = hashlib.sha256()
         for variable in self.arrays.values():
-            sha256.update(np.ascontiguousarray(to_numpy(variable)).tobytes())
+            sha256.update(np.ascontiguousarray(to_float_array(variable)).tobytes())
         return sha256.digest()
 
     def load_own_variables(self, store: Any) -> None:

@@ -8,8 +8,8 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_svd_adapters.kernels.placement import place, unasked
-from keras_svd_adapters.runtime.host_values import starting_at, to_numpy
+from keras_svd_adapters.kernels.placement import place_variable, without_layout_map
+from keras_svd_adapters.runtime.host_values import initializer_of, to_float_array
 
 
 class StoredArrays(keras.layers.Layer):
@@ -39,16 +39,16 @@ class StoredArrays(keras.layers.Layer):
             trainable: Whether it trains.
             layout: Its layout on the devices, `None` to leave that to Keras.
         """
-        with unasked():
+        with without_layout_map():
             variable = self.add_weight(
                 name=name,
                 shape=shape,
                 dtype=dtype,
-                initializer=starting_at(value),
+                initializer=initializer_of(value),
                 trainable=trainable,
                 autocast=False,
             )
-        place(variable, layout)
+        place_variable(variable, layout)
         setattr(self, name, variable)
         return variable
 
@@ -61,7 +61,7 @@ class StoredArrays(keras.layers.Layer):
         """The variables by name."""
         return {name: getattr(self, name) for name in self.array_names()}
 
-    def awaited(self) -> list[keras.Variable]:
+    def uninitialized(self) -> list[keras.Variable]:
         """The variables that are 0 until their values come."""
         return list(self.arrays.values())
 
@@ -72,7 +72,7 @@ class StoredArrays(keras.layers.Layer):
             of_all: Whether all weights of the model were assigned.
         """
         if not self.has_values:
-            self.has_values = of_all or all(to_numpy(v).any() for v in self.awaited())
+            self.has_values = of_all or all(to_float_array(v).any() for v in self.uninitialized())
 
     def save_own_variables(self, store: Any) -> None:
         for name, variable in self.arrays.items():

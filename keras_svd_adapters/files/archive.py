@@ -20,7 +20,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from keras_svd_adapters.runtime.atomic_files import written_at_once
-from keras_svd_adapters.runtime.processes import from_process
+from keras_svd_adapters.runtime.processes import broadcast_from
 from keras_svd_adapters.runtime.warnings import warn
 
 FORMAT = "keras_svd_adapters"
@@ -56,7 +56,7 @@ def write_archive(path: str | os.PathLike[str], contents: Contents) -> None:
         _add(archive, METADATA, json.dumps(metadata, indent=1, sort_keys=True).encode())
         _add(archive, CONFIG, config)
         _add(archive, VALUES, values, zipfile.ZIP_STORED)
-    from_process(0, lambda: _write(Path(path), buffer.getvalue()))
+    broadcast_from(0, lambda: _write(Path(path), buffer.getvalue()))
 
 
 def _write(path: Path, data: bytes) -> None:
@@ -79,7 +79,7 @@ def read_archive(path: str | os.PathLike[str]) -> Contents:
     if not isinstance(path, (str, os.PathLike)):
         raise AdapterFileError(f"`filepath` is the path of an adapter file. Received: {path!r}")
     try:
-        data = from_process(0, Path(path).read_bytes)
+        data = broadcast_from(0, Path(path).read_bytes)
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             names = archive.namelist()
             metadata = json.loads(_member(archive, METADATA, MAX_TEXT_BYTES, path))

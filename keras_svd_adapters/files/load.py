@@ -12,7 +12,7 @@ from keras_svd_adapters.adapters.adapter import Adapter
 from keras_svd_adapters.adapters.attachment import activate
 from keras_svd_adapters.adapters.carried import adapters_of
 from keras_svd_adapters.files.archive import AdapterFileError, Contents, read_archive, warn_of_nan
-from keras_svd_adapters.files.matching import Path, fit_sites
+from keras_svd_adapters.files.matching import Path, match_sites
 from keras_svd_adapters.files.matching_values import check_factors, fit_shared, fit_weights
 from keras_svd_adapters.kernels.layout_map import Layouts, Shapes, check_layouts, override
 from keras_svd_adapters.kernels.svd.service import SVDService
@@ -22,20 +22,20 @@ from keras_svd_adapters.models.attaching import (
     Starter,
     arrays_of_all,
     attach_all,
+    detach_on_error,
     paths_of,
     start_adapter,
-    undone_on_failure,
 )
 from keras_svd_adapters.models.decompositions import Found
 from keras_svd_adapters.models.named_adapters import require_values
-from keras_svd_adapters.models.refresh import finish
+from keras_svd_adapters.models.refresh import train_and_sync
 from keras_svd_adapters.models.sites.search import adapted_sites
 from keras_svd_adapters.models.sites.site import Site
 from keras_svd_adapters.models.state.array_sharing import Shared
 from keras_svd_adapters.models.status import Status, status
-from keras_svd_adapters.models.switching import active_as_before_on_failure
-from keras_svd_adapters.runtime.host_values import as_before_on_failure
-from keras_svd_adapters.runtime.progress import tell
+from keras_svd_adapters.models.switching import restore_active_on_error
+from keras_svd_adapters.runtime.host_values import restore_values_on_error
+from keras_svd_adapters.runtime.progress import print_line
 
 
 def load_adapter(
@@ -81,7 +81,7 @@ def load_adapter(
     contents = read_archive(filepath)
     require_values(model, f"to load {str(filepath)!r}")
     try:
-        chosen = fit_sites(model, contents, filepath, strict)
+        chosen = match_sites(model, contents, filepath, strict)
         shared = fit_shared(model, chosen, contents, filepath)
         sites = [site for site, _ in chosen]
         layouts = check_layouts(layout, partial(_paths, model, chosen, name))
@@ -97,26 +97,26 @@ def load_adapter(
         for array, variable in adapters_of(site.layer)[name].arrays.items()
         if f"sites/{site.key}/{array}" in contents.values
     ]
-    with as_before_on_failure([*weights.values(), *replaced]):
+    with restore_values_on_error([*weights.values(), *replaced]):
         for key, weight in weights.items():
             weight.assign(contents.values[f"train/{key}"])
         if adapted_sites(model, name):
             _assign(model, chosen, contents, name, filepath)
             override(layouts, arrays_of_all(sites, name))
-            with active_as_before_on_failure(model):
+            with restore_active_on_error(model):
                 for site, _ in chosen:
                     activate(site.layer, name)
-                finish(model, name, list(weights.values()))
+                train_and_sync(model, name, list(weights.values()))
         else:
             check_methods(chosen, name)
-            with undone_on_failure(model, chosen, name):
+            with detach_on_error(model, chosen, name):
                 start = _starter(contents, filepath, name)
                 attach_all(chosen, name, verbose, shared, start, _needs_svd(contents), service)
                 override(layouts, arrays_of_all(sites, name))
-                finish(model, name, list(weights.values()))
+                train_and_sync(model, name, list(weights.values()))
     unexpected = len(contents.config["sites"]) - len(chosen)
     lacking = len(contents.config["train"]) - len(weights)
-    tell(
+    print_line(
         f"{os.path.basename(filepath)}: {len(chosen)} layers matched, 0 missing, {unexpected} "
         f"unexpected; {len(weights)} weights besides matched, {lacking} unexpected",
         verbose,

@@ -24,7 +24,7 @@ DAMAGED = "Fetch or save it again"
 TAKE_OFF = "Take those off with `delete_adapter` first"
 
 
-def fit_sites(
+def match_sites(
     model: keras.layers.Layer, contents: Contents, filepath: Path, strict: bool = True
 ) -> list[tuple[Site, Method]]:
     """The sites and methods of a file, if they fit the model and its kernels.
@@ -45,7 +45,7 @@ def fit_sites(
         _check_values(site, method, contents, filepath)
         chosen.append((site, method))
     if problems and (strict or not chosen):
-        raise _unfit(filepath, _summary(problems, contents))
+        raise _mismatch_error(filepath, _summary(problems, contents))
     if problems:
         _warn_of(_summary(problems, contents), filepath)
     if dtypes:
@@ -56,7 +56,7 @@ def fit_sites(
             filepath,
         )
     if not chosen:
-        raise _unfit(filepath, "it adapts no layer")
+        raise _mismatch_error(filepath, "it adapts no layer")
     return chosen
 
 
@@ -69,7 +69,7 @@ def _obstacle(by_key: dict[str, Site], key: str, told: dict[str, Any]) -> str | 
             f"nearest: {near}"
         )
     site = by_key[key]
-    if why := site.obstacle(tied=True):
+    if why := site.exclusion_reason(tied=True):
         return f"`{site.path}` cannot be adapted: {why}"
     ours, theirs = list(site.view.matrix_shape), told["kernel"]["shape"]
     return None if ours == theirs else f"the kernel of `{site.path}` was {theirs} and is {ours}"
@@ -107,7 +107,7 @@ def _warn_of(what: str, filepath: Path) -> None:
 def _method(told: dict[str, Any], filepath: Path) -> Method:
     known = Method.registry.get(told["method"])
     if known is None:
-        raise _unfit(
+        raise _mismatch_error(
             filepath,
             f"its method {told['method']!r} is not one of {', '.join(sorted(Method.registry))}",
             NEWER,
@@ -116,21 +116,21 @@ def _method(told: dict[str, Any], filepath: Path) -> Method:
         return known.from_config(told["config"])
     except (TypeError, ValueError) as error:
         why = f"its method has hyperparameters unknown here: {error}"
-        raise _unfit(filepath, why, NEWER) from None
+        raise _mismatch_error(filepath, why, NEWER) from None
 
 
 def _check_values(site: Site, method: Method, contents: Contents, filepath: Path) -> None:
     """Raises where the arrays of a site are not as its method declares them."""
     form = contents.config["sites"][site.key].get("form")
     if form is not None and form not in method.forms:
-        raise _unfit(filepath, f"`{site.path}` has the unknown form {form!r}", NEWER)
+        raise _mismatch_error(filepath, f"`{site.path}` has the unknown form {form!r}", NEWER)
     for name, array in site.arrays(method, form).items():
         if (array.in_file or form is not None) and not array.shared:
             value = contents.values[f"sites/{site.key}/{name}"]
             dtype = "float32" if array.dtype == "compute" else array.dtype
             wide = array.dtype == "compute" and value.dtype == "float64"
             if value.shape != array.shape or (value.dtype != np.dtype(dtype) and not wide):
-                raise _unfit(
+                raise _mismatch_error(
                     filepath,
                     f"`{name}` of `{site.path}` is {value.dtype} {value.shape}, not "
                     f"{dtype} {array.shape}",
@@ -141,10 +141,10 @@ def _check_values(site: Site, method: Method, contents: Contents, filepath: Path
                 and not ((value >= 0) & (value < min(site.view.m, site.view.n))).all()
             ):
                 why = f"`pairs` of `{site.path}` lie outside the matrix"
-                raise _unfit(filepath, why, DAMAGED)
+                raise _mismatch_error(filepath, why, DAMAGED)
 
 
-def _unfit(filepath: Path, why: str, instead: str = ANOTHER_BASE) -> AdapterFileError:
+def _mismatch_error(filepath: Path, why: str, instead: str = ANOTHER_BASE) -> AdapterFileError:
     return AdapterFileError(
         f"The adapter does not fit this model: {why}. {instead}. Received: {str(filepath)!r}"
     )

@@ -9,13 +9,24 @@ from keras_svd_adapters.adapters.adapter import Adapter
 from keras_svd_adapters.adapters.shared_arrays import Shapes, covering_shapes
 from keras_svd_adapters.files.archive import AdapterFileError, Contents
 from keras_svd_adapters.files.fingerprints import factor_sample, has_equal_values, same_factor
-from keras_svd_adapters.files.matching import ANOTHER_BASE, TAKE_OFF, Path, _unfit, _warn_of
+from keras_svd_adapters.files.matching import (
+    ANOTHER_BASE,
+    TAKE_OFF,
+    Path,
+    _mismatch_error,
+    _warn_of,
+)
 from keras_svd_adapters.methods.method import Method
 from keras_svd_adapters.models.sites.search import find_sites
 from keras_svd_adapters.models.sites.site import Site
-from keras_svd_adapters.models.state.array_sharing import Shared, Values, same_values, share
-from keras_svd_adapters.models.state.trained_weights import check_weights, own_weights
-from keras_svd_adapters.runtime.host_values import to_numpy
+from keras_svd_adapters.models.state.array_sharing import (
+    Shared,
+    Values,
+    same_values,
+    shared_arrays_for,
+)
+from keras_svd_adapters.models.state.trained_weights import base_weights, check_weights
+from keras_svd_adapters.runtime.host_values import to_float_array
 
 
 def fit_shared(
@@ -36,13 +47,13 @@ def fit_shared(
         else:
             values[name] = methods[name].start_shared(shapes)
     try:
-        found = share(model, chosen, values)
+        found = shared_arrays_for(model, chosen, values)
     except ValueError as error:
         why = f"its shared arrays disagree with those of the adapters on the model: {error}"
-        raise _unfit(filepath, why, TAKE_OFF) from None
+        raise _mismatch_error(filepath, why, TAKE_OFF) from None
     for name, shared in found.items():
         if name in values and not same_values(shared, values[name]):
-            raise _unfit(
+            raise _mismatch_error(
                 filepath,
                 f"its {name} adapters share other random arrays than those that are on the model",
                 TAKE_OFF,
@@ -52,12 +63,12 @@ def fit_shared(
 
 def _check_size(model: keras.layers.Layer, method: Method, shapes: Shapes, filepath: Path) -> None:
     """Raises where shared arrays are larger than all kernels of the model together need."""
-    views = [site.view for site in find_sites(model) if site.obstacle(tied=True) is None]
+    views = [site.view for site in find_sites(model) if site.exclusion_reason(tied=True) is None]
     needed = covering_shapes([method.arrays(v.m, v.n, method.form(v.m, v.n)) for v in views])
     for array, shape in shapes.items():
         most = needed.get(array, ())
         if len(shape) != len(most) or any(a > b for a, b in zip(shape, most, strict=True)):
-            raise _unfit(
+            raise _mismatch_error(
                 filepath, f"its shared `{array}` is {shape}, and this model has room for {most}"
             )
 
@@ -71,7 +82,7 @@ def fit_weights(
     sites: list[Site],
 ) -> dict[str, keras.Variable]:
     """The other trained weights of a file, if the model has them and nothing else trains them."""
-    weights = {key: weight for key, _, weight in own_weights(model)}
+    weights = {key: weight for key, _, weight in base_weights(model)}
     found: dict[str, keras.Variable] = {}
     for key in contents.config["train"]:
         shape = contents.values[f"train/{key}"].shape
@@ -79,7 +90,7 @@ def fit_weights(
             found[key] = weights[key]
         elif strict:
             why = f"it trained `{key}` {shape}, which this model lacks"
-            raise _unfit(filepath, why, f"{ANOTHER_BASE}, or the rest with `strict=False`")
+            raise _mismatch_error(filepath, why, f"{ANOTHER_BASE}, or the rest with `strict=False`")
         else:
             _warn_of(f"It trained `{key}` {shape}, which this model lacks", filepath)
     try:
@@ -98,7 +109,7 @@ def check_factors(site: Site, adapter: Adapter, contents: Contents, filepath: Pa
             why = "equal or nearly equal singular values, or another `svd_device`"
             if dtype != site.dtype:
                 why = f"it was trained on {dtype} kernels and these are {site.dtype}"
-            raise _unfit(
+            raise _mismatch_error(
                 filepath,
                 f"the singular vectors of `{site.path}` come out differently here ({why}), so "
                 "that its values would mean something else",
@@ -112,11 +123,11 @@ def factor_samples(adapter: Adapter) -> dict[str, np.ndarray]:
     arrays = adapter.arrays
     if "s" not in arrays:
         return {}
-    if not (adapter.method.basis_matters or has_equal_values(to_numpy(arrays["s"]))):
+    if not (adapter.method.basis_matters or has_equal_values(to_float_array(arrays["s"]))):
         return {}
     samples = {}
     if "U" in arrays:
-        samples["sample_U"] = factor_sample(to_numpy(arrays["U"]))
+        samples["sample_U"] = factor_sample(to_float_array(arrays["U"]))
     if "Vt" in arrays:
-        samples["sample_Vt"] = factor_sample(to_numpy(arrays["Vt"]).swapaxes(-1, -2))
+        samples["sample_Vt"] = factor_sample(to_float_array(arrays["Vt"]).swapaxes(-1, -2))
     return samples

@@ -16,9 +16,12 @@ from keras_svd_adapters.files.matching_values import factor_samples
 from keras_svd_adapters.models.named_adapters import only_adapter, require_adapter, require_values
 from keras_svd_adapters.models.sites.site import Site
 from keras_svd_adapters.models.state.adapted_model import PACKAGE
-from keras_svd_adapters.models.state.array_sharing import only_shared, seed_is_enough
-from keras_svd_adapters.models.state.trained_weights import own_weights, trained_with, weights_with
-from keras_svd_adapters.runtime.host_values import to_numpy
+from keras_svd_adapters.models.state.array_sharing import (
+    reproducible_from_seed,
+    single_shared_arrays,
+)
+from keras_svd_adapters.models.state.trained_weights import base_weights, trained_with, weights_with
+from keras_svd_adapters.runtime.host_values import to_float_array
 from keras_svd_adapters.runtime.warnings import warn
 
 
@@ -79,16 +82,16 @@ def save_adapter(
         arrays = _saved_arrays(adapter, include_basis) | {"sample_K": kernel_sample(matrix)}
         for array, value in arrays.items():
             values[f"sites/{site.key}/{array}"] = value
-    for method, shared in only_shared(sites, name).items():
+    for method, shared in single_shared_arrays(sites, name).items():
         config["shared"][method] = {array: list(shape) for array, shape in shared.shapes.items()}
-        if not (_only_seed(sites, name) and seed_is_enough(shared)):
+        if not (_only_seed(sites, name) and reproducible_from_seed(shared)):
             for array, variable in shared.arrays.items():
-                values[f"shared/{method}/{array}"] = to_numpy(variable)
+                values[f"shared/{method}/{array}"] = to_float_array(variable)
     for key, _, weight in weights_with(model, name):
         config["train"].append(key)
-        values[f"train/{key}"] = to_numpy(weight)
+        values[f"train/{key}"] = to_float_array(weight)
     others = sorted(
-        {owner for _, _, w in own_weights(model) if (owner := trained_with(w))} - {name}
+        {owner for _, _, w in base_weights(model) if (owner := trained_with(w))} - {name}
     )
     if others:
         warn(
@@ -111,7 +114,9 @@ def _only_seed(sites: list[Site], name: str) -> bool:
 def _saved_arrays(adapter: Adapter, include_basis: bool) -> dict[str, np.ndarray]:
     """Trained values, the frozen ones that the base cannot give back, and marks of the factors."""
     if include_basis:
-        return {name: to_numpy(v) for name, v in adapter.arrays.items()}
+        return {name: to_float_array(v) for name, v in adapter.arrays.items()}
     declared = adapter.declared
-    saved = {name: to_numpy(v) for name, v in adapter.arrays.items() if declared[name].in_file}
+    saved = {
+        name: to_float_array(v) for name, v in adapter.arrays.items() if declared[name].in_file
+    }
     return saved | factor_samples(adapter)

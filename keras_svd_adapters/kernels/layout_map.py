@@ -9,7 +9,7 @@ from typing import Any
 
 import keras
 
-from keras_svd_adapters.kernels.placement import laid_out_as_before_on_failure, lay_out, mesh_axes
+from keras_svd_adapters.kernels.placement import apply_layout, mesh_axes, restore_layout_on_error
 
 Layouts = Mapping[str, Any]
 Shapes = Mapping[str, tuple[int, ...] | None]
@@ -62,11 +62,11 @@ def override(layouts: Any, variables: list[keras.Variable]) -> None:
     """Lays out variables as a `LayoutMap` of `check_layouts` says."""
     if layouts is None:
         return
-    with laid_out_as_before_on_failure(variables):
+    with restore_layout_on_error(variables):
         for variable in variables:
             if (layout := layouts[variable.path]) is not None:
                 _check_division(variable.path, tuple(variable.shape), layout)
-                lay_out(variable, layout)
+                apply_layout(variable, layout)
 
 
 def _check_division(path: str, shape: tuple[int, ...], layout: Any) -> None:

@@ -12,7 +12,7 @@ from keras_svd_adapters.kernels.matrix_view import KernelView
 from keras_svd_adapters.runtime.keras_private.variables import has_value, layout_of, set_layout
 
 
-def layout_beside(kernel: keras.Variable, view: KernelView, axes: str) -> Any:
+def array_layout(kernel: keras.Variable, view: KernelView, axes: str) -> Any:
     """The layout of an array beside a kernel; `None` leaves it to Keras.
 
     Its `m` axis is cut as the kernel's first input axis is, its `n` axis as the first output axis,
@@ -30,10 +30,10 @@ def layout_beside(kernel: keras.Variable, view: KernelView, axes: str) -> Any:
     from jax.sharding import NamedSharding, PartitionSpec
 
     spec = [*sharding.spec, *[None] * (len(view.shape) - len(sharding.spec))]
-    return NamedSharding(sharding.mesh, PartitionSpec(*axes_beside(spec, view, axes)))
+    return NamedSharding(sharding.mesh, PartitionSpec(*array_axes(spec, view, axes)))
 
 
-def axes_beside(cuts: Sequence[Any], view: KernelView, axes: str) -> list[Any]:
+def array_axes(cuts: Sequence[Any], view: KernelView, axes: str) -> list[Any]:
     """By which axis of the mesh an array beside a kernel is cut, that is cut as `cuts` says."""
     groups = {"m": view.rows, "n": view.columns, "s": view.stack}
     return [cuts[groups[axis][0]] if groups.get(axis) else None for axis in axes]
@@ -45,8 +45,8 @@ def mesh_axes(cut: Any) -> list[str]:
 
 
 @contextmanager
-def unasked() -> Iterator[None]:
-    """Within, no `LayoutMap` is asked where new variables lie: they wait for `place`."""
+def without_layout_map() -> Iterator[None]:
+    """Within, no `LayoutMap` is asked where new variables lie: they wait for `place_variable`."""
     distribution = keras.distribution.distribution()
     if distribution is None:
         yield
@@ -58,19 +58,19 @@ def unasked() -> Iterator[None]:
         keras.distribution.set_distribution(distribution)
 
 
-def mirrored_as(kernel: keras.Variable) -> AbstractContextManager[Any]:
+def mirrored_scope(kernel: keras.Variable) -> AbstractContextManager[Any]:
     """Within, new variables are copied to the devices that a kernel is copied to (TensorFlow)."""
     strategy = getattr(kernel.value, "distribute_strategy", None)
     return nullcontext() if strategy is None else strategy.scope()
 
 
-def place(variable: keras.Variable, layout: Any = None) -> None:
-    """Lays out a variable that was made `unasked`; without a layout, whole on every device."""
+def place_variable(variable: keras.Variable, layout: Any = None) -> None:
+    """Place a variable made `without_layout_map`; without a layout, whole on every device."""
     distribution = keras.distribution.distribution()
     if layout is None and distribution is not None and keras.backend.backend() == "jax":
         whole = [None] * len(variable.shape)
         layout = keras.distribution.TensorLayout(whole, distribution.device_mesh)
-    lay_out(variable, layout)
+    apply_layout(variable, layout)
 
 
 def sharding_of(variable: keras.Variable) -> Any:
@@ -78,7 +78,7 @@ def sharding_of(variable: keras.Variable) -> Any:
     return getattr(variable.value, "sharding", None) if has_value(variable) else None
 
 
-def lay_out(variable: keras.Variable, layout: Any) -> None:
+def apply_layout(variable: keras.Variable, layout: Any) -> None:
     """Lets a variable lie on the devices as a layout says, now and when it is assigned (JAX)."""
     if layout is None:
         return
@@ -92,7 +92,7 @@ def lay_out(variable: keras.Variable, layout: Any) -> None:
 
 
 @contextmanager
-def laid_out_as_before_on_failure(variables: list[keras.Variable]) -> Iterator[None]:
+def restore_layout_on_error(variables: list[keras.Variable]) -> Iterator[None]:
     """Within, whatever goes wrong, the variables lie where they lay."""
     before = [(v, layout_of(v)) for v in variables]
     try:
@@ -100,11 +100,11 @@ def laid_out_as_before_on_failure(variables: list[keras.Variable]) -> Iterator[N
     except BaseException:
         for variable, layout in before:
             if layout_of(variable) is not layout:
-                lay_out(variable, layout)
+                apply_layout(variable, layout)
         raise
 
 
-def shown_layout(variable: keras.Variable) -> str:
+def format_layout(variable: keras.Variable) -> str:
     """How a variable is cut along each of its axes, such as `(model, -)`; `-` is not at all."""
     spec = getattr(sharding_of(variable), "spec", ())
     cuts = [*spec, *[None] * (len(variable.shape) - len(spec))]

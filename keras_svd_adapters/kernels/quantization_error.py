@@ -40,7 +40,7 @@ class Compensated(NamedTuple):
     error: float
 
 
-def compensate(
+def fit_residual(
     K: np.ndarray,
     round_off: Callable[[np.ndarray], np.ndarray],
     rank: int,

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from keras_svd_adapters.runtime.path_groups import alike
-from keras_svd_adapters.runtime.tables import Shown, Table
+from keras_svd_adapters.runtime.path_groups import group_similar_paths
+from keras_svd_adapters.runtime.tables import Table, TableReport
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class ApproximateKernel:
 
 
 @dataclass(frozen=True, repr=False)
-class Approximation(Shown):
+class Approximation(TableReport):
     """How near a new adapter is to what it stands for. Printing it shows a table.
 
     Args:
@@ -47,7 +47,7 @@ class Approximation(Shown):
 
     def as_table(self) -> Table:
         rows = []
-        for path, places in alike(kernel.path for kernel in self.kernels).items():
+        for path, places in group_similar_paths(kernel.path for kernel in self.kernels).items():
             some = [self.kernels[place] for place in places]
             methods = " ".join(dict.fromkeys(kernel.method for kernel in some))
             rows.append((path, methods, f"{max(kernel.error for kernel in some):.1e}"))

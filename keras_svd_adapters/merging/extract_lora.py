@@ -9,22 +9,27 @@ import numpy as np
 
 from keras_svd_adapters.kernels.low_rank_factors import check_size, truncate
 from keras_svd_adapters.merging.approximation import Approximation
-from keras_svd_adapters.merging.model_pair import Twins, difference, others_that_differ, twins_of
+from keras_svd_adapters.merging.model_pair import (
+    ModelPair,
+    difference,
+    other_differences,
+    pair_models,
+)
 from keras_svd_adapters.merging.new_adapters import (
     NewAdapter,
-    attach_and_measure,
-    check_free,
+    attach_and_report,
+    check_name_is_free,
     lora_of,
 )
 from keras_svd_adapters.models.named_adapters import require_values
 from keras_svd_adapters.models.sites.patterns import Targets
-from keras_svd_adapters.models.sites.selection import choose
+from keras_svd_adapters.models.sites.selection import select_sites
 from keras_svd_adapters.models.sites.site import Site
-from keras_svd_adapters.runtime.live_models import searching_once
+from keras_svd_adapters.runtime.live_models import cached_model_search
 from keras_svd_adapters.runtime.warnings import warn
 
 
-@searching_once()
+@cached_model_search()
 def extract_lora(
     base: keras.layers.Layer,
     tuned: keras.layers.Layer,
@@ -72,16 +77,16 @@ def extract_lora(
     >>> ksa.extract_lora(base, tuned, rank=6).error < 1e-5
     True
     """
-    check_free(base, into)
+    check_name_is_free(base, into)
     _check_size(rank, energy)
-    twins = twins_of(base, tuned)
+    twins = pair_models(base, tuned)
     require_values(tuned, f"extract_lora of {tuned!r}")
-    sites = choose(base, targets, exclude, tied=tied)
+    sites = select_sites(base, targets, exclude, tied=tied)
     differing = [site for site in sites if any(map(np.any, difference(site, twins)))]
-    others = list(others_that_differ(base, tuned, twins, {site.key for site in sites}))
+    others = list(other_differences(base, tuned, twins, {site.key for site in sites}))
     _tell(bool(differing), others, f"Received: targets={targets!r}, exclude={exclude!r}")
     new = [_lora(site, twins, rank, energy) for site in differing]
-    return attach_and_measure(base, new, into, "the difference of the models")
+    return attach_and_report(base, new, into, "the difference of the models")
 
 
 def _check_size(rank: int | None, energy: float | None) -> None:
@@ -110,6 +115,6 @@ def _tell(any_differs: bool, others: list[str], asked: str) -> None:
         )
 
 
-def _lora(site: Site, twins: Twins, rank: int | None, energy: float | None) -> NewAdapter:
+def _lora(site: Site, twins: ModelPair, rank: int | None, energy: float | None) -> NewAdapter:
     factors = [truncate(change, rank, energy) for change in difference(site, twins)]
     return lora_of(site, factors, partial(difference, site, twins))

@@ -5,16 +5,16 @@ from __future__ import annotations
 import numpy as np
 
 from keras_svd_adapters.adapters.carried import adapters_of
-from keras_svd_adapters.adapters.layer_kinds import base_value
+from keras_svd_adapters.adapters.layer_kinds import base_kernel_value
 from keras_svd_adapters.kernels.low_rank_factors import Factors, shrink
 from keras_svd_adapters.methods.method import Method
 from keras_svd_adapters.models.sites.site import Site
-from keras_svd_adapters.runtime.host_values import to_numpy
+from keras_svd_adapters.runtime.host_values import to_float_array
 
 
-def changes_of(site: Site, name: str) -> list[np.ndarray]:
+def kernel_updates(site: Site, name: str) -> list[np.ndarray]:
     """What an adapter adds to each matrix of its kernel; raises where that is not finite."""
-    delta = to_numpy(adapters_of(site.layer)[name].delta(base_value(site.layer)))
+    delta = to_float_array(adapters_of(site.layer)[name].delta(base_kernel_value(site.layer)))
     if not np.isfinite(delta).all():
         raise ValueError(
             "An adapter has NaN or infinite values, of which nothing can be made. "

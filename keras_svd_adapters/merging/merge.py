@@ -9,14 +9,20 @@ import numpy as np
 from keras import ops
 
 from keras_svd_adapters.merging.merge_checks import _check, _holders
-from keras_svd_adapters.merging.merge_record import Record, _fold, _sha256, _take_back, _unfold
+from keras_svd_adapters.merging.merge_record import (
+    MergeRecord,
+    _fold,
+    _restore_kernels,
+    _sha256,
+    _undo_merge,
+)
 from keras_svd_adapters.merging.merge_report import MergeReport, _measure, output_change
 from keras_svd_adapters.models.named_adapters import require_adapter
-from keras_svd_adapters.models.refresh import restore_plain
+from keras_svd_adapters.models.refresh import restore_base_model
 from keras_svd_adapters.models.sites.search import adapted_sites
-from keras_svd_adapters.models.state.trained_weights import own_weights, trained_with
-from keras_svd_adapters.runtime.host_values import to_numpy
-from keras_svd_adapters.runtime.live_models import searching_once
+from keras_svd_adapters.models.state.trained_weights import base_weights, trained_with
+from keras_svd_adapters.runtime.host_values import to_float_array
+from keras_svd_adapters.runtime.live_models import cached_model_search
 
 QUANTIZED = ("float", "requantize")
 
@@ -71,8 +77,8 @@ def merge(
     if probe is None:
         _check_tolerance(report, tolerance)
     before = _outputs(model, probe)
-    trained = [(w, owner) for _, _, w in own_weights(model) if (owner := trained_with(w))]
-    record = Record([], trained)
+    trained = [(w, owner) for _, _, w in base_weights(model) if (owner := trained_with(w))]
+    record = MergeRecord([], trained)
     try:
         for site in sites:
             _fold(site, record, quantized)
@@ -80,20 +86,20 @@ def merge(
             report = MergeReport(kernels, output_change(before, _outputs(model, probe)))
             _check_tolerance(report, tolerance)
     except BaseException:
-        _unfold(record)
+        _restore_kernels(record)
         raise
     try:
         for weight, _ in trained:
             weight.trained_with = None
-        restore_plain(model)
+        restore_base_model(model)
     except BaseException:
-        _take_back(model, record)
+        _undo_merge(model, record)
         raise
     object.__setattr__(model, "merge_record", record if keep_base else None)
     return report
 
 
-@searching_once()
+@cached_model_search()
 def unmerge(model: keras.layers.Layer) -> None:
     """Takes the last `merge` back: the kernels' own bits, and the adapter beside them.
 
@@ -126,7 +132,7 @@ def unmerge(model: keras.layers.Layer) -> None:
                 f"lose. Received: the kernel of `{merged.layer.path}`"
             )
     object.__setattr__(model, "merge_record", None)
-    _take_back(model, record)
+    _undo_merge(model, record)
 
 
 def _outputs(model: keras.layers.Layer, probe: Any) -> list[np.ndarray]:
@@ -134,7 +140,7 @@ def _outputs(model: keras.layers.Layer, probe: Any) -> list[np.ndarray]:
     if probe is None:
         return []
     outputs = keras.tree.flatten(model(probe, training=False))
-    outputs = [to_numpy(ops.cast(y, "float32")) for y in outputs]
+    outputs = [to_float_array(ops.cast(y, "float32")) for y in outputs]
     if not sum(y.size for y in outputs):
         raise ValueError(
             "The model has no output on `probe`: give it a batch of inputs. "

@@ -6,17 +6,17 @@ import keras
 from keras import ops
 
 from keras_svd_adapters.adapters.carried import adapters_of
-from keras_svd_adapters.adapters.layer_kinds import base_kernel
+from keras_svd_adapters.adapters.layer_kinds import base_kernel_variable
 from keras_svd_adapters.kernels.quantized import holds_integers
 from keras_svd_adapters.models.sites.site import Site
 from keras_svd_adapters.runtime.keras_private.traversal import all_layers, direct_weights
-from keras_svd_adapters.runtime.live_models import models_around
+from keras_svd_adapters.runtime.live_models import models_containing
 
 
 def _holders(model: keras.layers.Layer) -> dict[int, list[keras.layers.Layer]]:
     """The layers that own each weight, in this model and those around it."""
     holders: dict[int, dict[int, keras.layers.Layer]] = {}
-    for around in [model, *models_around(all_layers(model))]:
+    for around in [model, *models_containing(all_layers(model))]:
         for layer in all_layers(around):
             for weight in direct_weights(layer):
                 holders.setdefault(id(weight), {})[id(layer)] = layer
@@ -43,7 +43,7 @@ def _check(site: Site, holders: dict[int, list[keras.layers.Layer]], quantized: 
             "that loses; or load the adapter's file onto the float model and merge there. "
             f"Received: a kernel in {site.dtype}, `{site.path}`, quantized=None"
         )
-    others = [x.path for x in holders[id(base_kernel(site.layer))] if x is not site.owner]
+    others = [x.path for x in holders[id(base_kernel_variable(site.layer))] if x is not site.owner]
     if others:
         raise ValueError(
             f"The kernel of `{site.path}` also belongs to {', '.join(map(repr, others))}, which "

@@ -13,17 +13,17 @@ import numpy as np
 from keras import ops
 
 from keras_svd_adapters.adapters.adapter import Adapter
-from keras_svd_adapters.adapters.attachment import activate, carry_again, detach
-from keras_svd_adapters.adapters.layer_kinds import base_kernel
-from keras_svd_adapters.adapters.requantization import rounded_again
+from keras_svd_adapters.adapters.attachment import activate, detach, reattach
+from keras_svd_adapters.adapters.layer_kinds import base_kernel_variable
+from keras_svd_adapters.adapters.requantization import requantized_kernel
 from keras_svd_adapters.kernels.float_kernel import make_float
 from keras_svd_adapters.kernels.quantized import float_policy, holds_integers, stored_weights
-from keras_svd_adapters.models.refresh import settle
+from keras_svd_adapters.models.refresh import sync_model
 from keras_svd_adapters.models.sites.site import Site
-from keras_svd_adapters.runtime.host_values import to_host
+from keras_svd_adapters.runtime.host_values import to_host_exact
 
 
-class Merged(NamedTuple):
+class KernelRecord(NamedTuple):
     """What takes the merging of one kernel back."""
 
     layer: keras.layers.Layer
@@ -34,29 +34,29 @@ class Merged(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class Record:
+class MergeRecord:
     """What takes a merge back; the model keeps it, out of sight of Keras's saving."""
 
-    kernels: list[Merged]
+    kernels: list[KernelRecord]
     trained: list[tuple[keras.Variable, str]]
 
 
-def _unfold(record: Record) -> None:
+def _restore_kernels(record: MergeRecord) -> None:
     for merged in record.kernels:
         merged.restore()
-        carry_again(merged.layer, {merged.name: merged.adapter}, merged.name)
+        reattach(merged.layer, {merged.name: merged.adapter}, merged.name)
 
 
-def _take_back(model: keras.layers.Layer, record: Record) -> None:
-    _unfold(record)
+def _undo_merge(model: keras.layers.Layer, record: MergeRecord) -> None:
+    _restore_kernels(record)
     for merged in record.kernels:
         activate(merged.layer, merged.name)
     for weight, owner in record.trained:
         weight.trained_with = owner
-    settle(model)
+    sync_model(model)
 
 
-def _fold(site: Site, record: Record, quantized: str | None) -> None:
+def _fold(site: Site, record: MergeRecord, quantized: str | None) -> None:
     layer = site.layer
     name, adapter, merged = layer.active_adapter, layer.adapter(), layer.merged_kernel()
     if holds_integers(layer) and quantized == "float":
@@ -65,22 +65,26 @@ def _fold(site: Site, record: Record, quantized: str | None) -> None:
         weights = _weights_of_kernel(layer)
         values = [merged]
         if holds_integers(layer):
-            stored = rounded_again(layer, merged).stored
+            stored = requantized_kernel(layer, merged).stored
             values = [stored[weight.name] for weight in weights]
-        before = [to_host(weight) for weight in weights]
+        before = [to_host_exact(weight) for weight in weights]
         try:
             _assign(weights, values)
         except BaseException:
             _assign(weights, before)
             raise
         restore = partial(_assign, weights, before)
-    record.kernels.append(Merged(layer, name, adapter, restore, ""))
+    record.kernels.append(KernelRecord(layer, name, adapter, restore, ""))
     record.kernels[-1] = record.kernels[-1]._replace(sha256=_sha256(layer))
     detach(layer, name)
 
 
 def _weights_of_kernel(layer: keras.layers.Layer) -> list[keras.Variable]:
-    return list(stored_weights(layer).values()) if holds_integers(layer) else [base_kernel(layer)]
+    return (
+        list(stored_weights(layer).values())
+        if holds_integers(layer)
+        else [base_kernel_variable(layer)]
+    )
 
 
 def _assign(weights: list[keras.Variable], values: list[Any]) -> None:
@@ -91,5 +95,5 @@ def _assign(weights: list[keras.Variable], values: list[Any]) -> None:
 def _sha256(layer: keras.layers.Layer) -> str:
     digest = hashlib.sha256()
     for weight in _weights_of_kernel(layer):
-        digest.update(np.ascontiguousarray(to_host(weight)).tobytes())
+        digest.update(np.ascontiguousarray(to_host_exact(weight)).tobytes())
     return digest.hexdigest()

@@ -9,13 +9,13 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_svd_adapters.adapters.layer_kinds import base_value
-from keras_svd_adapters.adapters.requantization import rounded_again
+from keras_svd_adapters.adapters.layer_kinds import base_kernel_value
+from keras_svd_adapters.adapters.requantization import requantized_kernel
 from keras_svd_adapters.kernels.quantized import float_policy, holds_integers
 from keras_svd_adapters.models.sites.site import Site
-from keras_svd_adapters.runtime.host_values import to_numpy
-from keras_svd_adapters.runtime.path_groups import alike
-from keras_svd_adapters.runtime.tables import Shown, Table
+from keras_svd_adapters.runtime.host_values import to_float_array
+from keras_svd_adapters.runtime.path_groups import group_similar_paths
+from keras_svd_adapters.runtime.tables import Table, TableReport
 
 PROBES = 64
 
@@ -41,7 +41,7 @@ class MergedKernel:
 
 
 @dataclass(frozen=True, repr=False)
-class MergeReport(Shown):
+class MergeReport(TableReport):
     """What `merge` measured. Printing it shows a table, of kernels alike the largest figures.
 
     Args:
@@ -62,7 +62,7 @@ class MergeReport(Shown):
         head = ("kernel", "change by the adapter", "lost", "largest error", "relative error")
         rows = [
             _row(path, [self.kernels[place] for place in places])
-            for path, places in alike(kernel.path for kernel in self.kernels).items()
+            for path, places in group_similar_paths(kernel.path for kernel in self.kernels).items()
         ]
         notes = f"The worst kernel's outputs changed by {self.relative:.1e} of their norm"
         if self.probe:
@@ -110,9 +110,9 @@ def _ratio(change: np.ndarray, whole: np.ndarray) -> float:
 
 
 def _measure(site: Site, quantized: str | None) -> list[MergedKernel]:
-    delta = site.layer.adapter().delta(base_value(site.layer))
+    delta = site.layer.adapter().delta(base_kernel_value(site.layer))
     rounded, dtype = _rounded(site, quantized)
-    delta, rounded = (site.view.to_matrix(to_numpy(k)) for k in (delta, rounded))
+    delta, rounded = (site.view.to_matrix(to_float_array(k)) for k in (delta, rounded))
     if not np.isfinite(rounded).all():
         raise ValueError(
             f"The merged kernel does not fit into {dtype}: it has NaN or infinite values. Go "
@@ -126,7 +126,7 @@ def _rounded(site: Site, quantized: str | None) -> tuple[Any, str]:
     """The merged kernel as it will be stored, as float32, and the dtype of that."""
     merged = site.layer.merged_kernel()
     if holds_integers(site.layer) and quantized == "requantize":
-        return rounded_again(site.layer, merged).floats, site.dtype
+        return requantized_kernel(site.layer, merged).floats, site.dtype
     dtype = site.dtype
     if holds_integers(site.layer):
         dtype = keras.dtype_policies.get(float_policy(site.layer)).variable_dtype

@@ -9,18 +9,18 @@ import keras
 import numpy as np
 
 from keras_svd_adapters.adapters.adapted_layer import AdaptedLayer
-from keras_svd_adapters.adapters.layer_kinds import base_kernel, base_value
+from keras_svd_adapters.adapters.layer_kinds import base_kernel_value, base_kernel_variable
 from keras_svd_adapters.kernels.quantized import holds_integers
 from keras_svd_adapters.models.sites.search import find_sites
 from keras_svd_adapters.models.sites.site import Site
-from keras_svd_adapters.models.state.trained_weights import own_weights
-from keras_svd_adapters.runtime.host_values import to_numpy
+from keras_svd_adapters.models.state.trained_weights import base_weights
+from keras_svd_adapters.runtime.host_values import to_float_array
 from keras_svd_adapters.runtime.keras_private.traversal import direct_weights
 
-Twins = dict[str, Site]
+ModelPair = dict[str, Site]
 
 
-def twins_of(base: keras.layers.Layer, tuned: keras.layers.Layer) -> Twins:
+def pair_models(base: keras.layers.Layer, tuned: keras.layers.Layer) -> ModelPair:
     """The kernels of a tuned model by key; raises where they are not those of the base model."""
     theirs = find_sites(tuned)
     for one, other in zip_longest(find_sites(base), theirs):
@@ -30,7 +30,7 @@ def twins_of(base: keras.layers.Layer, tuned: keras.layers.Layer) -> Twins:
                 "`backbone` where the other one is a backbone. Received: first of what differs, "
                 f"{_told(one)} in the base and {_told(other)} in the tuned model"
             )
-        why = None if one.obstacle(tied=True) else other.obstacle(tied=True)
+        why = None if one.exclusion_reason(tied=True) else other.exclusion_reason(tied=True)
         if why:
             raise ValueError(f"`{other.path}` of the tuned model: {why}. Received: {tuned!r}")
     return {site.key: site for site in theirs}
@@ -40,7 +40,7 @@ def _told(site: Site | None) -> str:
     return "none" if site is None else f"`{site.path}` {site.shape}"
 
 
-def difference(site: Site, twins: Twins) -> list[np.ndarray]:
+def difference(site: Site, twins: ModelPair) -> list[np.ndarray]:
     """For each matrix of a kernel, what the tuned model's has more."""
     change = _change(site, twins)
     if not np.isfinite(change).all():
@@ -51,33 +51,37 @@ def difference(site: Site, twins: Twins) -> list[np.ndarray]:
     return site.view.split(site.view.to_matrix(change))
 
 
-def _change(site: Site, twins: Twins) -> np.ndarray:
-    return _effective(twins[site.key]) - to_numpy(base_value(site.layer)).astype("float64")
+def _change(site: Site, twins: ModelPair) -> np.ndarray:
+    return _effective(twins[site.key]) - to_float_array(base_kernel_value(site.layer)).astype(
+        "float64"
+    )
 
 
 def _effective(site: Site) -> np.ndarray:
     """The kernel with what its active adapter adds."""
     layer = site.layer
-    adapted = isinstance(layer, AdaptedLayer) and not layer.rests
-    return to_numpy(layer.merged_kernel() if adapted else base_value(layer)).astype("float64")
+    adapted = isinstance(layer, AdaptedLayer) and not layer.is_inactive
+    return to_float_array(layer.merged_kernel() if adapted else base_kernel_value(layer)).astype(
+        "float64"
+    )
 
 
-def others_that_differ(
-    base: keras.layers.Layer, tuned: keras.layers.Layer, twins: Twins, meant: set[str]
+def other_differences(
+    base: keras.layers.Layer, tuned: keras.layers.Layer, twins: ModelPair, meant: set[str]
 ) -> Iterator[str]:
     """Paths of the weights that differ, but for the kernels that are meant."""
     sites = find_sites(base)
     for site in sites:
         if site.key not in meant and _change(site, twins).any():
             yield site.path
-    kernels = {id(base_kernel(site.layer)) for site in sites}
+    kernels = {id(base_kernel_variable(site.layer)) for site in sites}
     integers = [site.owner for site in sites if holds_integers(site.owner)]
     kernels |= {id(w) for owner in integers for w in direct_weights(owner) if w.name != "bias"}
-    theirs = {key: weight for key, _, weight in own_weights(tuned)}
-    for key, path, weight in own_weights(base):
+    theirs = {key: weight for key, _, weight in base_weights(tuned)}
+    for key, path, weight in base_weights(base):
         if id(weight) not in kernels and not _equal(weight, theirs.get(key)):
             yield path
 
 
 def _equal(one: keras.Variable, other: keras.Variable | None) -> bool:
-    return other is not None and np.array_equal(to_numpy(one), to_numpy(other))
+    return other is not None and np.array_equal(to_float_array(one), to_float_array(other))

@@ -11,12 +11,12 @@ import numpy as np
 from keras_svd_adapters.adapters.attachment import attach
 from keras_svd_adapters.kernels.low_rank_factors import Factors, padded, relative_error
 from keras_svd_adapters.merging.approximation import ApproximateKernel, Approximation
-from keras_svd_adapters.merging.kernel_updates import changes_of
+from keras_svd_adapters.merging.kernel_updates import kernel_updates
 from keras_svd_adapters.methods.low_rank.lora import LoRA
 from keras_svd_adapters.methods.method import Method
 from keras_svd_adapters.models.assignment import check_methods, check_name
-from keras_svd_adapters.models.attaching import undone_on_failure
-from keras_svd_adapters.models.refresh import finish
+from keras_svd_adapters.models.attaching import detach_on_error
+from keras_svd_adapters.models.refresh import train_and_sync
 from keras_svd_adapters.models.sites.search import adapted_sites
 from keras_svd_adapters.models.sites.site import Site
 
@@ -50,7 +50,7 @@ def lora_of(site: Site, factors: Sequence[Factors], wanted: Wanted) -> NewAdapte
     return NewAdapter(site, method, site.form(method), lambda: values, wanted)
 
 
-def check_free(model: keras.layers.Layer, into: str) -> None:
+def check_name_is_free(model: keras.layers.Layer, into: str) -> None:
     """Raises where a new adapter cannot have this name, or some kernel has one of this name."""
     check_name(into)
     for site in adapted_sites(model, into):
@@ -60,7 +60,7 @@ def check_free(model: keras.layers.Layer, into: str) -> None:
         )
 
 
-def attach_and_measure(
+def attach_and_report(
     model: keras.layers.Layer,
     new: Sequence[NewAdapter],
     into: str,
@@ -70,17 +70,17 @@ def attach_and_measure(
     """Attaches adapters, and measures them against what they stand for, their goal in words."""
     chosen = [(each.site, each.method) for each in new]
     check_methods(chosen, into)
-    with undone_on_failure(model, chosen, into):
+    with detach_on_error(model, chosen, into):
         for each in new:
             adapter = each.site.new_adapter(each.method, each.form, into, each.values())
             attach(each.site.layer, into, adapter)
-        finish(model, into, list(extra))
+        train_and_sync(model, into, list(extra))
         return Approximation(into, tuple(k for each in new for k in _measured(each, into)), goal)
 
 
 def _measured(new: NewAdapter, into: str) -> Iterator[ApproximateKernel]:
     """How near an adapter is to what it stands for, for each matrix of its kernel."""
-    found = changes_of(new.site, into)
+    found = kernel_updates(new.site, into)
     wanted = found if new.wanted is None else new.wanted()
     for (path, _), ours, theirs in zip(new.site.matrices(), found, wanted, strict=True):
         yield ApproximateKernel(path, str(new.method), relative_error(ours, theirs))

@@ -10,7 +10,7 @@ import keras
 import numpy as np
 
 from keras_svd_adapters.adapters.carried import adapters_of
-from keras_svd_adapters.merging.kernel_updates import changes_of
+from keras_svd_adapters.merging.kernel_updates import kernel_updates
 from keras_svd_adapters.merging.similarity_report import (
     KernelSimilarity,
     PairSimilarity,
@@ -91,7 +91,7 @@ def _compared(site: Site, chosen: list[str]) -> Iterator[tuple[Pair, KernelSimil
     carried = [name for name in chosen if name in adapters_of(site.layer)]
     if len(carried) < 2:
         return
-    changes = dict(zip(carried, (changes_of(site, name) for name in carried), strict=True))
+    changes = dict(zip(carried, (kernel_updates(site, name) for name in carried), strict=True))
     for place, (path, _) in enumerate(site.matrices()):
         for first, second in combinations(carried, 2):
             a, b = changes[first][place], changes[second][place]

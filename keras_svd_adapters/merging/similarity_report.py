@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import sqrt
 
-from keras_svd_adapters.runtime.path_groups import alike
-from keras_svd_adapters.runtime.tables import Shown, Table
+from keras_svd_adapters.runtime.path_groups import group_similar_paths
+from keras_svd_adapters.runtime.tables import Table, TableReport
 
 NONE = "-"
 
@@ -51,7 +51,7 @@ class PairSimilarity:
 
 
 @dataclass(frozen=True, repr=False)
-class Similarity(Shown):
+class Similarity(TableReport):
     """How alike adapters are. Printing it shows a table, of kernels alike the cosine over all.
 
     Args:
@@ -99,7 +99,7 @@ def _rows(pair: PairSimilarity) -> Iterator[tuple[str, ...]]:
     names = ", ".join(pair.names)
     what = "all that both adapt" if pair.kernels else "they adapt none in common"
     yield names, what, str(len(pair.kernels)), _shown(pair.cosine)
-    for path, places in alike(kernel.path for kernel in pair.kernels).items():
+    for path, places in group_similar_paths(kernel.path for kernel in pair.kernels).items():
         cosine = _cosine([pair.kernels[place] for place in places])
         yield names, path, str(len(places)), _shown(cosine)
 

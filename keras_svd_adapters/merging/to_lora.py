@@ -8,15 +8,15 @@ import keras
 
 from keras_svd_adapters.kernels.low_rank_factors import Factors, check_size, truncate
 from keras_svd_adapters.merging.approximation import Approximation
-from keras_svd_adapters.merging.kernel_updates import changes_of, exact_factors
-from keras_svd_adapters.merging.new_adapters import attach_and_measure, check_free, lora_of
+from keras_svd_adapters.merging.kernel_updates import exact_factors, kernel_updates
+from keras_svd_adapters.merging.new_adapters import attach_and_report, check_name_is_free, lora_of
 from keras_svd_adapters.models.named_adapters import only_adapter, require_adapter, require_values
 from keras_svd_adapters.models.sites.site import Site
-from keras_svd_adapters.models.state.trained_weights import own_weights, trained_with
-from keras_svd_adapters.runtime.live_models import searching_once
+from keras_svd_adapters.models.state.trained_weights import base_weights, trained_with
+from keras_svd_adapters.runtime.live_models import cached_model_search
 
 
-@searching_once()
+@cached_model_search()
 def to_lora(
     model: keras.layers.Layer,
     name: str | None = None,
@@ -57,20 +57,20 @@ def to_lora(
     True
     >>> ksa.delete_adapter(model, "default")
     """
-    check_free(model, into)
+    check_name_is_free(model, into)
     check_size(rank, energy)
     name = name or only_adapter(model)
     sites = require_adapter(model, name)
     require_values(model, f"to_lora of {name!r}")
     new = [
-        lora_of(site, _factors(site, name, rank, energy), partial(changes_of, site, name))
+        lora_of(site, _factors(site, name, rank, energy), partial(kernel_updates, site, name))
         for site in sites
     ]
-    extra = [weight for _, _, weight in own_weights(model) if trained_with(weight) == name]
-    return attach_and_measure(model, new, into, f"what {name!r} adds", extra)
+    extra = [weight for _, _, weight in base_weights(model) if trained_with(weight) == name]
+    return attach_and_report(model, new, into, f"what {name!r} adds", extra)
 
 
 def _factors(site: Site, name: str, rank: int | None, energy: float | None) -> list[Factors]:
     if rank is None and energy is None:
         return exact_factors(site, name)
-    return [truncate(change, rank, energy) for change in changes_of(site, name)]
+    return [truncate(change, rank, energy) for change in kernel_updates(site, name)]

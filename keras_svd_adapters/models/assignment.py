@@ -8,12 +8,12 @@ from typing import Any
 import keras
 
 from keras_svd_adapters.adapters.carried import PREFIX
-from keras_svd_adapters.adapters.layer_kinds import base_kernel
+from keras_svd_adapters.adapters.layer_kinds import base_kernel_variable
 from keras_svd_adapters.kernels.placement import check_layout
 from keras_svd_adapters.methods.method import Method
-from keras_svd_adapters.models.sites.patterns import Targets, meant_by
+from keras_svd_adapters.models.sites.patterns import Targets, sites_matching
 from keras_svd_adapters.models.sites.search import find_sites
-from keras_svd_adapters.models.sites.selection import choose
+from keras_svd_adapters.models.sites.selection import select_sites
 from keras_svd_adapters.models.sites.site import Site
 from keras_svd_adapters.runtime.warnings import warn
 
@@ -34,17 +34,17 @@ def choose_methods(
 ) -> Chosen:
     """The sites to adapt, each with its method: that of the first pattern which means it."""
     if not isinstance(targets, Mapping) or not targets:
-        return [(site, _require_method(method)) for site in choose(model, targets, *which)]
+        return [(site, _require_method(method)) for site in select_sites(model, targets, *which)]
     if method is not None and all(targets.values()):
         raise ValueError(
             "Each of these targets has a method of its own, so `method` has no part: leave it "
             f"out, or give it to a target by `None`. Received: method={method!r}, {targets!r}"
         )
-    sites = choose(model, list(targets), *which)
+    sites = select_sites(model, list(targets), *which)
     everything = find_sites(model)
     rules: dict[str, Any] = {}
     for pattern, rule in targets.items():
-        for site in meant_by(pattern, model, everything):
+        for site in sites_matching(pattern, model, everything):
             rules.setdefault(site.key, rule or method)
     return [(site, _require_method(rules[site.key])) for site in sites]
 
@@ -74,7 +74,7 @@ def check_methods(chosen: Chosen, name: str) -> None:
 def check_shapes(chosen: Chosen) -> None:
     """Raises where a kernel does not suit its method."""
     for site, method in chosen:
-        check_layout(base_kernel(site.layer))
+        check_layout(base_kernel_variable(site.layer))
         try:
             site.check(method)
         except ValueError as error:

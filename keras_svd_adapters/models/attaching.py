@@ -13,18 +13,18 @@ import numpy as np
 from keras_svd_adapters.adapters.adapter import Adapter
 from keras_svd_adapters.adapters.attachment import activate, attach, detach
 from keras_svd_adapters.adapters.carried import adapters_of
-from keras_svd_adapters.adapters.frozen_variables import is_pinned
+from keras_svd_adapters.adapters.frozen_variables import is_frozen_variable
 from keras_svd_adapters.adapters.shared_arrays import SharedArrays
 from keras_svd_adapters.kernels.svd.service import SVDService
 from keras_svd_adapters.methods.method import Method
 from keras_svd_adapters.models.assignment import Chosen
 from keras_svd_adapters.models.decompositions import Found, decompositions, jobs_for, needs_svd
-from keras_svd_adapters.models.refresh import restore_plain, settle
+from keras_svd_adapters.models.refresh import restore_base_model, sync_model
 from keras_svd_adapters.models.sites.search import adapted_sites
 from keras_svd_adapters.models.sites.site import Site
 from keras_svd_adapters.models.state.array_sharing import Shared
-from keras_svd_adapters.models.state.trained_weights import own_weights, trained_with
-from keras_svd_adapters.runtime.processes import from_process
+from keras_svd_adapters.models.state.trained_weights import base_weights, trained_with
+from keras_svd_adapters.runtime.processes import broadcast_from
 
 Starter = Callable[[Site, Method, Shared, Found], Adapter]
 
@@ -62,10 +62,10 @@ def attach_all(
 
 
 @contextmanager
-def undone_on_failure(model: keras.layers.Layer, chosen: Chosen, name: str) -> Iterator[None]:
+def detach_on_error(model: keras.layers.Layer, chosen: Chosen, name: str) -> Iterator[None]:
     """Within, whatever stops the attaching of an adapter, nothing of it stays."""
     before = {id(site.layer): getattr(site.layer, "active_adapter", None) for site, _ in chosen}
-    weights = [(w, trained_with(w), is_pinned(w)) for _, _, w in own_weights(model)]
+    weights = [(w, trained_with(w), is_frozen_variable(w)) for _, _, w in base_weights(model)]
     try:
         yield
     except BaseException:
@@ -74,18 +74,18 @@ def undone_on_failure(model: keras.layers.Layer, chosen: Chosen, name: str) -> I
                 detach(site.layer, name)
             if adapters_of(site.layer):
                 activate(site.layer, before[id(site.layer)])
-        settled = any(is_pinned(weight) != was for weight, _, was in weights)
+        settled = any(is_frozen_variable(weight) != was for weight, _, was in weights)
         for weight, owner, _ in weights:
             if trained_with(weight) != owner:
                 weight.trained_with = owner
         if settled:
-            settle(model) if adapted_sites(model) else restore_plain(model)
+            sync_model(model) if adapted_sites(model) else restore_base_model(model)
         raise
 
 
 def start_adapter(site: Site, method: Method, shared: Shared, found: Found, name: str) -> Adapter:
     """A new adapter for a site, with its factors from the kernel as it is."""
     form = site.form(method, [svd.s for _, svd in found if svd is not None])
-    rng = np.random.default_rng(from_process(0, lambda: random.getrandbits(32)))
+    rng = np.random.default_rng(broadcast_from(0, lambda: random.getrandbits(32)))
     values = site.view.joined([method.start(K, form, rng, svd) for K, svd in found])
     return site.new_adapter(method, form, name, values, shared.get(method.name))

@@ -16,13 +16,13 @@ from keras_svd_adapters.models.assignment import check_methods, check_name, choo
 from keras_svd_adapters.models.attaching import (
     arrays_of_all,
     attach_all,
+    detach_on_error,
     paths_of,
-    undone_on_failure,
 )
-from keras_svd_adapters.models.refresh import finish
+from keras_svd_adapters.models.refresh import train_and_sync
 from keras_svd_adapters.models.sites.patterns import Targets
-from keras_svd_adapters.models.state.array_sharing import share
-from keras_svd_adapters.models.state.trained_weights import choose_biases, choose_weights
+from keras_svd_adapters.models.state.array_sharing import shared_arrays_for
+from keras_svd_adapters.models.state.trained_weights import select_biases, select_weights
 from keras_svd_adapters.models.status import Status, status
 
 
@@ -110,10 +110,10 @@ def enable(
     check_methods(chosen, name)
     layouts = check_layouts(layout, partial(paths_of, chosen, name))
     sites = [site for site, _ in chosen]
-    extra = choose_weights(model, train, name, sites) + choose_biases(model, bias, name, sites)
-    shared = share(model, chosen)
-    with undone_on_failure(model, chosen, name):
+    extra = select_weights(model, train, name, sites) + select_biases(model, bias, name, sites)
+    shared = shared_arrays_for(model, chosen)
+    with detach_on_error(model, chosen, name):
         attach_all(chosen, name, verbose, shared, service=service)
         override(layouts, arrays_of_all(sites, name))
-        finish(model, name, extra)
+        train_and_sync(model, name, extra)
     return status(model)

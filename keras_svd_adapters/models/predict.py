@@ -12,13 +12,13 @@ import keras
 import numpy as np
 
 from keras_svd_adapters.adapters.carried import adapters_of
-from keras_svd_adapters.adapters.per_sample import AdapterIds, Mixture, Names, groups_of
-from keras_svd_adapters.adapters.refusals import CannotMix
+from keras_svd_adapters.adapters.per_sample import AdapterIds, Names, PerSampleAdapters, groups_of
+from keras_svd_adapters.adapters.refusals import PerSampleError
 from keras_svd_adapters.kernels.quantized import holds_integers
 from keras_svd_adapters.models.named_adapters import require_adapter, require_values
 from keras_svd_adapters.models.sites.search import adapted_sites
 from keras_svd_adapters.models.sites.site import Site
-from keras_svd_adapters.models.state.compiled_functions import KEPT, computing_otherwise
+from keras_svd_adapters.models.state.compiled_functions import KEPT, with_temporary_functions
 from keras_svd_adapters.runtime.keras_private.layers import attach_child, detach_child
 from keras_svd_adapters.runtime.keras_private.tracing import trace_shapes
 
@@ -164,14 +164,14 @@ def _mixed(
     ways, carrier = [], None
     for site in adapted_sites(model):
         groups = groups_of(adapters_of(site.layer), names)
-        mixture = Mixture(chosen, groups, _maps(site))
+        mixture = PerSampleAdapters(chosen, groups, _maps(site))
         ways.append(site.layer.mixed(mixture) if groups else site.layer.base())
         carrier = carrier or (site.layer if groups else None)
-    with computing_otherwise(model, ways):
+    with with_temporary_functions(model, ways):
         if carrier is not None:
             attach_child(carrier, CHILD, chosen)
         try:
-            if not chosen.is_sound:
+            if not chosen.is_checked:
                 _probe(model, chosen, inputs)
             yield chosen
         finally:
@@ -182,7 +182,7 @@ def _mixed(
 def _maps(site: Site) -> bool:
     if holds_integers(site.owner):
         return False
-    return keras.backend.backend() != "torch" or site.host.lays_out or site.host.looks_up
+    return keras.backend.backend() != "torch" or site.host.has_row_inputs or site.host.is_lookup
 
 
 def _probe(model: keras.Model, chosen: AdapterIds, inputs: Any) -> None:
@@ -192,16 +192,16 @@ def _probe(model: keras.Model, chosen: AdapterIds, inputs: Any) -> None:
     """
     try:
         for rows in PRIMES:
-            chosen.probed = rows
+            chosen.probe_rows = rows
             specs = keras.tree.map_structure(lambda x: _of_rows(x, rows), inputs)  # noqa: B023
             trace_shapes(lambda x: model(x, training=False), specs)
-    except CannotMix:
+    except PerSampleError:
         raise
     except Exception:  # what cannot be traced is not looked at
         pass
     finally:
-        chosen.probed = None
-    chosen.is_sound = True
+        chosen.probe_rows = None
+    chosen.is_checked = True
 
 
 def _holder(model: keras.Model, names: Names, size: int) -> AdapterIds:

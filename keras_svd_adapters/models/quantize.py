@@ -11,21 +11,21 @@ import keras
 import numpy as np
 
 from keras_svd_adapters.adapters.attachment import attach
-from keras_svd_adapters.adapters.layer_kinds import base_kernel
-from keras_svd_adapters.adapters.requantization import rounded
-from keras_svd_adapters.kernels.quantization_error import STARTS, Compensated, compensate
+from keras_svd_adapters.adapters.layer_kinds import base_kernel_variable
+from keras_svd_adapters.adapters.requantization import quantized_kernel
+from keras_svd_adapters.kernels.quantization_error import STARTS, Compensated, fit_residual
 from keras_svd_adapters.kernels.quantized import ADAPTED, MODES, holds_integers, mode_of
 from keras_svd_adapters.methods.low_rank.lora import LoRA
 from keras_svd_adapters.models.assignment import check_methods, check_name, choose_methods
-from keras_svd_adapters.models.attaching import undone_on_failure
-from keras_svd_adapters.models.refresh import finish
+from keras_svd_adapters.models.attaching import detach_on_error
+from keras_svd_adapters.models.refresh import train_and_sync
 from keras_svd_adapters.models.sites.patterns import Targets
 from keras_svd_adapters.models.sites.search import adapted_sites, find_sites
 from keras_svd_adapters.models.sites.site import Site
-from keras_svd_adapters.runtime.host_values import as_before_on_failure
-from keras_svd_adapters.runtime.path_groups import alike
+from keras_svd_adapters.runtime.host_values import restore_values_on_error
+from keras_svd_adapters.runtime.path_groups import group_similar_paths
 from keras_svd_adapters.runtime.progress import KernelProgress
-from keras_svd_adapters.runtime.tables import Shown, Table
+from keras_svd_adapters.runtime.tables import Table, TableReport
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class CompensatedKernel:
 
 
 @dataclass(frozen=True, repr=False)
-class Compensation(Shown):
+class Compensation(TableReport):
     """How near quantized kernels are to their floats. Printing it shows a table.
 
     Args:
@@ -60,7 +60,7 @@ class Compensation(Shown):
 
     def as_table(self) -> Table:
         rows = []
-        for path, places in alike(kernel.path for kernel in self.kernels).items():
+        for path, places in group_similar_paths(kernel.path for kernel in self.kernels).items():
             some = [self.kernels[place] for place in places]
             alone, error = max(k.alone for k in some), max(k.error for k in some)
             rows.append((path, f"{alone:.2%}", f"{error:.2%}"))
@@ -184,26 +184,26 @@ def _compensate(
 ) -> Compensated:
     def round_off(matrix: np.ndarray) -> np.ndarray:
         kernel = site.view.from_matrix(keras.ops.convert_to_tensor(matrix))
-        return site.view.to_matrix(rounded(site.layer, kernel, mode, config).floats)
+        return site.view.to_matrix(quantized_kernel(site.layer, kernel, mode, config).floats)
 
-    return compensate(site.matrix(), round_off, method.rank, method.scale, start, iterations)
+    return fit_residual(site.matrix(), round_off, method.rank, method.scale, start, iterations)
 
 
 @contextmanager
 def _replaced(sites: list[Site], found: dict[str, Compensated]) -> Iterator[None]:
     """Within, kernels are what is to be rounded; afterwards they are gone, or as before."""
-    with as_before_on_failure([base_kernel(site.layer) for site in sites]):
+    with restore_values_on_error([base_kernel_variable(site.layer) for site in sites]):
         for site in sites:
             kept = keras.ops.convert_to_tensor(found[site.key].kept)
-            base_kernel(site.layer).assign(site.view.from_matrix(kept))
+            base_kernel_variable(site.layer).assign(site.view.from_matrix(kept))
         yield
 
 
 def _attach(model: keras.Model, method: LoRA, name: str, found: dict[str, Compensated]) -> None:
     sites = [site for site in find_sites(model) if site.key in found]
     assert all(holds_integers(site.layer) for site in sites)
-    with undone_on_failure(model, [(site, method) for site in sites], name):
+    with detach_on_error(model, [(site, method) for site in sites], name):
         for site in sites:
             values = {"lora_a": found[site.key].A, "lora_b": found[site.key].B}
             attach(site.layer, name, site.new_adapter(method, site.form(method), name, values))
-        finish(model, name, [])
+        train_and_sync(model, name, [])

@@ -9,20 +9,20 @@ import numpy as np
 
 from keras_svd_adapters.adapters.adapter import Adapter
 from keras_svd_adapters.adapters.carried import adapters_of
-from keras_svd_adapters.adapters.layer_kinds import base_kernel
-from keras_svd_adapters.kernels.placement import shown_layout
-from keras_svd_adapters.models.sites.layer_tree import tree
+from keras_svd_adapters.adapters.layer_kinds import base_kernel_variable
+from keras_svd_adapters.kernels.placement import format_layout
+from keras_svd_adapters.models.sites.layer_tree import format_layer_tree
 from keras_svd_adapters.models.sites.search import adapted_sites
 from keras_svd_adapters.models.sites.site import Site
 from keras_svd_adapters.models.state.generation import ADVICE
-from keras_svd_adapters.models.state.trained_weights import own_weights
-from keras_svd_adapters.runtime.host_values import to_numpy
-from keras_svd_adapters.runtime.path_groups import grouped
-from keras_svd_adapters.runtime.tables import Shown, Table
+from keras_svd_adapters.models.state.trained_weights import base_weights
+from keras_svd_adapters.runtime.host_values import to_float_array
+from keras_svd_adapters.runtime.path_groups import group_paths
+from keras_svd_adapters.runtime.tables import Table, TableReport
 
 
 @dataclass(frozen=True, repr=False)
-class Status(Shown):
+class Status(TableReport):
     """State of the adapters of a model. Printing it shows a table.
 
     Args:
@@ -74,9 +74,9 @@ def status(model: keras.layers.Layer, layouts: bool = False) -> Status:
     return Status(
         adapters=tuple(_rows(sites)),
         trainable_parameters=_count(trainable),
-        total_parameters=_count([weight for _, _, weight in own_weights(model)]),
+        total_parameters=_count([weight for _, _, weight in base_weights(model)]),
         trainable_weights=tuple(weight.path for weight in trainable),
-        layers=tree(sites),
+        layers=format_layer_tree(sites),
         layouts=_layouts(sites) if layouts else "",
     )
 
@@ -85,10 +85,10 @@ def _layouts(sites: list[Site]) -> str:
     lines = []
     for site in sites:
         for name, adapter in adapters_of(site.layer).items():
-            arrays = ", ".join(f"{n} {shown_layout(v)}" for n, v in adapter.arrays.items())
-            kernel = shown_layout(base_kernel(site.layer))
+            arrays = ", ".join(f"{n} {format_layout(v)}" for n, v in adapter.arrays.items())
+            kernel = format_layout(base_kernel_variable(site.layer))
             lines.append((site.path, f"{name}: kernel {kernel}, {arrays}"))
-    return "".join(f"{path}  {what}\n" for path, what, _ in grouped(lines))
+    return "".join(f"{path}  {what}\n" for path, what, _ in group_paths(lines))
 
 
 def _rows(sites: list[Site]) -> list[tuple[str, ...]]:
@@ -120,7 +120,7 @@ def largest_move(adapter: Adapter) -> float:
     """The largest distance of a trained value from its start, where that is one number."""
     declared = adapter.declared
     moves = [
-        float(np.abs(to_numpy(variable) - declared[name].start).max())
+        float(np.abs(to_float_array(variable) - declared[name].start).max())
         for name, variable in adapter.trained.items()
         if declared[name].start is not None
     ]

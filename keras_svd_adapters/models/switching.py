@@ -10,18 +10,18 @@ import keras
 from keras_svd_adapters.adapters.attachment import activate, detach
 from keras_svd_adapters.adapters.carried import adapters_of
 from keras_svd_adapters.models.named_adapters import require_adapter
-from keras_svd_adapters.models.refresh import restore_plain, settle
+from keras_svd_adapters.models.refresh import restore_base_model, sync_model
 from keras_svd_adapters.models.sites.search import adapted_sites
 from keras_svd_adapters.models.state.compiled_functions import (
-    computing_without,
-    set_graphs_aside,
-    take_graphs_up,
+    reuse_functions,
+    store_functions,
+    with_base_functions,
 )
-from keras_svd_adapters.models.state.trained_weights import own_weights, trained_with
-from keras_svd_adapters.runtime.live_models import searching_once
+from keras_svd_adapters.models.state.trained_weights import base_weights, trained_with
+from keras_svd_adapters.runtime.live_models import cached_model_search
 
 
-@searching_once()
+@cached_model_search()
 def delete_adapter(model: keras.layers.Layer, name: str) -> None:
     """Takes an adapter off a model; after the last one, it is an ordinary model again.
 
@@ -39,13 +39,13 @@ def delete_adapter(model: keras.layers.Layer, name: str) -> None:
         raise ValueError(f"`name` is the name of an adapter. Received: name={name!r}")
     for site in require_adapter(model, name):
         detach(site.layer, name)
-    for _, _, weight in own_weights(model):
+    for _, _, weight in base_weights(model):
         if trained_with(weight) == name:
             weight.trained_with = None
-    settle(model) if adapted_sites(model) else restore_plain(model)
+    sync_model(model) if adapted_sites(model) else restore_base_model(model)
 
 
-@searching_once()
+@cached_model_search()
 def set_adapter(model: keras.layers.Layer, name: str | list[str] | None) -> None:
     """Switches to another adapter, or with `None` to the plain model.
 
@@ -77,16 +77,16 @@ def set_adapter(model: keras.layers.Layer, name: str | list[str] | None) -> None
                 "One adapter of a layer can be active at a time. "
                 f"Received: name={name!r}, both on `{site.path}`"
             )
-    aside = set_graphs_aside(model)
-    with active_as_before_on_failure(model):
+    aside = store_functions(model)
+    with restore_active_on_error(model):
         for site, found in zip(sites, chosen, strict=True):
             activate(site.layer, found[0] if found else None)
-        settle(model)
-    take_graphs_up(aside)
+        sync_model(model)
+    reuse_functions(aside)
 
 
 @contextmanager
-def active_as_before_on_failure(model: keras.layers.Layer) -> Iterator[None]:
+def restore_active_on_error(model: keras.layers.Layer) -> Iterator[None]:
     """Within, whatever goes wrong, the adapters that were active are so again."""
     before = [(site.layer, site.layer.active_adapter) for site in adapted_sites(model)]
     try:
@@ -117,5 +117,5 @@ def disabled(model: keras.layers.Layer) -> Iterator[keras.layers.Layer]:
     >>> with ksa.disabled(model):
     ...     before = model.predict(keras.ops.ones((1, 8)), verbose=0)
     """
-    with computing_without(model, require_adapter(model)):
+    with with_base_functions(model, require_adapter(model)):
         yield model

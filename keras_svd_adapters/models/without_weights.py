@@ -9,10 +9,10 @@ import keras
 
 from keras_svd_adapters.runtime.keras_private.tracing import shapes_only
 
-Blueprint = str | os.PathLike[str] | dict[str, Any]
+ModelSource = str | os.PathLike[str] | dict[str, Any]
 
 
-def draw(source: Blueprint) -> keras.layers.Layer:
+def build_without_values(source: ModelSource) -> keras.layers.Layer:
     """Builds a model without values: 70 billion parameters take megabytes.
 
     Args:
@@ -49,7 +49,7 @@ def draw(source: Blueprint) -> keras.layers.Layer:
         return keras_hub.models.Backbone.from_preset(os.fspath(source), load_weights=False)
 
 
-def require_keras_hub(source: Blueprint) -> Any:
+def require_keras_hub(source: ModelSource) -> Any:
     """KerasHub; raises where it is not installed, which `source` needs."""
     try:
         import keras_hub

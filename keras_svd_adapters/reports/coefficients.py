@@ -9,18 +9,18 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_svd_adapters.adapters.layer_kinds import base_value
+from keras_svd_adapters.adapters.layer_kinds import base_kernel_value
 from keras_svd_adapters.kernels.svd.service import SVDService
 from keras_svd_adapters.methods.contract import SVD
 from keras_svd_adapters.models.decompositions import Found, decompositions, jobs_for
 from keras_svd_adapters.models.named_adapters import require_adapter
 from keras_svd_adapters.models.sites.patterns import Targets
-from keras_svd_adapters.models.sites.selection import choose
+from keras_svd_adapters.models.sites.selection import select_sites
 from keras_svd_adapters.models.sites.site import Site
-from keras_svd_adapters.runtime.host_values import to_numpy
-from keras_svd_adapters.runtime.path_groups import by_layer_name, grouped
+from keras_svd_adapters.runtime.host_values import to_float_array
+from keras_svd_adapters.runtime.path_groups import by_layer_name, group_paths
 from keras_svd_adapters.runtime.plots import plot_cells
-from keras_svd_adapters.runtime.tables import Shown, Table
+from keras_svd_adapters.runtime.tables import Table, TableReport
 
 CELLS = 32
 MOST_LAYERS = 8
@@ -51,7 +51,7 @@ class KernelCoefficients:
 
 
 @dataclass(frozen=True, repr=False)
-class Coefficients(Shown):
+class Coefficients(TableReport):
     """What an adapter changed. Printing it shows a table, of kernels alike the mean figures.
 
     Args:
@@ -62,7 +62,7 @@ class Coefficients(Shown):
 
     def as_table(self) -> Table:
         head = ("kernel", "shape", "change", "on the diagonal", "in the top tenth")
-        groups = grouped((kernel.path, kernel.shape) for kernel in self.kernels)
+        groups = group_paths((kernel.path, kernel.shape) for kernel in self.kernels)
         rows = [_row(path, [self.kernels[place] for place in places]) for path, _, places in groups]
         return Table(head, rows)
 
@@ -137,7 +137,7 @@ def _active(model: keras.layers.Layer, targets: Targets, exclude: Targets) -> li
     """The kernels that are meant and whose adapter is active."""
     sites = [site for site in require_adapter(model) if site.layer.active_adapter]
     if targets is not None or exclude is not None:
-        meant = {site.key for site in choose(model, targets, exclude)}
+        meant = {site.key for site in select_sites(model, targets, exclude)}
         sites = [site for site in sites if site.key in meant]
     if not sites:
         raise ValueError(
@@ -148,7 +148,9 @@ def _active(model: keras.layers.Layer, targets: Targets, exclude: Targets) -> li
 
 
 def _look(site: Site, found: Found) -> list[KernelCoefficients]:
-    change = site.view.to_matrix(to_numpy(site.layer.adapter().delta(base_value(site.layer))))
+    change = site.view.to_matrix(
+        to_float_array(site.layer.adapter().delta(base_kernel_value(site.layer)))
+    )
     if not np.isfinite(change).all():
         raise ValueError(
             f"`{site.path}`: its adapter is not finite. Received: {site.layer.adapter().method}"

@@ -12,7 +12,7 @@ import keras
 import numpy as np
 
 from keras_svd_adapters.kernels.matrix_view import KernelView
-from keras_svd_adapters.kernels.placement import axes_beside, mesh_axes
+from keras_svd_adapters.kernels.placement import array_axes, mesh_axes
 from keras_svd_adapters.methods.contract import Array
 
 SLOTS = 2  # of Adam, and of most others at most
@@ -111,7 +111,7 @@ def bytes_per_device(
     for array, dtype, view, kernel in arrays:
         cuts: Sequence[Any] = [None] * len(array.shape)
         if array.axes and tuple(kernel.shape) == view.shape:
-            cuts = axes_beside(_axes(distribution, kernel), view, array.axes)
+            cuts = array_axes(_axes(distribution, kernel), view, array.axes)
         held[array.trainable] += _share(array.shape, cuts, sizes, kernel.path) * width(dtype)
     return DeviceBytes(base, held[False], held[True], prod(mesh.shape), memory)
 

@@ -12,7 +12,7 @@ from typing import Any
 import keras
 
 from keras_svd_adapters.adapters.carried import adapters_of
-from keras_svd_adapters.adapters.layer_kinds import base_kernel
+from keras_svd_adapters.adapters.layer_kinds import base_kernel_variable
 from keras_svd_adapters.kernels.svd.cost import decomposition_seconds
 from keras_svd_adapters.kernels.svd.service import SVDService
 from keras_svd_adapters.methods.contract import Array
@@ -24,12 +24,12 @@ from keras_svd_adapters.models.sites.search import adapted_sites
 from keras_svd_adapters.models.sites.site import Site
 from keras_svd_adapters.models.state.array_sharing import (
     check_sharing,
+    find_shared_arrays,
     shared_dtype,
-    shared_in,
     shared_shapes,
 )
-from keras_svd_adapters.models.state.trained_weights import own_weights
-from keras_svd_adapters.models.without_weights import Blueprint, draw
+from keras_svd_adapters.models.state.trained_weights import base_weights
+from keras_svd_adapters.models.without_weights import ModelSource, build_without_values
 from keras_svd_adapters.reports.device_memory import (
     DeviceBytes,
     bytes_per_device,
@@ -40,7 +40,7 @@ from keras_svd_adapters.reports.plan_report import Plan, PlannedSite
 
 
 def plan(
-    model: keras.layers.Layer | Blueprint,
+    model: keras.layers.Layer | ModelSource,
     method: Method | None = None,
     targets: Targets = None,
     exclude: Targets = None,
@@ -94,7 +94,7 @@ def plan(
     service = SVDService(cache and isinstance(model, keras.layers.Layer), cache_dir, svd_device)
     service.check()
     if not isinstance(model, keras.layers.Layer):
-        model = draw(model)
+        model = build_without_values(model)
     chosen = choose_methods(model, method, targets, exclude, layers, last, tied)
     check_shapes(chosen)
     jobs = [jobs_for(site, m.truncation, needs_svd(site, m)) for site, m in chosen]
@@ -104,7 +104,7 @@ def plan(
     sites = tuple(_plan_site(*pair, own) for pair, own in zip(chosen, known, strict=True))
     written = sum(4 * prod(shape) for shape in shared_shapes(chosen, saved=True).values())
     count = service.workers(every)
-    values = sum(prod(weight.shape) for _, _, weight in own_weights(model))
+    values = sum(prod(weight.shape) for _, _, weight in base_weights(model))
     device = _on_devices(model, chosen, distribution, device_memory)
     return Plan(sites, values, _shared_bytes(model, chosen), written, count, device)
 
@@ -114,19 +114,24 @@ def _on_devices(
 ) -> DeviceBytes | None:
     if distribution is None:
         return None
-    weights = [weight for _, _, weight in own_weights(model)]
+    weights = [weight for _, _, weight in base_weights(model)]
     arrays = [
-        (array, _dtype(array, site.layer.compute_dtype), site.view, base_kernel(site.layer))
+        (
+            array,
+            _dtype(array, site.layer.compute_dtype),
+            site.view,
+            base_kernel_variable(site.layer),
+        )
         for site, method in chosen
         for array in site.arrays(method).values()
         if not array.shared
     ]
     arrays += [
-        (array._replace(trainable=False), array_dtype, site.view, base_kernel(site.layer))
+        (array._replace(trainable=False), array_dtype, site.view, base_kernel_variable(site.layer))
         for site, array, array_dtype in _there_already(model)
     ]
     found = bytes_per_device(distribution, weights, arrays, memory)
-    kept = shared_in(adapted_sites(model)).values()
+    kept = find_shared_arrays(adapted_sites(model)).values()
     there = sum(_nbytes(v) for each in kept for one in each for v in one.arrays.values())
     return replace(found, frozen=found.frozen + there + _shared_bytes(model, chosen))
 

@@ -6,12 +6,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from keras_svd_adapters.methods.method import Method
-from keras_svd_adapters.models.sites.layer_tree import tree
+from keras_svd_adapters.models.sites.layer_tree import format_layer_tree
 from keras_svd_adapters.models.sites.site import Site
 from keras_svd_adapters.reports.device_memory import DeviceBytes
-from keras_svd_adapters.runtime.path_groups import alike
+from keras_svd_adapters.runtime.path_groups import group_similar_paths
 from keras_svd_adapters.runtime.plots import plot_bars
-from keras_svd_adapters.runtime.tables import Shown, Table
+from keras_svd_adapters.runtime.tables import Table, TableReport
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class PlannedSite:
 
 
 @dataclass(frozen=True, repr=False)
-class Plan(Shown):
+class Plan(TableReport):
     """What `enable` would do. Printing it shows a table.
 
     Args:
@@ -101,7 +101,7 @@ class Plan(Shown):
         wait = f"; about {self.seconds:,.1f} s to decompose" * bool(self.seconds)
         share = 100 * self.trainable_parameters / max(self.model_parameters, 1)
         notes = (
-            f"{tree(planned.site for planned in self.sites)}\n"
+            f"{format_layer_tree(planned.site for planned in self.sites)}\n"
             f"{self.trainable_parameters:,} values would train, {share:.3g} % of "
             f"{self.model_parameters:,}; file about {kB} kB{shared}{wait}"
             + f"\n{self.device}"
@@ -115,7 +115,7 @@ class Plan(Shown):
         Returns:
             A matplotlib `Figure`.
         """
-        groups = alike(site.path for site in self.sites)
+        groups = group_similar_paths(site.path for site in self.sites)
         sites = [[self.sites[place] for place in places] for places in groups.values()]
         series: dict[str, list[float]] = {
             "values that would train": [

@@ -11,11 +11,11 @@ import numpy as np
 from keras_svd_adapters.kernels.low_rank_factors import rank_for
 from keras_svd_adapters.kernels.svd.decomposition import singular_values
 from keras_svd_adapters.models.sites.patterns import Targets
-from keras_svd_adapters.models.sites.selection import choose
+from keras_svd_adapters.models.sites.selection import select_sites
 from keras_svd_adapters.runtime.path_groups import by_layer_name
 from keras_svd_adapters.runtime.plots import SpectrumPanel, plot_spectra
 from keras_svd_adapters.runtime.progress import KernelProgress
-from keras_svd_adapters.runtime.tables import Shown, Table
+from keras_svd_adapters.runtime.tables import Table, TableReport
 
 ENERGY = 0.9
 QUANTILES = (0.05, 0.5, 0.95)
@@ -54,7 +54,7 @@ class KernelSpectrum:
 
 
 @dataclass(frozen=True, repr=False)
-class Spectrum(Shown):
+class Spectrum(TableReport):
     """The singular values of several kernels. Printing it shows a table.
 
     Args:
@@ -131,7 +131,7 @@ def spectrum(
     low, high = interval if isinstance(interval, (tuple, list)) else (interval, interval)
     if not low < high:
         raise ValueError(f"`interval` is a smaller and a larger number. Received: {interval!r}")
-    sites = choose(model, targets, exclude)
+    sites = select_sites(model, targets, exclude)
     matrices = [(*each, (site.view.m, site.view.n)) for site in sites for each in site.matrices()]
     kernels = []
     with KernelProgress([m * n for *_, (m, n) in matrices], verbose) as progress:

@@ -10,30 +10,30 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_svd_adapters.runtime.processes import count, gathered
+from keras_svd_adapters.runtime.processes import gather_to_host, process_count
 
 
-def to_numpy(variable: Any) -> np.ndarray:
+def to_float_array(variable: Any) -> np.ndarray:
     """The value of a variable on the host; a float one as float32, or float64 as itself."""
     value = ops.convert_to_tensor(variable)
     dtype = keras.backend.standardize_dtype(value.dtype)
     if dtype != "float64" and keras.backend.is_float_dtype(dtype):
-        if count() > 1:  # cast after it was sent
-            return gathered(value).astype("float32")
+        if process_count() > 1:  # cast after it was sent
+            return gather_to_host(value).astype("float32")
         value = ops.cast(value, "float32")
-    return gathered(value)
+    return gather_to_host(value)
 
 
-def to_host(value: Any) -> np.ndarray:
+def to_host_exact(value: Any) -> np.ndarray:
     """A value on the host, bit for bit, in as many bytes."""
     value = ops.convert_to_tensor(value)  # JAX may store less than a variable's dtype says
-    return to_numpy(value).astype(keras.backend.standardize_dtype(value.dtype))
+    return to_float_array(value).astype(keras.backend.standardize_dtype(value.dtype))
 
 
 @contextmanager
-def as_before_on_failure(variables: Iterable[keras.Variable]) -> Iterator[None]:
+def restore_values_on_error(variables: Iterable[keras.Variable]) -> Iterator[None]:
     """Within, whatever goes wrong, the variables get back the values that they had."""
-    before = [(variable, to_numpy(variable)) for variable in variables]
+    before = [(variable, to_float_array(variable)) for variable in variables]
     try:
         yield
     except BaseException:
@@ -42,7 +42,7 @@ def as_before_on_failure(variables: Iterable[keras.Variable]) -> Iterator[None]:
         raise
 
 
-def starting_at(value: np.ndarray | float) -> Callable[..., Any]:
+def initializer_of(value: np.ndarray | float) -> Callable[..., Any]:
     """An initializer for a number or an array, in the memory order that a loaded value has."""
 
     def initial(shape: Any, dtype: Any = None) -> Any:
@@ -53,7 +53,7 @@ def starting_at(value: np.ndarray | float) -> Callable[..., Any]:
 
 def to_float64(value: Any) -> np.ndarray:
     """A variable or tensor on the host: floats in float64, integers as they are."""
-    array = to_numpy(value)
+    array = to_float_array(value)
     return array.astype("float64") if array.dtype.kind == "f" else array
 
 

@@ -15,7 +15,7 @@ from keras_svd_adapters.runtime.keras_private.traversal import all_layers
 _models_found: ContextVar[list[keras.Model] | None] = ContextVar("_models_found", default=None)
 
 
-def models_around(layers: list[keras.layers.Layer]) -> list[keras.Model]:
+def models_containing(layers: list[keras.layers.Layer]) -> list[keras.Model]:
     """Every live model that holds one of these layers.
 
     A layer does not know its parents, and a backbone does not know its task, so the live
@@ -38,7 +38,7 @@ def _with_subclasses(cls: type) -> set[type]:
 
 
 @contextmanager
-def searching_once() -> Iterator[None]:
+def cached_model_search() -> Iterator[None]:
     """Within, where no model is made, the live objects are searched once: it takes 0.1 s."""
     token = _models_found.set(_live_models())
     try:

@@ -7,9 +7,9 @@ from collections.abc import Iterable
 from typing import Any
 
 
-def alike(paths: Iterable[str]) -> dict[str, list[int]]:
+def group_similar_paths(paths: Iterable[str]) -> dict[str, list[int]]:
     """Paths with their numbers collapsed, each with the places of those that it stands for."""
-    return {path: places for path, _, places in grouped((path, "") for path in paths)}
+    return {path: places for path, _, places in group_paths((path, "") for path in paths)}
 
 
 def by_layer_name(paths: Iterable[str]) -> dict[str, list[int]]:
@@ -20,7 +20,7 @@ def by_layer_name(paths: Iterable[str]) -> dict[str, list[int]]:
     return places
 
 
-def grouped(items: Iterable[tuple[str, Any]]) -> list[tuple[str, Any, list[int]]]:
+def group_paths(items: Iterable[tuple[str, Any]]) -> list[tuple[str, Any, list[int]]]:
     """Paths that differ by numbers alone, and what they are, which is the same; their places."""
     places: dict[tuple[str, Any], list[int]] = {}
     numbers: dict[tuple[str, Any], list[tuple[str, ...]]] = {}

@@ -20,7 +20,7 @@ Made = TypeVar("Made")
 PART = 2**26  # bytes that are sent at a time, by way of the devices
 
 
-def count() -> int:
+def process_count() -> int:
     """How many processes hold a model together: one, but for JAX with a distribution."""
     if keras.backend.backend() != "jax" or keras.distribution.distribution() is None:
         return 1
@@ -29,47 +29,50 @@ def count() -> int:
     return int(jax.process_count())
 
 
-def number() -> int:
+def process_index() -> int:
     """Which of them this one is, from 0."""
-    if count() == 1:
+    if process_count() == 1:
         return 0
     import jax
 
     return int(jax.process_index())
 
 
-def from_process(owner: int, make: Callable[[], Made]) -> Made:
+def broadcast_from(owner: int, make: Callable[[], Made]) -> Made:
     """What one process makes, or the error that it raises, on every process."""
-    if count() == 1:
+    if process_count() == 1:
         return make()
-    made, error = pickle.loads(_sent(owner, _attempt(make) if number() == owner else b""))
+    made, error = pickle.loads(_sent(owner, _attempt(make) if process_index() == owner else b""))
     if error is not None:
         raise error
     return made  # type: ignore[no-any-return]
 
 
-def on_each(work: Callable[[], Any]) -> None:
+def run_on_each(work: Callable[[], Any]) -> None:
     """Has every process do a work in which none waits for another; an error of one is all's."""
-    if count() == 1:
+    if process_count() == 1:
         work()
         return
     done = _attempt(work)
-    for i in range(count()):
-        _, error = pickle.loads(_sent(i, done if number() == i else b""))
+    for i in range(process_count()):
+        _, error = pickle.loads(_sent(i, done if process_index() == i else b""))
         if error is not None:
             raise error
 
 
-def least(number_of_this: Callable[[], int]) -> int:
+def minimum(number_of_this: Callable[[], int]) -> int:
     """The least of the numbers that the processes have, each a part where they share a machine."""
-    if count() == 1:
+    if process_count() == 1:
         return number_of_this()
-    machines = [from_process(i, socket.gethostname) for i in range(count())]
-    beside = machines.count(machines[number()])
-    return min(from_process(i, lambda: max(1, number_of_this() // beside)) for i in range(count()))
+    machines = [broadcast_from(i, socket.gethostname) for i in range(process_count())]
+    beside = machines.count(machines[process_index()])
+    return min(
+        broadcast_from(i, lambda: max(1, number_of_this() // beside))
+        for i in range(process_count())
+    )
 
 
-def gathered(value: Any) -> np.ndarray:
+def gather_to_host(value: Any) -> np.ndarray:
     """A tensor on the host; where several processes hold parts of it, each device has it whole."""
     if getattr(value, "is_fully_addressable", True) or value.is_fully_replicated:
         return ops.convert_to_numpy(value)
@@ -95,7 +98,7 @@ def _sent(owner: int, data: bytes) -> bytes:
     """The bytes of one process; sums of integers of which all but one are 0 are exact."""
     from jax.experimental.multihost_utils import broadcast_one_to_all
 
-    ours = number() == owner
+    ours = process_index() == owner
     size = np.array(divmod(len(data), PART), "uint32")
     whole, rest = (int(n) for n in broadcast_one_to_all(size, is_source=ours))
     parts = []

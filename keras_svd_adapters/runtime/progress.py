@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-from keras_svd_adapters.runtime.processes import number
+from keras_svd_adapters.runtime.processes import process_index
 
 LINES = 10
 
@@ -32,9 +32,9 @@ class KernelProgress:
         self._work, self._done, self._share = list(work), 0, 0.0
         self._total = sum(self._work) or 1.0
         console = Console()
-        looks = somebody_looks(console)
+        looks = is_interactive(console)
         draws = looks and (not console.is_jupyter or find_spec("ipywidgets") is not None)
-        verbose = verbose if number() == 0 else 0
+        verbose = verbose if process_index() == 0 else 0
         self._bar = _bar(console) if draws and verbose else None
         self._tells = not draws and (verbose == 1 or (looks and verbose == "auto"))
         self._task: Any = None
@@ -61,13 +61,13 @@ class KernelProgress:
             print(f"{self._done}/{len(self._work)} kernels, {self._share:.0%}, {name}", flush=True)
 
 
-def tell(text: str, verbose: int | str) -> None:
+def print_line(text: str, verbose: int | str) -> None:
     """Prints a line where a bar would be shown."""
-    if number() == 0 and (verbose == 1 or (verbose == "auto" and somebody_looks(Console()))):
+    if process_index() == 0 and (verbose == 1 or (verbose == "auto" and is_interactive(Console()))):
         print(text)
 
 
-def somebody_looks(console: Console) -> bool:
+def is_interactive(console: Console) -> bool:
     """Whether what is printed goes to a terminal or a notebook."""
     return console.is_terminal or console.is_jupyter
 

@@ -15,7 +15,7 @@ class Table(NamedTuple):
     notes: str = ""
 
 
-class Shown:
+class TableReport:
     """What prints as a table, and shows as one where a notebook looks at it."""
 
     def as_table(self) -> Table:

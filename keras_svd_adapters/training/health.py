@@ -10,9 +10,9 @@ import numpy as np
 
 from keras_svd_adapters.adapters.carried import adapters_of
 from keras_svd_adapters.models.sites.search import adapted_sites
-from keras_svd_adapters.runtime.host_values import to_numpy
+from keras_svd_adapters.runtime.host_values import to_float_array
 from keras_svd_adapters.runtime.plots import plot_moves
-from keras_svd_adapters.runtime.tables import Shown, Table
+from keras_svd_adapters.runtime.tables import Table, TableReport
 from keras_svd_adapters.runtime.warnings import warn
 
 SHOWN = 3
@@ -38,7 +38,7 @@ class ArrayHealth:
 
 
 @keras.saving.register_keras_serializable("keras_svd_adapters")
-class AdapterHealth(Shown, keras.callbacks.Callback):
+class AdapterHealth(TableReport, keras.callbacks.Callback):
     """Warns where adapters did not move, or are not finite, and keeps the figures.
 
     It looks once after `steps` batches and at the end of every epoch. A
@@ -126,7 +126,7 @@ class AdapterHealth(Shown, keras.callbacks.Callback):
         if sync := getattr(self.model, "jax_state_sync", None):
             sync()  # while it trains, Keras on JAX holds the values elsewhere
         return {
-            (site.key, name): to_numpy(variable)
+            (site.key, name): to_float_array(variable)
             for site in adapted_sites(self.model)
             for adapter, holder in adapters_of(site.layer).items()
             if adapter == site.layer.active_adapter

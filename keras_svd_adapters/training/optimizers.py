@@ -23,7 +23,7 @@ from keras_svd_adapters.runtime.warnings import warn
 TOO_SLOW = 20
 
 
-def care_for_adapters() -> None:
+def install_optimizer_hooks() -> None:
     """Wraps `keras.optimizers.Optimizer.build`, once."""
     original = keras.optimizers.Optimizer.build
     if getattr(original, "cares_for_adapters", False):
@@ -31,7 +31,7 @@ def care_for_adapters() -> None:
 
     @wraps(original)
     def build(self: Any, variables: Any) -> Any:
-        protect_starts(self, variables)
+        exclude_nonzero_starts(self, variables)
         warn_if_slow(self, variables)
         return original(self, variables)
 
@@ -39,7 +39,7 @@ def care_for_adapters() -> None:
     keras.optimizers.Optimizer.build = build
 
 
-def protect_starts(optimizer: Any, variables: list[keras.Variable]) -> None:
+def exclude_nonzero_starts(optimizer: Any, variables: list[keras.Variable]) -> None:
     """Excludes from weight decay what does not start at zero: decay would undo the base model."""
     if kept := [v for v in variables if not getattr(v, "decays", True)]:
         exclude_from_weight_decay(optimizer, kept, variables)

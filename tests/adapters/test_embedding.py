@@ -9,7 +9,7 @@ from cases import DTYPES, METHODS, batch, close, combinations, numpy, shake
 
 import keras_svd_adapters as ksa
 from keras_svd_adapters.adapters.carried import adapters_of
-from keras_svd_adapters.adapters.layer_kinds import base_kernel
+from keras_svd_adapters.adapters.layer_kinds import base_kernel_variable
 from keras_svd_adapters.models.sites.search import find_sites
 
 ADAPTING = {name: METHODS[name] for name in ("lora", "lora_scaled", "dora", "dora_full")}
@@ -52,7 +52,7 @@ def test_it_starts_at_the_table(name, kind, dtype, ids):
 @pytest.mark.parametrize("name", ADAPTING)
 def test_against_closed_form(name, kind, ids):
     model, layer = table(kind)
-    K = base_kernel(layer).numpy().astype("float64")
+    K = base_kernel_variable(layer).numpy().astype("float64")
     case = ADAPTING[name]
     ksa.enable(model, case.method, targets="words")
     shake(model)
@@ -73,7 +73,7 @@ def test_against_closed_form(name, kind, ids):
 def test_it_is_adapted_by_name_only():
     backbone, x = models.llama()
     everything = ksa.plan(backbone, ksa.LoRA(rank=2), targets="*")
-    assert not any(site.site.host.looks_up for site in everything.sites)
+    assert not any(site.site.host.is_lookup for site in everything.sites)
     before = models.output(backbone(x))
     ksa.enable(
         backbone, targets={"token_embedding": ksa.DoRA(rank=2), "query": ksa.SVF()}, verbose=0
@@ -174,7 +174,7 @@ def test_rows_beyond_the_table():
 def test_only_the_chosen_rows_move(ids, tmp_path):
     """And they leave, in the adapter file, as their own few values."""
     model, layer = table("Embedding")
-    before = base_kernel(layer).numpy()
+    before = base_kernel_variable(layer).numpy()
     rows = [int(ids[0, 0]), 19]
     ksa.enable(model, ksa.TokenRows(np.array(rows)), targets="words")
     model.compile(keras.optimizers.AdamW(1e-1), "mse")
@@ -199,7 +199,7 @@ def test_rows_of_a_table_become_a_lora_and_add(ids):
     close(numpy(model(ids)), y, 1e-5)
     ksa.combine(model, {"rows_0": 1, "rows_1": -2}, into="both")
     both, *parts = (
-        numpy(adapters_of(layer)[name].delta(base_kernel(layer)))
+        numpy(adapters_of(layer)[name].delta(base_kernel_variable(layer)))
         for name in ("both", "rows_0", "rows_1")
     )
     close(both, parts[0] - 2 * parts[1], 1e-5)

@@ -18,7 +18,7 @@ import keras_svd_adapters as ksa
 from keras_svd_adapters.files.archive import FORMAT_VERSION, Contents, read_archive, write_archive
 from keras_svd_adapters.files.fingerprints import KERNEL_SAMPLES, _every, factor_sample, same_factor
 from keras_svd_adapters.kernels.svd.decomposition import Triplets
-from keras_svd_adapters.models.state.trained_weights import own_weights
+from keras_svd_adapters.models.state.trained_weights import base_weights
 
 backend_free = pytest.mark.backend_free("the bytes are the same whichever backend wrote them")
 
@@ -55,7 +55,7 @@ def test_the_file_holds_what_trains(name, tmp_path):
     backbone, _ = tuned(ADAPTED[name].method, train="pooled_dense")
     ksa.save_adapter(backbone, tmp_path / "a.keras")
     saved = read_archive(tmp_path / "a.keras").values
-    extra = {f"train/{key}" for key, _, w in own_weights(backbone) if w.trainable}
+    extra = {f"train/{key}" for key, _, w in base_weights(backbone) if w.trainable}
     assert {key for key in saved if key.startswith("train/")} == extra
     besides = (
         "sample_U",
@@ -281,11 +281,11 @@ def test_two_files_with_one_head(tmp_path):
     refuses(model, tmp_path / "q.keras", "trains with the adapter 'p' already")
     ksa.delete_adapter(model, "p")
     ksa.enable(model, ksa.SVF(), "value", name="p")
-    adapted = next(k for k, _, w in own_weights(model) if "value" in w.path and "kernel" in k)
+    adapted = next(k for k, _, w in base_weights(model) if "value" in w.path and "kernel" in k)
 
     contents = read_archive(tmp_path / "q.keras")
     contents.config["train"].append(adapted)
-    kernel = next(w for k, _, w in own_weights(model) if k == adapted)
+    kernel = next(w for k, _, w in base_weights(model) if k == adapted)
     contents.values[f"train/{adapted}"] = np.zeros(kernel.shape, "float32")
     identity = {"module": "m", "class_name": "c", "config": contents.config}
     write_archive(tmp_path / "q.keras", Contents(identity, contents.values))
@@ -365,7 +365,7 @@ def test_stopped_after_the_values_came(tmp_path, monkeypatch):
     model = moved_on(tmp_path / "a.keras")
     ksa.enable(model, ksa.SVF(), name="second")
     before = state(model)
-    monkeypatch.setattr(loader, "finish", lambda *_: 1 / 0)
+    monkeypatch.setattr(loader, "train_and_sync", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         ksa.load_adapter(model, tmp_path / "a.keras")
     assert state(model) == before

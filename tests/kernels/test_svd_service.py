@@ -431,7 +431,7 @@ if keras.backend.backend() == "jax":  # where alone several processes hold a mod
 
         wire, part = [], processes.PART
         monkeypatch.setattr(processes, "PART", 16)
-        monkeypatch.setattr(processes, "count", lambda: 2)
+        monkeypatch.setattr(processes, "process_count", lambda: 2)
         for place in (0, 1):
             received = iter(wire.copy())
 
@@ -441,12 +441,12 @@ if keras.backend.backend() == "jax":  # where alone several processes hold a mod
                     return value
                 return next(received)
 
-            monkeypatch.setattr(processes, "number", lambda place=place: place)
+            monkeypatch.setattr(processes, "process_index", lambda place=place: place)
             monkeypatch.setattr(multihost_utils, "broadcast_one_to_all", broadcast)
             if isinstance(made, Exception):
                 with pytest.raises(ValueError, match="no"):
-                    processes.from_process(0, make)
+                    processes.broadcast_from(0, make)
             else:
-                assert processes.from_process(0, make if place == 0 else None) == made
+                assert processes.broadcast_from(0, make if place == 0 else None) == made
         assert part > 16
         assert all(value.dtype == np.uint32 for value in wire)

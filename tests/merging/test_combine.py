@@ -10,7 +10,7 @@ from two_adapters import adapted, deltas, peak
 
 import keras_svd_adapters as ksa
 from keras_svd_adapters.adapters.carried import adapters_of
-from keras_svd_adapters.adapters.layer_kinds import base_kernel
+from keras_svd_adapters.adapters.layer_kinds import base_kernel_variable
 from keras_svd_adapters.merging.combining.blending import dare, ties
 from keras_svd_adapters.models.sites.search import adapted_sites
 
@@ -124,8 +124,8 @@ def test_a_kernel_that_one_adapter_lacks():
     for site in adapted_sites(model, "both"):
         carried = adapters_of(site.layer)
         parts = [carried[name] for name in ("a", "b") if name in carried]
-        total = sum(numpy(part.delta(base_kernel(site.layer))) for part in parts)
-        both = numpy(carried["both"].delta(base_kernel(site.layer)))
+        total = sum(numpy(part.delta(base_kernel_variable(site.layer))) for part in parts)
+        both = numpy(carried["both"].delta(base_kernel_variable(site.layer)))
         np.testing.assert_allclose(both, total, atol=1e-6)
 
 

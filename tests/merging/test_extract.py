@@ -11,7 +11,7 @@ from experts import TOKENS, WIDTH, experts
 from two_adapters import deltas, peak
 
 import keras_svd_adapters as ksa
-from keras_svd_adapters.adapters.layer_kinds import base_kernel
+from keras_svd_adapters.adapters.layer_kinds import base_kernel_variable
 from keras_svd_adapters.models.sites.search import adapted_sites, find_sites
 
 backend_free = pytest.mark.backend_free("computed by NumPy, of kernels that are read as elsewhere")
@@ -24,15 +24,15 @@ def pair(rank=16, size=0.1):
         rng = np.random.default_rng(len(site.path))
         m, n = site.view.m, site.view.n
         change = size * rng.normal(size=(m, rank)) @ rng.normal(size=(rank, n))
-        base_kernel(site.layer).assign_add(site.view.from_matrix(change.astype("float32")))
+        base_kernel_variable(site.layer).assign_add(site.view.from_matrix(change.astype("float32")))
     return base, tuned, x
 
 
 def differences(base, tuned):
     """For each adapted kernel, what the tuned one has more, as a float64 matrix."""
-    theirs = {site.key: numpy(base_kernel(site.layer)) for site in find_sites(tuned)}
+    theirs = {site.key: numpy(base_kernel_variable(site.layer)) for site in find_sites(tuned)}
     return [
-        s.view.to_matrix((theirs[s.key] - numpy(base_kernel(s.layer))).astype("float64"))
+        s.view.to_matrix((theirs[s.key] - numpy(base_kernel_variable(s.layer))).astype("float64"))
         for s in adapted_sites(base)
     ]
 
@@ -87,7 +87,7 @@ def test_holds_the_energy_that_is_asked_for():
 def test_kernels_that_are_the_same_get_none():
     (base, _), (tuned, _) = models.bert(), models.bert()
     moved = ksa.targets(tuned, "query").sites[1]
-    base_kernel(moved.layer).assign_add(np.ones(moved.shape, "float32"))
+    base_kernel_variable(moved.layer).assign_add(np.ones(moved.shape, "float32"))
     report = ksa.extract_lora(base, tuned, rank=1)
     assert [kernel.path for kernel in report.kernels] == [moved.path]
     assert [site.key for site in adapted_sites(base)] == [moved.key]
@@ -142,7 +142,7 @@ def test_nothing_is_touched_where_the_warning_is_an_error():
 def test_an_embedding_by_its_name():
     (base, x), (tuned, _) = models.bert(), models.bert()
     (site,) = ksa.targets(tuned, "token_embedding", tied=True).sites
-    base_kernel(site.layer).assign_add(np.ones(site.shape, "float32"))
+    base_kernel_variable(site.layer).assign_add(np.ones(site.shape, "float32"))
     with pytest.raises(
         ValueError, match=r"the same in both models. 1 other weights differ: `token_"
     ):

@@ -13,7 +13,7 @@ from cases import adapted, batch, build_layer, method_kernel_pairs, numpy, shake
 import keras_svd_adapters as ksa
 from keras_svd_adapters.adapters.adapted_layer import AdaptedLayer
 from keras_svd_adapters.models.sites.search import adapted_sites
-from keras_svd_adapters.runtime.host_values import to_host
+from keras_svd_adapters.runtime.host_values import to_host_exact
 
 merge_record = importlib.import_module("keras_svd_adapters.merging.merge_record")
 SVFT = ksa.SVFT(pattern="banded", d=2)
@@ -75,7 +75,7 @@ def test_other_adapters_are_in_the_way():
 
 
 def bits(model):
-    return {w.path: to_host(w).tobytes() for w in model.weights}
+    return {w.path: to_host_exact(w).tobytes() for w in model.weights}
 
 
 @pytest.mark.parametrize(

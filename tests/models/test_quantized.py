@@ -12,11 +12,11 @@ from keras.quantizers import AbsMaxQuantizer, Int4QuantizationConfig
 
 import keras_svd_adapters as ksa
 from keras_svd_adapters.adapters.attachment import attach
-from keras_svd_adapters.adapters.layer_kinds import base_value
-from keras_svd_adapters.adapters.requantization import rounded
+from keras_svd_adapters.adapters.layer_kinds import base_kernel_value
+from keras_svd_adapters.adapters.requantization import quantized_kernel
 from keras_svd_adapters.kernels.quantized import mode_of
 from keras_svd_adapters.models.sites.search import find_sites
-from keras_svd_adapters.runtime.host_values import to_host
+from keras_svd_adapters.runtime.host_values import to_host_exact
 
 backend_free = pytest.mark.backend_free("whole models of layers that each backend tests")
 
@@ -55,7 +55,7 @@ def dequantized(kernel, layer):
     """The float layer that the quantized one stands for."""
     build, _ = KERNELS[kernel]
     plain = build("float32")
-    plain.kernel.assign(base_value(layer))
+    plain.kernel.assign(base_kernel_value(layer))
     if plain.bias is not None:
         plain.bias.assign(numpy(layer.bias))
     return plain
@@ -119,8 +119,8 @@ def language_model(mode):
     how, config = MODES[mode]
     model.quantize(how, config=config)
     for site, rounded_site in zip(find_sites(floats), find_sites(model), strict=True):
-        if not site.host.looks_up:
-            site.layer.kernel.assign(base_value(rounded_site.layer))
+        if not site.host.is_lookup:
+            site.layer.kernel.assign(base_kernel_value(rounded_site.layer))
     table = model.backbone.token_embedding
     if mode == "int8":
         values = numpy(table.embeddings).astype("float32") / numpy(table.embeddings_scale)[:, None]
@@ -206,7 +206,7 @@ def test_an_adapter_fits_floats_and_integers(mode, tmp_path):
 def test_what_float_kernels_have_more_than_integers_is_extracted(recwarn):
     model, floats = language_model("int8")
     for site in find_sites(floats):
-        if not site.host.looks_up:
+        if not site.host.is_lookup:
             kernel = site.layer.kernel
             kernel.assign_add(0.1 * batch(kernel.shape, seed=8))
     ksa.extract_lora(model.backbone, floats.backbone, rank=4)
@@ -278,7 +278,7 @@ def test_logits_of_integers_have_the_gradient_of_floats(mode, tied, cap):
 def test_integers_merge_to_floats(method, kernel, mode):
     layer, x = quantized(kernel, mode)
     plain = dequantized(kernel, layer)
-    order, before = [w.name for w in plain.weights], [to_host(w) for w in layer.weights]
+    order, before = [w.name for w in plain.weights], [to_host_exact(w) for w in layer.weights]
     model = keras.Sequential([keras.Input(x.shape[1:]), layer])
     ksa.enable(model, method, targets=[layer.name])
     shake(model)
@@ -301,25 +301,25 @@ def test_integers_merge_to_floats(method, kernel, mode):
     ksa.delete_adapter(model, "default")
     assert mode_of(layer) == mode.split()[0]
     for now, then in zip(layer.weights, before, strict=True):
-        np.testing.assert_array_equal(to_host(now), then)
+        np.testing.assert_array_equal(to_host_exact(now), then)
     layer.quantized_call(x)
 
 
 @pytest.mark.parametrize(("kernel", "mode"), combinations(FEW, MODES))
 def test_integers_merge_to_integers(kernel, mode):
     layer, x = quantized(kernel, mode)
-    before = [to_host(w) for w in layer.weights]
+    before = [to_host_exact(w) for w in layer.weights]
     model = keras.Sequential([keras.Input(x.shape[1:]), layer])
     ksa.enable(model, ksa.LoRA(rank=2), targets=[layer.name])
     shake(model, 0.5)
     wanted, expected = numpy(layer.merged_kernel()), numpy(model(x))
     report = ksa.merge(model, quantized="requantize")
-    lost = norm(numpy(base_value(layer)), wanted)
+    lost = norm(numpy(base_kernel_value(layer)), wanted)
     assert 0 < lost < {"int8": 0.01, "int4": 0.1}[mode_of(layer)]
     (told,) = report.kernels
     assert 0 < told.lost < 1
     assert told.relative < 0.2
-    change = numpy(base_value(layer)) - wanted
+    change = numpy(base_kernel_value(layer)) - wanted
     delta = wanted - base_of(before, layer)
     np.testing.assert_allclose(told.lost, np.linalg.norm(change) / np.linalg.norm(delta), rtol=1e-3)
     assert norm(numpy(model(x)), expected) < 4 * TOLERANCE[mode_of(layer)]
@@ -332,10 +332,10 @@ def test_integers_merge_to_integers(kernel, mode):
 
 def base_of(values, layer):
     """The floats that a layer's weights stood for when they had these values."""
-    now = [to_host(w) for w in layer.weights]
+    now = [to_host_exact(w) for w in layer.weights]
     for weight, value in zip(layer.weights, values, strict=True):
         weight.assign(value)
-    found = numpy(base_value(layer))
+    found = numpy(base_kernel_value(layer))
     for weight, value in zip(layer.weights, now, strict=True):
         weight.assign(value)
     return found
@@ -358,7 +358,7 @@ def test_a_quantized_language_model_is_merged_and_saved(mode, how, tmp_path):
     model.save(tmp_path / "model.keras")
     loaded = keras.saving.load_model(tmp_path / "model.keras")
     for now, then in zip(loaded.weights, model.weights, strict=True):
-        np.testing.assert_array_equal(to_host(now), to_host(then))
+        np.testing.assert_array_equal(to_host_exact(now), to_host_exact(then))
     # Keras loads the int4 table of an unadapted model with another activation quantizer, too.
     exact = 1e-5 if mode == "int8" else 5e-2
     np.testing.assert_allclose(numpy(loaded(x)), merged, rtol=0, atol=exact)
@@ -380,7 +380,7 @@ def test_an_adapter_makes_up_for_the_rounding(mode, kernel, begin):
     (site,) = find_sites(layer)
     K, x = site.matrix().astype("float64"), batch(shape)
     how, config = MODES[mode]
-    alone = site.view.to_matrix(rounded(layer, layer.kernel, how, config).floats)
+    alone = site.view.to_matrix(quantized_kernel(layer, layer.kernel, how, config).floats)
     model = keras.Sequential([keras.Input(shape[1:]), layer])
     method = ksa.LoRA(rank=3, alpha=6)
     report = ksa.quantize(model, how, method, start, iterations, config, layer.name, verbose=0)
@@ -455,13 +455,13 @@ def test_a_compensated_language_model_is_near_its_floats_and_learns(tmp_path):
 )
 def test_what_quantize_refuses(how, told):
     model = models.gemma(num_layers=1, num_key_value_heads=1)
-    before = {w.path: to_host(w) for w in model.weights}
+    before = {w.path: to_host_exact(w) for w in model.weights}
     how = {"mode": "int4", "method": ksa.LoRA(rank=2), "start": "qpissa"} | how
     with pytest.raises(ValueError, match=told):
         ksa.quantize(model, **how)
     assert {w.path for w in model.weights} == before.keys()
     for weight in model.weights:
-        np.testing.assert_array_equal(to_host(weight), before[weight.path])
+        np.testing.assert_array_equal(to_host_exact(weight), before[weight.path])
 
 
 @backend_free
@@ -539,7 +539,7 @@ def test_a_loaded_quantized_model_is_merged_and_unmerged(mode, tmp_path):
         np.testing.assert_array_equal(numpy(model(x)), expected)
 
 
-FAILING = ["_sha256", "detach", "make_float", "rounded_again", "_assign"]
+FAILING = ["_sha256", "detach", "make_float", "requantized_kernel", "_assign"]
 
 
 @pytest.mark.parametrize(("how", "what"), combinations(["float", "requantize"], FAILING))

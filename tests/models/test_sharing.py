@@ -10,11 +10,11 @@ from cases import numpy, shake
 import keras_svd_adapters as ksa
 from keras_svd_adapters.files.archive import read_archive
 from keras_svd_adapters.models.sites.search import adapted_sites
-from keras_svd_adapters.models.state.array_sharing import only_shared
+from keras_svd_adapters.models.state.array_sharing import single_shared_arrays
 
 
 def pair(model):
-    return only_shared(adapted_sites(model))["vera"]
+    return single_shared_arrays(adapted_sites(model))["vera"]
 
 
 def tuned(method, name="default", model=None, **how):

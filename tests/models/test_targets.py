@@ -156,7 +156,7 @@ def classifier_that_ends_in(*after):
 )
 def test_all_is_every_kernel_but_the_head(after):
     model = classifier_that_ends_in(*after())
-    every = {site.path for site in ksa.targets(model).known if not site.host.looks_up}
+    every = {site.path for site in ksa.targets(model).known if not site.host.is_lookup}
     head = every - set(paths(model, targets="all"))
     assert [path.split("/")[-1] for path in head] == ["head"]
 

@@ -17,7 +17,7 @@ import keras_svd_adapters as ksa
 from keras_svd_adapters.kernels.svd import cache as svd_cache
 from keras_svd_adapters.kernels.svd import service as svd_service
 from keras_svd_adapters.runtime import processes
-from keras_svd_adapters.runtime.host_values import to_numpy
+from keras_svd_adapters.runtime.host_values import to_float_array
 
 METHODS = [ksa.LoRA(rank=2), ksa.SVF(), ksa.VeRA(rank=8)]
 IDS = np.random.default_rng(0).integers(1, 64, size=(8, 12))
@@ -51,7 +51,7 @@ def trained(backbone, model):
 
 
 def values(backbone):
-    return {w.path: to_numpy(w) for w in backbone.weights}
+    return {w.path: to_float_array(w) for w in backbone.weights}
 
 
 def main():
@@ -64,7 +64,7 @@ def main():
         set_distribution(
             ModelParallel(layout_map=layout_map, batch_dim_name="batch", auto_shard_dataset=False)
         )
-        assert (processes.count(), processes.number()) == (COUNT, PLACE)
+        assert (processes.process_count(), processes.process_index()) == (COUNT, PLACE)
     results = {}
     for number, method in enumerate(METHODS):
         backbone, model = build()
@@ -91,7 +91,7 @@ def main():
 
 def each_reads_a_preset(preset):
     backbone, _ = build()
-    written = {w.path: to_numpy(w) for w in backbone.weights}
+    written = {w.path: to_float_array(w) for w in backbone.weights}
     spread = keras.distribution.distribution()
     set_distribution(None)
     backbone, _ = build()
@@ -102,7 +102,7 @@ def each_reads_a_preset(preset):
     loaded = ksa.from_preset(preset, ksa.LoRA(rank=2), verbose=0)
     for weight in loaded.weights:
         if "adapter_" not in weight.path:
-            np.testing.assert_array_equal(to_numpy(weight), written[weight.path])
+            np.testing.assert_array_equal(to_float_array(weight), written[weight.path])
     if PLACE == 1:
         (preset / "model.weights.h5").write_bytes(b"no weights")
     with pytest.raises(ValueError, match="do not fit the model"):

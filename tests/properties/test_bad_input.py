@@ -11,7 +11,7 @@ import pytest
 import keras_svd_adapters as ksa
 from keras_svd_adapters.adapters.adapted_layer import AdaptedLayer
 from keras_svd_adapters.models.state.adapted_model import AdaptedModel
-from keras_svd_adapters.models.state.trained_weights import own_weights, trained_with
+from keras_svd_adapters.models.state.trained_weights import base_weights, trained_with
 
 backend_free = pytest.mark.backend_free("messages are made of names and shapes")
 
@@ -131,10 +131,10 @@ def test_a_failure_after_attaching(monkeypatch):
     backbone, _ = models.bert()
     before = snapshot(backbone)
     with monkeypatch.context() as patched:
-        patched.setattr(refresh, "make_root", broken)
+        patched.setattr(refresh, "mark_adapted", broken)
         with pytest.raises(RuntimeError, match="broken"):
             ksa.enable(backbone, ksa.SVF(), train="*norm*")
-        assert not [w for _, _, w in own_weights(backbone) if trained_with(w)]
+        assert not [w for _, _, w in base_weights(backbone) if trained_with(w)]
     weights, layers, trainable = snapshot(backbone)
     assert (weights, trainable) == (before[0], before[2])
     assert [layer[:2] for layer in layers] == [layer[:2] for layer in before[1]]

@@ -16,7 +16,7 @@ from cases import EVERY, numpy
 
 import keras_svd_adapters as ksa
 from keras_svd_adapters.adapters.carried import adapters_of
-from keras_svd_adapters.adapters.layer_kinds import base_kernel
+from keras_svd_adapters.adapters.layer_kinds import base_kernel_variable
 from keras_svd_adapters.models.sites.search import adapted_sites
 
 METHODS = [ksa.LoRA(rank=1), ksa.SVF(), ksa.SVFT("banded", d=1)]
@@ -66,7 +66,7 @@ def test_backbone(name, method, tmp_path):
         np.testing.assert_allclose(new, old, rtol=1e-4, atol=1e-4 * max(1, np.abs(old).max()))
     gradients = dict(zip([id(v) for v in backbone.trainable_variables], gradients))
     still = [site for site in sites if not any(moves(site, gradients))]
-    assert [s.path for s in still if id(base_kernel(s.layer)) in moved] == []
+    assert [s.path for s in still if id(base_kernel_variable(s.layer)) in moved] == []
     assert len(still) < len(sites)
     for variable in trained:
         gradient = gradients[id(variable)]

@@ -12,7 +12,7 @@ import pytest
 
 import keras_svd_adapters as ksa
 from keras_svd_adapters.kernels.matrix_view import KernelView
-from keras_svd_adapters.kernels.placement import layout_beside
+from keras_svd_adapters.kernels.placement import array_layout
 
 TESTS = Path(__file__).parents[1]
 RUNS = [("llama", "2x4"), ("gemma3", "4x2"), ("llama", "8")]
@@ -21,7 +21,7 @@ RUNS = [("llama", "2x4"), ("gemma3", "4x2"), ("llama", "8")]
 def test_a_kernel_on_one_device_leaves_its_adapter_to_keras():
     layer = keras.layers.Dense(6)
     layer.build((None, 4))
-    assert layout_beside(layer.kernel, KernelView.from_dense((4, 6)), "m.") is None
+    assert array_layout(layer.kernel, KernelView.from_dense((4, 6)), "m.") is None
     ksa.enable(layer, ksa.LoRA(rank=2), targets=[layer.name])
     told = str(ksa.status(layer, layouts=True))
     assert "default: kernel (-, -), lora_a (-, -), lora_b (-, -)" in told

@@ -10,8 +10,8 @@ from keras.src.saving import saving_lib
 
 from keras_svd_adapters import enable
 from keras_svd_adapters.adapters.adapted_layer import AdaptedLayer
-from keras_svd_adapters.adapters.class_mixing import graft, ungraft
-from keras_svd_adapters.adapters.frozen_variables import pin, unpin
+from keras_svd_adapters.adapters.class_mixing import add_mixin, remove_mixin
+from keras_svd_adapters.adapters.frozen_variables import freeze_variable, unfreeze_variable
 from keras_svd_adapters.kernels.quantized import dequantized
 from keras_svd_adapters.methods.low_rank.lora import LoRA
 from keras_svd_adapters.models.sites.blocks import output_layers
@@ -70,11 +70,11 @@ def test_graft_keeps_name_and_configuration():
     layer = keras.layers.Dense(3)
     layer.build((None, 2))
     plain = keras.saving.serialize_keras_object(layer)
-    graft(layer, AdaptedLayer)
+    add_mixin(layer, AdaptedLayer)
     assert type(layer).__name__ == "Dense"
     assert isinstance(layer, keras.layers.Dense)
     assert keras.saving.serialize_keras_object(layer) == plain
-    ungraft(layer, AdaptedLayer)
+    remove_mixin(layer, AdaptedLayer)
     assert type(layer) is keras.layers.Dense
 
 
@@ -96,16 +96,16 @@ def test_a_built_layer_takes_and_gives_back_a_child():
 def test_pin_outlives_every_switch():
     layer = keras.layers.Dense(3)
     layer.build((None, 2))
-    pin(layer.kernel)
+    freeze_variable(layer.kernel)
     layer.trainable = False
     layer.trainable = True
     assert [w.name for w in layer.trainable_weights] == ["bias"]
-    unpin(layer.kernel)
+    unfreeze_variable(layer.kernel)
     assert len(layer.trainable_weights) == 2
     assert type(layer.kernel) is keras.Variable
     layer.bias.trainable = False
-    pin(layer.bias)
-    unpin(layer.bias)
+    freeze_variable(layer.bias)
+    unfreeze_variable(layer.bias)
     assert not layer.bias.trainable
 
 
@@ -123,12 +123,12 @@ def test_one_search_for_all_models(monkeypatch):
     model = keras.Sequential([keras.Input((3,)), layer])
     searches, search = [], gc.get_objects
     monkeypatch.setattr(live_models.gc, "get_objects", lambda: searches.append(1) or search())
-    with live_models.searching_once():
+    with live_models.cached_model_search():
         for _ in range(2):
-            assert any(found is model for found in live_models.models_around([layer]))
+            assert any(found is model for found in live_models.models_containing([layer]))
     assert len(searches) == 1
     later = keras.Sequential([keras.Input((3,)), layer])
-    assert any(found is later for found in live_models.models_around([layer]))
+    assert any(found is later for found in live_models.models_containing([layer]))
 
 
 def test_models_around_a_layer():
@@ -137,7 +137,7 @@ def test_models_around_a_layer():
     inner = keras.Model(inputs, layer(inputs))
     outer = keras.Sequential([inner, keras.layers.Dense(1)])
     other = keras.Sequential([keras.layers.Dense(1)])
-    found = live_models.models_around([layer])
+    found = live_models.models_containing([layer])
     assert any(model is inner for model in found)
     assert any(model is outer for model in found)
     assert not any(model is other for model in found)
@@ -235,6 +235,6 @@ def test_walking_computes_no_kernel(monkeypatch):
     model, _ = models.bert()
     enable(model, LoRA(rank=1), verbose=0)
     read = []
-    monkeypatch.setattr(AdaptedLayer, "effective", lambda *args: read.append(args))
+    monkeypatch.setattr(AdaptedLayer, "effective_kernel", lambda *args: read.append(args))
     assert len(list(walk(model))) > 30
     assert not read

@@ -8,9 +8,9 @@ from cases import numpy, shake
 
 import keras_svd_adapters as ksa
 from keras_svd_adapters.adapters.carried import adapters_of
-from keras_svd_adapters.adapters.layer_kinds import base_kernel
+from keras_svd_adapters.adapters.layer_kinds import base_kernel_variable
 from keras_svd_adapters.models.sites.search import adapted_sites
-from keras_svd_adapters.runtime.live_models import searching_once
+from keras_svd_adapters.runtime.live_models import cached_model_search
 
 
 def adapted(method, other=None, build=lambda: models.bert()[0]):
@@ -27,14 +27,16 @@ def adapted(method, other=None, build=lambda: models.bert()[0]):
 def deltas(model, name):
     """What an adapter adds to each kernel, in float64."""
     return [
-        numpy(adapters_of(site.layer)[name].delta(base_kernel(site.layer))).astype("float64")
+        numpy(adapters_of(site.layer)[name].delta(base_kernel_variable(site.layer))).astype(
+            "float64"
+        )
         for site in adapted_sites(model)
     ]
 
 
 def peak(work):
     """The most bytes that Python and NumPy held for it, without the search for live models."""
-    with searching_once():
+    with cached_model_search():
         tracemalloc.start()
         try:
             work()

@@ -8,8 +8,8 @@ import keras
 from keras import ops
 
 from keras_svd_adapters.adapters.adapted_layer import AdaptedKernel, AdaptedLayer
-from keras_svd_adapters.adapters.class_mixing import plain_class
-from keras_svd_adapters.adapters.layer_kinds import base_kernel
+from keras_svd_adapters.adapters.class_mixing import original_class
+from keras_svd_adapters.adapters.layer_kinds import base_kernel_variable
 from keras_svd_adapters.adapters.operation import Operation, count_tokens
 from keras_svd_adapters.adapters.per_sample import Adapt
 from keras_svd_adapters.kernels.matrix_view import KernelView
@@ -26,24 +26,24 @@ class AdaptedConvolution(AdaptedKernel):
     """
 
     adapts: ClassVar[tuple[type, ...]] = (ORDINARY, keras.layers.Conv1D)
-    lays_out: ClassVar[bool] = False
+    has_row_inputs: ClassVar[bool] = False
     linear: ClassVar[bool] = False
 
     @staticmethod
     def view(layer: keras.layers.Layer) -> KernelView:
-        return KernelView.from_convolution(tuple(base_kernel(layer).shape))
+        return KernelView.from_convolution(tuple(base_kernel_variable(layer).shape))
 
     @staticmethod
-    def obstacle(layer: keras.layers.Layer) -> str | None:
-        plain: Any = plain_class(layer, AdaptedLayer)
+    def exclusion_reason(layer: keras.layers.Layer) -> str | None:
+        plain: Any = original_class(layer, AdaptedLayer)
         if plain.convolution_op is not ORDINARY.convolution_op:
             return "it has a `convolution_op` of its own, which an adapter would not know"
         if layer.groups > 1:
             return f"it has a kernel for each of its {layer.groups} groups of channels"
-        return AdaptedKernel.obstacle(layer)
+        return AdaptedKernel.exclusion_reason(layer)
 
     def call(self, inputs: Any) -> Any:
-        if self.rests:
+        if self.is_inactive:
             with self.base():
                 return super().call(inputs)  # type: ignore[misc]
         y = self.adapted(inputs, self._adapted, is_training())

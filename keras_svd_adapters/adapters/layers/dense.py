@@ -8,7 +8,7 @@ import keras
 from keras import ops
 
 from keras_svd_adapters.adapters.adapted_layer import AdaptedKernel
-from keras_svd_adapters.adapters.layer_kinds import base_kernel
+from keras_svd_adapters.adapters.layer_kinds import base_kernel_variable
 from keras_svd_adapters.adapters.operation import Operation, count_tokens
 from keras_svd_adapters.adapters.per_sample import Adapt
 from keras_svd_adapters.kernels.axes import leading_shape
@@ -26,19 +26,23 @@ class AdaptedProjection(AdaptedKernel):
 
     @staticmethod
     def view(layer: keras.layers.Layer) -> KernelView:
-        shape = kernel_shape(layer) if holds_integers(layer) else tuple(base_kernel(layer).shape)
+        shape = (
+            kernel_shape(layer)
+            if holds_integers(layer)
+            else tuple(base_kernel_variable(layer).shape)
+        )
         if isinstance(layer, keras.layers.EinsumDense):
             return KernelView.from_equation(layer.equation, shape)
         return KernelView.from_dense(shape)
 
     def call(self, inputs: Any, training: bool | None = None) -> Any:
-        if self.rests:
+        if self.is_inactive:
             with self.base():
                 return super().call(inputs, training=training)  # type: ignore[misc]
         return self._outputs(inputs, training)
 
     def quantized_call(self, inputs: Any, training: bool | None = None) -> Any:
-        if self.rests:
+        if self.is_inactive:
             with self.base():
                 return super().quantized_call(inputs, training=training)  # type: ignore[misc]
         return self._outputs(inputs, training)

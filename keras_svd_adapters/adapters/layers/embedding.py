@@ -8,7 +8,7 @@ import keras
 from keras import ops
 
 from keras_svd_adapters.adapters.adapted_layer import AdaptedLayer
-from keras_svd_adapters.adapters.layer_kinds import base_kernel
+from keras_svd_adapters.adapters.layer_kinds import base_kernel_variable
 from keras_svd_adapters.adapters.operation import Operation, count_tokens
 from keras_svd_adapters.adapters.per_sample import Adapt
 from keras_svd_adapters.kernels.matrix_view import KernelView
@@ -22,14 +22,14 @@ class AdaptedEmbedding(AdaptedLayer):
         keras.layers.ReversibleEmbedding,
     )
     kernel_name: ClassVar[str] = "embeddings"
-    looks_up: ClassVar[bool] = True
+    is_lookup: ClassVar[bool] = True
 
     @staticmethod
     def view(layer: keras.layers.Layer) -> KernelView:
-        return KernelView.from_dense(tuple(base_kernel(layer).shape))
+        return KernelView.from_dense(tuple(base_kernel_variable(layer).shape))
 
     @staticmethod
-    def obstacle(layer: keras.layers.Layer) -> str | None:
+    def exclusion_reason(layer: keras.layers.Layer) -> str | None:
         if layer.embeddings_constraint is not None:
             return "its table has a constraint, which an adapter would not obey"
         if hasattr(layer, "tie_weights") and layer.mask_zero:
@@ -37,7 +37,7 @@ class AdaptedEmbedding(AdaptedLayer):
         return None
 
     @staticmethod
-    def tie(layer: keras.layers.Layer) -> str | None:
+    def tied_reason(layer: keras.layers.Layer) -> str | None:
         if getattr(layer, "tie_weights", False):
             return (
                 "its table also makes the logits (tie_weights=True), which would change as well; "
@@ -48,13 +48,13 @@ class AdaptedEmbedding(AdaptedLayer):
     @property
     def embeddings(self) -> Any:
         """The effective table."""
-        return self.effective(super().embeddings)  # type: ignore[misc]
+        return self.effective_kernel(super().embeddings)  # type: ignore[misc]
 
     def call(self, inputs: Any, *args: Any, **kwargs: Any) -> Any:
         reverse = bool(args and args[0]) or kwargs.get("reverse", False)
-        if reverse and self.tie(self):  # type: ignore[arg-type]
+        if reverse and self.tied_reason(self):  # type: ignore[arg-type]
             return super().call(inputs, *args, **kwargs)  # type: ignore[misc]
-        if self.rests or reverse:
+        if self.is_inactive or reverse:
             with self.base():
                 return super().call(inputs, *args, **kwargs)  # type: ignore[misc]
         return self.adapted(ops.cast(inputs, "int32"), self._adapted, False)

@@ -12,12 +12,12 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_svd_adapters.adapters.class_mixing import graft, ungraft
+from keras_svd_adapters.adapters.class_mixing import add_mixin, remove_mixin
 from keras_svd_adapters.kernels.quantized import MODES, mode_of, without
 from keras_svd_adapters.runtime.keras_private.traversal import all_layers
 
 
-class LogitsOfIntegers:
+class QuantizedLogits:
     """Mixin that gives the logits of a table of integers the gradient of the float one."""
 
     def quantized_call(self, inputs: Any, reverse: bool = False) -> Any:
@@ -50,16 +50,16 @@ class LogitsOfIntegers:
         return table, ops.convert_to_tensor(layer.reverse_embeddings_scale)
 
 
-def mend_logits(model: keras.layers.Layer) -> None:
+def add_logit_gradient(model: keras.layers.Layer) -> None:
     """Gives the tables of a model that round what they multiply to logits a gradient."""
     for layer in all_layers(model):
         rounds = mode_of(layer) in MODES and getattr(layer, "inputs_quantizer", None) is not None
         makes_logits = isinstance(layer, keras.layers.ReversibleEmbedding)
-        if rounds and makes_logits and not isinstance(layer, LogitsOfIntegers):
-            graft(layer, LogitsOfIntegers)
+        if rounds and makes_logits and not isinstance(layer, QuantizedLogits):
+            add_mixin(layer, QuantizedLogits)
 
 
-def leave_logits(model: keras.layers.Layer) -> None:
-    """Takes back `mend_logits`."""
+def remove_logit_gradient(model: keras.layers.Layer) -> None:
+    """Takes back `add_logit_gradient`."""
     for layer in all_layers(model):
-        ungraft(layer, LogitsOfIntegers)
+        remove_mixin(layer, QuantizedLogits)

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import keras
 
 from keras_svd_adapters.adapters.adapted_layer import AdaptedLayer
-from keras_svd_adapters.adapters.class_mixing import graft, ungraft
+from keras_svd_adapters.adapters.class_mixing import add_mixin, remove_mixin
 from keras_svd_adapters.adapters.layers.registry import kernel_axes
 from keras_svd_adapters.kernels.matrix_view import KernelView
 from keras_svd_adapters.runtime.keras_private.layers import attach_child, detach_child
@@ -64,7 +64,7 @@ class AdaptedReadKernel(AdaptedLayer):
         return KernelView.from_axes(layer.axes, tuple(layer.kernel.shape))
 
     @staticmethod
-    def obstacle(layer: keras.layers.Layer) -> str | None:
+    def exclusion_reason(layer: keras.layers.Layer) -> str | None:
         if len(layer.axes) != len(layer.kernel.shape):
             return f"it was registered with the axes {layer.axes!r} for {layer.kernel.shape}"
         if layer.kernel.constraint is not None:
@@ -77,14 +77,14 @@ class AdaptedReadKernel(AdaptedLayer):
         reads = {name: place(k.attribute) for k in kernels_read(holder) for name in k.names}
         attach_child(holder, place(layer.attribute), layer)
         if not isinstance(holder, ReadsAdapted):
-            graft(holder, _reading(tuple(reads.items())))
+            add_mixin(holder, _reading(tuple(reads.items())))
 
     @staticmethod
     def leave(layer: keras.layers.Layer) -> None:
         holder = layer.holder()
         detach_child(holder, place(layer.attribute))
         if not any(hasattr(holder, other) for other in holder.reads.values()):
-            ungraft(holder, ReadsAdapted)
+            remove_mixin(holder, ReadsAdapted)
 
 
 class ReadsAdapted:
@@ -115,7 +115,7 @@ def _read(holder: Any, name: str, place: str) -> Any:
         raise AttributeError(f"{type(holder).__name__} has no attribute {name!r}")
     base = vars(holder)[name]
     kernel = getattr(holder, place, None)
-    return base if kernel is None else kernel.effective(base)
+    return base if kernel is None else kernel.effective_kernel(base)
 
 
 def _write(name: str, holder: Any, value: Any) -> None:

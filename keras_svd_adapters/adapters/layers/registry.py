@@ -6,7 +6,7 @@ import re
 
 import keras
 
-from keras_svd_adapters.adapters.layer_kinds import kind_of_class
+from keras_svd_adapters.adapters.layer_kinds import adapted_class_for
 from keras_svd_adapters.runtime.keras_private.traversal import direct_weights
 
 EXPERTS = re.compile("[Ee]xpert|MoE|Moe")
@@ -63,7 +63,7 @@ def register_kernels(cls: type[keras.layers.Layer], **axes: str) -> None:
         raise ValueError(f"Kernels are registered for a class of Keras layers. {received}")
     if issubclass(cls, keras.Model):
         raise ValueError(f"Register the layers of a model instead of the model. {received}")
-    if kind_of_class(cls) is not None:
+    if adapted_class_for(cls) is not None:
         raise ValueError(f"Layers of this class are adapted without being registered. {received}")
     if cls in _registered:
         raise ValueError(

@@ -10,7 +10,7 @@ import numpy as np
 
 from keras_svd_adapters.adapters.carried import adapters_of
 from keras_svd_adapters.kernels.low_rank_factors import relative_error, truncate
-from keras_svd_adapters.merging.kernel_updates import changes_of, exact_factors
+from keras_svd_adapters.merging.kernel_updates import exact_factors, kernel_updates
 from keras_svd_adapters.methods.low_rank.lora import LoRA
 from keras_svd_adapters.methods.method import Method
 from keras_svd_adapters.models.sites.site import Site
@@ -29,7 +29,7 @@ OURS = {LORA_A: "lora_a", LORA_B: "lora_b", EMBEDDING_A: "lora_a", EMBEDDING_B: 
 
 
 @dataclass(frozen=True)
-class Piece:
+class PeftKernel:
     """What a PEFT directory holds of one kernel.
 
     Args:
@@ -43,15 +43,15 @@ class Piece:
     error: float = 0.0
 
 
-def as_it_is(site: Site, name: str) -> Piece:
+def native_entry(site: Site, name: str) -> PeftKernel:
     """The piece of a method that PEFT has too."""
     adapter = adapters_of(site.layer)[name]
-    return Piece(adapter.method, _theirs(site, adapter.numpy_values()[0]))
+    return PeftKernel(adapter.method, _theirs(site, adapter.numpy_values()[0]))
 
 
-def as_lora(site: Site, name: str, rank: int | None, energy: float | None) -> Piece:
+def lora_entry(site: Site, name: str, rank: int | None, energy: float | None) -> PeftKernel:
     """The piece of a LoRA that computes the same, or of the nearest one."""
-    (change,) = changes_of(site, name)
+    (change,) = kernel_updates(site, name)
     if rank is None and energy is None:
         ((A, B),) = exact_factors(site, name)
     else:
@@ -59,7 +59,7 @@ def as_lora(site: Site, name: str, rank: int | None, energy: float | None) -> Pi
     A, B = A.astype("float32"), B.astype("float32")
     error = relative_error(A.astype("float64") @ B, change)
     tensors = _theirs(site, SimpleNamespace(lora_a=A, lora_b=B))
-    return Piece(LoRA(rank=A.shape[1]), tensors, error)
+    return PeftKernel(LoRA(rank=A.shape[1]), tensors, error)
 
 
 def _theirs(site: Site, values: SimpleNamespace) -> dict[str, np.ndarray]:
@@ -68,7 +68,7 @@ def _theirs(site: Site, values: SimpleNamespace) -> dict[str, np.ndarray]:
 
 def _named(site: Site, arrays: dict[str, Any]) -> dict[str, Any]:
     """What is given for our arrays, under their names in PEFT; for others nothing."""
-    left_out = (LORA_A, LORA_B) if site.host.looks_up else (EMBEDDING_A, EMBEDDING_B)
+    left_out = (LORA_A, LORA_B) if site.host.is_lookup else (EMBEDDING_A, EMBEDDING_B)
     names = {ours: theirs for theirs, ours in OURS.items() if theirs not in left_out}
     return {names[ours]: value for ours, value in arrays.items() if ours in names}
 

@@ -12,7 +12,7 @@ from safetensors import SafetensorError, deserialize
 from safetensors.numpy import save
 
 from keras_svd_adapters.runtime.atomic_files import written_at_once
-from keras_svd_adapters.runtime.processes import from_process
+from keras_svd_adapters.runtime.processes import broadcast_from
 
 CONFIG, VALUES = "adapter_config.json", "adapter_model.safetensors"
 PICKLED = ("adapter_model.bin", "adapter_model.pt", "pytorch_model.bin")
@@ -28,7 +28,7 @@ class PeftContents(NamedTuple):
 
 def write_peft(directory: str | os.PathLike[str], contents: PeftContents) -> None:
     """Writes a PEFT directory; the configuration, by which it is found, comes last."""
-    from_process(0, lambda: _write(check_directory(directory), contents))
+    broadcast_from(0, lambda: _write(check_directory(directory), contents))
 
 
 def _write(place: Path, contents: PeftContents) -> None:
@@ -57,7 +57,7 @@ def read_peft(directory: str | os.PathLike[str]) -> PeftContents:
         FileNotFoundError: If there is no such directory, or it lacks a file.
         ValueError: If its weights are pickled, or a file is damaged.
     """
-    return from_process(0, lambda: _read(check_directory(directory)))
+    return broadcast_from(0, lambda: _read(check_directory(directory)))
 
 
 def _read(place: Path) -> PeftContents:

@@ -9,7 +9,7 @@ import keras
 import numpy as np
 
 from keras_svd_adapters.adapters.carried import adapters_of
-from keras_svd_adapters.files.peft.arrays import PREFIX, VERA_A, VERA_B, as_it_is, as_lora
+from keras_svd_adapters.files.peft.arrays import PREFIX, VERA_A, VERA_B, lora_entry, native_entry
 from keras_svd_adapters.files.peft.directory import PeftContents, check_directory, write_peft
 from keras_svd_adapters.files.peft.heads import modules_to_save
 from keras_svd_adapters.files.peft.modules import Modules, Names, name_modules
@@ -21,8 +21,8 @@ from keras_svd_adapters.methods.low_rank.lora import LoRA
 from keras_svd_adapters.methods.shared.vera import VeRA
 from keras_svd_adapters.models.named_adapters import only_adapter, require_adapter, require_values
 from keras_svd_adapters.models.sites.site import Site
-from keras_svd_adapters.models.state.array_sharing import only_shared
-from keras_svd_adapters.runtime.host_values import to_numpy
+from keras_svd_adapters.models.state.array_sharing import single_shared_arrays
+from keras_svd_adapters.runtime.host_values import to_float_array
 
 OWN = (LoRA, DoRA, VeRA)  # those that PEFT has as they are
 
@@ -90,9 +90,9 @@ def export_peft(
         _check(site, name, names)
     saved = modules_to_save(model, name, names, strict)
     if _as_they_are(sites, name) and rank is None and energy is None:
-        pieces = [as_it_is(site, name) for site in sites]
+        pieces = [native_entry(site, name) for site in sites]
     else:
-        pieces = [as_lora(site, name, rank, energy) for site in sites]
+        pieces = [lora_entry(site, name, rank, energy) for site in sites]
     found = {names.modules[site.key]: piece for site, piece in zip(sites, pieces, strict=True)}
     config = {
         "base_model_name_or_path": base_model,
@@ -126,16 +126,16 @@ def _check(site: Site, name: str, names: Names) -> None:
             "The transformers module of an adapted kernel is not known. Name it by `modules=`, "
             f"or adapt without it by `exclude`. {received}"
         )
-    if site.view.count is not None or not site.host.lays_out or not site.host.called:
+    if site.view.count is not None or not site.host.has_row_inputs or not site.host.called:
         raise ValueError(
             "PEFT directories are written for kernels of Dense, EinsumDense and Embedding layers; "
             f"those of experts and convolutions lie otherwise there. `merge` holds all. {received}"
         )
-    if tie := site.host.tie(site.layer):
+    if tie := site.host.tied_reason(site.layer):
         raise ValueError(
             f"PEFT would change the look-up alone: {tie}. `merge` holds both. {received}"
         )
-    if site.host.looks_up and isinstance(method, DoRA):
+    if site.host.is_lookup and isinstance(method, DoRA):
         raise ValueError(
             "DoRA of an embedding has another magnitude in PEFT. Give `rank=` or `energy=`, or "
             f"`merge`. {received}"
@@ -152,6 +152,9 @@ def _as_they_are(sites: Sequence[Site], name: str) -> bool:
 
 def _projections(sites: list[Site], name: str) -> dict[str, np.ndarray]:
     """The random pair that all kernels share."""
-    shared = only_shared(sites, name)[VeRA.name]
+    shared = single_shared_arrays(sites, name)[VeRA.name]
     m, n = max(site.view.m for site in sites), max(site.view.n for site in sites)
-    return {VERA_A: to_numpy(shared.vera_a)[:m].T, VERA_B: to_numpy(shared.vera_b)[:, :n].T}
+    return {
+        VERA_A: to_float_array(shared.vera_a)[:m].T,
+        VERA_B: to_float_array(shared.vera_b)[:, :n].T,
+    }

@@ -8,24 +8,26 @@ import keras
 import numpy as np
 
 from keras_svd_adapters.adapters.carried import adapters_of
-from keras_svd_adapters.adapters.layer_kinds import base_kernel
+from keras_svd_adapters.adapters.layer_kinds import base_kernel_variable
 from keras_svd_adapters.files.peft.arrays import PREFIX
 from keras_svd_adapters.files.peft.modules import Names
 from keras_svd_adapters.models.sites.search import find_sites
 from keras_svd_adapters.models.sites.site import Site
 from keras_svd_adapters.models.state.trained_weights import trained_with, weights_with
-from keras_svd_adapters.runtime.host_values import to_numpy
+from keras_svd_adapters.runtime.host_values import to_float_array
 from keras_svd_adapters.runtime.warnings import warn
 
 
-class Saved(NamedTuple):
+class SavedModules(NamedTuple):
     """What a directory holds besides the adapter."""
 
     modules: list[str]
     tensors: dict[str, np.ndarray]
 
 
-def modules_to_save(model: keras.layers.Layer, name: str, names: Names, strict: bool) -> Saved:
+def modules_to_save(
+    model: keras.layers.Layer, name: str, names: Names, strict: bool
+) -> SavedModules:
     """The modules that trained with an adapter, whole, with their tensors.
 
     Raises:
@@ -48,21 +50,21 @@ def modules_to_save(model: keras.layers.Layer, name: str, names: Names, strict: 
                 tensors[f"{PREFIX}{module}.{part}"] = _theirs(site, part, weight)
     if trained:
         _refuse(list(trained.values()), strict)
-    return Saved(sorted(touched), tensors)
+    return SavedModules(sorted(touched), tensors)
 
 
 def _is_free(site: Site, name: str) -> bool:
-    return site.linear and not site.host.looks_up and name not in adapters_of(site.layer)
+    return site.linear and not site.host.is_lookup and name not in adapters_of(site.layer)
 
 
 def _weights(site: Site) -> dict[str, keras.Variable]:
     bias = getattr(site.owner, "bias", None)
-    kernel = {"weight": base_kernel(site.layer)}
+    kernel = {"weight": base_kernel_variable(site.layer)}
     return kernel if bias is None else kernel | {"bias": bias}
 
 
 def _theirs(site: Site, part: str, weight: keras.Variable) -> np.ndarray:
-    return site.matrix().T if part == "weight" else to_numpy(weight).reshape(-1)
+    return site.matrix().T if part == "weight" else to_float_array(weight).reshape(-1)
 
 
 def values_for(
@@ -70,7 +72,7 @@ def values_for(
 ) -> tuple[keras.Variable, np.ndarray]:
     """The weight that a tensor of a saved module is, and its value in Keras."""
     received = f"Received: `{module}.{part}` of shape {tensor.shape}"
-    if site.host.looks_up and site.host.tie(site.layer):
+    if site.host.is_lookup and site.host.tied_reason(site.layer):
         raise ValueError(
             f"`{site.path}` makes the logits as well, and PEFT trained a table of the look-up "
             f"alone: merge it in PEFT and load the whole model. {received}"
@@ -79,7 +81,7 @@ def values_for(
     if weight is None:
         raise ValueError(f"`{site.path}` has no such weight: `use_bias=True`? {received}")
     shape = tuple(_theirs(site, part, weight).shape)
-    if site.host.looks_up:
+    if site.host.is_lookup:
         shape = site.view.matrix_shape
     if tensor.shape != shape:
         raise ValueError(
@@ -87,7 +89,7 @@ def values_for(
             f"as many classes (`num_classes=`)? {received}"
         )
     if part == "weight":
-        matrix = tensor if site.host.looks_up else tensor.T
+        matrix = tensor if site.host.is_lookup else tensor.T
         return weight, np.asarray(site.view.from_matrix(matrix))
     return weight, tensor.reshape(tuple(weight.shape))
 

@@ -24,15 +24,15 @@ from keras_svd_adapters.files.peft.modules import Modules
 from keras_svd_adapters.files.peft.settings import check_settings
 from keras_svd_adapters.methods.method import Method
 from keras_svd_adapters.models.assignment import check_methods, check_name
-from keras_svd_adapters.models.attaching import attach_all, start_adapter, undone_on_failure
+from keras_svd_adapters.models.attaching import attach_all, detach_on_error, start_adapter
 from keras_svd_adapters.models.decompositions import Found
 from keras_svd_adapters.models.named_adapters import require_values
-from keras_svd_adapters.models.refresh import finish
+from keras_svd_adapters.models.refresh import train_and_sync
 from keras_svd_adapters.models.sites.site import Site
 from keras_svd_adapters.models.state.array_sharing import Shared
 from keras_svd_adapters.models.state.trained_weights import check_weights
 from keras_svd_adapters.models.status import Status, status
-from keras_svd_adapters.runtime.host_values import as_before_on_failure
+from keras_svd_adapters.runtime.host_values import restore_values_on_error
 
 
 def import_peft(
@@ -105,11 +105,11 @@ def import_peft(
     shared = shared_of(model, chosen, contents.tensors)
     values = {sites[m].key: values_of(arrays) for m, arrays in tensors.items() if m in sites}
     start = partial(_started, values=values, name=name)
-    with as_before_on_failure(weights), undone_on_failure(model, chosen, name):
+    with restore_values_on_error(weights), detach_on_error(model, chosen, name):
         for weight, value in heads:
             weight.assign(value)
         attach_all(chosen, name, 0, shared, start, lambda site, method: False)
-        finish(model, name, weights)
+        train_and_sync(model, name, weights)
     return status(model)
 
 

@@ -16,7 +16,7 @@ from keras_svd_adapters.methods.shared.vera import VeRA
 from keras_svd_adapters.models.assignment import Chosen
 from keras_svd_adapters.models.sites.search import find_sites
 from keras_svd_adapters.models.sites.site import Site
-from keras_svd_adapters.models.state.array_sharing import Shared, same_values, share
+from keras_svd_adapters.models.state.array_sharing import Shared, same_values, shared_arrays_for
 from keras_svd_adapters.runtime.warnings import warn
 
 Tensors = dict[str, dict[str, np.ndarray]]
@@ -111,7 +111,7 @@ def shared_of(model: keras.layers.Layer, chosen: Chosen, tensors: dict[str, np.n
             f"Received: tensors {sorted(tensors)[:3]}"
         )
     pair = {"vera_a": tensors[VERA_A].T, "vera_b": tensors[VERA_B].T}
-    shared = share(model, chosen, {VeRA.name: pair})
+    shared = shared_arrays_for(model, chosen, {VeRA.name: pair})
     if not same_values(shared[VeRA.name], pair):
         raise ValueError(
             "The model has VeRA adapters with another random pair, which all share. Take these "

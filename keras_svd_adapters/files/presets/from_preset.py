@@ -30,7 +30,7 @@ from keras_svd_adapters.runtime.keras_private.tracing import shapes_only
 from keras_svd_adapters.runtime.keras_private.traversal import direct_weights
 from keras_svd_adapters.runtime.keras_private.variables import has_value, weights_store
 from keras_svd_adapters.runtime.layer_attributes import walk
-from keras_svd_adapters.runtime.processes import on_each
+from keras_svd_adapters.runtime.processes import run_on_each
 
 ONE_FILE, SEVERAL_FILES, OF_TASK = "model.weights.h5", "model.weights.json", "task.weights.h5"
 OF_BACKBONE = ("dtype", "image_shape")  # which KerasHub takes out of what is for a task
@@ -102,7 +102,7 @@ def _load(
         model = build.from_preset(str(folder), load_weights=False, **own)
     if check is not None and not is_task:
         check(model)
-    on_each(lambda: _fill(model, file))
+    run_on_each(lambda: _fill(model, file))
     for variable in waiting:
         give_first_value(variable)
     refresh_torch_parameters(model)

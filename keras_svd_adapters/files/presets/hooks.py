@@ -9,9 +9,9 @@ from functools import wraps
 from pathlib import Path
 from typing import Any
 
-from keras_svd_adapters.adapters.attachment import carry_again, detach
+from keras_svd_adapters.adapters.attachment import detach, reattach
 from keras_svd_adapters.adapters.carried import adapters_of
-from keras_svd_adapters.adapters.class_mixing import ungrafted
+from keras_svd_adapters.adapters.class_mixing import without_mixin
 from keras_svd_adapters.files.presets.loading import load_adapters
 from keras_svd_adapters.files.presets.saving import adapters_beside
 from keras_svd_adapters.models.sites.search import adapted_sites
@@ -61,7 +61,7 @@ def plain(model: Any) -> Iterator[None]:
     with ExitStack() as stack:
         stack.enter_context(trainable_as_at_first(model))
         for root in [layer for layer in all_layers(model) if isinstance(layer, AdaptedModel)]:
-            stack.enter_context(ungrafted(root, AdaptedModel))
+            stack.enter_context(without_mixin(root, AdaptedModel))
         try:
             for layer, adapters, _ in carried:
                 for name in adapters:
@@ -69,4 +69,4 @@ def plain(model: Any) -> Iterator[None]:
             yield
         finally:
             for layer, adapters, active in carried:
-                carry_again(layer, adapters, active)
+                reattach(layer, adapters, active)

@@ -13,7 +13,7 @@ from keras_svd_adapters.files.archive import AdapterFileError
 from keras_svd_adapters.files.load import load_adapter
 from keras_svd_adapters.files.presets.saving import FOLDER, FORMAT_VERSION, INDEX, weights_outside
 from keras_svd_adapters.models.assignment import check_name
-from keras_svd_adapters.models.refresh import finish, settle
+from keras_svd_adapters.models.refresh import sync_model, train_and_sync
 from keras_svd_adapters.models.sites.search import adapted_sites
 from keras_svd_adapters.runtime.warnings import warn
 
@@ -36,7 +36,7 @@ def load_adapters(model: Any, preset: Any, strict: bool = True) -> None:
     for name, holder in holders.items():
         load_adapter(holder, _require(find(f"{FOLDER}/{name}.keras"), name, preset), name, strict)
         if not strict and holder is model:  # what is new must train
-            finish(model, name, weights_outside(model, model.backbone))
+            train_and_sync(model, name, weights_outside(model, model.backbone))
     switched = {}
     for name, holder in holders.items():
         for site in adapted_sites(holder, name):
@@ -45,7 +45,7 @@ def load_adapters(model: Any, preset: Any, strict: bool = True) -> None:
                 activate(site.layer, name if is_active else None)
                 switched[id(holder)] = holder
     for holder in switched.values():
-        settle(holder)
+        sync_model(holder)
 
 
 def _find_holder(model: Any, kind: str, name: str, preset: Any) -> Any:

@@ -14,11 +14,11 @@ from typing import Any
 
 import keras
 
-from keras_svd_adapters.adapters.frozen_variables import is_pinned
+from keras_svd_adapters.adapters.frozen_variables import is_frozen_variable
 from keras_svd_adapters.files.save import save_adapter
 from keras_svd_adapters.models.named_adapters import require_values
 from keras_svd_adapters.models.sites.search import adapted_sites, adapter_names
-from keras_svd_adapters.models.state.trained_weights import own_weights, trained_with
+from keras_svd_adapters.models.state.trained_weights import base_weights, trained_with
 from keras_svd_adapters.runtime.keras_private.traversal import all_layers
 
 INDEX, FOLDER, FORMAT_VERSION = "adapters.json", "adapters", 1
@@ -61,7 +61,7 @@ def _holder(model: Any, name: str) -> tuple[keras.layers.Layer, str]:
     backbone = getattr(model, "backbone", model)
     inside = {id(layer) for layer in all_layers(backbone)}
     outside = weights_outside(model, backbone)
-    chosen = [w for w in outside if is_pinned(w) or trained_with(w) == name]
+    chosen = [w for w in outside if is_frozen_variable(w) or trained_with(w) == name]
     if not chosen and all(id(site.layer) in inside for site in adapted_sites(model, name)):
         return backbone, "backbone"
     return model, type(model).__name__
@@ -70,4 +70,4 @@ def _holder(model: Any, name: str) -> tuple[keras.layers.Layer, str]:
 def weights_outside(model: Any, backbone: Any) -> list[keras.Variable]:
     """The weights of a task that are not its backbone's."""
     inside = {id(weight) for weight in backbone.weights}
-    return [weight for _, _, weight in own_weights(model) if id(weight) not in inside]
+    return [weight for _, _, weight in base_weights(model) if id(weight) not in inside]

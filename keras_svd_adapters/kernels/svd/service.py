@@ -78,7 +78,7 @@ class SVDService:
         keeps = [job.wanted and self._keeps(job.shape, job.part) for job in jobs]
         if not any(keeps):
             return keeps
-        shapes = processes.from_process(0, lambda: svd_cache.shapes(self.folder))
+        shapes = processes.broadcast_from(0, lambda: svd_cache.shapes(self.folder))
         return [
             keep and job.shape in shapes and self._holds(job.kernel())
             for keep, job in zip(keeps, jobs, strict=True)
@@ -86,16 +86,16 @@ class SVDService:
 
     def _holds(self, K: np.ndarray) -> bool:
         entry = svd_cache.entry(K, self.folder, self.device)
-        return processes.from_process(0, entry.exists)
+        return processes.broadcast_from(0, entry.exists)
 
     def each(self, jobs: Sequence[Job]) -> Generator[tuple[np.ndarray, SVD | None]]:
         """Many kernels in their order, each with its decomposition; some are made at a time."""
         if not any(job.wanted for job in jobs):
             yield from ((job.kernel(), None) for job in jobs)
             return
-        count = processes.least(lambda: self.workers(jobs))
+        count = processes.minimum(lambda: self.workers(jobs))
         with threads_of_blas(cores() // count):
-            if processes.count() > 1:
+            if processes.process_count() > 1:
                 yield from each_by_share(jobs, self.decompose, count)
                 return
             pool = ThreadPoolExecutor(count)

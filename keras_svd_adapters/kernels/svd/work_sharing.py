@@ -23,7 +23,7 @@ def each_by_share(
     workers: int,
 ) -> Generator[tuple[np.ndarray, SVD | None]]:
     """As `SVDService.each`: the same factors on every process, bit for bit."""
-    several = processes.count()
+    several = processes.process_count()
     pool = ThreadPoolExecutor(workers)
     try:
         for first in range(0, len(jobs), several * workers):
@@ -31,7 +31,7 @@ def each_by_share(
             ours: dict[int, Future[SVD]] = {}
             for index, job in enumerate(some):
                 K = job.kernel() if job.wanted else None
-                if K is not None and index % several == processes.number():
+                if K is not None and index % several == processes.process_index():
                     ours[index] = pool.submit(decompose, K, job.part)
             for index, job in enumerate(some):
                 K = job.kernel()
@@ -45,4 +45,4 @@ def _found(K: np.ndarray, owner: int, future: Future[SVD] | None) -> SVD:
         assert future is not None  # for only the owner is asked
         return arrays_of(future.result())
 
-    return decomposition_of(K, processes.from_process(owner, arrays))
+    return decomposition_of(K, processes.broadcast_from(owner, arrays))

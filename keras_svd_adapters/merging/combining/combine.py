@@ -8,16 +8,16 @@ import keras
 
 from keras_svd_adapters.adapters.carried import adapters_of
 from keras_svd_adapters.merging.approximation import Approximation
-from keras_svd_adapters.merging.combining.combine_request import Recipe
-from keras_svd_adapters.merging.combining.kernel_combination import Combination
-from keras_svd_adapters.merging.new_adapters import attach_and_measure, check_free
+from keras_svd_adapters.merging.combining.combine_request import CombineRequest
+from keras_svd_adapters.merging.combining.kernel_combination import KernelCombination
+from keras_svd_adapters.merging.new_adapters import attach_and_report, check_name_is_free
 from keras_svd_adapters.methods.low_rank.lora import LoRA
 from keras_svd_adapters.models.named_adapters import require_adapter, require_values
 from keras_svd_adapters.models.sites.search import adapted_sites
-from keras_svd_adapters.runtime.live_models import searching_once
+from keras_svd_adapters.runtime.live_models import cached_model_search
 
 
-@searching_once()
+@cached_model_search()
 def combine(
     model: keras.layers.Layer,
     weights: Mapping[str, float],
@@ -76,12 +76,12 @@ def combine(
     >>> ksa.combine(model, {"a": 0.7, "b": 0.3}, into="both").error
     0.0
     """
-    recipe = Recipe(weights, how, rank, energy, density, seed)
+    recipe = CombineRequest(weights, how, rank, energy, density, seed)
     for name in weights:
         require_adapter(model, name)
-    check_free(model, into)
+    check_name_is_free(model, into)
     require_values(model, f"combine({dict(weights)})")
     sites = [s for s in adapted_sites(model) if weights.keys() & adapters_of(s.layer).keys()]
-    new = [Combination(site, place, recipe).new_adapter() for place, site in enumerate(sites)]
+    new = [KernelCombination(site, place, recipe).new_adapter() for place, site in enumerate(sites)]
     recipe.check_used(any(isinstance(each.method, LoRA) for each in new))
-    return attach_and_measure(model, new, into, recipe.goal)
+    return attach_and_report(model, new, into, recipe.goal)

@@ -23,7 +23,7 @@ USED_BY = {"rank": NEAREST, "energy": NEAREST, "density": PARTIAL, "seed": ("dar
 
 
 @dataclass(frozen=True)
-class Recipe:
+class CombineRequest:
     """The arguments of `combine`; raises `ValueError` where they make no sense."""
 
     weights: Mapping[str, float]

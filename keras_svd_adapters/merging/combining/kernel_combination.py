@@ -10,9 +10,9 @@ import numpy as np
 from keras_svd_adapters.adapters.adapter import Adapter
 from keras_svd_adapters.adapters.carried import adapters_of
 from keras_svd_adapters.kernels.low_rank_factors import Factors, concatenate, truncate
-from keras_svd_adapters.merging.combining.combine_request import PARTIAL, Recipe
-from keras_svd_adapters.merging.combining.shared_basis import Coordinates, coordinates_of
-from keras_svd_adapters.merging.kernel_updates import changes_of, exact_factors
+from keras_svd_adapters.merging.combining.combine_request import PARTIAL, CombineRequest
+from keras_svd_adapters.merging.combining.shared_basis import SharedBasis, shared_basis_of
+from keras_svd_adapters.merging.kernel_updates import exact_factors, kernel_updates
 from keras_svd_adapters.merging.new_adapters import NewAdapter, lora_of
 from keras_svd_adapters.models.sites.site import Site
 
@@ -20,7 +20,7 @@ LARGEST = float(np.finfo("float32").max)
 
 
 @dataclass(frozen=True)
-class Combination:
+class KernelCombination:
     """Those adapters of a kernel that a recipe names, and what it makes of them.
 
     Args:
@@ -31,7 +31,7 @@ class Combination:
 
     site: Site
     place: int
-    recipe: Recipe
+    recipe: CombineRequest
 
     def new_adapter(self) -> NewAdapter:
         """One of their own kind where their values add and may, else a LoRA."""
@@ -48,19 +48,19 @@ class Combination:
         carried = adapters_of(self.site.layer)
         return {name: carried[name] for name in self.recipe.weights if name in carried}
 
-    def _coordinates(self) -> Coordinates | None:
+    def _coordinates(self) -> SharedBasis | None:
         """Raises where values must add and do not."""
         if self.recipe.how in ("cat", "svd"):
             return None
         try:
-            return coordinates_of(self._adapters, self.site.path)
+            return shared_basis_of(self._adapters, self.site.path)
         except ValueError:
             if self.recipe.how == "linear":
                 raise
             return None
 
     def _values(self) -> dict[str, np.ndarray]:
-        coordinates = coordinates_of(self._adapters, self.site.path)
+        coordinates = shared_basis_of(self._adapters, self.site.path)
         return coordinates.blended(self.recipe.blend(self.place), self.recipe.weights)
 
     def _changes(self) -> list[np.ndarray]:
@@ -68,7 +68,7 @@ class Combination:
         names = list(self._adapters)
         weights = [self.recipe.weights[name] for name in names]
         blend = self.recipe.blend(self.place)
-        changes = zip(*(changes_of(self.site, name) for name in names), strict=True)
+        changes = zip(*(kernel_updates(self.site, name) for name in names), strict=True)
         return [self._finite(blend(each, weights)) for each in changes]
 
     def _finite(self, change: np.ndarray) -> np.ndarray:

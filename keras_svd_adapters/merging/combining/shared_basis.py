@@ -12,14 +12,14 @@ from keras_svd_adapters.merging.combining.blending import Blend
 from keras_svd_adapters.methods.method import Method
 from keras_svd_adapters.methods.sparse.token_rows import TokenRows
 from keras_svd_adapters.methods.spectral.svft import SVFT
-from keras_svd_adapters.runtime.host_values import to_numpy
+from keras_svd_adapters.runtime.host_values import to_float_array
 
 FACTORS = ("U", "s", "Vt")
 SAME = 1e-4
 
 
 @dataclass(frozen=True)
-class Coordinates:
+class SharedBasis:
     """What adapters change, as values that add.
 
     Args:
@@ -45,7 +45,7 @@ class Coordinates:
         return self.frozen | trained
 
 
-def coordinates_of(adapters: Mapping[str, Adapter], path: str) -> Coordinates:
+def shared_basis_of(adapters: Mapping[str, Adapter], path: str) -> SharedBasis:
     """What these adapters of a kernel change; raises `ValueError` where it does not add."""
     first = next(iter(adapters.values()))
     received = f"Received: {', '.join(str(a.method) for a in adapters.values())} on `{path}`"
@@ -64,26 +64,28 @@ def coordinates_of(adapters: Mapping[str, Adapter], path: str) -> Coordinates:
                     "The adapters were made between other singular vectors, as of another base "
                     f"or another `svd_device`; {other}. {received}"
                 )
-    if isinstance(first.method, SVFT) and not _alike(adapters):
+    if isinstance(first.method, SVFT) and not _same_meaning(adapters):
         if first.view.count is not None:
             raise ValueError(f"Patterns of stacked kernels must be equal; {other}. {received}")
-        return _united(adapters)
-    if isinstance(first.method, TokenRows) and not _alike(adapters):
+        return _pattern_union(adapters)
+    if isinstance(first.method, TokenRows) and not _same_meaning(adapters):
         return _rows_united(adapters)
-    if not _alike(adapters):
+    if not _same_meaning(adapters):
         raise ValueError(f"Only values of equal hyperparameters add; {other}. {received}")
-    frozen = {name: to_numpy(v) for name, v in first.arrays.items() if name not in first.trained}
-    return Coordinates(first.method, first.form, frozen, _changes(adapters))
+    frozen = {
+        name: to_float_array(v) for name, v in first.arrays.items() if name not in first.trained
+    }
+    return SharedBasis(first.method, first.form, frozen, _changes(adapters))
 
 
 def _agree(one: Adapter, other: Adapter, name: str) -> bool:
     if name not in one.arrays or name not in other.arrays:
         return True
-    a, b = to_numpy(one.arrays[name]), to_numpy(other.arrays[name])
+    a, b = to_float_array(one.arrays[name]), to_float_array(other.arrays[name])
     return a.shape == b.shape and bool(np.allclose(a, b, rtol=SAME, atol=SAME))
 
 
-def _alike(adapters: Mapping[str, Adapter]) -> bool:
+def _same_meaning(adapters: Mapping[str, Adapter]) -> bool:
     """Whether values at one place of the trained arrays mean the same in all of them."""
     first, *others = adapters.values()
     ours = _hyperparameters(first.method)
@@ -102,24 +104,24 @@ def _hyperparameters(method: Method) -> dict[str, object]:
 
 
 def _pairs(adapter: Adapter) -> np.ndarray:
-    return to_numpy(adapter.arrays["pairs"])
+    return to_float_array(adapter.arrays["pairs"])
 
 
 def _changes(adapters: Mapping[str, Adapter]) -> dict[str, dict[str, np.ndarray]]:
     first = next(iter(adapters.values()))
     return {
         array: {
-            name: to_numpy(adapter.arrays[array]).astype("float64") - origin
+            name: to_float_array(adapter.arrays[array]).astype("float64") - origin
             for name, adapter in adapters.items()
         }
         for array, origin in first.method.linear.items()
     }
 
 
-def _united(adapters: Mapping[str, Adapter]) -> Coordinates:
+def _pattern_union(adapters: Mapping[str, Adapter]) -> SharedBasis:
     """The union of the patterns of SVFT, as that of one of them where it holds the others."""
     first = next(iter(adapters.values()))
-    frozen = {name: to_numpy(v) for name, v in first.arrays.items() if name in FACTORS}
+    frozen = {name: to_float_array(v) for name, v in first.arrays.items() if name in FACTORS}
     places = {name: _places(adapter) for name, adapter in adapters.items()}
     union = np.any([place >= 0 for place in places.values()], axis=0)
     pairs: np.ndarray = np.argwhere(union).astype("int32")
@@ -132,21 +134,21 @@ def _united(adapters: Mapping[str, Adapter]) -> Coordinates:
             break
     changes = {}
     for name, adapter in adapters.items():
-        values: np.ndarray = np.append(to_numpy(adapter.arrays["m"]).astype("float64"), 0.0)
+        values: np.ndarray = np.append(to_float_array(adapter.arrays["m"]).astype("float64"), 0.0)
         changes[name] = values[places[name][union]]
-    return Coordinates(method, first.form, frozen, {"m": changes})
+    return SharedBasis(method, first.form, frozen, {"m": changes})
 
 
-def _rows_united(adapters: Mapping[str, Adapter]) -> Coordinates:
+def _rows_united(adapters: Mapping[str, Adapter]) -> SharedBasis:
     """The union of the rows of TokenRows; a row that an adapter lacks is 0 in it."""
     rows = sorted({row for adapter in adapters.values() for row in _rows(adapter)})
     changes = {}
     for name, adapter in adapters.items():
-        shift = to_numpy(adapter.arrays["shift"])
+        shift = to_float_array(adapter.arrays["shift"])
         changes[name] = np.zeros((*shift.shape[:-2], len(rows), shift.shape[-1]))
         changes[name][..., [rows.index(row) for row in _rows(adapter)], :] = shift
     form = next(iter(adapters.values())).form
-    return Coordinates(TokenRows(rows), form, {}, {"shift": changes})
+    return SharedBasis(TokenRows(rows), form, {}, {"shift": changes})
 
 
 def _rows(adapter: Adapter) -> list[int]:

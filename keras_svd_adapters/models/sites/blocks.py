@@ -68,7 +68,7 @@ def _called_attention(layer: keras.layers.Layer) -> bool:
 
 def all_but_head(model: keras.layers.Layer, sites: list[Site]) -> list[Site]:
     """Every kernel but that of the output head; of a layer alone, its own."""
-    sites = [site for site in sites if not site.host.looks_up]
+    sites = [site for site in sites if not site.host.is_lookup]
     if not sites or sites[0].owner is model:
         return sites
     makers = {id(layer) for layer in output_layers(model)}
@@ -119,7 +119,7 @@ def _inside(sites: list[Site]) -> list[Site]:
     return [
         site
         for site in sites
-        if not site.host.looks_up and any(id(layer) in families for layer in site.chain)
+        if not site.host.is_lookup and any(id(layer) in families for layer in site.chain)
     ]
 
 
@@ -128,7 +128,7 @@ def _families(sites: Iterable[Site]) -> dict[int, list[int]]:
     parents = {
         id(child): (id(parent), type(child))
         for site in sites
-        if not site.host.looks_up
+        if not site.host.is_lookup
         for parent, child in pairwise(site.around)
     }
     sizes = Counter(parents.values())

@@ -11,7 +11,7 @@ from typing import Any
 import keras
 
 from keras_svd_adapters.models.sites.blocks import PRESETS, preset_sites
-from keras_svd_adapters.models.sites.layer_tree import tree
+from keras_svd_adapters.models.sites.layer_tree import format_layer_tree
 from keras_svd_adapters.models.sites.site import Site
 
 Pattern = str | re.Pattern[str] | Callable[[Site], bool]
@@ -26,14 +26,14 @@ def _matching(
     )
     found: set[str] = set()
     for pattern in listed:  # type: ignore[union-attr]
-        hits = {site.key for site in meant_by(pattern, model, sites)}
+        hits = {site.key for site in sites_matching(pattern, model, sites)}
         if not hits:
             raise ValueError(_no_match(sites, pattern, argument))
         found |= hits
     return [site for site in sites if site.key in found]
 
 
-def meant_by(pattern: Pattern, model: keras.layers.Layer, sites: list[Site]) -> list[Site]:
+def sites_matching(pattern: Pattern, model: keras.layers.Layer, sites: list[Site]) -> list[Site]:
     """Those of all sites of a model that one pattern means."""
     found = [site for site in sites if matches(site, pattern)]
     if not found and isinstance(pattern, str) and pattern in PRESETS:
@@ -44,7 +44,7 @@ def meant_by(pattern: Pattern, model: keras.layers.Layer, sites: list[Site]) -> 
 def matches(site: Site, pattern: Pattern) -> bool:
     """Whether a pattern means a site; an embedding is meant by name, path or callable only."""
     if isinstance(pattern, re.Pattern):
-        return not site.host.looks_up and pattern.search(site.path) is not None
+        return not site.host.is_lookup and pattern.search(site.path) is not None
     is_layer = isinstance(pattern, (keras.layers.Layer, type))
     if callable(pattern) and not is_layer:
         return bool(pattern(site))
@@ -55,7 +55,7 @@ def matches(site: Site, pattern: Pattern) -> bool:
         )
     names = {name for path in _paths(site) for name in _suffixes(path)}
     if "*" in pattern or "?" in pattern:
-        return not site.host.looks_up and any(fnmatchcase(name, pattern) for name in names)
+        return not site.host.is_lookup and any(fnmatchcase(name, pattern) for name in names)
     return pattern in names or pattern == site.key
 
 
@@ -73,10 +73,10 @@ def _suffixes(path: str) -> Iterable[str]:
 def _no_match(sites: list[Site], pattern: Any, argument: str) -> str:
     names = sorted({site.name for site in sites} | {site.path for site in sites} | set(PRESETS))
     near = difflib.get_close_matches(str(pattern), names, n=3, cutoff=0.4)
-    tables = any(site.host.looks_up for site in sites)
+    tables = any(site.host.is_lookup for site in sites)
     rule = "An embedding is named by its exact name. " if tables else ""
     hint = f"Did you mean {' or '.join(repr(name) for name in near)}? " if near else ""
     return (
         f"`{argument}` matches no layer that can be adapted. {hint}{rule}The model has\n"
-        f"{tree(sites)}\nReceived: {argument}={pattern!r}"
+        f"{format_layer_tree(sites)}\nReceived: {argument}={pattern!r}"
     )

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import keras
 
 from keras_svd_adapters.adapters.carried import adapters_of
-from keras_svd_adapters.adapters.layer_kinds import kind_of
+from keras_svd_adapters.adapters.layer_kinds import adapted_class_of
 from keras_svd_adapters.adapters.layers.read_weight import ReadKernel, kernels_read
 from keras_svd_adapters.models.sites.site import Site
 from keras_svd_adapters.runtime.layer_attributes import walk
@@ -25,7 +25,7 @@ def _sites(model: keras.layers.Layer) -> Iterator[Site]:
         layer = chain[-1]
         if isinstance(layer, ReadKernel):
             continue
-        if kind_of(layer) is not None:
+        if adapted_class_of(layer) is not None:
             yield Site(key, _path(chain), layer, chain)
             continue
         for kernel in kernels_read(layer):

@@ -9,14 +9,14 @@ from typing import Any
 import keras
 
 from keras_svd_adapters.models.sites.blocks import PRESETS, default_sites, numbered
-from keras_svd_adapters.models.sites.layer_tree import tree
+from keras_svd_adapters.models.sites.layer_tree import format_layer_tree
 from keras_svd_adapters.models.sites.patterns import Targets, _matching, matches
 from keras_svd_adapters.models.sites.search import find_sites
 from keras_svd_adapters.models.sites.site import Site
 from keras_svd_adapters.runtime.warnings import warn
 
 
-def choose(
+def select_sites(
     model: keras.layers.Layer,
     targets: Targets = None,
     exclude: Targets = None,
@@ -66,24 +66,24 @@ def choose(
     if not chosen:
         raise ValueError(
             "No layer is left to adapt: name one in `targets`, or take a pattern out of "
-            f"`exclude`. The model has\n{tree(sites)}\n"
+            f"`exclude`. The model has\n{format_layer_tree(sites)}\n"
             f"Received: targets={targets!r}, exclude={exclude!r}, layers={layers!r}, last={last!r}"
         )
-    blocked = [(site, why) for site in chosen if (why := site.obstacle(tied))]
+    blocked = [(site, why) for site in chosen if (why := site.exclusion_reason(tied))]
     if blocked and targets is not None and not _all_words(targets, sites):
         site, why = blocked[0]
         raise ValueError(
             f"`{site.path}` cannot be adapted: {why}. Leave it out with `exclude`. "
             f"Received: targets={targets!r}"
         )
-    chosen = [site for site in chosen if not site.obstacle(tied)]
+    chosen = [site for site in chosen if not site.exclusion_reason(tied)]
     if not chosen:
         site, why = blocked[0]
         raise ValueError(
             f"No kernel can be adapted: `{site.path}`: {why}. Received: targets={targets!r}"
         )
     if blocked:
-        _tell_of_blocked(blocked, targets)
+        _warn_skipped(blocked, targets)
     return chosen
 
 
@@ -98,7 +98,7 @@ def _all_words(targets: Targets, sites: list[Site]) -> bool:
     )
 
 
-def _tell_of_blocked(blocked: list[tuple[Site, str]], targets: Targets) -> None:
+def _warn_skipped(blocked: list[tuple[Site, str]], targets: Targets) -> None:
     shown = "; ".join(f"`{site.path}`: {why}" for site, why in blocked[:3])
     more = "; ..." * (len(blocked) > 3)
     warn(

@@ -15,7 +15,11 @@ from keras_svd_adapters.adapters.adapted_layer import AdaptedLayer
 from keras_svd_adapters.adapters.adapter import Adapter
 from keras_svd_adapters.adapters.carried import PREFIX
 from keras_svd_adapters.adapters.declared_arrays import declared_arrays
-from keras_svd_adapters.adapters.layer_kinds import base_kernel, base_value, kind_of
+from keras_svd_adapters.adapters.layer_kinds import (
+    adapted_class_of,
+    base_kernel_value,
+    base_kernel_variable,
+)
 from keras_svd_adapters.adapters.layers.convolution import AdaptedConvolution
 from keras_svd_adapters.adapters.layers.dense import AdaptedProjection
 from keras_svd_adapters.adapters.layers.embedding import AdaptedEmbedding
@@ -23,7 +27,7 @@ from keras_svd_adapters.adapters.layers.read_weight import AdaptedReadKernel, Re
 from keras_svd_adapters.adapters.layers.registry import slides
 from keras_svd_adapters.adapters.shared_arrays import SharedArrays
 from keras_svd_adapters.kernels.matrix_view import KernelView
-from keras_svd_adapters.kernels.placement import layout_beside, mirrored_as
+from keras_svd_adapters.kernels.placement import array_layout, mirrored_scope
 from keras_svd_adapters.kernels.quantized import (
     float_policy,
     holds_integers,
@@ -32,7 +36,7 @@ from keras_svd_adapters.kernels.quantized import (
 )
 from keras_svd_adapters.methods.contract import Array
 from keras_svd_adapters.methods.method import Method
-from keras_svd_adapters.runtime.host_values import to_numpy
+from keras_svd_adapters.runtime.host_values import to_float_array
 from keras_svd_adapters.runtime.name_scopes import name_scopes
 
 RECURRENT = (keras.layers.RNN, keras.layers.Bidirectional)
@@ -75,7 +79,7 @@ class Site:
     @property
     def host(self) -> type[AdaptedLayer]:
         """What the layer becomes while it carries adapters."""
-        kind = kind_of(self.layer)
+        kind = adapted_class_of(self.layer)
         assert kind is not None
         return kind
 
@@ -97,17 +101,17 @@ class Site:
 
     def form(self, method: Method, spectra: Sequence[np.ndarray] = ()) -> str:
         """The formulation of a method for this kernel, with these singular values."""
-        if self.host.looks_up:
+        if self.host.is_lookup:
             return str(method.lookup_form)
         s = min(spectra, key=lambda s: float(s[-1]) / (float(s[0]) or 1.0), default=None)
         if holds_integers(self.owner):
             return method.beside_form
-        choose = method.form if self.host.lays_out else method.patch_form
+        choose = method.form if self.host.has_row_inputs else method.patch_form
         return choose(self.view.m, self.view.n, s)
 
     def check(self, method: Method) -> None:
         """Raises `ValueError` where a method cannot adapt this kernel."""
-        if self.host.looks_up and method.lookup_form is None:
+        if self.host.is_lookup and method.lookup_form is None:
             raise ValueError(
                 "It is an embedding, which LoRA, DoRA and TokenRows adapt; give it one of these by "
                 f"a mapping in `targets`, or leave it out. Received: {self.kind}"
@@ -132,11 +136,11 @@ class Site:
     def dtype(self) -> str:
         """Dtype of the kernel as the layer stores it, such as `"float32"` or `"int4"`."""
         integers = mode_of(self.owner) if holds_integers(self.owner) else None
-        return integers or str(base_kernel(self.layer).dtype)
+        return integers or str(base_kernel_variable(self.layer).dtype)
 
     def matrix(self) -> np.ndarray:
         """The kernel as a float32 array on the host, `(m, n)` or a stack of such; no adapters."""
-        return self.view.to_matrix(_float32(base_value(self.layer)))
+        return self.view.to_matrix(_float32(base_kernel_value(self.layer)))
 
     def matrices(self) -> list[tuple[str, Callable[[], np.ndarray]]]:
         """The path of each matrix of the kernel, and what brings it to the host."""
@@ -145,7 +149,7 @@ class Site:
         return [(f"{self.path}[{i}]", partial(self._slice, i)) for i in range(self.view.count)]
 
     def _slice(self, index: int) -> np.ndarray:
-        one = self.view.slice(base_value(self.layer), index)
+        one = self.view.slice(base_kernel_value(self.layer), index)
         return self.view.slice_to_matrix(_float32(one))
 
     def new_adapter(
@@ -157,9 +161,9 @@ class Site:
         shared: SharedArrays | None = None,
     ) -> Adapter:
         """An adapter of this name for the kernel, not attached yet; else as `Adapter` has it."""
-        with name_scopes(self._scope), mirrored_as(base_kernel(self.layer)):
+        with name_scopes(self._scope), mirrored_scope(base_kernel_variable(self.layer)):
             dtype = float_policy(self.layer)
-            layout = partial(layout_beside, base_kernel(self.layer), self.view)
+            layout = partial(array_layout, base_kernel_variable(self.layer), self.view)
             return Adapter(method, self.view, form, values, dtype, shared, PREFIX + name, layout)
 
     def paths(self, method: Method, name: str) -> dict[str, tuple[int, ...] | None]:
@@ -185,7 +189,7 @@ class Site:
             return self.path
         return self.path.removesuffix(self.name) + place(self.layer.attribute)
 
-    def obstacle(self, tied: bool = False) -> str | None:
+    def exclusion_reason(self, tied: bool = False) -> str | None:
         """Why this layer cannot be adapted, or not unless `tied`; `None` if it can."""
         layer = self.layer
         if why := obstacle_of_quantization(self.owner):
@@ -194,7 +198,9 @@ class Site:
             return "Keras's own LoRA is enabled on it; use a model without `enable_lora`"
         if not (holds_integers(self.owner) or keras.backend.is_float_dtype(self.dtype)):
             return f"its kernel is {self.dtype}; adapt the float model"
-        if why := self.host.obstacle(layer) or (None if tied else self.host.tie(layer)):
+        if why := self.host.exclusion_reason(layer) or (
+            None if tied else self.host.tied_reason(layer)
+        ):
             return why
         try:
             _ = self.view
@@ -204,4 +210,4 @@ class Site:
 
 
 def _float32(kernel: Any) -> np.ndarray:
-    return np.asarray(to_numpy(kernel), dtype="float32")
+    return np.asarray(to_float_array(kernel), dtype="float32")

@@ -11,14 +11,14 @@ import keras
 from keras_svd_adapters.models.sites.blocks import attention_keys, numbered
 from keras_svd_adapters.models.sites.patterns import Targets
 from keras_svd_adapters.models.sites.search import find_sites
-from keras_svd_adapters.models.sites.selection import choose
+from keras_svd_adapters.models.sites.selection import select_sites
 from keras_svd_adapters.models.sites.site import Site
-from keras_svd_adapters.runtime.path_groups import grouped
-from keras_svd_adapters.runtime.tables import Shown, Table
+from keras_svd_adapters.runtime.path_groups import group_paths
+from keras_svd_adapters.runtime.tables import Table, TableReport
 
 
 @dataclass(frozen=True, repr=False)
-class Choice(Shown):
+class Choice(TableReport):
     """Every kernel of a model that can be named, and which of them are meant.
 
     Printing it shows a table, in which paths that differ by numbers are one.
@@ -42,8 +42,8 @@ class Choice(Shown):
             f"* {len(self.sites)} of {len(self.known)} kernels are meant, {self.values:,} values"
         )
         meant = {site.key for site in self.sites}
-        obstacles = ((s.path, s.obstacle()) for s in self.known if s.key not in meant)
-        for path, why, _ in grouped(each for each in obstacles if each[1]):
+        obstacles = ((s.path, s.exclusion_reason()) for s in self.known if s.key not in meant)
+        for path, why, _ in group_paths(each for each in obstacles if each[1]):
             notes += f"\n- `{path}` cannot be adapted: {why}"
         return Table(head, _rows(self.known, meant), notes)
 
@@ -80,7 +80,7 @@ def targets(
     >>> len(ksa.targets(model, "all").sites)
     1
     """
-    chosen = choose(model, targets, exclude, layers, last, tied)
+    chosen = select_sites(model, targets, exclude, layers, last, tied)
     return Choice(tuple(chosen), tuple(find_sites(model)))
 
 
@@ -88,10 +88,10 @@ def _rows(sites: Sequence[Site], meant: set[str]) -> list[tuple[str, ...]]:
     inside, attention = numbered(sites), attention_keys(sites)
     parts = {key: "attention" if key in attention else "mlp" for key in inside}
     items = [(site.path, _what(site, site.key in meant, parts.get(site.key, ""))) for site in sites]
-    return [(what[0], path, *what[1:]) for path, what, _ in grouped(items)]
+    return [(what[0], path, *what[1:]) for path, what, _ in group_paths(items)]
 
 
 def _what(site: Site, meant: bool, part: str) -> tuple[str, ...]:
-    part = "embedding" if site.host.looks_up else part
-    mark = "*" if meant else "-" if site.obstacle() else ""
+    part = "embedding" if site.host.is_lookup else part
+    mark = "*" if meant else "-" if site.exclusion_reason() else ""
     return mark, site.kind, str(site.shape), part

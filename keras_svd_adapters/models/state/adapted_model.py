@@ -6,7 +6,7 @@ from typing import Any
 
 import keras
 
-from keras_svd_adapters.adapters.class_mixing import graft, ungraft, ungrafted
+from keras_svd_adapters.adapters.class_mixing import add_mixin, remove_mixin, without_mixin
 from keras_svd_adapters.adapters.refusals import refuse_keras_lora, refuse_to_quantize
 from keras_svd_adapters.models.sites.search import adapted_sites
 from keras_svd_adapters.models.sites.site import Site
@@ -32,7 +32,7 @@ class AdaptedModel:
     """
 
     def get_config(self) -> dict[str, Any]:
-        with ungrafted(self, AdaptedModel), trainable_as_at_first(self):
+        with without_mixin(self, AdaptedModel), trainable_as_at_first(self):
             model = keras.saving.serialize_keras_object(self)
         model.pop("compile_config", None)
         return {
@@ -46,8 +46,8 @@ class AdaptedModel:
     def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> Any:
         model = keras.saving.deserialize_keras_object(config["model"], custom_objects)
         restore_adapters(model, config["adapters"], config["shared"])
-        for root in roots(adapted_sites(model)):
-            make_root(root)
+        for root in models_of(adapted_sites(model)):
+            mark_adapted(root)
         restore_freezing(model, config["freezing"])
         return model
 
@@ -55,22 +55,22 @@ class AdaptedModel:
         refuse_keras_lora(self.name)  # type: ignore[attr-defined]
 
 
-def make_root(model: keras.layers.Layer) -> None:
+def mark_adapted(model: keras.layers.Layer) -> None:
     """Lets a model's configuration carry its adapters."""
     if isinstance(model, keras.Model) and not isinstance(model, AdaptedModel):
-        graft(model, AdaptedModel, serialized_as=f"{PACKAGE}>AdaptedModel")
+        add_mixin(model, AdaptedModel, serialized_as=f"{PACKAGE}>AdaptedModel")
         object.__setattr__(model, "quantize_at_first", model.quantize)
         object.__setattr__(model, "quantize", refuse_to_quantize)
 
 
-def unmake_root(model: keras.layers.Layer) -> None:
-    """Takes back `make_root`."""
+def unmark_adapted(model: keras.layers.Layer) -> None:
+    """Takes back `mark_adapted`."""
     if isinstance(model, AdaptedModel):
         object.__setattr__(model, "quantize", vars(model).pop("quantize_at_first"))
-        ungraft(model, AdaptedModel)
+        remove_mixin(model, AdaptedModel)
 
 
-def roots(sites: list[Site]) -> list[keras.Model]:
+def models_of(sites: list[Site]) -> list[keras.Model]:
     """The models that hold one of these sites."""
     holders = [layer for site in sites for layer in site.chain]
     return list({id(x): x for x in holders if isinstance(x, keras.Model)}.values())

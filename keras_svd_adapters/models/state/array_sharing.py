@@ -9,7 +9,7 @@ import numpy as np
 from keras import ops
 
 from keras_svd_adapters.adapters.carried import adapters_of
-from keras_svd_adapters.adapters.layer_kinds import base_kernel
+from keras_svd_adapters.adapters.layer_kinds import base_kernel_variable
 from keras_svd_adapters.adapters.shared_arrays import (
     Shapes,
     SharedArrays,
@@ -17,20 +17,22 @@ from keras_svd_adapters.adapters.shared_arrays import (
     check_room,
     covering_shapes,
 )
-from keras_svd_adapters.kernels.placement import mirrored_as
+from keras_svd_adapters.kernels.placement import mirrored_scope
 from keras_svd_adapters.methods.method import Method
 from keras_svd_adapters.models.sites.search import adapted_sites
 from keras_svd_adapters.models.sites.site import Site
 from keras_svd_adapters.runtime.keras_private.layers import attach_child, detach_child
 from keras_svd_adapters.runtime.keras_private.traversal import all_layers
-from keras_svd_adapters.runtime.live_models import models_around
+from keras_svd_adapters.runtime.live_models import models_containing
 
 Shared = dict[str, SharedArrays]
 Values = dict[str, dict[str, np.ndarray]]
 Chosen = list[tuple[Site, Method]]
 
 
-def share(model: keras.layers.Layer, chosen: Chosen, values: Values | None = None) -> Shared:
+def shared_arrays_for(
+    model: keras.layers.Layer, chosen: Chosen, values: Values | None = None
+) -> Shared:
     """The shared arrays for new adapters, by method: those of the model, or new ones.
 
     Args:
@@ -51,7 +53,7 @@ def share(model: keras.layers.Layer, chosen: Chosen, values: Values | None = Non
             method, shapes = own[0][1], shared_shapes(own)
             here = (values or {}).get(name) or method.start_shared(shapes)
             sizes = {array: value.shape for array, value in here.items()}
-            with mirrored_as(base_kernel(own[0][0].layer)):
+            with mirrored_scope(base_kernel_variable(own[0][0].layer)):
                 found[name] = SharedArrays(method, sizes, here, shared_dtype(own))
             check_room(found[name], shapes)
     return found
@@ -65,8 +67,8 @@ def check_sharing(model: keras.layers.Layer, chosen: Chosen) -> Shared:
     sharing = _by_method(chosen)
     if not sharing:
         return {}
-    around = [model, *models_around(all_layers(model))]
-    there = only_shared(site for each in around for site in adapted_sites(each))
+    around = [model, *models_containing(all_layers(model))]
+    there = single_shared_arrays(site for each in around for site in adapted_sites(each))
     for name, own in sharing.items():
         known = [there[name].method] if name in there else []
         check_agreement(known + [method for _, method in own])
@@ -84,9 +86,9 @@ def _by_method(chosen: Chosen) -> dict[str, Chosen]:
     return groups
 
 
-def only_shared(sites: Iterable[Site], name: str | None = None) -> Shared:
-    """As `shared_in`; raises where adapters of one method read different arrays."""
-    several = shared_in(sites, name)
+def single_shared_arrays(sites: Iterable[Site], name: str | None = None) -> Shared:
+    """As `find_shared_arrays`; raises where adapters of one method read different arrays."""
+    several = find_shared_arrays(sites, name)
     for method, found in several.items():
         if len(found) > 1:
             raise ValueError(
@@ -98,7 +100,9 @@ def only_shared(sites: Iterable[Site], name: str | None = None) -> Shared:
     return {method: found[0] for method, found in several.items()}
 
 
-def shared_in(sites: Iterable[Site], name: str | None = None) -> dict[str, list[SharedArrays]]:
+def find_shared_arrays(
+    sites: Iterable[Site], name: str | None = None
+) -> dict[str, list[SharedArrays]]:
     """The shared arrays that the adapters of these sites read, by method."""
     found: dict[str, dict[int, SharedArrays]] = {}
     for site in sites:
@@ -108,7 +112,7 @@ def shared_in(sites: Iterable[Site], name: str | None = None) -> dict[str, list[
     return {method: list(arrays.values()) for method, arrays in found.items()}
 
 
-def unify(sites: Iterable[Site], shared: Shared) -> None:
+def share_one_set(sites: Iterable[Site], shared: Shared) -> None:
     """Makes all adapters of a method read the same arrays."""
     for site in sites:
         for adapter in adapters_of(site.layer).values():
@@ -131,7 +135,7 @@ def shared_dtype(chosen: Chosen) -> str:
     return "float32" if "float32" in dtypes else str(dtypes[0])
 
 
-def seed_is_enough(shared: SharedArrays) -> bool:
+def reproducible_from_seed(shared: SharedArrays) -> bool:
     """Whether the method starts these arrays at just the values that they have."""
     return same_values(shared, shared.method.start_shared(shared.shapes))
 

@@ -15,7 +15,7 @@ from keras_svd_adapters.runtime.keras_private.layers import refresh_torch_parame
 from keras_svd_adapters.runtime.keras_private.tracing import compiled_as
 from keras_svd_adapters.runtime.keras_private.traversal import all_layers
 from keras_svd_adapters.runtime.keras_private.variables import copy_decay_exclusions
-from keras_svd_adapters.runtime.live_models import models_around, searching_once
+from keras_svd_adapters.runtime.live_models import cached_model_search, models_containing
 from keras_svd_adapters.runtime.warnings import warn
 
 TRAINED = ("train_function", "test_function")
@@ -23,7 +23,7 @@ INFERRED = ("predict_function", "generate_function")
 KEPT = 32  # sets of compiled functions that wait for their adapters
 
 
-def forget_graphs(model: keras.layers.Layer, new_trainables: bool = True) -> None:
+def clear_functions(model: keras.layers.Layer, new_trainables: bool = True) -> None:
     """Makes every model that shares layers with this one trace and build again.
 
     Args:
@@ -31,7 +31,7 @@ def forget_graphs(model: keras.layers.Layer, new_trainables: bool = True) -> Non
         new_trainables: Whether other variables train than before, so that an
             optimizer that is built must start over.
     """
-    for around in models_around(all_layers(model)):
+    for around in models_containing(all_layers(model)):
         vars(around).pop("waiting_graphs", None)
         for graph in TRAINED + INFERRED:
             if getattr(around, graph, None) is not None:
@@ -71,7 +71,7 @@ def fresh_optimizer(optimizer: keras.optimizers.Optimizer) -> keras.optimizers.O
 
 
 @dataclass(eq=False)
-class Waiting:
+class FunctionCache:
     """What a model traced to predict and to generate, by adapters and by call of `compile`."""
 
     graphs: list[tuple[tuple[Any, ...], dict[str, Any]]] = field(default_factory=list)
@@ -87,18 +87,18 @@ class Waiting:
         self.graphs = self.graphs[-KEPT:]
 
 
-def set_graphs_aside(model: keras.layers.Layer) -> list[tuple[keras.Model, Waiting]]:
-    """What the models around this one compiled, for `take_graphs_up` after a switch."""
+def store_functions(model: keras.layers.Layer) -> list[tuple[keras.Model, FunctionCache]]:
+    """What the models around this one compiled, for `reuse_functions` after a switch."""
     aside = []
-    for around in models_around(all_layers(model)):
-        waiting = vars(around).get("waiting_graphs", Waiting())
+    for around in models_containing(all_layers(model)):
+        waiting = vars(around).get("waiting_graphs", FunctionCache())
         graphs = {g: f for g in INFERRED if (f := getattr(around, g, None)) is not None}
         waiting.put(_key(around), graphs)
         aside.append((around, waiting))
     return aside
 
 
-def take_graphs_up(aside: list[tuple[keras.Model, Waiting]]) -> None:
+def reuse_functions(aside: list[tuple[keras.Model, FunctionCache]]) -> None:
     """Gives models back what they compiled when these adapters were active before."""
     for around, waiting in aside:
         object.__setattr__(around, "waiting_graphs", waiting)
@@ -109,7 +109,7 @@ def take_graphs_up(aside: list[tuple[keras.Model, Waiting]]) -> None:
 def _key(model: keras.Model) -> tuple[Any, ...]:
     """On what a compiled function depends besides the values of the weights."""
     sites = adapted_sites(model)
-    active = tuple((site.key, site.layer.computes) for site in sites)
+    active = tuple((site.key, site.layer.trace_key) for site in sites)
     return (active, compiled_as(model))
 
 
@@ -118,36 +118,36 @@ def _same(one: tuple[Any, ...], other: tuple[Any, ...]) -> bool:
 
 
 @contextmanager
-def computing_without(model: keras.layers.Layer, sites: list[Site]) -> Iterator[None]:
+def with_base_functions(model: keras.layers.Layer, sites: list[Site]) -> Iterator[None]:
     """Within, these layers compute as before they were adapted, in compiled functions as well."""
-    with computing_otherwise(model, [site.layer.base() for site in sites]):
+    with with_temporary_functions(model, [site.layer.base() for site in sites]):
         yield
 
 
 @contextmanager
-def computing_otherwise(
+def with_temporary_functions(
     model: keras.layers.Layer, ways: list[AbstractContextManager[None]]
 ) -> Iterator[None]:
     """Within these contexts the layers compute in another way, in compiled functions as well."""
-    with searching_once():
+    with cached_model_search():
         kept = [
             (around, graph, getattr(around, graph), getattr(around, "optimizer", None))
-            for around in models_around(all_layers(model))
+            for around in models_containing(all_layers(model))
             for graph in TRAINED
             if getattr(around, graph, None) is not None
         ]
-        aside = set_graphs_aside(model)
-        forget_graphs(model, new_trainables=False)
+        aside = store_functions(model)
+        clear_functions(model, new_trainables=False)
     try:
         with ExitStack() as stack:
             for way in ways:
                 stack.enter_context(way)
-            take_graphs_up(aside)
+            reuse_functions(aside)
             yield
-            aside = set_graphs_aside(model)
+            aside = store_functions(model)
     finally:
-        forget_graphs(model, new_trainables=False)
-        take_graphs_up(aside)
+        clear_functions(model, new_trainables=False)
+        reuse_functions(aside)
         for around, graph, function, optimizer in kept:
             if getattr(around, "optimizer", None) is optimizer:
                 setattr(around, graph, function)

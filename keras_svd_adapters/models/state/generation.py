@@ -31,4 +31,6 @@ def advise_merging(cls: Any) -> None:
 def computes_adapters(model: Any, of_one: bool = False) -> bool:
     """Whether a call of the model runs an adapter, or, `of_one`, the same one for all samples."""
     layers = [site.layer for site in adapted_sites(model)]
-    return any(not (layer.rests or (of_one and layer.mixture is not None)) for layer in layers)
+    return any(
+        not (layer.is_inactive or (of_one and layer.mixture is not None)) for layer in layers
+    )

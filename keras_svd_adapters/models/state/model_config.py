@@ -8,20 +8,20 @@ import keras
 
 from keras_svd_adapters.adapters.attachment import activate, attach
 from keras_svd_adapters.adapters.carried import adapters_of
-from keras_svd_adapters.adapters.frozen_variables import is_pinned
-from keras_svd_adapters.adapters.layers.quantized_logits import mend_logits
+from keras_svd_adapters.adapters.frozen_variables import is_frozen_variable
+from keras_svd_adapters.adapters.layers.quantized_logits import add_logit_gradient
 from keras_svd_adapters.adapters.shared_arrays import SharedArrays
 from keras_svd_adapters.methods.method import Method
 from keras_svd_adapters.models.sites.search import adapted_sites, adapter_names, find_sites
 from keras_svd_adapters.models.sites.site import Site
-from keras_svd_adapters.models.state.array_sharing import Shared, shared_in, unify
+from keras_svd_adapters.models.state.array_sharing import Shared, find_shared_arrays, share_one_set
 from keras_svd_adapters.models.state.freezing import (
     changed_layers,
-    pin_all_but,
-    set_until_move,
-    thaw,
+    force_trainable,
+    freeze_all_except,
+    unfreeze,
 )
-from keras_svd_adapters.models.state.trained_weights import own_weights, trained_with
+from keras_svd_adapters.models.state.trained_weights import base_weights, trained_with
 from keras_svd_adapters.runtime.layer_attributes import walk
 
 
@@ -34,7 +34,9 @@ def describe_adapters(model: keras.layers.Layer) -> list[dict[str, Any]]:
             "sites": {
                 site.key: _describe(site, name) for site in sites if name in adapters_of(site.layer)
             },
-            "train": [key for key, _, weight in own_weights(model) if trained_with(weight) == name],
+            "train": [
+                key for key, _, weight in base_weights(model) if trained_with(weight) == name
+            ],
         }
         for name in adapter_names(sites)
     ]
@@ -44,7 +46,7 @@ def describe_shared(model: keras.layers.Layer) -> dict[str, Any]:
     """The arrays that all adapters of a method share, without their values."""
     return {
         method: {"shapes": found[0].shapes, "dtype": found[0].compute_dtype}
-        for method, found in shared_in(adapted_sites(model)).items()
+        for method, found in find_shared_arrays(adapted_sites(model)).items()
         if len(found) == 1
     }
 
@@ -64,7 +66,7 @@ def describe_freezing(model: keras.layers.Layer) -> dict[str, Any]:
     changed = {id(layer) for layer in changed_layers(model)}
     layers = {key: chain[-1] for key, chain in walk(model) if id(chain[-1]) in changed}
     return {
-        "free": [key for key, _, weight in own_weights(model) if not is_pinned(weight)],
+        "free": [key for key, _, weight in base_weights(model) if not is_frozen_variable(weight)],
         "trainable": {key: layer.trainable for key, layer in layers.items()},
     }
 
@@ -72,12 +74,12 @@ def describe_freezing(model: keras.layers.Layer) -> dict[str, Any]:
 def restore_freezing(model: keras.layers.Layer, told: dict[str, Any]) -> None:
     """Freezes what `describe_freezing` tells."""
     free = set(told["free"])
-    weights = [weight for key, _, weight in own_weights(model) if key in free]
-    pin_all_but(model, weights)
-    thaw(model, [weight for weight in weights if trained_with(weight)])
+    weights = [weight for key, _, weight in base_weights(model) if key in free]
+    freeze_all_except(model, weights)
+    unfreeze(model, [weight for weight in weights if trained_with(weight)])
     for key, chain in walk(model):
         if key in told["trainable"]:
-            set_until_move(chain[-1], told["trainable"][key])
+            force_trainable(chain[-1], told["trainable"][key])
 
 
 def restore_adapters(
@@ -91,7 +93,7 @@ def restore_adapters(
         shared: What `describe_shared` told.
     """
     by_key = {site.key: site for site in find_sites(model)}
-    weights = {key: weight for key, _, weight in own_weights(model)}
+    weights = {key: weight for key, _, weight in base_weights(model)}
     arrays = _restore_shared(adapters, shared)
     for adapter in adapters:
         name = adapter["name"]
@@ -107,8 +109,8 @@ def restore_adapters(
             _restore(by_key[key], name, told, arrays)
         for key in adapter["train"]:
             weights[key].trained_with = name
-    unify(adapted_sites(model), arrays)
-    mend_logits(model)
+    share_one_set(adapted_sites(model), arrays)
+    add_logit_gradient(model)
 
 
 def _restore_shared(adapters: list[dict[str, Any]], shared: dict[str, Any]) -> Shared:

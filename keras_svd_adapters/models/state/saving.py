@@ -20,12 +20,12 @@ import keras
 
 from keras_svd_adapters.adapters.carried import PREFIX, adapters_of
 from keras_svd_adapters.models.sites.search import adapted_sites
-from keras_svd_adapters.models.state.adapted_model import make_root, roots
+from keras_svd_adapters.models.state.adapted_model import mark_adapted, models_of
 from keras_svd_adapters.runtime.layer_attributes import walk
 from keras_svd_adapters.runtime.warnings import warn
 
 
-def care_for_checkpoints() -> None:
+def install_saving_hooks() -> None:
     """Wraps the methods of `keras.Model` that save and load, once."""
     save, load = keras.Model.save, keras.Model.load_weights
     if getattr(save, "cares_for_adapters", False):
@@ -51,8 +51,8 @@ def _rooted(save: Any) -> Any:
 
     @wraps(save)
     def save_all(model: keras.Model, *args: Any, **kwargs: Any) -> Any:
-        for root in roots(adapted_sites(model)):
-            make_root(root)
+        for root in models_of(adapted_sites(model)):
+            mark_adapted(root)
         return save(model, *args, **kwargs)
 
     return save_all

@@ -9,7 +9,7 @@ from typing import Any
 import keras
 
 from keras_svd_adapters.adapters.adapter import Adapter
-from keras_svd_adapters.adapters.layer_kinds import base_kernel
+from keras_svd_adapters.adapters.layer_kinds import base_kernel_variable
 from keras_svd_adapters.models.sites.search import adapted_sites
 from keras_svd_adapters.models.sites.site import Site
 from keras_svd_adapters.runtime.keras_private.traversal import all_layers, direct_weights
@@ -18,7 +18,7 @@ from keras_svd_adapters.runtime.layer_attributes import walk
 BIASES = ("none", "adapted", "all")
 
 
-def own_weights(model: keras.layers.Layer) -> Iterator[tuple[str, str, keras.Variable]]:
+def base_weights(model: keras.layers.Layer) -> Iterator[tuple[str, str, keras.Variable]]:
     """Every weight outside the adapters: its key in files, its path of names, itself."""
     seen: set[int] = set()
     for key, chain in walk(model):
@@ -32,7 +32,7 @@ def own_weights(model: keras.layers.Layer) -> Iterator[tuple[str, str, keras.Var
                 yield f"{key}/{index}_{name}".lstrip("/"), f"{path}/{name}".lstrip("/"), weight
 
 
-def choose_weights(
+def select_weights(
     model: keras.layers.Layer, train: str | Iterable[str] | None, name: str, sites: list[Site]
 ) -> list[keras.Variable]:
     """The weights that `train` names: those of a layer, or of a path such as `*/bias`.
@@ -59,7 +59,7 @@ def choose_weights(
             "`train` names layers or weights, such as 'head' or ['head', '*/bias']. "
             f"Received: train={train!r}"
         )
-    weights = list(own_weights(model))
+    weights = list(base_weights(model))
     for pattern in patterns:
         hits = {key: weight for key, path, weight in weights if _names(pattern, path)}
         if not hits:
@@ -83,7 +83,9 @@ def check_weights(
     sites: list[Site],
 ) -> None:
     """Raises where weights cannot train with an adapter of this name on these sites."""
-    kernels = {id(base_kernel(site.layer)): site.path for site in [*sites, *adapted_sites(model)]}
+    kernels = {
+        id(base_kernel_variable(site.layer)): site.path for site in [*sites, *adapted_sites(model)]
+    }
     for weight in chosen:
         if id(weight) in kernels:
             raise ValueError(
@@ -98,7 +100,7 @@ def check_weights(
             )
 
 
-def choose_biases(
+def select_biases(
     model: keras.layers.Layer, bias: str, name: str, sites: list[Site]
 ) -> list[keras.Variable]:
     """The biases that train besides: of no layer, of the adapted ones, or of all.
@@ -122,7 +124,7 @@ def choose_biases(
     adapted = {id(weight) for site in sites for weight in direct_weights(site.owner)}
     biases = [
         weight
-        for _, _, weight in own_weights(model)
+        for _, _, weight in base_weights(model)
         if weight.name == "bias" and (bias == "all" or id(weight) in adapted)
     ]
     if not biases:
@@ -146,8 +148,8 @@ def _with_statistics(
 
 
 def weights_with(model: keras.layers.Layer, name: str) -> Iterator[tuple[str, str, keras.Variable]]:
-    """As `own_weights`, those that train with an adapter of this name, or with none."""
-    for key, path, weight in own_weights(model):
+    """As `base_weights`, those that train with an adapter of this name, or with none."""
+    for key, path, weight in base_weights(model):
         owner = trained_with(weight)
         if owner == name or (weight.trainable and owner is None):
             yield key, path, weight
