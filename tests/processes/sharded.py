@@ -105,7 +105,7 @@ def main(folder, family, shape):
     refuses_a_model_of_one_device(family, spread)
     set_distribution(spread)
     loads_and_adapts(family, folder / "preset")
-    lays_out_as_asked(family)
+    lays_out_as_asked(family, folder / "laid_out.keras")
     if len(shape) == 2:
         gathers_no_kernel_more(family)
 
@@ -121,7 +121,7 @@ def loads_and_adapts(family, folder):
             np.testing.assert_array_equal(np.asarray(ours), np.asarray(theirs))
 
 
-def lays_out_as_asked(family):
+def lays_out_as_asked(family, path):
     backbone, _ = build(family)
     weights = len(backbone.weights)
     bad = [
@@ -140,7 +140,10 @@ def lays_out_as_asked(family):
         assert len(backbone.weights) == weights
     asked = {".*lora_b": (None, "batch"), ".*lora_a": (None, None)}
     ksa.enable(backbone, ksa.LoRA(rank=2), verbose=0, layout=asked)
-    for site in ksa.targets(backbone).sites:
+    ksa.save_adapter(backbone, path)
+    again, _ = build(family)
+    ksa.load_adapter(again, path, verbose=0, layout=asked)
+    for site in [*ksa.targets(backbone).sites, *ksa.targets(again).sites]:
         adapter = site.layer.adapter()
         assert [*adapter.lora_b.value.sharding.spec] == [None, "batch"]
         assert not any(adapter.lora_a.value.sharding.spec)

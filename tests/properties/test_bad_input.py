@@ -32,6 +32,8 @@ def snapshot(model):
         (lambda: ksa.LoRA(rank=2.5), "rank=2.5"),
         (lambda: ksa.LoRA(dropout=1.0), "dropout=1.0"),
         (lambda: ksa.LoRA(alpha=-1), "alpha=-1"),
+        (lambda: ksa.LoRAXS(alpha=0), "alpha=0"),
+        (lambda: ksa.VeRA(d_initial=0), "d_initial=0"),
         (lambda: ksa.SVF(formulation="fast"), "formulation='fast'"),
         (lambda: ksa.SVFT(pattern="diagonal"), "pattern='diagonal'"),
         (lambda: ksa.SVFT(d=2), "pattern='plain', d=2"),
