@@ -270,3 +270,14 @@ def test_biases_that_are_not_there(bias, words):
     with pytest.raises(ValueError, match=words):
         backbone.enable_svf(bias=bias)
     assert [(w.path, w.trainable) for w in backbone.weights] == before
+
+
+def test_a_layer_that_was_frozen_is_frozen_again_without_its_adapter():
+    layers = [keras.layers.Dense(4, name="a"), keras.layers.Dense(3, name="b")]
+    model = keras.Sequential([keras.Input((6,)), *layers])
+    layers[0].trainable = False
+    ksa.enable(model, ksa.SVF(), targets="a")
+    assert [w.name for w in model.trainable_weights] == ["z"]
+    ksa.delete_adapter(model, "default")
+    assert not layers[0].trainable
+    assert [w.path.split("/")[-2] for w in model.trainable_weights] == ["b", "b"]

@@ -9,6 +9,7 @@ TESTS = Path(__file__).parents[1]
 
 
 def fresh_process(script, folder, backend):
-    environment = os.environ | {"KERAS_BACKEND": backend, "PYTHONPATH": str(TESTS / "support")}
+    path = os.pathsep.join([str(TESTS / "support"), os.environ.get("PYTHONPATH", "")])
+    environment = os.environ | {"KERAS_BACKEND": backend, "PYTHONPATH": path}
     command = [sys.executable, str(TESTS / "processes" / script), str(folder)]
     return subprocess.Popen(command, env=environment)
