@@ -34,10 +34,10 @@ Plan Similarity Site Spectrum Status __version__ svd_cache
 pytestmark = pytest.mark.backend_free("names")
 
 
-def test_what_the_package_exports():
+def test_no_public_name_is_gone():
     layers = [f"{name}Dense" for name in METHOD_NAMES.values()]
     expected = [*VERBS.split(), *REPORTS.split(), *METHOD_NAMES.values(), *layers]
-    assert sorted(ksa.__all__) == sorted(expected)
+    assert set(expected) <= set(ksa.__all__)
     assert all(inspect.isfunction(getattr(ksa, verb)) for verb in VERBS.split())
 
 
