@@ -1,27 +1,28 @@
-"""Parameter-efficient fine-tuning for Keras 3, by singular vectors and low rank.
+"""Parameter-efficient fine-tuning for Keras 3 with singular vectors and low-rank updates.
 
     import keras_svd_adapters as ksa
 
     svft = ksa.SVFT(pattern="banded", d=2)
-    print(ksa.plan(model, svft))          # what would train; touches nothing
-    ksa.enable(model, svft, train="head") # then compile and fit as ever
+    print(ksa.plan(model, svft))          # estimates the cost; changes nothing
+    ksa.enable(model, svft, train="head") # then compile and fit as usual
     ksa.save_adapter(model, "mine.keras")
-    ksa.merge(model)                      # an ordinary model again
+    ksa.merge(model)                      # a plain Keras model again
 
 Methods: `LoRA`, `DoRA`, `PiSSA`, `MiLoRA`, `LoRAXS`, `VeRA`, `SVF`, `SVFT`, and `TokenRows` for
-rows of an embedding. Each has a layer for your own models, such as `SVFTDense`, and is a method of
+rows of an embedding. Each has a layer for your own models, such as `SVFTDense`, and a method of
 KerasHub backbones, such as `backbone.enable_svft(pattern="banded", d=2)`.
 
 Verbs, each with its own `help`:
 
-- before: `targets`, `plan`, `spectrum`; `register_kernels` for layers of your own
+- before: `targets`, `plan`, `spectrum`; `register_kernels` for your own layers
 - adapt: `enable`, `set_adapter`, `disabled`, `delete_adapter`; `from_preset` loads and adapts
-- look: `status`, `coefficients`, `similarity`, and `AdapterHealth` as a callback of `fit`
+- inspect: `status`, `coefficients`, `similarity`, and `AdapterHealth` as a callback of `fit`
 - one adapter per sample of a batch: `predict`, `generate`
-- keep: `save_adapter`, `load_adapter`; `svd_cache` holds the decompositions
-- quantized models: `enable` after `model.quantize`; `quantize` makes up for the rounding
-- leave: `merge`, `unmerge`, `to_lora`; `combine` makes one of several, `extract_lora` one of two
-  models
+- save: `save_adapter`, `load_adapter`; `svd_cache` stores the decompositions
+- quantized models: `enable` after `model.quantize`; `quantize` compensates for the quantization
+  error
+- merge and convert: `merge`, `unmerge`, `to_lora`; `combine` makes one adapter of several,
+  `extract_lora` makes one of the difference between two models
 - HF PEFT: `export_peft`, `import_peft`
 """
 

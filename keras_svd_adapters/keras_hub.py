@@ -1,4 +1,4 @@
-"""What KerasHub gains: verbs of backbones, presets that hold adapters, advice to merge."""
+"""KerasHub integration: backbone methods, presets that keep adapters, advice to merge."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def enable_adapter(
     verbose: int | str = "auto",
     **how: Any,
 ) -> Status:
-    """Adapts the backbone with a method; see `keras_svd_adapters.enable`."""
+    """Adapt the backbone with a method; see `keras_svd_adapters.enable`."""
     return enable(self, method, targets, exclude, train, name, bias, verbose, **how)
 
 
@@ -45,7 +45,7 @@ def save_backbone_adapter(
     name: str | None = None,
     include_basis: bool = False,
 ) -> None:
-    """Saves the values of an adapter; see `keras_svd_adapters.save_adapter`."""
+    """Save the values of an adapter; see `keras_svd_adapters.save_adapter`."""
     save_adapter(self, filepath, name, include_basis)
 
 
@@ -57,31 +57,31 @@ def load_backbone_adapter(
     verbose: int | str = "auto",
     **how: Any,
 ) -> Status:
-    """Loads an adapter onto the backbone; see `keras_svd_adapters.load_adapter`."""
+    """Load an adapter onto the backbone; see `keras_svd_adapters.load_adapter`."""
     return load_adapter(self, filepath, name, strict, verbose, **how)
 
 
 def merge_adapter(
     self: Any, tolerance: float | None = None, probe: Any = None, **how: Any
 ) -> MergeReport:
-    """Folds the active adapter into the kernels; see `keras_svd_adapters.merge`."""
+    """Merge the active adapter into the kernels; see `keras_svd_adapters.merge`."""
     return merge(self, tolerance, probe, **how)
 
 
 def unmerge_adapter(self: Any) -> None:
-    """Takes `merge_adapter` back; see `keras_svd_adapters.unmerge`."""
+    """Undo `merge_adapter`; see `keras_svd_adapters.unmerge`."""
     unmerge(self)
 
 
 def export_backbone(self: Any, directory: str | os.PathLike[str], **how: Any) -> Approximation:
-    """Writes an adapter for HF PEFT; see `keras_svd_adapters.export_peft`."""
+    """Write an adapter for HF PEFT; see `keras_svd_adapters.export_peft`."""
     return export_peft(self, directory, **how)
 
 
 def import_backbone(
     self: Any, directory: str | os.PathLike[str], name: str = "default", **how: Any
 ) -> Status:
-    """Adds an adapter of HF PEFT; see `keras_svd_adapters.import_peft`."""
+    """Add an adapter of HF PEFT; see `keras_svd_adapters.import_peft`."""
     return import_peft(self, directory, name, **how)
 
 
@@ -89,7 +89,7 @@ VERBS = tuple(signature(enable).parameters)[2:]
 
 
 def enable_method(method: type[Method]) -> Any:
-    """`backbone.enable_svft(pattern="banded", d=2)` for a method."""
+    """Return a backbone method such as `backbone.enable_svft(pattern="banded", d=2)`."""
 
     @wraps(method.__init__, assigned=())
     def enable_it(self: Any, *args: Any, **kwargs: Any) -> Status:
@@ -106,7 +106,7 @@ def enable_method(method: type[Method]) -> Any:
 
 
 def add_backbone_methods(backbone: type) -> None:
-    """Gives the backbone class our verbs. `enable_lora` stays KerasHub's own."""
+    """Add this package's methods to the backbone class; `enable_lora` stays KerasHub's own."""
     backbone.enable_adapter = enable_adapter  # type: ignore[attr-defined]
     backbone.save_adapter = save_backbone_adapter  # type: ignore[attr-defined]
     backbone.load_adapter = load_backbone_adapter  # type: ignore[attr-defined]
@@ -120,7 +120,10 @@ def add_backbone_methods(backbone: type) -> None:
 
 
 def refuse_to_export_unmerged(cls: Any) -> None:
-    """Wraps `export_to_transformers`, which reads kernels and weights, as the family has it."""
+    """Make `export_to_transformers` raise an error while a model computes adapters.
+
+    Each model family exports in its own way: some read kernels, some read weights.
+    """
     original = cls.export_to_transformers
 
     @wraps(original)
@@ -159,7 +162,7 @@ JOINED = {
 
 
 class _WhenImported(importlib.abc.MetaPathFinder):
-    """Waits for a module of KerasHub and adds what is ours as it is imported."""
+    """Import hook that waits for a KerasHub module and extends it on its import."""
 
     def __init__(self, name: str, join: Callable[[Any], None]):
         self.name, self.join = name, join
@@ -181,7 +184,7 @@ class _WhenImported(importlib.abc.MetaPathFinder):
 
 
 def install_backbone_methods() -> None:
-    """Adds what is ours to KerasHub's backbones and tasks: now if imported, else when they are."""
+    """Extend KerasHub's backbones and tasks: now if they are imported, else on their import."""
     for name, join in JOINED.items():
         if name in sys.modules:
             join(sys.modules[name])

@@ -1,4 +1,4 @@
-"""The methods as layers, for people who build their own models."""
+"""Layers with an adapter of each method, for people who build their own models."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ NAME = "default"
 
 
 class AdaptedDense(keras.layers.Layer):
-    """Base class of `LoRADense`, `SVFTDense` and the like: owns a layer and adapts it.
+    """Base class of `LoRADense`, `SVFTDense` and so on: owns a layer and adapts it.
 
     Args:
         base_layer: A built `Dense`, `EinsumDense` or convolution.
@@ -62,7 +62,7 @@ class AdaptedDense(keras.layers.Layer):
         return self.base_layer.compute_output_shape(input_shape)
 
     def merged_kernel(self) -> Any:
-        """The effective kernel in float32, in the shape of the base layer's kernel."""
+        """Return the effective kernel in float32, in the shape of the base layer's kernel."""
         layer = self.base_layer
         if isinstance(layer, AdaptedLayer):
             return layer.merged_kernel()
@@ -118,7 +118,7 @@ def _only_site(layer: keras.layers.Layer) -> Site:
 
 
 def dense_layer(method: type[Method]) -> type[AdaptedDense]:
-    """The public layer of a method: `SVFTDense(base_layer, ...)` with the method's arguments."""
+    """Return the layer of a method: `SVFTDense(base_layer, ...)` with the method's arguments."""
     names = [f.name for f in fields(method)]
 
     def __init__(self: Any, base_layer: keras.layers.Layer, *args: Any, **kwargs: Any) -> None:

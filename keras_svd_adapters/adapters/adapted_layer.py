@@ -1,4 +1,4 @@
-"""What a layer becomes while it carries adapters, whatever its kind."""
+"""Mixin classes that let a layer carry adapters, whatever its kind."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ from keras_svd_adapters.kernels.quantized import dequantized, holds_integers, st
 class AdaptedLayer:
     """Mixin that adds the active adapter's output to a layer; one subclass per kind of layer.
 
-    Mixed into the class of a layer by `attach`. The layer keeps its kernel; its
-    adapters are child layers named `adapter_<name>`, of which at most one is
-    active. A subclass that names the layer classes it `adapts` is found by
-    `kind_of`, and its kernels become sites.
+    `attach` mixes it into the class of a layer. The layer keeps its kernel. Its
+    adapters are child layers named `adapter_<name>`; at most one of these is active.
+    A subclass lists the layer classes that it `adapts`. `adapted_class_of` finds the
+    subclass by this list, and the kernels of these layers become sites.
 
     Class attributes: `kernel_name`, the attribute that holds the kernel;
-    `is_lookup`, whether the input holds indices; `has_row_inputs`, whether it holds
-    rows of `m` values, which a method may change; `linear`, whether kernels of
-    this kind are adapted where no target is named; `called`, whether the layer
-    is called with an input, on which a method's dropout acts.
+    `is_lookup`, whether the input holds indices; `has_row_inputs`, whether the input
+    holds rows of `m` values, which a method may change; `linear`, whether kernels of
+    this kind are adapted if no target is named; `called`, whether the layer is called
+    with an input, to which a method's dropout applies.
     """
 
     adapts: ClassVar[tuple[type, ...]] = ()
@@ -57,21 +57,21 @@ class AdaptedLayer:
 
     @staticmethod
     def exclusion_reason(layer: keras.layers.Layer) -> str | None:
-        """Why a layer of this kind cannot be adapted, `None` if it can."""
+        """Return why a layer of this kind cannot be adapted, `None` if it can."""
         return None
 
     @staticmethod
     def tied_reason(layer: keras.layers.Layer) -> str | None:
-        """Why a layer of this kind is adapted only where that is asked for, `None` if not."""
+        """Return why a layer of this kind is adapted only on request, `None` if by default."""
         return None
 
     @staticmethod
     def join(layer: keras.layers.Layer) -> None:
-        """What else must be done when a layer of this kind gets its first adapter."""
+        """Do further work when a layer of this kind gets its first adapter."""
 
     @staticmethod
     def leave(layer: keras.layers.Layer) -> None:
-        """Takes back `join`."""
+        """Undo `join`."""
 
     @property
     def is_inactive(self) -> bool:
@@ -80,41 +80,41 @@ class AdaptedLayer:
 
     @property
     def trace_key(self) -> Any:
-        """What a compiled function of the layer depends on besides the values of weights."""
+        """The state, besides the values of weights, that a compiled function depends on."""
         if self.is_inactive:
             return None
         return self.active_adapter if self.mixture is None else self.mixture.key
 
     def adapted(self, inputs: Any, compute: Compute, training: bool | None) -> Any:
-        """What `compute` makes of inputs by the active adapter, or by that of each sample."""
+        """Run `compute` on inputs with the active adapter, or with the adapter of each sample."""
         if self.mixture is not None:
             return self.mixture.outputs(inputs, compute, adapters_of(self))  # type: ignore[arg-type]
         return compute(inputs, partial(self.adapter().adapt, training=training))
 
     @property
     def base_kernel(self) -> keras.Variable:
-        """The kernel variable, without any adapter; of a quantized layer, that of its integers."""
+        """The kernel variable, without any adapter; for a quantized layer, the integer variable."""
         if holds_integers(self):  # type: ignore[arg-type]
             return stored_kernel(self)  # type: ignore[arg-type]
         with self.base():
             return getattr(self, self.kernel_name)
 
     def base_kernel_value(self) -> Any:
-        """The kernel without any adapter; of a quantized layer as floats."""
+        """Return the kernel without any adapter; for a quantized layer, as floats."""
         if not holds_integers(self):  # type: ignore[arg-type]
             return ops.convert_to_tensor(self.base_kernel)
         with self.base():
             return dequantized(self, ops.convert_to_tensor(self.kernel))  # type: ignore[arg-type, attr-defined]
 
     def effective_kernel(self, base: Any) -> Any:
-        """The kernel for code that reads it instead of calling the layer."""
+        """Return the kernel for code that reads the kernel instead of calling the layer."""
         if self.is_inactive:
             return base
         dtype = self.compute_dtype if holds_integers(self) else base.dtype  # type: ignore[arg-type, attr-defined]
         return ops.cast(self.merged_kernel(), dtype)
 
     def merged_kernel(self) -> Any:
-        """The effective kernel in float32, or in float64 where it is stored so."""
+        """Return the effective kernel in float32, or in float64 for a kernel stored in float64."""
         if self.mixture is not None:
             refuse_per_sample(self.path)  # type: ignore[attr-defined]
         kernel = self.base_kernel_value()
@@ -122,7 +122,7 @@ class AdaptedLayer:
         return ops.add(ops.cast(kernel, dtype), ops.cast(self.adapter().delta(kernel), dtype))
 
     def base_matrix(self) -> Any:
-        """The kernel without any adapter as a matrix, in the compute dtype."""
+        """Return the kernel without any adapter as a matrix, in the compute dtype."""
         kernel = ops.cast(self.base_kernel_value(), self.compute_dtype)  # type: ignore[attr-defined]
         return self.kernel_view.to_matrix(kernel)
 
@@ -137,7 +137,7 @@ class AdaptedLayer:
 
     @contextmanager
     def base(self) -> Iterator[None]:
-        """Within, the layer is the one that it was before it was adapted."""
+        """Context manager: the layer computes as it did before it was adapted."""
         before = self.reads_base
         _remember(self, "reads_base", True)
         try:
@@ -147,7 +147,7 @@ class AdaptedLayer:
 
     @contextmanager
     def mixed(self, mixture: PerSampleAdapters) -> Iterator[None]:
-        """Within, each sample of a batch has an adapter of its own."""
+        """Context manager: each sample of a batch has its own adapter."""
         _remember(self, "mixture", mixture)
         try:
             yield
@@ -167,7 +167,7 @@ class AdaptedLayer:
 
 
 class AdaptedKernel(AdaptedLayer):
-    """Mixin for layers whose kernel is called so, which code may read."""
+    """Mixin for layers whose kernel is the attribute `kernel`, which other code may read."""
 
     @staticmethod
     def exclusion_reason(layer: keras.layers.Layer) -> str | None:

@@ -28,30 +28,30 @@ SHARED_MARK, SEED_STATE = "shared_mark", "seed_state"
 
 
 def nowhere(axes: str) -> None:
-    """No layout: Keras places the array."""
+    """Return no layout, so that Keras places the array."""
     return
 
 
 class Adapter(StoredArrays):
-    """Holds the variables of a method and runs its algebra on a kernel.
+    """Layer that holds the variables of a method and applies the method to a kernel.
 
-    Everything that the methods share happens here once: trained values in
-    float32, frozen factors in the compute dtype, the casts between them, and
-    dropout on the branch. A layer is given its adapter by
-    `keras_svd_adapters.enable` or by one of the `*Dense` layers.
+    This class does the work that all methods share: trained values in float32,
+    frozen factors in the compute dtype, the casts between them, and dropout on
+    the branch. `keras_svd_adapters.enable` or one of the `*Dense` layers gives
+    a layer its adapter.
 
     Args:
         method: A `Method`.
         view: The `KernelView` of the adapted kernel.
-        form: The formulation, as `method.form` chose it.
+        form: The formulation, chosen by `method.form`.
         values: Initial values of the arrays that declare no `start`. Without
-            them, the adapter refuses to run until its weights are loaded.
+            them, the adapter raises an error until its weights are loaded.
         dtype: Dtype policy of the adapted layer.
-        shared: What it reads of arrays that the model has once.
-        name: Name of the layer, so that its weights have the same paths in
-            every process.
-        layout: Where an array with these axes lies on the devices, as `Array`
-            has them.
+        shared: The arrays that the model stores once for several adapters.
+        name: Name of the layer. It gives the weights the same paths in every
+            process.
+        layout: Function from the `axes` of an `Array` to the layout of the array
+            on the devices.
     """
 
     def __init__(
@@ -77,7 +77,7 @@ class Adapter(StoredArrays):
         self.seed_generator = None
         if self.dropout:
             seed = broadcast_from(0, lambda: random.getrandbits(31))
-            # Without a seed of its own, Keras on torch would draw from a state that no file holds.
+            # Without its own seed, Keras on torch would draw from a state that no file stores.
             with without_layout_map():
                 self.seed_generator = keras.random.SeedGenerator(seed, "dropout")
             place_variable(self.seed_generator.state)
@@ -102,22 +102,22 @@ class Adapter(StoredArrays):
 
     @property
     def filled(self) -> bool:
-        """Whether all that it reads has values."""
+        """Whether its own arrays and the shared arrays have values."""
         return self.has_values and (self.shared is None or self.shared.has_values)
 
     @property
     def trained(self) -> dict[str, keras.Variable]:
-        """The trained variables by name, whether or not they train right now."""
+        """The variables that the method declares trainable, by name; some may be frozen now."""
         declared = self.declared
         return {name: v for name, v in self.arrays.items() if declared[name].trainable}
 
     @property
     def declared(self) -> dict[str, Array]:
-        """What the method declares of each variable."""
+        """The arrays that the method declares, by name."""
         return declared_arrays(self.method, self.view, self.form)
 
     def coefficients(self) -> dict[str, Any]:
-        """The arrays as the algebra wants them, in the compute dtype."""
+        """Return the arrays as `Method.apply` reads them, in the compute dtype."""
         self._check_values()
         c = self.method.coefficients(self._float32_values(), self.form, self._float32_kernel)
         return {name: cast_float(value, self.compute_dtype) for name, value in c.items()}
@@ -129,7 +129,7 @@ class Adapter(StoredArrays):
         training: bool | None,
         coefficients: dict[str, Any] | None = None,
     ) -> Any:
-        """`x K'`, from `(..., m)` to `(..., n)`, in the dtype of `x`; with other coefficients."""
+        """Compute `x K'`, `(..., m)` to `(..., n)`, in the dtype of `x`; or with `coefficients`."""
         c = SimpleNamespace(**(self.coefficients() if coefficients is None else coefficients))
 
         def dropout(x: Any) -> Any:
@@ -140,7 +140,7 @@ class Adapter(StoredArrays):
         return self.method.apply(x, base, c, self.form, dropout)
 
     def delta(self, kernel: Any) -> Any:
-        """`K' - K` in float32, in the shape of the kernel."""
+        """Return `K' - K` in float32, in the shape of the kernel."""
         self._check_values()
         matrix = ops.cast(self.view.to_matrix(ops.convert_to_tensor(kernel)), "float32")
         v = self._float32_values()
@@ -155,7 +155,7 @@ class Adapter(StoredArrays):
         return self.view.from_matrix(ops.vectorized_map(delta, (matrix, own)))
 
     def numpy_values(self) -> list[SimpleNamespace]:
-        """All that the algebra of each matrix reads, as float64 arrays on the host."""
+        """Return all arrays that the method reads, for each matrix, as float64 on the host."""
         values = {k: to_float64(v) for k, v in vars(self._float32_values()).items()}
         own = {name: self.view.split(values.pop(name)) for name in self._array_names}
         each = (dict(zip(own, parts)) for parts in zip(*own.values(), strict=True))
@@ -225,7 +225,7 @@ class Adapter(StoredArrays):
         return [v for name, v in arrays.items() if declared[name].start is None]
 
     def refit_to_kernel(self) -> None:
-        """Finds the factors of the kernel as it is now: a file of base weights was loaded."""
+        """Recompute the factors from the current kernel, after loading a file of base weights."""
         has_factors = self.method.needs_svd and "s" in self.arrays
         if not has_factors and type(self.method).follow is Method.follow:
             return
@@ -246,5 +246,5 @@ class Adapter(StoredArrays):
 
 
 def no_kernel() -> Any:
-    """Stands in until the adapter is attached to a layer."""
+    """Raise an error: the adapter is not attached to a layer."""
     raise RuntimeError("The adapter is not attached to a layer. Received: an adapter alone")

@@ -1,4 +1,4 @@
-"""Attach adapters to a layer, activate them and take them off."""
+"""Attach adapters to a layer, activate them and detach them."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from keras_svd_adapters.runtime.keras_private.layers import attach_child, detach
 
 
 def attach(layer: keras.layers.Layer, name: str, adapter: Adapter) -> None:
-    """Gives a layer an adapter and makes it the active one."""
+    """Attach an adapter to a layer and activate the adapter."""
     attach_inactive(layer, name, adapter)
     activate(layer, name)
 
 
 def attach_inactive(layer: keras.layers.Layer, name: str, adapter: Adapter) -> None:
-    """Gives a layer an adapter; which one is active and what trains stays as it is."""
+    """Attach an adapter to a layer; the active adapter and the trained variables do not change."""
     if not isinstance(layer, AdaptedLayer):
         kind = adapted_class_of(layer)
         assert kind is not None
@@ -34,7 +34,7 @@ def attach_inactive(layer: keras.layers.Layer, name: str, adapter: Adapter) -> N
 
 
 def reattach(layer: keras.layers.Layer, adapters: dict[str, Adapter], active: Any) -> None:
-    """Takes `detach` of all adapters of a layer back, with what trained and what did not."""
+    """Undo `detach` of all adapters of a layer; every variable stays trainable or frozen."""
     for name, adapter in adapters.items():
         if name not in adapters_of(layer):
             attach_inactive(layer, name, adapter)
@@ -42,7 +42,7 @@ def reattach(layer: keras.layers.Layer, adapters: dict[str, Adapter], active: An
 
 
 def detach(layer: keras.layers.Layer, name: str) -> None:
-    """Takes back `attach`."""
+    """Undo `attach`."""
     detach_child(layer, PREFIX + name)
     _remember(layer, "carried_adapters", tuple(n for n in layer.carried_adapters if n != name))
     if layer.active_adapter == name:
@@ -55,7 +55,7 @@ def detach(layer: keras.layers.Layer, name: str) -> None:
 
 
 def activate(layer: keras.layers.Layer, name: str | None) -> None:
-    """Makes one adapter of a layer the active one; the others rest and do not train."""
+    """Activate one adapter of a layer; the other adapters are inactive and frozen."""
     for other, adapter in adapters_of(layer).items():
         for variable in adapter.trained.values():
             if other == name:

@@ -12,10 +12,10 @@ PREFIX = "adapter_"
 
 
 def adapters_of(layer: keras.layers.Layer) -> dict[str, Adapter]:
-    """The adapters of a layer by name."""
+    """Return the adapters of a layer by name."""
     return {name: getattr(layer, PREFIX + name) for name in getattr(layer, "carried_adapters", ())}
 
 
 def _remember(layer: Any, attribute: str, value: Any) -> None:
-    """Sets an attribute that Keras and the backend need not know of."""
+    """Set an attribute that Keras and the backend do not track."""
     object.__setattr__(layer, attribute, value)

@@ -1,7 +1,7 @@
-"""Mixins that an object gets after it was made.
+"""Mixins added to an existing object.
 
-Its class changes to a subclass of the same name: paths, checkpoints, layout maps and `isinstance`
-stay as they were, which replacing a layer in its parent would break.
+The object's class changes to a subclass of the same name. Paths, checkpoints, layout maps and
+`isinstance` therefore keep working. Replacing a layer in its parent would break them.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ _grafted: dict[tuple[type, type], type] = {}
 
 
 def add_mixin(target: Any, mixin: type, serialized_as: str | None = None) -> None:
-    """Puts `mixin` before the class of an object, under the class's own name.
+    """Put `mixin` before the class of an object, under the class's own name.
 
     Args:
         target: A layer or model.
         mixin: The class whose methods come first.
-        serialized_as: Registered name under which configurations name the new
-            class; without, they name the old one.
+        serialized_as: Registered name of the new class in configurations.
+            Without it, configurations name the old class.
     """
     base = type(target)
     grafted = _grafted.get((mixin, base))
@@ -35,14 +35,14 @@ def add_mixin(target: Any, mixin: type, serialized_as: str | None = None) -> Non
 
 
 def remove_mixin(target: Any, mixin: type) -> None:
-    """Takes back `add_mixin`."""
+    """Undo `add_mixin`."""
     if isinstance(target, mixin):
         object.__setattr__(target, "__class__", original_class(target, mixin))
 
 
 @contextmanager
 def without_mixin(target: Any, mixin: type) -> Iterator[None]:
-    """Within, an object has the class that it had before `add_mixin`."""
+    """Context manager: an object has the class that it had before `add_mixin`."""
     now = type(target)
     object.__setattr__(target, "__class__", original_class(target, mixin))
     try:
@@ -52,6 +52,6 @@ def without_mixin(target: Any, mixin: type) -> Iterator[None]:
 
 
 def original_class(target: Any, mixin: type) -> type:
-    """The class that an object had before `add_mixin`."""
+    """Return the class that an object had before `add_mixin`."""
     order = type(target).__mro__
     return order[order.index(mixin) + 1] if mixin in order else order[0]

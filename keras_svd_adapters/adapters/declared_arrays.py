@@ -8,7 +8,10 @@ from keras_svd_adapters.methods.method import Method
 
 
 def declared_arrays(method: Method, view: KernelView, form: str) -> dict[str, Array]:
-    """What a method declares for a kernel; of a stack, each array that is not shared has one."""
+    """Return the arrays that a method declares for a kernel.
+
+    For a stack of kernels, each array that is not shared gets a leading axis for the stack.
+    """
     arrays = method.arrays(view.m, view.n, form)
     if view.count is None:
         return arrays

@@ -1,4 +1,4 @@
-"""Variables that stay frozen whatever is set on the layers above them."""
+"""Variables that stay frozen when `trainable` is set on the layers above them."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ class FrozenVariable(keras.Variable):
 
     @trainable.setter
     def trainable(self, value: bool) -> None:
-        """Nothing: `freeze_variable` has set it."""
+        """Do nothing: `freeze_variable` has frozen the variable."""
 
 
 def freeze_variable(variable: keras.Variable) -> None:
-    """Freezes a variable until `unfreeze_variable`."""
+    """Freeze a variable until `unfreeze_variable`."""
     if isinstance(variable, FrozenVariable):
         return
     variable.trained_before_pin = variable.trainable
@@ -27,12 +27,12 @@ def freeze_variable(variable: keras.Variable) -> None:
 
 
 def is_frozen_variable(variable: keras.Variable) -> bool:
-    """Whether `freeze_variable` holds a variable."""
+    """Whether `freeze_variable` froze a variable."""
     return isinstance(variable, FrozenVariable)
 
 
 def unfreeze_variable(variable: keras.Variable) -> None:
-    """Gives a pinned variable back the `trainable` it had."""
+    """Restore the `trainable` that a variable had before `freeze_variable`."""
     if isinstance(variable, FrozenVariable):
         variable.__class__ = keras.Variable
         variable.trainable = variable.trained_before_pin

@@ -1,4 +1,4 @@
-"""Which kind of adapted layer a layer becomes, and its kernel without adapters."""
+"""The kind of adapted layer that a layer becomes, and the layer's kernel without adapters."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from keras_svd_adapters.kernels.quantized import dequantized, holds_integers, st
 
 
 def adapted_class_of(layer: keras.layers.Layer) -> type[AdaptedLayer] | None:
-    """The kind of a built layer, if it computes with its kernel as one of that kind does."""
+    """Return the kind of a built layer, if the layer uses its kernel as that kind does."""
     return adapted_class_for(original_class(layer, AdaptedLayer)) if layer.built else None
 
 
 def adapted_class_for(plain: type) -> type[AdaptedLayer] | None:
-    """The kind of the layers of a class."""
+    """Return the kind of the layers of a class."""
     for kind in AdaptedLayer.kinds:
         for cls in kind.adapts:
             if issubclass(plain, cls) and getattr(plain, "call", None) is getattr(cls, "call", ...):
@@ -27,7 +27,7 @@ def adapted_class_for(plain: type) -> type[AdaptedLayer] | None:
 
 
 def base_kernel_value(layer: keras.layers.Layer) -> Any:
-    """The kernel of a layer, adapted or not, without adapters; of a quantized one as floats."""
+    """Return the kernel of any layer without adapters; for a quantized layer, as floats."""
     if isinstance(layer, AdaptedLayer):
         return layer.base_kernel_value()
     if not holds_integers(layer):
@@ -36,7 +36,7 @@ def base_kernel_value(layer: keras.layers.Layer) -> Any:
 
 
 def base_kernel_variable(layer: keras.layers.Layer) -> keras.Variable:
-    """The kernel variable of a layer, adapted or not."""
+    """Return the kernel variable of a layer, adapted or not."""
     if holds_integers(layer):
         return stored_kernel(layer)
     if isinstance(layer, AdaptedLayer):

@@ -11,21 +11,20 @@ from keras import ops
 
 from keras_svd_adapters.kernels.fused_products import shifted_product, sum_of_known, sum_of_products
 
-OPEN = 16  # what a size counts that is not known while a function is traced
+OPEN = 16  # value of a size that is unknown while a function is traced
 
 
 @dataclass(frozen=True)
 class Operation:
-    """The frozen operation of a layer, as `methods.method.Base` tells.
+    """The frozen operation of a layer, as `methods.contract.Base` defines.
 
     Args:
         run: `x K`, or `x (K + delta)`.
         times: `x A` for any `(m, r)` matrix.
         shape: `(m, n)`.
-        tokens: About how many rows the input has.
-        matrix: Gives `K` as a matrix, in the compute dtype.
-        rounds_once: Whether sums of products with `K` are worth adding up before
-            they are rounded.
+        tokens: Approximate number of rows of the input.
+        matrix: Returns `K` as a matrix, in the compute dtype.
+        rounds_once: Whether to add up sums of products with `K` before rounding.
     """
 
     run: Callable[..., Any]
@@ -39,7 +38,7 @@ class Operation:
         return self.run(x, delta)
 
     def plus(self, x: Any, h: Any, matrix: Any, y: Any = None) -> Any:
-        """`x K + h B`; `y` is `x K` where that is known."""
+        """Compute `x K + h B`; `y` is `x K` if it is known."""
         if not self.rounds_once:
             return (self.run(x) if y is None else y) + ops.matmul(h, matrix)
         if y is None:
@@ -47,10 +46,10 @@ class Operation:
         return sum_of_known(y, x, self.matrix(), h, matrix)
 
     def shift(self, x: Any, d: Any) -> Any:
-        """`(x + d) K`."""
+        """Compute `(x + d) K`."""
         return shifted_product(x, d, self.matrix()) if self.rounds_once else self.run(x + d)
 
 
 def count_tokens(sizes: Sequence[Any], unknown: int = OPEN) -> int:
-    """The product of sizes, about where some are open, or symbols of an export."""
+    """Return the product of sizes; an open size, or a symbol of an export, counts as `unknown`."""
     return prod(size if type(size) is int else unknown for size in sizes)

@@ -20,11 +20,11 @@ Names = tuple[str | None, ...]
 
 
 class AdapterIds(keras.layers.Layer):
-    """Holds which adapter each sample of a batch has, as a weight, so that a graph reads it.
+    """Layer that stores the adapter of each sample as a weight, so that a graph reads it.
 
     Args:
-        names: The names of adapters, `None` for the plain model.
-        size: How many samples a batch has.
+        names: Names of the adapters, `None` for the plain model.
+        size: Number of samples in a batch.
     """
 
     def __init__(self, names: Names, size: int):
@@ -39,17 +39,17 @@ class AdapterIds(keras.layers.Layer):
         self.built = True
 
     def choose(self, ids: list[str | None]) -> None:
-        """Gives each sample its adapter."""
+        """Assign an adapter to each sample."""
         self.ids.assign(np.array([self.names.index(name) for name in ids], "int32"))
 
 
 @dataclass(frozen=True)
 class Group:
-    """Adapters of a kernel that differ in values alone.
+    """Adapters of a kernel that differ only in their values.
 
     Args:
-        names: Their names.
-        common: The frozen arrays in which they agree, of which there is one.
+        names: Names of the adapters.
+        common: The frozen arrays that are equal in all of them, used as one copy.
     """
 
     names: tuple[str, ...]
@@ -57,7 +57,7 @@ class Group:
 
 
 def groups_of(adapters: Mapping[str, Adapter], names: Names) -> list[Group]:
-    """The adapters of a kernel with these names, in groups."""
+    """Group the adapters of a kernel that have these names."""
     found: dict[Any, list[str]] = {}
     for name, adapter in adapters.items():
         if name in names:
@@ -81,13 +81,13 @@ def _common(adapters: list[Adapter]) -> list[str]:
 
 @dataclass(frozen=True, eq=False)
 class PerSampleAdapters:
-    """What a layer computes where each sample of a batch has its own adapter.
+    """Computation of a layer if each sample of a batch has its own adapter.
 
     Args:
-        chosen: Which adapter that is.
+        chosen: The adapter of each sample.
         groups: The layer's adapters.
-        maps: Whether the backend maps the layer's work over samples; PyTorch does
-            not map its convolutions of images, and none what Keras quantized.
+        maps: Whether the backend maps the layer's work over samples. PyTorch does not map
+            convolutions of images. No backend maps layers that Keras quantized.
     """
 
     chosen: AdapterIds
@@ -96,16 +96,16 @@ class PerSampleAdapters:
 
     @property
     def key(self) -> AdapterIds:
-        """On what a compiled function depends."""
+        """The state that a compiled function depends on."""
         return self.chosen
 
     def outputs(self, inputs: Any, compute: Compute, adapters: Mapping[str, Adapter]) -> Any:
-        """The outputs of the layer for each sample, by its own adapter.
+        """Compute the outputs of the layer, each sample with its own adapter.
 
         Args:
-            inputs: A batch; a sample may have several rows, one after the other, as in a
-                beam search.
-            compute: The layer's work on some rows by a function `adapt(x, operation)`.
+            inputs: A batch; a sample may have several consecutive rows, as in a beam search.
+            compute: Function that does the layer's work on some rows, given a function
+                `adapt(x, operation)`.
             adapters: The layer's adapters.
         """
         rows, size = inputs.shape[0], self.chosen.probe_rows or self.chosen.size
@@ -127,7 +127,7 @@ class PerSampleAdapters:
     def _of(
         self, group: Group, samples: Any, compute: Compute, adapters: Mapping[str, Adapter]
     ) -> Any:
-        """The outputs by the adapters of a group; those of samples without one mean nothing."""
+        """Compute outputs with the adapters of a group; outputs of other samples are not used."""
         first = adapters[group.names[0]]
         each = [adapters[name].coefficients() for name in group.names]
         common = {name: value for name, value in each[0].items() if name in group.common}
@@ -143,7 +143,7 @@ class PerSampleAdapters:
         return self._mapped(one, (samples, stacks))
 
     def _mapped(self, function: Callable[[Any], Any], values: Any) -> Any:
-        """What a function makes of the values of each sample."""
+        """Apply a function to the values of each sample."""
         if self.maps:
             return ops.vectorized_map(function, values)
         each = (keras.tree.map_structure(lambda v: v[i], values) for i in range(self.chosen.size))  # noqa: B023
@@ -156,10 +156,10 @@ class PerSampleAdapters:
 
 
 def _plain(x: Any, base: Any) -> Any:
-    """The outputs without an adapter."""
+    """Return the outputs without an adapter."""
     return base(x)
 
 
 def _adapt(adapter: Adapter, x: Any, base: Any, coefficients: dict[str, Any]) -> Any:
-    """As `Adapter.adapt`; that few tokens are told keeps methods from a kernel per sample."""
+    """Call `Adapter.adapt` with `tokens=1`, so that no method makes a kernel for each sample."""
     return adapter.adapt(x, replace(base, tokens=1), False, coefficients)

@@ -6,7 +6,7 @@ from typing import Any
 
 
 def refuse_to_quantize(*args: Any, **kwargs: Any) -> None:
-    """Raises: `quantize` on a model with adapters."""
+    """Raise an error for `quantize` on a model with adapters."""
     raise ValueError(
         "An adapted model cannot be quantized: quantize first and adapt then. `save_adapter`, "
         "`delete_adapter`, `model.quantize`, `load_adapter` keep what was trained; float kernels "
@@ -15,7 +15,7 @@ def refuse_to_quantize(*args: Any, **kwargs: Any) -> None:
 
 
 def refuse_keras_lora(where: str) -> None:
-    """Raises: Keras's own LoRA on what has an adapter of ours."""
+    """Raise an error for Keras's own LoRA on a layer or model with an adapter of this package."""
     raise ValueError(
         "An adapter of keras_svd_adapters is there, and Keras's own LoRA would be a second one. "
         "Use `keras_svd_adapters.enable(model, LoRA(...))`, or `merge` first. "
@@ -24,11 +24,11 @@ def refuse_keras_lora(where: str) -> None:
 
 
 class PerSampleError(ValueError):
-    """A layer cannot have an adapter per sample."""
+    """Error for a layer that cannot have one adapter per sample."""
 
 
 def refuse_per_sample(where: str) -> None:
-    """Raises: a layer that cannot have an adapter per sample."""
+    """Raise an error for a layer that cannot have one adapter per sample."""
     raise PerSampleError(
         "One adapter per sample needs layers that are called with the batch in front: this one "
         "reads its kernel, or computes without the batch. Adapt without it, or run the samples of "

@@ -1,4 +1,4 @@
-"""What a layer stores of a float kernel where it is quantized: the rounding of Keras itself."""
+"""Quantize a float kernel as its layer stores it, with the rounding of Keras itself."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ class Rounded(NamedTuple):
     """A kernel as integers.
 
     Args:
-        stored: The values of the weights that hold it, by their names.
-        floats: What they stand for, in the shape of the kernel.
+        stored: The values of the weights that store the kernel, by weight name.
+        floats: The dequantized kernel, in the shape of the kernel.
     """
 
     stored: dict[str, np.ndarray]
@@ -29,7 +29,7 @@ class Rounded(NamedTuple):
 def quantized_kernel(
     layer: keras.layers.Layer, kernel: Any, mode: str, config: Any = None
 ) -> Rounded:
-    """A kernel as a layer of this kind stores it after `quantize(mode, config=config)`."""
+    """Quantize a kernel as a layer of this kind stores it after `quantize(mode, config=config)`."""
     twin = _float_copy(layer)
     twin.kernel.assign(kernel)
     twin.quantize(mode, config=config)
@@ -38,12 +38,15 @@ def quantized_kernel(
 
 
 def requantized_kernel(layer: keras.layers.Layer, kernel: Any) -> Rounded:
-    """A kernel as a layer that is quantized stores it."""
+    """Quantize a kernel as a layer that is quantized stores it."""
     return quantized_kernel(layer, kernel, str(mode_of(layer)), _config_of(layer))
 
 
 def _config_of(layer: keras.layers.Layer) -> Any:
-    """How a layer was quantized; one that was made so from a policy knows no configuration."""
+    """Return the quantization configuration of a layer.
+
+    A layer that was built from a quantized policy stores no configuration.
+    """
     if layer.quantization_config is not None or mode_of(layer) != "int4":
         return layer.quantization_config
     groups = stored_weights(layer).get("g_idx")
@@ -52,7 +55,7 @@ def _config_of(layer: keras.layers.Layer) -> Any:
 
 
 def _float_copy(layer: Any) -> Any:
-    """A built layer with a kernel of the same shape and meaning, and nothing else."""
+    """Build a layer whose kernel has the same shape and axes, without any other weight."""
     dtype = float_policy(layer)
     if isinstance(layer, keras.layers.EinsumDense):
         twin = keras.layers.EinsumDense(layer.equation, layer.partial_output_shape, dtype=dtype)

@@ -1,4 +1,4 @@
-"""The frozen arrays that all kernels of a model share, as VeRA's random pair."""
+"""The frozen arrays that all kernels of a model share, such as VeRA's random pair."""
 
 from __future__ import annotations
 
@@ -18,13 +18,14 @@ Shapes = dict[str, tuple[int, ...]]
 
 
 class SharedArrays(StoredArrays):
-    """Holds them once for a model; every adapter that reads them has it as a child.
+    """Layer that stores the shared arrays of a model once; a child of each adapter that reads them.
 
     Args:
-        method: The `Method` whose arrays they are.
-        shapes: Their shapes, which hold the part of every kernel.
-        values: Their values; without, they wait for weights to be loaded.
-        dtype: Their dtype.
+        method: The `Method` that the arrays belong to.
+        shapes: Shapes of the arrays, large enough for every kernel.
+        values: Values of the arrays. Without them, the arrays have no values until
+            weights are loaded.
+        dtype: Dtype of the arrays.
     """
 
     def __init__(
@@ -49,12 +50,12 @@ class SharedArrays(StoredArrays):
         return self.shapes
 
     def part(self, name: str, shape: tuple[int, ...]) -> Any:
-        """The leading part of an array, as a kernel reads it."""
+        """Return the leading part of an array, as a kernel reads it."""
         whole = ops.convert_to_tensor(getattr(self, name))
         return whole if tuple(whole.shape) == shape else whole[tuple(map(slice, shape))]
 
     def digest(self) -> bytes:
-        """A hash of the values, by which an adapter knows the arrays it was trained with."""
+        """Return a hash of the values: the fingerprint by which an adapter knows its arrays."""
         sha256 = hashlib.sha256()
         for variable in self.arrays.values():
             sha256.update(np.ascontiguousarray(to_float_array(variable)).tobytes())
@@ -69,7 +70,7 @@ class SharedArrays(StoredArrays):
 
 
 def covering_shapes(arrays: list[dict[str, Array]]) -> Shapes:
-    """Shapes that hold what each of several kernels reads of the shared arrays."""
+    """Return shapes of the shared arrays that are large enough for each of several kernels."""
     shapes: Shapes = {}
     for declared in arrays:
         for name, array in declared.items():
@@ -80,7 +81,7 @@ def covering_shapes(arrays: list[dict[str, Array]]) -> Shapes:
 
 
 def check_agreement(methods: list[Method]) -> None:
-    """Raises where methods that would share arrays differ in what those depend on."""
+    """Raise an error if methods that would share arrays differ in the fields that define these."""
     first: dict[str, Method] = {}
     for method in methods:
         if not method.shared_by:
@@ -97,7 +98,7 @@ def check_agreement(methods: list[Method]) -> None:
 
 
 def check_room(shared: SharedArrays, shapes: Shapes) -> None:
-    """Raises where a kernel would read more of the shared arrays than there is."""
+    """Raise an error if a kernel needs larger shared arrays than the model has."""
     for name, shape in shapes.items():
         if any(need > have for need, have in zip(shape, shared.shapes[name], strict=True)):
             raise ValueError(

@@ -1,4 +1,4 @@
-"""A Keras layer that holds named arrays, whose values may come from a file later."""
+"""A Keras layer that stores named arrays, whose values may come from a file later."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from keras_svd_adapters.runtime.host_values import initializer_of, to_float_arra
 
 
 class StoredArrays(keras.layers.Layer):
-    """Base of the layers that hold arrays of adapters.
+    """Base class of the layers that store arrays of adapters.
 
     A subclass sets `has_values` and calls `add_array` for each array.
     """
@@ -29,15 +29,15 @@ class StoredArrays(keras.layers.Layer):
         trainable: bool = False,
         layout: Any = None,
     ) -> keras.Variable:
-        """Adds a variable as an attribute of this name.
+        """Add a variable as an attribute of this name.
 
         Args:
             name: Name of the array.
-            shape: Its shape.
-            dtype: Its dtype; autocasting leaves it alone.
-            value: Its first values.
-            trainable: Whether it trains.
-            layout: Its layout on the devices, `None` to leave that to Keras.
+            shape: Shape of the array.
+            dtype: Dtype of the array; autocasting does not change it.
+            value: Initial values.
+            trainable: Whether the array trains.
+            layout: Layout on the devices, `None` to leave it to Keras.
         """
         with without_layout_map():
             variable = self.add_weight(
@@ -53,7 +53,7 @@ class StoredArrays(keras.layers.Layer):
         return variable
 
     def array_names(self) -> Iterable[str]:
-        """The names of the arrays, in the order in which they were added."""
+        """Return the names of the arrays, in the order in which they were added."""
         raise NotImplementedError
 
     @property
@@ -62,11 +62,11 @@ class StoredArrays(keras.layers.Layer):
         return {name: getattr(self, name) for name in self.array_names()}
 
     def uninitialized(self) -> list[keras.Variable]:
-        """The variables that are 0 until their values come."""
+        """Return the variables that are 0 until their values are loaded."""
         return list(self.arrays.values())
 
     def detect_values(self, of_all: bool) -> None:
-        """Sets `has_values` if values came by another way than `load_own_variables`.
+        """Set `has_values` if values were assigned other than by `load_own_variables`.
 
         Args:
             of_all: Whether all weights of the model were assigned.

@@ -1,7 +1,8 @@
-"""The adapter archive: bytes in, checked contents out. Nothing in it is executed.
+"""Write adapter archives, and read and check them. Nothing in an archive is executed.
 
-A zip in the layout of Keras: `metadata.json` (format version, checksums), `config.json` (plain
-data) and `adapter.safetensors` (values). Checksums are verified before anything is parsed.
+An archive is a zip in the layout of Keras: `metadata.json` (format version, checksums),
+`config.json` (plain data) and `adapter.safetensors` (values). Reading verifies the checksums
+before it parses the data.
 """
 
 from __future__ import annotations
@@ -31,18 +32,18 @@ MAX_TEXT_BYTES = 16 * 2**20
 
 
 class AdapterFileError(ValueError):
-    """A file that is not an adapter file, is damaged, or does not fit."""
+    """Error about a file that is not an adapter file, is damaged, or does not fit the model."""
 
 
 class Contents(NamedTuple):
-    """What an adapter archive holds."""
+    """Contents of an adapter archive."""
 
     config: dict[str, Any]
     values: dict[str, np.ndarray]
 
 
 def write_archive(path: str | os.PathLike[str], contents: Contents) -> None:
-    """Writes an archive in one step: the old file or the new one, never half of one."""
+    """Write an archive in one step: the path holds the old file or the new one, never a part."""
     config = json.dumps(contents.config, indent=1, sort_keys=True).encode()
     values = save({k: np.ascontiguousarray(v) for k, v in sorted(contents.values.items())})
     metadata = {
@@ -69,12 +70,12 @@ def _add(archive: zipfile.ZipFile, name: str, data: bytes, how: int = zipfile.ZI
 
 
 def read_archive(path: str | os.PathLike[str]) -> Contents:
-    """Reads and checks an archive.
+    """Read and check an archive.
 
     Raises:
         FileNotFoundError: If there is no such file.
-        AdapterFileError: If it is not an adapter file, is damaged, or is of a
-            newer format.
+        AdapterFileError: If the file is not an adapter file, is damaged, or has
+            a newer format.
     """
     if not isinstance(path, (str, os.PathLike)):
         raise AdapterFileError(f"`filepath` is the path of an adapter file. Received: {path!r}")
@@ -96,12 +97,12 @@ def read_archive(path: str | os.PathLike[str]) -> Contents:
         raise _damaged(path, f"it is not a complete zip archive ({error})") from None
     except (SafetensorError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise _damaged(path, f"{type(error).__name__}: {error}") from None
-    except Exception as error:  # zlib, struct, recursion, unsupported compression and the like
+    except Exception as error:  # zlib, struct, recursion, unsupported compression and others
         raise _damaged(path, f"{type(error).__name__}: {error}") from None
 
 
 def warn_of_nan(values: dict[str, np.ndarray], path: Any) -> None:
-    """Warns where values are of no use."""
+    """Warn if values are NaN or infinite."""
     if broken := [key for key, value in values.items() if not np.isfinite(value).all()]:
         warn(
             "The adapter has NaN or infinite values, in its file as well. "

@@ -1,4 +1,4 @@
-"""Loading an adapter file onto a model, which is touched only when all of it fits."""
+"""Load an adapter file onto a model; check everything before the model changes."""
 
 from __future__ import annotations
 
@@ -49,31 +49,32 @@ def load_adapter(
     svd_device: str = "cpu",
     layout: Layouts | None = None,
 ) -> Status:
-    """Loads an adapter onto the model that it was trained on.
+    """Load an adapter onto the model that it was trained on.
 
-    A model without an adapter of this name is adapted first. Everything is
-    checked before the model is touched. On the same base in another precision
-    it loads, with a warning that tells how far apart the kernels are.
+    If the model has no adapter of this name, it is adapted first. Everything is
+    checked before the model changes. The adapter also loads onto the same base
+    in another precision, with a warning that shows the distance of the kernels.
 
     Args:
         model: The base model, adapted or not.
         filepath: A file of `save_adapter`, from any backend.
-        name: The name that the adapter gets.
+        name: Name of the adapter on this model.
         strict: Whether a layer or weight that the model lacks, or a kernel
-            with other values, is an error; else a warning, and what fits is
-            loaded.
+            with other values, raises an error. `False` gives a warning and
+            loads the rest.
         verbose: As in `enable`.
         cache: As in `enable`.
         cache_dir: As in `enable`.
-        svd_device: As when the adapter was made, unless its file has its basis.
-        layout: As in `enable`; the file knows of none.
+        svd_device: The same as when the adapter was made, unless the file
+            includes the basis.
+        layout: As in `enable`; the file does not store a layout.
 
     Returns:
         A `Status` of the model.
 
     Raises:
-        AdapterFileError: If the file is damaged, newer, or of another model.
-            The model is left as it was.
+        AdapterFileError: If the file is damaged, has a newer format, or is of
+            another model. The model stays unchanged.
     """
     check_name(name)
     service = SVDService(cache, cache_dir, svd_device)
@@ -131,7 +132,7 @@ def _paths(model: keras.layers.Layer, chosen: Chosen, name: str) -> Shapes:
 
 
 def _starter(contents: Contents, filepath: Path, name: str) -> Starter:
-    """Makes adapters that start at the values of the file."""
+    """Return a function that makes adapters that start at the values of the file."""
 
     def start(site: Site, method: Method, shared: Shared, found: Found) -> Adapter:
         if _has_factors(site, contents):
@@ -155,7 +156,7 @@ def _needs_svd(contents: Contents) -> Callable[[Site, Method], bool]:
 def _whole_adapter(
     site: Site, method: Method, shared: Shared, contents: Contents, name: str
 ) -> Adapter:
-    """An adapter with the factors of the file."""
+    """Return an adapter with the factors of the file."""
     form = contents.config["sites"][site.key]["form"]
     adapter = site.new_adapter(method, form, name, {}, shared.get(method.name))
     _take(site, adapter, contents)
@@ -171,7 +172,7 @@ def _take(site: Site, adapter: Adapter, contents: Contents) -> None:
 def _assign(
     model: keras.layers.Layer, chosen: Chosen, contents: Contents, name: str, filepath: Path
 ) -> None:
-    """Puts the values of a file into adapters that are there already."""
+    """Assign the values of a file to adapters that the model already has."""
     ours = {site.key: adapters_of(site.layer)[name] for site in adapted_sites(model, name)}
     theirs = {site.key: method for site, method in chosen}
     if {key: adapter.method for key, adapter in ours.items()} != theirs:

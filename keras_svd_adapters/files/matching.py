@@ -1,4 +1,4 @@
-"""Whether an adapter file fits a model, checked before the model is touched."""
+"""Check whether an adapter file fits a model, before the model changes."""
 
 from __future__ import annotations
 
@@ -27,9 +27,10 @@ TAKE_OFF = "Take those off with `delete_adapter` first"
 def match_sites(
     model: keras.layers.Layer, contents: Contents, filepath: Path, strict: bool = True
 ) -> list[tuple[Site, Method]]:
-    """The sites and methods of a file, if they fit the model and its kernels.
+    """Return the sites and methods of a file that fit the model and its kernels.
 
-    Where not all do, it raises, or warns and returns those that do if not `strict`.
+    If some do not fit, the function raises an error. Without `strict`, it warns and
+    returns the sites that fit, and raises an error only if no site fits.
     """
     by_key = {site.key: site for site in find_sites(model)}
     chosen: list[tuple[Site, Method]] = []
@@ -61,7 +62,7 @@ def match_sites(
 
 
 def _obstacle(by_key: dict[str, Site], key: str, told: dict[str, Any]) -> str | None:
-    """Why the adapter of a layer cannot be attached to this model."""
+    """Return why the adapter of a layer cannot be attached to this model, or `None`."""
     if key not in by_key:
         near = difflib.get_close_matches(key, by_key, n=1)
         return (
@@ -78,7 +79,7 @@ def _obstacle(by_key: dict[str, Site], key: str, told: dict[str, Any]) -> str | 
 def _other_values(
     site: Site, told: dict[str, Any], contents: Contents, dtypes: list[tuple[str, str, float]]
 ) -> str | None:
-    """Why a kernel is not the one of the file; notes one that differs by its dtype alone."""
+    """Return why a kernel differs from the file's; record kernels that differ only in dtype."""
     theirs, matrix = told["kernel"], site.matrix()
     ours = kernel_fingerprint(matrix, site.dtype, full="sha256_of_all" in theirs)
     if ours == theirs:
@@ -120,7 +121,7 @@ def _method(told: dict[str, Any], filepath: Path) -> Method:
 
 
 def _check_values(site: Site, method: Method, contents: Contents, filepath: Path) -> None:
-    """Raises where the arrays of a site are not as its method declares them."""
+    """Raise if the arrays of a site differ from the declarations of its method."""
     form = contents.config["sites"][site.key].get("form")
     if form is not None and form not in method.forms:
         raise _mismatch_error(filepath, f"`{site.path}` has the unknown form {form!r}", NEWER)

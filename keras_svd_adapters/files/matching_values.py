@@ -1,4 +1,4 @@
-"""Saved arrays against those of a model."""
+"""Match saved arrays with the arrays of a model."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def fit_shared(
     contents: Contents,
     filepath: Path,
 ) -> Shared:
-    """The arrays that the adapters of a file share: the model's own, if they are the same."""
+    """Return the arrays that the adapters of a file share: the model's own if they are equal."""
     methods = {method.name: method for _, method in chosen}
     values: Values = {}
     for name, told in contents.config.get("shared", {}).items():
@@ -62,7 +62,7 @@ def fit_shared(
 
 
 def _check_size(model: keras.layers.Layer, method: Method, shapes: Shapes, filepath: Path) -> None:
-    """Raises where shared arrays are larger than all kernels of the model together need."""
+    """Raise if shared arrays are larger than all kernels of the model together need."""
     views = [site.view for site in find_sites(model) if site.exclusion_reason(tied=True) is None]
     needed = covering_shapes([method.arrays(v.m, v.n, method.form(v.m, v.n)) for v in views])
     for array, shape in shapes.items():
@@ -81,7 +81,10 @@ def fit_weights(
     name: str,
     sites: list[Site],
 ) -> dict[str, keras.Variable]:
-    """The other trained weights of a file, if the model has them and nothing else trains them."""
+    """Return the other trained weights of a file; raise if another adapter trains them.
+
+    A weight that the model lacks raises an error, or a warning without `strict`.
+    """
     weights = {key: weight for key, _, weight in base_weights(model)}
     found: dict[str, keras.Variable] = {}
     for key in contents.config["train"]:
@@ -101,7 +104,7 @@ def fit_weights(
 
 
 def check_factors(site: Site, adapter: Adapter, contents: Contents, filepath: Path) -> None:
-    """Raises where the singular vectors here are not those of the file."""
+    """Raise if the singular vectors on this machine differ from those of the file."""
     dtype = contents.config["sites"][site.key]["kernel"]["dtype"]
     for name, ours in factor_samples(adapter).items():
         theirs = contents.values.get(f"sites/{site.key}/{name}")
@@ -119,7 +122,7 @@ def check_factors(site: Site, adapter: Adapter, contents: Contents, filepath: Pa
 
 
 def factor_samples(adapter: Adapter) -> dict[str, np.ndarray]:
-    """Marks of the factors, where the trained values depend on which they are."""
+    """Return fingerprints of the factors, if the trained values depend on the exact factors."""
     arrays = adapter.arrays
     if "s" not in arrays:
         return {}

@@ -1,4 +1,4 @@
-"""The adapter file: what was trained, and nothing else."""
+"""Save adapter files: the trained values, without the kernels of the model."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from keras_svd_adapters.runtime.warnings import warn
 
 @keras.saving.register_keras_serializable(PACKAGE, "AdapterFile")
 class AdapterFile:
-    """Names the kind of file in its configuration, for those who load it as a model."""
+    """Name of the file kind in its configuration, for users who load the file as a model."""
 
     def get_config(self) -> dict[str, Any]:
         return {}
@@ -47,20 +47,20 @@ def save_adapter(
     include_basis: bool = False,
     full_hash: bool = False,
 ) -> None:
-    """Saves the values of an adapter, a few hundred kB.
+    """Save the values of an adapter, a few hundred kB.
 
-    The file holds every value that trains, its method, and marks of the
-    kernels that it belongs to. It is written in one step.
+    The file holds every value that trains, the method, and fingerprints of the
+    adapted kernels. It is written in one step.
 
     Args:
         model: An adapted model.
-        filepath: Where to, such as `"pirate.keras"`.
+        filepath: Path of the file, such as `"pirate.keras"`.
         name: Name of the adapter, if there are several.
-        include_basis: Whether the file holds the frozen factors as well. It is
-            as large as they are, loads without a decomposition, and does not
-            depend on how another machine rounds one.
-        full_hash: Whether the marks of the kernels are of every value instead
-            of some thousands.
+        include_basis: Whether the file holds the frozen factors as well. Such a
+            file is as large as the factors. It loads without a decomposition, and
+            does not depend on the rounding of another machine.
+        full_hash: Whether the fingerprints include a hash of every value of the
+            kernels, instead of some thousands alone.
 
     Raises:
         ValueError: If there is no such adapter, or several and no `name`.
@@ -106,13 +106,13 @@ def save_adapter(
 
 
 def _only_seed(sites: list[Site], name: str) -> bool:
-    """Whether no adapter wants its shared arrays in the file."""
+    """Return whether no adapter requires its shared arrays in the file."""
     adapters = [adapters_of(site.layer)[name] for site in sites]
     return not any(x.shared and x.saved for a in adapters for x in a.declared.values())
 
 
 def _saved_arrays(adapter: Adapter, include_basis: bool) -> dict[str, np.ndarray]:
-    """Trained values, the frozen ones that the base cannot give back, and marks of the factors."""
+    """Return trained values, frozen values that the base cannot restore, and fingerprints."""
     if include_basis:
         return {name: to_float_array(v) for name, v in adapter.arrays.items()}
     declared = adapter.declared

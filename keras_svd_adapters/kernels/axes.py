@@ -1,4 +1,4 @@
-"""Axes of kernels and their inputs, brought into the order of a matrix."""
+"""Axes of kernels and their inputs, rearranged into matrix order."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def _trailing(axes: Shape) -> bool:
 
 
 def _gather_axes(x: Any, axes: Shape) -> Any:
-    """Moves `axes` to the end, in the order given, and makes them one."""
+    """Move `axes` to the end, in the order given, and merge them into one."""
     if not _trailing(axes):
         x = ops.moveaxis(x, axes, tuple(range(-len(axes), 0)))
     if len(axes) == 1:
@@ -24,7 +24,7 @@ def _gather_axes(x: Any, axes: Shape) -> Any:
 
 
 def _scatter_axes(x: Any, axes: Shape, sizes: Shape) -> Any:
-    """Undoes `_gather_axes`."""
+    """Undo `_gather_axes`."""
     if len(axes) > 1:
         x = ops.reshape(x, (*leading_shape(x, 1), *sizes))
     if _trailing(axes):
@@ -33,7 +33,7 @@ def _scatter_axes(x: Any, axes: Shape, sizes: Shape) -> Any:
 
 
 def leading_shape(x: Any, trailing: int) -> tuple[Any, ...]:
-    """Shape before the last axes, with at most one size left open (-1)."""
+    """Return the shape before the last axes, with at most one unknown size (-1)."""
     dynamic = ops.shape(x)[:-trailing]
     static = x.shape[:-trailing]
     if sum(size is None for size in static) <= 1:

@@ -1,4 +1,4 @@
-"""A float kernel for a layer that Keras quantized, and back."""
+"""Float kernel for a layer that Keras quantized, and the way back."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ OF_INTEGERS = ("kernel_scale", "kernel_zero", "g_idx")
 
 
 def make_float(layer: Any, kernel: Any, policy: Any) -> Callable[[], None]:
-    """Gives an int8 or int4 layer a float kernel for its integers, as it had before `quantize`.
+    """Replace the integers of an int8 or int4 layer by a float kernel, as before `quantize`.
 
     Returns:
-        What takes it back.
+        A function that restores the quantized kernel.
     """
     names = [name for name in OF_INTEGERS if hasattr(layer, name)]
     before = {name: getattr(layer, name) for name in names}
     quantized_policy, config = _own_policy(layer), layer.quantization_config
     with unlocked(layer):
-        floats = layer.add_weight(  # the one step that may want for memory: nothing is touched yet
+        floats = layer.add_weight(  # may run out of memory, before anything changes
             name="kernel",
             shape=tuple(kernel.shape),
             initializer=lambda shape, dtype=None: ops.cast(kernel, dtype),
@@ -49,6 +49,6 @@ def make_float(layer: Any, kernel: Any, policy: Any) -> Callable[[], None]:
 
 
 def _own_policy(layer: Any) -> Any:
-    """The dtype policy of a layer itself, which a loaded model keeps in a map of all its layers."""
+    """Return a layer's own dtype policy, which a loaded model stores in a map of all its layers."""
     policy = layer.dtype_policy
     return policy[layer.path] if isinstance(policy, keras.dtype_policies.DTypePolicyMap) else policy

@@ -1,10 +1,10 @@
-"""Sums of products in bfloat16 and float16 that are rounded once.
+"""Sums of products in bfloat16 and float16, rounded once.
 
-`x K` is rounded to a grid of 8 bits, on which `x K + h B` loses about half of a change of a
-thousandth. One product of `[x h]` with `[K; B]` adds up in float32 within the accelerator and
-rounds after that; it copies the kernel, which many tokens repay and few do not. Backward, nothing
-of the joined kernel is kept, which would be a second copy of the model, and the frozen `K` has no
-gradient.
+`x K` is rounded to a grid of 8 bits. On this grid, `x K + h B` loses about half of a change of a
+thousandth. One product of `[x h]` with `[K; B]` accumulates in float32 within the accelerator and
+rounds afterwards. Cost: one copy of the kernel, which pays off for many tokens but not for few. The
+joined kernel would be a second copy of the model, so it is not kept for the backward pass. The
+frozen `K` has no gradient.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ MANY_TOKENS = 256
 
 
 def sums_are_rounded_once(dtype: str, tokens: int) -> bool:
-    """Whether products in this dtype, of so many rows, are worth adding up in one."""
+    """Return whether one fused product pays off for this dtype and this many rows."""
     return dtype in HALF and tokens >= MANY_TOKENS
 
 
 def sum_of_products(x: Any, K: Any, h: Any, B: Any) -> Any:
-    """`x K + h B`, from `(t, m)` and `(t, r)` to `(t, n)`; with no gradient for `K`."""
+    """Return `x K + h B`, from `(t, m)` and `(t, r)` to `(t, n)`, with no gradient for `K`."""
     if keras.backend.backend() == "torch":
         from keras_svd_adapters.kernels.fused_products_torch import SumOfProducts
 
@@ -33,13 +33,13 @@ def sum_of_products(x: Any, K: Any, h: Any, B: Any) -> Any:
 
 
 def sum_of_known(y: Any, x: Any, K: Any, h: Any, B: Any) -> Any:
-    """`y + h B` for `y = x K`, before that was rounded; its gradient goes the way of `y`."""
+    """Return `y + h B` for `y = x K`, rounded once; the gradient of `x K` flows through `y`."""
     zero = y - ops.stop_gradient(y)
     return sum_of_products(ops.stop_gradient(x), K, h, B) + zero
 
 
 def shifted_product(x: Any, d: Any, K: Any) -> Any:
-    """`(x + d) K` for two `(t, m)` arrays, of which the second is small."""
+    """Return `(x + d) K` for two `(t, m)` arrays; `d` is small."""
     if keras.backend.backend() == "torch":
         from keras_svd_adapters.kernels.fused_products_torch import ShiftedProduct
 
@@ -49,7 +49,7 @@ def shifted_product(x: Any, d: Any, K: Any) -> Any:
 
 @ops.custom_gradient
 def _sum_of_products(x: Any, K: Any, h: Any, B: Any) -> Any:
-    """Compiled, the parts of its gradient that nothing asks for are not computed."""
+    """Return `x K + h B`; compiled code skips the unused parts of the gradient."""
 
     def gradient(*args: Any, upstream: Any = None) -> Any:
         g = args[0] if upstream is None else upstream

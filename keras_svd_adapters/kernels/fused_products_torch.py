@@ -1,6 +1,7 @@
-"""The sums of `half_precision` for PyTorch, which computes and keeps all that it is told to.
+"""PyTorch versions of the sums in `fused_products`.
 
-Keras's own `custom_gradient` keeps every argument there and asks for every part of the gradient.
+PyTorch computes and keeps everything that the code requests. On PyTorch, Keras's own
+`custom_gradient` keeps every argument and requests every part of the gradient.
 """
 
 from __future__ import annotations

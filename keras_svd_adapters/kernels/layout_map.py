@@ -1,4 +1,4 @@
-"""The layouts that a user gives for arrays of adapters."""
+"""User-defined layouts for the arrays of adapters."""
 
 from __future__ import annotations
 
@@ -16,12 +16,13 @@ Shapes = Mapping[str, tuple[int, ...] | None]
 
 
 def check_layouts(layouts: Layouts | None, shapes: Callable[[], Shapes]) -> Any:
-    """The `LayoutMap` of what a user asks for; raises where it cannot be.
+    """Return the user's layouts as a `LayoutMap`; raise `ValueError` if they are invalid.
 
     Args:
-        layouts: From patterns for paths to axes of the mesh; `None` for nothing.
-        shapes: Gives the paths and shapes of the variables that there may be; `None` for a
-            shape that is not known yet.
+        layouts: Mapping from patterns of paths to axes of the mesh; `None` for
+            no layouts.
+        shapes: Function that returns the paths and shapes of the possible
+            variables; `None` for a shape that is not known yet.
     """
     if layouts is None:
         return None
@@ -59,7 +60,7 @@ def check_layouts(layouts: Layouts | None, shapes: Callable[[], Shapes]) -> Any:
 
 
 def override(layouts: Any, variables: list[keras.Variable]) -> None:
-    """Lays out variables as a `LayoutMap` of `check_layouts` says."""
+    """Apply a `LayoutMap` of `check_layouts` to variables."""
     if layouts is None:
         return
     with restore_layout_on_error(variables):

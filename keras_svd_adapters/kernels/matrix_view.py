@@ -1,4 +1,4 @@
-"""A kernel as a matrix, read from the layer's own equation."""
+"""View of a kernel as a matrix, derived from the layer's own equation."""
 
 from __future__ import annotations
 
@@ -15,21 +15,23 @@ from keras_svd_adapters.kernels.axes import Shape, _gather_axes, _scatter_axes
 
 @dataclass(frozen=True)
 class KernelView:
-    """How a kernel of any rank becomes an `(m, n)` matrix and back.
+    """View of a kernel of any rank as an `(m, n)` matrix, and back.
 
-    The axes of the kernel that are summed over with the input become the rows,
-    `m` of them in all; the axes that appear in the output become the columns,
-    `n` of them. Activations are regrouped the same way, so that the algebra of
-    a method only ever meets `(..., m)` inputs and `(..., n)` outputs.
+    Kernel axes that are contracted with the input become the rows, `m` in all.
+    Kernel axes that appear in the output become the columns, `n` in all. The
+    view regroups activations in the same way, so a method sees only `(..., m)`
+    inputs and `(..., n)` outputs.
 
     Args:
         shape: Shape of the kernel as the layer stores it.
         rows: Axes of the kernel that are contracted, in the kernel's order.
-        columns: Axes of the kernel that reach the output, likewise.
-        input_axes: For each of `rows`, its axis in the input, counted from
+        columns: Axes of the kernel that reach the output, in the kernel's
+            order.
+        input_axes: For each of `rows`, its axis in the input, counted from the
+            end (negative).
+        output_axes: For each of `columns`, its axis in the output, counted from
             the end (negative).
-        output_axes: For each of `columns`, its axis in the output, negative.
-        stack: Axes along which kernels of their own lie, such as experts.
+        stack: Axes along which separate kernels are stacked, such as experts.
     """
 
     shape: Shape
@@ -46,20 +48,21 @@ class KernelView:
 
     @classmethod
     def from_convolution(cls, shape: Shape) -> KernelView:
-        """View of a convolution's kernel, whose last axis is that of its outputs.
+        """View of a convolution's kernel, whose last axis is the output axis.
 
-        Its rows are those of the patches of an input, which are not laid out: inputs and
-        outputs are not regrouped by this view.
+        The rows correspond to the patches of an input. The patches are not laid out as an array, so
+        this view does not regroup inputs and outputs.
         """
         return cls(tuple(shape), tuple(range(len(shape) - 1)), (len(shape) - 1,), (), (-1,))
 
     @classmethod
     def from_axes(cls, axes: str, shape: Shape) -> KernelView:
-        """View of a weight that code reads, so that inputs and outputs are not regrouped.
+        """View of a weight that code reads, without regrouping of inputs and outputs.
 
         Args:
-            axes: A letter per axis of the weight: `m` for one that is summed over with the input,
-                `n` for one that reaches the output, `s` along which kernels are stacked.
+            axes: A letter for each axis of the weight: `m` for an axis that is
+                contracted with the input, `n` for an axis that reaches the
+                output, `s` for an axis along which kernels are stacked.
             shape: Shape of the weight.
         """
         stack, rows, columns = (
@@ -79,10 +82,10 @@ class KernelView:
             A `KernelView`.
 
         Raises:
-            ValueError: If the kernel is not one matrix: a label shared by the
-                input, the kernel and the output (one matrix a slice), or a
-                label of the kernel that nothing else uses; or if the layer
-                sums or reorders other axes.
+            ValueError: If the kernel is not one matrix, or if the layer sums or
+                reorders other axes. A label shared by the input, the kernel and
+                the output gives one matrix per slice. A label of the kernel
+                that nothing else uses is not allowed either.
         """
         inputs, output = equation.replace(" ", "").split("->")
         x, kernel = inputs.split(",")
@@ -115,33 +118,33 @@ class KernelView:
 
     @property
     def m(self) -> int:
-        """Number of rows: the size of the contracted axes together."""
+        """Number of rows: the product of the sizes of the contracted axes."""
         return math.prod(self.shape[i] for i in self.rows)
 
     @property
     def n(self) -> int:
-        """Number of columns: the size of the output axes together."""
+        """Number of columns: the product of the sizes of the output axes."""
         return math.prod(self.shape[i] for i in self.columns)
 
     @property
     def count(self) -> int | None:
-        """How many kernels are stacked, `None` for one that is not."""
+        """Number of stacked kernels, or `None` if the kernel is not stacked."""
         return math.prod(self.shape[i] for i in self.stack) if self.stack else None
 
     @property
     def matrix_shape(self) -> Shape:
-        """`(m, n)`, or `(count, m, n)`."""
+        """Shape `(m, n)`, or `(count, m, n)` for stacked kernels."""
         return (self.m, self.n) if self.count is None else (self.count, self.m, self.n)
 
     def to_matrix(self, kernel: Any) -> Any:
-        """The kernel, NumPy or backend tensor, as a matrix, or a stack of such."""
+        """Return the kernel, NumPy array or backend tensor, as a matrix or a stack of matrices."""
         if self._is_matrix:
             return kernel
         namespace = np if isinstance(kernel, np.ndarray) else ops
         return namespace.reshape(namespace.transpose(kernel, self._order), self.matrix_shape)
 
     def from_matrix(self, matrix: Any) -> Any:
-        """What `to_matrix` gives, in the shape of the kernel."""
+        """Undo `to_matrix`: return a matrix in the shape of the kernel."""
         if self._is_matrix:
             return matrix
         namespace = np if isinstance(matrix, np.ndarray) else ops
@@ -150,23 +153,23 @@ class KernelView:
         return namespace.transpose(spread, tuple(order.index(i) for i in range(len(order))))
 
     def split(self, stack: Any) -> list[Any]:
-        """What is there for each matrix of the kernel."""
+        """Split a stack into a list with one item for each matrix of the kernel."""
         return [stack] if self.count is None else [stack[i] for i in range(self.count)]
 
     def joined(self, values: Sequence[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
-        """The arrays of each matrix as those of the kernel."""
+        """Stack the arrays of each matrix into the arrays of the kernel."""
         if self.count is None:
             return values[0]
         return {name: np.stack([each[name] for each in values]) for name in values[0]}
 
     def slice(self, kernel: Any, index: int) -> Any:
-        """One kernel of a stack, its axes as they are."""
+        """Return one kernel of a stack, with its axes unchanged."""
         places = iter(np.unravel_index(index, [self.shape[i] for i in self.stack]))
         axes = range(len(self.shape))
         return kernel[tuple(int(next(places)) if i in self.stack else slice(None) for i in axes)]
 
     def slice_to_matrix(self, kernel: np.ndarray) -> np.ndarray:
-        """What `slice` gives, as an `(m, n)` matrix."""
+        """Return a result of `slice` as an `(m, n)` matrix."""
         left = [i for i in range(len(self.shape)) if i not in self.stack]
         order = [left.index(i) for i in self.rows + self.columns]
         return kernel.transpose(order).reshape(self.m, self.n)
@@ -180,17 +183,17 @@ class KernelView:
         return self.shape == self.matrix_shape and self._order == tuple(range(len(self.shape)))
 
     def flatten_input(self, x: Any) -> Any:
-        """An input of the layer as `(..., m)`."""
+        """Return an input of the layer as `(..., m)`."""
         return _gather_axes(x, self.input_axes)
 
     def unflatten_input(self, x: Any) -> Any:
-        """A `(..., m)` tensor in the layout of the layer's input."""
+        """Return a `(..., m)` tensor in the layout of the layer's input."""
         return _scatter_axes(x, self.input_axes, tuple(self.shape[i] for i in self.rows))
 
     def flatten_output(self, y: Any) -> Any:
-        """An output of the layer as `(..., n)`."""
+        """Return an output of the layer as `(..., n)`."""
         return _gather_axes(y, self.output_axes)
 
     def unflatten_output(self, y: Any) -> Any:
-        """A `(..., n)` tensor in the layout of the layer's output."""
+        """Return a `(..., n)` tensor in the layout of the layer's output."""
         return _scatter_axes(y, self.output_axes, tuple(self.shape[i] for i in self.columns))

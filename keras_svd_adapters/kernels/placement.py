@@ -1,4 +1,4 @@
-"""Where the arrays of an adapter lie, if its kernel lies in parts on several devices (JAX)."""
+"""Placement of an adapter's arrays for kernels sharded over devices (JAX)."""
 
 from __future__ import annotations
 
@@ -13,16 +13,17 @@ from keras_svd_adapters.runtime.keras_private.variables import has_value, layout
 
 
 def array_layout(kernel: keras.Variable, view: KernelView, axes: str) -> Any:
-    """The layout of an array beside a kernel; `None` leaves it to Keras.
+    """Return the layout of an adapter's array for a kernel; `None` leaves the layout to Keras.
 
-    Its `m` axis is cut as the kernel's first input axis is, its `n` axis as the first output axis,
-    its `s` axis as the first along which kernels are stacked; any other is whole on every device.
-    Keras's own `LayoutMap` is not asked: its patterns are for the names of base weights.
+    The array's `m` axis is sharded as the kernel's first input axis is. The `n` axis follows the
+    first output axis, and the `s` axis follows the first stacked axis. Any other axis is replicated
+    on every device. The patterns of Keras's own `LayoutMap` match the names of base weights, so the
+    function does not use that map.
 
     Args:
         kernel: The kernel of the layer.
-        view: The same as a matrix.
-        axes: As `methods.method.Array` has them.
+        view: The view of the kernel as a matrix.
+        axes: Axis letters, as in `methods.contract.Array`.
     """
     sharding = sharding_of(kernel)
     if not hasattr(sharding, "spec") or tuple(kernel.shape) != view.shape:
@@ -34,19 +35,19 @@ def array_layout(kernel: keras.Variable, view: KernelView, axes: str) -> Any:
 
 
 def array_axes(cuts: Sequence[Any], view: KernelView, axes: str) -> list[Any]:
-    """By which axis of the mesh an array beside a kernel is cut, that is cut as `cuts` says."""
+    """Return the mesh axes that shard an adapter's array, for a kernel sharded by `cuts`."""
     groups = {"m": view.rows, "n": view.columns, "s": view.stack}
     return [cuts[groups[axis][0]] if groups.get(axis) else None for axis in axes]
 
 
 def mesh_axes(cut: Any) -> list[str]:
-    """The axes of the mesh by which one axis of an array is cut: none, one or several."""
+    """Return the mesh axes that shard one axis of an array: none, one or several."""
     return [cut] if isinstance(cut, str) else list(cut or ())
 
 
 @contextmanager
 def without_layout_map() -> Iterator[None]:
-    """Within, no `LayoutMap` is asked where new variables lie: they wait for `place_variable`."""
+    """Context manager: create variables without a `LayoutMap`; `place_variable` places them."""
     distribution = keras.distribution.distribution()
     if distribution is None:
         yield
@@ -59,13 +60,13 @@ def without_layout_map() -> Iterator[None]:
 
 
 def mirrored_scope(kernel: keras.Variable) -> AbstractContextManager[Any]:
-    """Within, new variables are copied to the devices that a kernel is copied to (TensorFlow)."""
+    """Context manager: copy new variables to every device that holds the kernel (TensorFlow)."""
     strategy = getattr(kernel.value, "distribute_strategy", None)
     return nullcontext() if strategy is None else strategy.scope()
 
 
 def place_variable(variable: keras.Variable, layout: Any = None) -> None:
-    """Place a variable made `without_layout_map`; without a layout, whole on every device."""
+    """Place a variable made `without_layout_map`; without a layout, replicate it on all devices."""
     distribution = keras.distribution.distribution()
     if layout is None and distribution is not None and keras.backend.backend() == "jax":
         whole = [None] * len(variable.shape)
@@ -74,12 +75,12 @@ def place_variable(variable: keras.Variable, layout: Any = None) -> None:
 
 
 def sharding_of(variable: keras.Variable) -> Any:
-    """How JAX has spread a variable over devices; `None` elsewhere, or without a value yet."""
+    """Return the JAX sharding of a variable; `None` on other backends, or without a value yet."""
     return getattr(variable.value, "sharding", None) if has_value(variable) else None
 
 
 def apply_layout(variable: keras.Variable, layout: Any) -> None:
-    """Lets a variable lie on the devices as a layout says, now and when it is assigned (JAX)."""
+    """Place a variable on the devices by a layout, now and at each later assignment (JAX)."""
     if layout is None:
         return
     before = layout_of(variable)
@@ -93,7 +94,7 @@ def apply_layout(variable: keras.Variable, layout: Any) -> None:
 
 @contextmanager
 def restore_layout_on_error(variables: list[keras.Variable]) -> Iterator[None]:
-    """Within, whatever goes wrong, the variables lie where they lay."""
+    """Context manager: restore the layouts of these variables if an error occurs."""
     before = [(v, layout_of(v)) for v in variables]
     try:
         yield
@@ -105,14 +106,14 @@ def restore_layout_on_error(variables: list[keras.Variable]) -> Iterator[None]:
 
 
 def format_layout(variable: keras.Variable) -> str:
-    """How a variable is cut along each of its axes, such as `(model, -)`; `-` is not at all."""
+    """Return the sharding of each axis of a variable, such as `(model, -)`; `-` is not sharded."""
     spec = getattr(sharding_of(variable), "spec", ())
     cuts = [*spec, *[None] * (len(variable.shape) - len(spec))]
     return f"({', '.join('+'.join(mesh_axes(cut)) or '-' for cut in cuts)})"
 
 
 def check_layout(kernel: keras.Variable) -> None:
-    """Raises where a kernel lies on one device and new variables would lie on several."""
+    """Raise `ValueError` if a kernel is on one device and new variables would be on several."""
     if keras.backend.backend() != "jax" or keras.distribution.distribution() is None:
         return
     sharding = sharding_of(kernel)

@@ -1,10 +1,10 @@
-"""Low-rank factors that make up for the rounding of a kernel.
+"""Low-rank factors that compensate for the quantization error of a kernel.
 
     K = Q + c A B + rest       Q = round(K - c A B),   c A B = best rank r of K - Q
 
-LoftQ (Li et al. 2023, arXiv:2310.08659) rounds first and then fits; QPiSSA (Meng et al. 2024,
-arXiv:2404.02948) fits first, so that its factors start at the largest triplets of the kernel
-itself. Both repeat. Unlike HF PEFT, `c` counts.
+LoftQ (Li et al. 2023, arXiv:2310.08659) rounds first and then fits. QPiSSA (Meng et al. 2024,
+arXiv:2404.02948) fits first, so its factors start at the largest triplets of the kernel itself.
+Both methods repeat these steps. Unlike HF PEFT, this code includes the scale `c`.
 """
 
 from __future__ import annotations
@@ -23,14 +23,16 @@ OVERSAMPLING = 8
 
 
 class Compensated(NamedTuple):
-    """Factors beside a rounded kernel.
+    """Factors that compensate for the quantization error of a kernel.
 
     Args:
-        A: `(m, r)`.
-        B: `(r, n)`.
-        kept: `(m, n)`, what is to be rounded in the place of the kernel.
-        alone: Norm of the error of rounding the kernel itself, relative to its norm.
-        error: The same of the rounded kernel and the factors together.
+        A: Factor of shape `(m, r)`.
+        B: Factor of shape `(r, n)`.
+        kept: `(m, n)` matrix to round instead of the kernel.
+        alone: Norm of the error of rounding the kernel itself, relative to the
+            norm of the kernel.
+        error: Relative norm of the error of the rounded kernel and the factors
+            together.
     """
 
     A: np.ndarray
@@ -48,15 +50,15 @@ def fit_residual(
     start: str,
     iterations: int,
 ) -> Compensated:
-    """Factors that make up for the rounding of an `(m, n)` kernel.
+    """Fit factors that compensate for the quantization error of an `(m, n)` kernel.
 
     Args:
         K: The kernel.
-        round_off: What rounding makes of a matrix.
-        rank: Of the factors.
+        round_off: Function that returns a matrix after rounding.
+        rank: Rank of the factors.
         scale: The factor `c` before their product.
         start: `"loftq"` or `"qpissa"`.
-        iterations: How often to round and fit.
+        iterations: Number of times to round and fit.
     """
     plain = round_off(K)
     kept, Q = K, plain if start == "loftq" else np.zeros_like(K)
@@ -70,7 +72,7 @@ def fit_residual(
 
 
 def _best(K: np.ndarray, rank: int, scale: float) -> tuple[np.ndarray, np.ndarray]:
-    """`A` and `B` of equal size, such that `scale A B` is the nearest matrix of this rank."""
+    """Return `A` and `B` of equal norm; `scale A B` is the nearest matrix of this rank."""
     svd = decompose(K, Truncation(rank, OVERSAMPLING, seed=0)).part(slice(0, rank))
     A, B = balanced(svd.U, svd.s / scale, svd.Vt)
     return A.astype("float32"), B.astype("float32")

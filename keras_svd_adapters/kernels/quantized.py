@@ -18,27 +18,27 @@ ADAPTED = (keras.layers.Dense, keras.layers.EinsumDense)
 
 
 def mode_of(layer: keras.layers.Layer) -> str | None:
-    """How the layer is quantized, such as `"int8"`; `None` for a float one."""
+    """Return the quantization mode of a layer, such as `"int8"`; `None` for a float layer."""
     return getattr(layer, "quantization_mode", None)
 
 
 def holds_integers(layer: keras.layers.Layer) -> bool:
-    """Whether the layer's kernel is stored as integers, beside which an adapter may lie."""
+    """Return whether a layer stores its kernel as integers and can carry an adapter."""
     return mode_of(layer) in MODES and isinstance(layer, ADAPTED)
 
 
 def stored_kernel(layer: keras.layers.Layer) -> keras.Variable:
-    """The variable that holds the integers of a kernel, packed for int4."""
+    """Return the variable that holds the integers of a kernel, packed for int4."""
     return stored_weights(layer)["kernel"]
 
 
 def stored_weights(layer: keras.layers.Layer) -> dict[str, keras.Variable]:
-    """The variables that hold a quantized kernel, by name: integers, scales, zero points."""
+    """Return the variables of a quantized kernel by name: integers, scales, zero points."""
     return {weight.name: weight for weight in direct_weights(layer) if weight.name in STORED}
 
 
 def kernel_shape(layer: keras.layers.Layer) -> tuple[int, ...]:
-    """The shape of the kernel as it was before it was quantized."""
+    """Return the shape of the kernel before quantization."""
     stored = tuple(stored_kernel(layer).shape)
     if mode_of(layer) != "int4":
         return stored
@@ -48,7 +48,7 @@ def kernel_shape(layer: keras.layers.Layer) -> tuple[int, ...]:
 
 
 def float_policy(layer: keras.layers.Layer) -> Any:
-    """The dtype policy of the layer before it was quantized."""
+    """Return the dtype policy of the layer before quantization."""
     if mode_of(layer) is None:
         return layer.dtype_policy
     compute, stored = layer.compute_dtype, layer.variable_dtype
@@ -56,9 +56,10 @@ def float_policy(layer: keras.layers.Layer) -> Any:
 
 
 def dequantized(layer: Any, integers: Any) -> Any:
-    """The kernel of an int8 or int4 layer as floats, of the integers that its `kernel` gives.
+    """Return the kernel of an int8 or int4 layer as floats, from the integers of its `kernel`.
 
-    int8 and int4 divide by a scale for each output; grouped int4 multiplies, after a zero point.
+    int8 and int4 divide by a scale for each output. Grouped int4 subtracts a zero point and
+    multiplies by a scale.
     """
     shape = tuple(integers.shape)
     kernel, scale = ops.cast(integers, "float32"), ops.cast(layer.kernel_scale, "float32")
@@ -75,7 +76,7 @@ def dequantized(layer: Any, integers: Any) -> Any:
 
 
 def _beside_kernel(scale: Any, view: KernelView) -> Any:
-    """A scale whose axes Keras has in the order of the output, in the order of the kernel."""
+    """Return a scale in the axis order of the kernel; Keras stores it in output order."""
     axes = sorted(zip(view.output_axes, view.columns, strict=True))
     columns = [column for _, column in axes]
     scale = ops.reshape(scale, [view.shape[column] for column in columns])
@@ -85,7 +86,7 @@ def _beside_kernel(scale: Any, view: KernelView) -> Any:
 
 @contextmanager
 def without(layer: Any, *attributes: str) -> Iterator[None]:
-    """Within, these attributes are `None`, as a bias that a layer's own call is not to add."""
+    """Context manager: set these attributes to `None`, such as a bias that a call must not add."""
     before = {name: getattr(layer, name) for name in attributes}
     for name in attributes:
         object.__setattr__(layer, name, None)
@@ -97,7 +98,7 @@ def without(layer: Any, *attributes: str) -> Iterator[None]:
 
 
 def obstacle_of_quantization(layer: keras.layers.Layer) -> str | None:
-    """Why a quantized layer cannot be adapted, `None` if it can."""
+    """Return why a quantized layer cannot be adapted, or `None` if it can."""
     mode = mode_of(layer)
     if mode is None or holds_integers(layer):
         return None

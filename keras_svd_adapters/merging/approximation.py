@@ -1,4 +1,4 @@
-"""How near a new adapter is to what it stands for."""
+"""Approximation error of a converted or combined adapter."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from keras_svd_adapters.runtime.tables import Table, TableReport
 
 @dataclass(frozen=True)
 class ApproximateKernel:
-    """How near the new adapter of one kernel is to what it stands for.
+    """Approximation error of the new adapter of one kernel.
 
     Args:
         path: The path of the kernel.
         method: The new adapter's method, as text.
-        error: Norm of the difference of the changes that they make to the
-            kernel, relative to that of the change.
+        error: Norm of the difference between the new update of the kernel and
+            the target update, relative to the norm of the target update.
     """
 
     path: str
@@ -26,13 +26,13 @@ class ApproximateKernel:
 
 @dataclass(frozen=True, repr=False)
 class Approximation(TableReport):
-    """How near a new adapter is to what it stands for. Printing it shows a table.
+    """Approximation error of a converted or combined adapter. Printing it shows a table.
 
     Args:
         name: Name of the new adapter.
         kernels: One `ApproximateKernel` per kernel.
-        goal: In words, what it stands for.
-        place: Where it is, in words.
+        goal: The target update, in words.
+        place: The location of the adapter, in words.
     """
 
     name: str
@@ -42,7 +42,7 @@ class Approximation(TableReport):
 
     @property
     def error(self) -> float:
-        """The largest relative error of a kernel's change."""
+        """The largest relative error of a kernel's update."""
         return max(kernel.error for kernel in self.kernels)
 
     def as_table(self) -> Table:

@@ -1,4 +1,4 @@
-"""From two models, one tuned from the other, to a LoRA of their difference."""
+"""Extract a LoRA of the difference between two models, one tuned from the other."""
 
 from __future__ import annotations
 
@@ -40,33 +40,33 @@ def extract_lora(
     exclude: Targets = None,
     tied: bool = False,
 ) -> Approximation:
-    """Adds to a model a LoRA that turns it into another one, which was tuned from it.
+    """Add a LoRA that turns a model into another model, which was tuned from it.
 
-    Each kernel gets the LoRA nearest to the difference of the two. A kernel that
-    is the same in both gets none. Biases, norms and other weights that differ
-    cannot be held by it: a warning names them.
+    Each kernel gets the LoRA nearest to the difference between the two models. A
+    kernel that is the same in both models gets none. A LoRA cannot hold the
+    differences of biases, norms and other weights: a warning names these weights.
 
     Args:
         base: A built model. It keeps its weights; the LoRA becomes its active
             adapter.
-        tuned: The same model after training, which is only read. If it has an
-            active adapter, its kernels are those with what the adapter adds.
+        tuned: The same model after training; it is only read. If it has an
+            active adapter, its kernels include the adapter's update.
         rank: Rank of the LoRA.
-        energy: Share of the sum of squares of each kernel's difference that it
-            must hold, such as 0.99, instead of `rank`.
+        energy: Share of the sum of squares of each kernel's difference that the
+            LoRA must hold, such as 0.99; instead of `rank`.
         into: Name of the new adapter.
-        targets: Which kernels, as in `enable`.
-        exclude: Which of these to leave out.
+        targets: The kernels to select, as in `enable`.
+        exclude: The selected kernels to leave out.
         tied: As in `enable`.
 
     Returns:
-        An `Approximation`, which tells for each kernel how far the LoRA is from
-        the difference; print it.
+        An `Approximation` with the relative error of the LoRA for each kernel;
+        print it.
 
     Raises:
-        ValueError: If the models have other kernels, none of the targeted ones
-            differs, neither `rank` nor `energy` is given, or the name is taken.
-            The model is left as it was.
+        ValueError: If the models have different kernels, none of the selected
+            kernels differs, neither `rank` nor `energy` is given, or the name is
+            taken. The model stays unchanged.
 
     Example:
 
@@ -99,7 +99,7 @@ def _check_size(rank: int | None, energy: float | None) -> None:
 
 
 def _tell(any_differs: bool, others: list[str], asked: str) -> None:
-    """Raises where there is nothing to extract; warns of what is not extracted."""
+    """Raise if there is nothing to extract; warn about weights that are not extracted."""
     shown = ", ".join(f"`{path}`" for path in others[:3]) + ", ..." * (len(others) > 3)
     rest = f"{len(others)} other weights differ: {shown}." if others else "So are all others."
     if not any_differs:

@@ -1,4 +1,4 @@
-"""What an adapter adds to its kernel."""
+"""Kernel updates of an adapter."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from keras_svd_adapters.runtime.host_values import to_float_array
 
 
 def kernel_updates(site: Site, name: str) -> list[np.ndarray]:
-    """What an adapter adds to each matrix of its kernel; raises where that is not finite."""
+    """Return the update of each matrix of a kernel; raise if an update is not finite."""
     delta = to_float_array(adapters_of(site.layer)[name].delta(base_kernel_value(site.layer)))
     if not np.isfinite(delta).all():
         raise ValueError(
@@ -24,7 +24,7 @@ def kernel_updates(site: Site, name: str) -> list[np.ndarray]:
 
 
 def exact_factors(site: Site, name: str) -> list[Factors]:
-    """`A` and `B` whose product is what an adapter adds to each matrix of its kernel."""
+    """Return `A` and `B` whose product is exactly the update, for each matrix of a kernel."""
     adapter = adapters_of(site.layer)[name]
     found = [adapter.method.low_rank(values, site.view.m) for values in adapter.numpy_values()]
     factors = [shrink(*pair) for pair in found if pair is not None]

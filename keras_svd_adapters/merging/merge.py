@@ -1,4 +1,4 @@
-"""Folding adapters into the kernels they adapt, and back."""
+"""Merge adapters into the kernels that they adapt, and undo the merge."""
 
 from __future__ import annotations
 
@@ -34,35 +34,36 @@ def merge(
     keep_base: bool = True,
     quantized: str | None = None,
 ) -> MergeReport:
-    """Folds the active adapter into the kernels, which then costs nothing.
+    """Merge the active adapter into the kernels, so that inference has no overhead.
 
-    The delta is computed in float32, added to the kernel and rounded once. The
-    model is an ordinary one afterwards: it saves, generates and exports without
-    this package, and its weights train again as they did before `enable`.
+    The update is computed in float32, added to the kernel and rounded once. The
+    model is then a plain Keras model: it saves, generates and exports without
+    this package. Its weights train again as they did before `enable`.
 
     Args:
         model: An adapted model.
-        tolerance: The relative change of outputs to put up with: of the
-            model's on `probe`, or of the worst kernel's on random inputs.
+        tolerance: Largest accepted relative change of outputs: of the model's
+            outputs on `probe`, or else of the worst kernel's outputs on random
+            inputs.
         probe: Inputs of the model, to measure its outputs before and after.
         keep_base: Whether to keep a copy of the kernels on the host, so that
-            `unmerge` can restore them; kernels of integers that become floats
-            stay beside these.
-        quantized: What becomes of kernels that are stored as int8 or int4:
-            `"float"` makes those that are adapted float kernels again, exact
-            and as large as before they were quantized; `"requantize"` rounds
-            the sum to integers anew, which loses about as much as quantizing
-            did at first, and may lose most of a small change: read the report.
+            `unmerge` can restore them. Integer kernels that become float
+            kernels stay in memory together with the float kernels.
+        quantized: Treatment of kernels that are stored as int8 or int4.
+            `"float"` makes the adapted ones float kernels again: exact, and as
+            large as before they were quantized. `"requantize"` rounds the sum
+            to integers again. This loses about as much as the first
+            quantization, and may lose most of a small update: read the report.
 
     Returns:
-        A `MergeReport` of what rounding changed; print it.
+        A `MergeReport` of the rounding error; print it.
 
     Raises:
-        ValueError: If there is no active adapter, if others rest beside it, if
-            its values are not finite, if a kernel belongs to another layer as
-            well, if kernels are quantized and `quantized` does not say what
-            becomes of them, or if outputs change by more than `tolerance`. The
-            model is left as it was.
+        ValueError: If there is no active adapter, kernels have other adapters
+            as well, or the adapter's values are not finite. Also if a kernel
+            belongs to another layer too, kernels are quantized and `quantized`
+            is not given, or outputs change by more than `tolerance`. The model
+            stays unchanged.
     """
     if quantized not in (None, *QUANTIZED):
         raise ValueError(f"`quantized` is one of {QUANTIZED}. Received: quantized={quantized!r}")
@@ -101,15 +102,15 @@ def merge(
 
 @cached_model_search()
 def unmerge(model: keras.layers.Layer) -> None:
-    """Takes the last `merge` back: the kernels' own bits, and the adapter beside them.
+    """Undo the last `merge`: restore the kernels bit for bit and reattach the adapter.
 
     Args:
         model: The model that was merged, in this process.
 
     Raises:
-        ValueError: If it was not merged, was merged with `keep_base=False`,
-            has adapters, or its kernels changed since. The model is left as it
-            was.
+        ValueError: If the model was not merged, was merged with
+            `keep_base=False`, has adapters, or its kernels changed since the
+            merge. The model stays unchanged.
     """
     record = vars(model).get("merge_record")
     if record is not None and adapted_sites(model):
@@ -136,7 +137,7 @@ def unmerge(model: keras.layers.Layer) -> None:
 
 
 def _outputs(model: keras.layers.Layer, probe: Any) -> list[np.ndarray]:
-    """The outputs of a model on a probe, as float32 arrays."""
+    """Return the outputs of a model on a probe, as float32 arrays."""
     if probe is None:
         return []
     outputs = keras.tree.flatten(model(probe, training=False))

@@ -1,4 +1,4 @@
-"""What must hold before adapters are merged."""
+"""Checks before adapters are merged."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from keras_svd_adapters.runtime.live_models import models_containing
 
 
 def _holders(model: keras.layers.Layer) -> dict[int, list[keras.layers.Layer]]:
-    """The layers that own each weight, in this model and those around it."""
+    """Return the layers that own each weight, in this model and the models around it."""
     holders: dict[int, dict[int, keras.layers.Layer]] = {}
     for around in [model, *models_containing(all_layers(model))]:
         for layer in all_layers(around):
@@ -24,7 +24,7 @@ def _holders(model: keras.layers.Layer) -> dict[int, list[keras.layers.Layer]]:
 
 
 def _check(site: Site, holders: dict[int, list[keras.layers.Layer]], quantized: str | None) -> None:
-    """Raises where the adapter of a site cannot be merged."""
+    """Raise if the adapter of a site cannot be merged."""
     names = sorted(adapters_of(site.layer))
     if len(names) > 1:
         raise ValueError(

@@ -1,4 +1,4 @@
-"""What `merge` keeps so that `unmerge` can restore every bit."""
+"""The record that `merge` keeps so that `unmerge` can restore every bit."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from keras_svd_adapters.runtime.host_values import to_host_exact
 
 
 class KernelRecord(NamedTuple):
-    """What takes the merging of one kernel back."""
+    """A record that undoes the merge of one kernel."""
 
     layer: keras.layers.Layer
     name: str
@@ -35,7 +35,7 @@ class KernelRecord(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class MergeRecord:
-    """What takes a merge back; the model keeps it, out of sight of Keras's saving."""
+    """A record that undoes a merge; the model keeps it, hidden from Keras's saving."""
 
     kernels: list[KernelRecord]
     trained: list[tuple[keras.Variable, str]]

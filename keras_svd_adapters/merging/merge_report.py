@@ -1,4 +1,4 @@
-"""What merging changed, measured."""
+"""Measured effects of a merge."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ PROBES = 64
 
 @dataclass(frozen=True)
 class MergedKernel:
-    """How one merged kernel differs from its adapted one, since it is rounded once.
+    """Rounding error of one merged kernel, which is rounded once.
 
     Args:
         path: The names of the layers from the model to this one.
-        delta: Norm of the adapter's change, relative to that of the kernel.
-        lost: Share of that change which rounding took away.
-        largest: Largest change of an output, on random inputs of norm about
-            the square root of their length.
-        relative: Norm of the change of these outputs, relative to theirs.
+        delta: Norm of the adapter's update, relative to the norm of the kernel.
+        lost: Norm of the rounding error, relative to the norm of that update.
+        largest: Largest change of an output by rounding, on random inputs whose
+            norm is about the square root of their length.
+        relative: Norm of the change of these outputs, relative to their norm.
     """
 
     path: str
@@ -42,12 +42,14 @@ class MergedKernel:
 
 @dataclass(frozen=True, repr=False)
 class MergeReport(TableReport):
-    """What `merge` measured. Printing it shows a table, of kernels alike the largest figures.
+    """Measurements of `merge`. Printing it shows a table.
+
+    Kernels whose paths differ only by numbers share a row with their largest figures.
 
     Args:
         kernels: One `MergedKernel` per kernel.
         probe: Largest and relative change of the model's outputs on the
-            `probe` that `merge` was given, else `None`.
+            `probe` of `merge`; `None` if no probe was given.
     """
 
     kernels: tuple[MergedKernel, ...]
@@ -55,7 +57,7 @@ class MergeReport(TableReport):
 
     @property
     def relative(self) -> float:
-        """The relative change of the outputs: the model's, else of the worst kernel."""
+        """The relative change of the model's outputs, or else of the worst kernel's outputs."""
         return self.probe[1] if self.probe else max(kernel.relative for kernel in self.kernels)
 
     def as_table(self) -> Table:
@@ -74,7 +76,7 @@ class MergeReport(TableReport):
 
 
 def _row(path: str, kernels: list[MergedKernel]) -> tuple[str, ...]:
-    """The largest figures of kernels whose paths differ by numbers only."""
+    """Return the largest figures of kernels whose paths differ only by numbers."""
     delta, lost, largest, relative = (
         max(getattr(kernel, name) for kernel in kernels)
         for name in ("delta", "lost", "largest", "relative")
@@ -83,7 +85,7 @@ def _row(path: str, kernels: list[MergedKernel]) -> tuple[str, ...]:
 
 
 def measure(path: str, K: np.ndarray, delta: np.ndarray, rounded: np.ndarray) -> MergedKernel:
-    """Compares a rounded `(m, n)` kernel with `K + delta`."""
+    """Compare a rounded `(m, n)` kernel with `K + delta`."""
     K, delta, rounded = (np.asarray(a, "float64") for a in (K, delta, rounded))
     wanted = K + delta
     error = rounded - wanted
@@ -123,7 +125,7 @@ def _measure(site: Site, quantized: str | None) -> list[MergedKernel]:
 
 
 def _rounded(site: Site, quantized: str | None) -> tuple[Any, str]:
-    """The merged kernel as it will be stored, as float32, and the dtype of that."""
+    """Return the merged kernel in float32, rounded to its stored dtype, and that dtype."""
     merged = site.layer.merged_kernel()
     if holds_integers(site.layer) and quantized == "requantize":
         return requantized_kernel(site.layer, merged).floats, site.dtype

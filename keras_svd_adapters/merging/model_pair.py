@@ -1,4 +1,4 @@
-"""Two models kernel by kernel, and where they differ."""
+"""Pairs of kernels of two models, and the differences between the models."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ ModelPair = dict[str, Site]
 
 
 def pair_models(base: keras.layers.Layer, tuned: keras.layers.Layer) -> ModelPair:
-    """The kernels of a tuned model by key; raises where they are not those of the base model."""
+    """Return the kernels of a tuned model by key; raise if the base model has other kernels."""
     theirs = find_sites(tuned)
     for one, other in zip_longest(find_sites(base), theirs):
         if one is None or other is None or (one.key, one.shape) != (other.key, other.shape):
@@ -41,7 +41,7 @@ def _told(site: Site | None) -> str:
 
 
 def difference(site: Site, twins: ModelPair) -> list[np.ndarray]:
-    """For each matrix of a kernel, what the tuned model's has more."""
+    """Return the tuned model's kernel minus the base model's, for each matrix of a kernel."""
     change = _change(site, twins)
     if not np.isfinite(change).all():
         raise ValueError(
@@ -58,7 +58,7 @@ def _change(site: Site, twins: ModelPair) -> np.ndarray:
 
 
 def _effective(site: Site) -> np.ndarray:
-    """The kernel with what its active adapter adds."""
+    """Return the kernel with the update of its active adapter."""
     layer = site.layer
     adapted = isinstance(layer, AdaptedLayer) and not layer.is_inactive
     return to_float_array(layer.merged_kernel() if adapted else base_kernel_value(layer)).astype(
@@ -69,7 +69,7 @@ def _effective(site: Site) -> np.ndarray:
 def other_differences(
     base: keras.layers.Layer, tuned: keras.layers.Layer, twins: ModelPair, meant: set[str]
 ) -> Iterator[str]:
-    """Paths of the weights that differ, but for the kernels that are meant."""
+    """Yield the paths of the weights that differ, except for the selected kernels."""
     sites = find_sites(base)
     for site in sites:
         if site.key not in meant and _change(site, twins).any():

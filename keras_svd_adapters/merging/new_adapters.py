@@ -1,4 +1,4 @@
-"""Adapters of known values: attached, and measured against what they stand for."""
+"""Attach adapters of known values and measure their approximation error."""
 
 from __future__ import annotations
 
@@ -28,11 +28,12 @@ class NewAdapter(NamedTuple):
 
     Args:
         site: The kernel.
-        method: Its method.
-        form: Its formulation.
-        values: Makes its arrays, when it is attached.
-        wanted: Makes the change of each matrix that it stands for, when it is
-            measured; `None` for the one that it makes itself.
+        method: The method of the adapter.
+        form: The formulation of the method.
+        values: Function that returns the arrays; called on attachment.
+        wanted: Function that returns the target update of each matrix; called
+            for the approximation error. `None` if the adapter's own update is
+            the target.
     """
 
     site: Site
@@ -43,7 +44,7 @@ class NewAdapter(NamedTuple):
 
 
 def lora_of(site: Site, factors: Sequence[Factors], wanted: Wanted) -> NewAdapter:
-    """A LoRA of these factors, one pair for each matrix of a kernel."""
+    """Return a LoRA of these factors, one pair for each matrix of a kernel."""
     pairs = padded(factors)
     values = site.view.joined([{"lora_a": A, "lora_b": B} for A, B in pairs])
     method = LoRA(rank=pairs[0][0].shape[1])
@@ -51,7 +52,7 @@ def lora_of(site: Site, factors: Sequence[Factors], wanted: Wanted) -> NewAdapte
 
 
 def check_name_is_free(model: keras.layers.Layer, into: str) -> None:
-    """Raises where a new adapter cannot have this name, or some kernel has one of this name."""
+    """Raise if the name is invalid or if a kernel already has an adapter of this name."""
     check_name(into)
     for site in adapted_sites(model, into):
         raise ValueError(
@@ -67,7 +68,7 @@ def attach_and_report(
     goal: str,
     extra: Sequence[keras.Variable] = (),
 ) -> Approximation:
-    """Attaches adapters, and measures them against what they stand for, their goal in words."""
+    """Attach adapters and report their approximation error; `goal` is the target in words."""
     chosen = [(each.site, each.method) for each in new]
     check_methods(chosen, into)
     with detach_on_error(model, chosen, into):
@@ -79,7 +80,7 @@ def attach_and_report(
 
 
 def _measured(new: NewAdapter, into: str) -> Iterator[ApproximateKernel]:
-    """How near an adapter is to what it stands for, for each matrix of its kernel."""
+    """Yield the approximation error of an adapter, for each matrix of its kernel."""
     found = kernel_updates(new.site, into)
     wanted = found if new.wanted is None else new.wanted()
     for (path, _), ours, theirs in zip(new.site.matrices(), found, wanted, strict=True):

@@ -1,4 +1,4 @@
-"""How alike the adapters of a model are, by what they change."""
+"""Similarity of the adapters of a model, by their kernel updates."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ Pair = tuple[str, str]
 
 
 def similarity(model: keras.layers.Layer, names: Sequence[str] | None = None) -> Similarity:
-    """Compares adapters by the angles between what they add to the kernels.
+    """Compare adapters by the angles between their kernel updates.
 
-    All methods can be compared with each other. Adapters near 0 work on
-    different things, and their sum (`combine`) does what each does; near 1 they
-    are alike, and near -1 a sum takes back what they do. Weights of the model
-    that trained besides (`train=`) are not compared.
+    Adapters of all methods can be compared. Near a cosine of 0, two adapters
+    work on different things, and their sum (`combine`) does the work of both.
+    Near 1 the adapters are alike; near -1 their updates cancel in a sum. Other
+    weights that trained with an adapter (`train=`) are not compared.
 
     Args:
         model: A model with two adapters or more.
-        names: The names of those to compare; `None` for all.
+        names: The names of the adapters to compare; `None` for all.
 
     Returns:
         A `Similarity`; print it.
@@ -62,7 +62,7 @@ def similarity(model: keras.layers.Layer, names: Sequence[str] | None = None) ->
 
 
 def _chosen(model: keras.layers.Layer, names: Sequence[str] | None) -> list[str]:
-    """The names of the adapters to compare; raises where they are not there, or too few."""
+    """Return the names of the adapters to compare; raise if any is missing or too few remain."""
     known = adapter_names(require_adapter(model))
     chosen = known if names is None else _listed(names)
     for name in chosen:
@@ -87,7 +87,7 @@ def _listed(names: Any) -> list[str]:
 
 
 def _compared(site: Site, chosen: list[str]) -> Iterator[tuple[Pair, KernelSimilarity]]:
-    """Each two of the adapters that this kernel carries, for each matrix of it."""
+    """Yield each pair of adapters of this kernel, for each matrix of the kernel."""
     carried = [name for name in chosen if name in adapters_of(site.layer)]
     if len(carried) < 2:
         return

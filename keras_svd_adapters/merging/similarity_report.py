@@ -1,4 +1,4 @@
-"""Angles between adapters of a model, by what they add to its kernels."""
+"""Angles between the kernel updates of a model's adapters."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ NONE = "-"
 
 @dataclass(frozen=True)
 class KernelSimilarity:
-    """How alike the changes are that two adapters make to one kernel.
+    """Similarity of the updates that two adapters make to one kernel.
 
     Args:
         path: The path of the kernel.
-        product: Inner product of the changes.
-        norms: Norm of each.
+        product: Inner product of the updates.
+        norms: Norm of each update.
     """
 
     path: str
@@ -28,17 +28,17 @@ class KernelSimilarity:
 
     @property
     def cosine(self) -> float | None:
-        """Cosine of the angle between the changes; `None` if one of them is zero."""
+        """Cosine of the angle between the updates; `None` if one of them is zero."""
         return _cosine([self])
 
 
 @dataclass(frozen=True)
 class PairSimilarity:
-    """How alike two adapters are.
+    """Similarity of two adapters.
 
     Args:
-        names: The two.
-        kernels: One `KernelSimilarity` per kernel that both carry.
+        names: The names of the two adapters.
+        kernels: One `KernelSimilarity` per kernel that both adapt.
     """
 
     names: tuple[str, str]
@@ -46,13 +46,15 @@ class PairSimilarity:
 
     @property
     def cosine(self) -> float | None:
-        """The cosine over these kernels together; `None` if an adapter changes none of them."""
+        """The cosine over all these kernels; `None` if an adapter changes none of them."""
         return _cosine(self.kernels)
 
 
 @dataclass(frozen=True, repr=False)
 class Similarity(TableReport):
-    """How alike adapters are. Printing it shows a table, of kernels alike the cosine over all.
+    """Similarity of adapters. Printing it shows a table.
+
+    Kernels whose paths differ only by numbers share a row with the cosine over all of them.
 
     Args:
         pairs: One `PairSimilarity` for each two of the adapters.
@@ -61,15 +63,15 @@ class Similarity(TableReport):
     pairs: tuple[PairSimilarity, ...]
 
     def cosine(self, first: str, second: str) -> float | None:
-        """The cosine between two adapters, in any order.
+        """Return the cosine between two adapters, in any order.
 
         Args:
-            first: Name of one.
-            second: Name of the other.
+            first: Name of one adapter.
+            second: Name of the other adapter.
 
         Returns:
-            A number from -1 to 1, or `None` if one of them changes none of the
-            kernels that both carry.
+            A number from -1 to 1, or `None` if one adapter changes none of the
+            kernels that both adapt.
         """
         for pair in self.pairs:
             if set(pair.names) == {first, second}:
@@ -88,7 +90,7 @@ class Similarity(TableReport):
 
 
 def _cosine(kernels: Sequence[KernelSimilarity]) -> float | None:
-    """That of the changes of several kernels as one vector."""
+    """Return the cosine with the updates of several kernels taken as one vector."""
     sizes = [sqrt(sum(k.norms[i] ** 2 for k in kernels)) for i in (0, 1)]
     if not all(sizes):
         return None

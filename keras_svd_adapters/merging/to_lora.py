@@ -1,4 +1,4 @@
-"""From an adapter of one method to the same function, or one near it, in a LoRA."""
+"""Convert an adapter of any method to a LoRA, exactly or nearly."""
 
 from __future__ import annotations
 
@@ -24,29 +24,30 @@ def to_lora(
     rank: int | None = None,
     energy: float | None = None,
 ) -> Approximation:
-    """Adds a LoRA adapter that computes what another adapter does, exactly or nearly.
+    """Add a LoRA adapter that computes the same as another adapter, exactly or nearly.
 
-    PiSSA and MiLoRA of rank r become a LoRA of rank 2 r on the kernel as it
-    is, LoRA-XS, VeRA and TokenRows one of rank r, exactly. Any method becomes the nearest
-    LoRA of a given rank, or of the rank that holds a given energy. The new
-    adapter becomes the active one, and what `train` named trains and is saved
-    with it from now on; `delete_adapter` takes the old one off.
+    PiSSA and MiLoRA of rank r become a LoRA of rank 2 r on the unchanged kernel,
+    exactly. LoRA-XS, VeRA and TokenRows become a LoRA of rank r, exactly. Any
+    method becomes the nearest LoRA of a given rank, or of the rank that holds a
+    given energy. The new adapter becomes the active one. The weights that `train`
+    named now train and are saved with the new adapter. `delete_adapter` removes
+    the old adapter.
 
     Args:
         model: An adapted model.
         name: Name of the adapter to convert, if there are several.
-        into: Name of the new one.
-        rank: Its rank, if it need not be exact.
-        energy: Share of the sum of squares of the change of each kernel that
-            it must hold, such as 0.99, instead of `rank`.
+        into: Name of the new adapter.
+        rank: Rank of the new adapter, if it need not be exact.
+        energy: Share of the sum of squares of each kernel's update that the
+            LoRA must hold, such as 0.99; instead of `rank`.
 
     Returns:
-        An `Approximation`, which tells the error for each kernel; print it.
+        An `Approximation` with the error for each kernel; print it.
 
     Raises:
         ValueError: If there is no such adapter, its method has no exact LoRA
-            and no `rank` or `energy` is given, or the new name is taken. The
-            model is left as it was.
+            and neither `rank` nor `energy` is given, or the new name is taken.
+            The model stays unchanged.
 
     Example:
 

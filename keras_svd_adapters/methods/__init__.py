@@ -1,1 +1,1 @@
-"""The methods: one file each, its algebra."""
+"""Methods: one file per method, with its algebra."""

@@ -1,4 +1,4 @@
-"""What a method and the layer that carries it say to each other."""
+"""Interface between a method and the layer that it adapts."""
 
 from __future__ import annotations
 
@@ -12,19 +12,22 @@ class Array(NamedTuple):
     """Declaration of one array of a method.
 
     Args:
-        shape: Its shape.
-        trainable: Whether it is trained. Trained arrays are float32.
-        start: The value that all its entries start at, `None` if `Method.start`
-            gives them. Weight decay acts on a trained array that starts at 0
-            and leaves every other alone.
-        dtype: `"compute"` for the compute dtype of the layer, else a dtype.
-        saved: Whether a frozen array goes into the adapter file, since the
-            base model cannot give it back.
-        shared: Whether the model has one such array, of which each kernel
-            reads the leading part, as large as `shape`. Such arrays are frozen.
-        axes: A letter for each axis: `m` for the inputs of the kernel, `n` for its
-            outputs, `.` for any other. Where the kernel lies in parts on several
-            devices, so does the array along its `m` or `n`.
+        shape: Shape of the array.
+        trainable: Whether the array trains. Trained arrays are float32.
+        start: The initial value of all entries, or `None` if `Method.start`
+            computes the values. Weight decay applies only to trained arrays
+            that start at 0.
+        dtype: `"compute"` for the compute dtype of the layer, otherwise a
+            dtype.
+        saved: Whether the adapter file stores a frozen array because the base
+            model cannot reproduce it.
+        shared: Whether all kernels of the model share one such array. Each
+            kernel reads the leading part, of shape `shape`. Shared arrays are
+            frozen.
+        axes: A letter for each axis: `m` for the inputs of the kernel, `n` for
+            its outputs, `.` for any other axis. If the kernel is sharded over
+            several devices, the array is sharded in the same way along its `m`
+            or `n` axis.
     """
 
     shape: tuple[int, ...]
@@ -37,14 +40,14 @@ class Array(NamedTuple):
 
     @property
     def in_file(self) -> bool:
-        """Whether the adapter file holds it."""
+        """Whether the adapter file stores the array."""
         return self.trainable or self.saved
 
 
 class SVD(Protocol):
-    """Economy decomposition `K = U diag(s) Vt`, `s` from large to small.
+    """Economy decomposition `K = U diag(s) Vt`, with `s` from large to small.
 
-    One of the factors may be made only when it is asked for.
+    An implementation may compute one of the factors on demand.
     """
 
     @property
@@ -57,51 +60,51 @@ class SVD(Protocol):
     def Vt(self) -> np.ndarray: ...
 
     def part(self, which: slice) -> SVD:
-        """Some of the triplets, at the cost of these alone."""
+        """Return some of the triplets; only these are computed."""
         ...
 
 
 class Base(Protocol):
-    """The frozen layer as its method sees it."""
+    """Interface of the frozen layer for its method."""
 
     @property
     def shape(self) -> tuple[int, int]:
-        """`(m, n)`, that of the kernel as a matrix."""
+        """Shape `(m, n)` of the kernel as a matrix."""
         ...
 
     @property
     def tokens(self) -> int:
-        """How many rows `x` has, about: a size that is open counts as 16."""
+        """Approximate number of rows of `x`; an unknown size counts as 16."""
         ...
 
     def matrix(self) -> Any:
-        """`K`, as a matrix in the dtype that the layer computes in."""
+        """Return `K` as a matrix in the compute dtype of the layer."""
         ...
 
     def __call__(self, x: Any, delta: Any = None) -> Any:
-        """`x K`, or `x (K + delta)` where an `(m, n)` delta is given."""
+        """Return `x K`, or `x (K + delta)` if an `(m, n)` delta is given."""
         ...
 
     def plus(self, x: Any, h: Any, matrix: Any, y: Any = None) -> Any:
-        """`x K + h B` for an `(r, n)` matrix B; `y` is `x K` where that is known."""
+        """Return `x K + h B` for an `(r, n)` matrix B; `y` is `x K` if already known."""
         ...
 
     def shift(self, x: Any, d: Any) -> Any:
-        """`(x + d) K`."""
+        """Return `(x + d) K`."""
         ...
 
     def times(self, x: Any, matrix: Any) -> Any:
-        """`x A` for any `(m, r)` matrix; an embedding looks its rows up."""
+        """Return `x A` for any `(m, r)` matrix; an embedding looks up its rows."""
         ...
 
 
 class Truncation(NamedTuple):
-    """The part of a decomposition that a method asks for: about the largest triplets.
+    """Request for the largest triplets of a decomposition, computed approximately.
 
     Args:
-        rank: How many.
-        oversampling: How many more are computed, for their accuracy.
-        seed: Of the random block that the computation starts from.
+        rank: Number of triplets.
+        oversampling: Number of extra triplets, computed for accuracy.
+        seed: Seed of the random block that the computation starts from.
     """
 
     rank: int

@@ -1,4 +1,4 @@
-"""What every method states about itself, and nothing else."""
+"""Base class of all methods, with the declarations that each method makes."""
 
 from __future__ import annotations
 
@@ -15,19 +15,20 @@ from keras_svd_adapters.methods.contract import SVD, Array, Base, Dropout, Kerne
 class Method:
     """Base class of the methods: an immutable value that holds the algebra.
 
-    A method knows an `(m, n)` kernel `K` in Keras order, `y = x K`, and its own
-    hyperparameters. It knows nothing of layers, files, dtypes or models.
-    `form` names one of several equal ways to compute the same function; methods
-    that have only one ignore it.
+    A method depends only on an `(m, n)` kernel `K` in Keras order, `y = x K`, and on its own
+    hyperparameters. Layers, files, dtypes and models are unknown to a method. `form` names one of
+    several equivalent ways to compute the same function. Methods with a single form ignore `form`.
 
-    Class attributes: `needs_svd`, whether `start` wants the decomposition;
-    `basis_matters`, whether the trained values mean something only between
-    these very factors; `forms`, what `form` may return; `lookup_form`, the
-    one for an embedding, `None` if the method adapts none; `linear`, the
-    trained arrays in which `K' - K` is linear, with the values at which it is 0,
-    where these are all; `shared_by`, the
-    hyperparameters in which all adapters of a model that share arrays must
-    agree.
+    Class attributes:
+
+    - `needs_svd`: whether `start` needs the decomposition.
+    - `basis_matters`: whether the trained values are valid only with the same singular vectors.
+    - `forms`: the values that `form` may return.
+    - `lookup_form`: the form for an embedding, or `None` if the method adapts no embedding.
+    - `linear`: the trained arrays, with the values at which `K' - K` is 0, if `K' - K` is linear in
+      all trained arrays.
+    - `shared_by`: the hyperparameters that must be equal in all adapters of a model that share
+      arrays.
     """
 
     name: ClassVar[str]
@@ -45,77 +46,77 @@ class Method:
 
     @property
     def recommended_learning_rate(self) -> float:
-        """A rate for Adam and its kin at which this method learns."""
+        """Learning rate at which this method learns with Adam and similar optimizers."""
         raise NotImplementedError
 
     @property
     def truncation(self) -> Truncation | None:
-        """What part of the decomposition is enough, `None` for all of it."""
+        """Part of the decomposition that is sufficient, or `None` for all of it."""
         return None
 
     def check(self, m: int, n: int) -> None:
-        """Raises `ValueError` where this method cannot adapt an `(m, n)` kernel."""
+        """Raise `ValueError` if this method cannot adapt an `(m, n)` kernel."""
 
     def form(self, m: int, n: int, s: np.ndarray | None = None) -> str:
-        """The formulation for an `(m, n)` kernel with singular values `s`."""
+        """Return the form for an `(m, n)` kernel with singular values `s`."""
         return "additive"
 
     def patch_form(self, m: int, n: int, s: np.ndarray | None = None) -> str:
-        """As `form`, where only `base` and `base.times` may read `x`: the patches of an image."""
+        """Return the form if only `base` and `base.times` may read `x`, as for image patches."""
         return self.form(m, n, s)
 
     @property
     def beside_form(self) -> str:
-        """As `form`, where `base(x)` is quantized: the method adds to it, and reads `x` itself."""
+        """Form for a quantized `base(x)`: the method reads `x` itself and adds to `base(x)`."""
         return self.forms[0]
 
     def arrays(self, m: int, n: int, form: str) -> dict[str, Array]:
-        """The arrays of one adapted kernel, trained ones first."""
+        """Return the arrays of one adapted kernel, trained arrays first."""
         raise NotImplementedError
 
     def start(
         self, K: np.ndarray, form: str, rng: np.random.Generator, svd: SVD | None
     ) -> dict[str, np.ndarray]:
-        """Initial values of the arrays that declare no `start`; more are ignored.
+        """Return initial values of the arrays that declare no `start`; extra values are ignored.
 
-        `K` is the kernel, and `svd` its decomposition if the method needs one.
+        `K` is the kernel. `svd` is its decomposition, if the method needs one.
         """
         return {}
 
     def follow(self, K: np.ndarray, v: SimpleNamespace) -> dict[str, np.ndarray]:
-        """The arrays that must change, besides `U`, `s` and `Vt`, when the kernel became `K`."""
+        """Return the arrays, except `U`, `s` and `Vt`, that change when the kernel becomes `K`."""
         return {}
 
     def start_shared(self, shapes: dict[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
-        """Values of the shared arrays, of shapes that hold every kernel's part."""
+        """Return values of the shared arrays; the shapes hold the part of every kernel."""
         return {}
 
     def coefficients(self, v: SimpleNamespace, form: str, kernel: Kernel) -> dict[str, Any]:
-        """The arrays as `apply` wants them, computed in float32; `kernel()` is K in float32."""
+        """Return the arrays that `apply` needs, computed in float32; `kernel()` is K in float32."""
         return vars(v)
 
     def apply(self, x: Any, base: Base, c: SimpleNamespace, form: str, dropout: Dropout) -> Any:
-        """`x K'`: `(..., m)` to `(..., n)`, in the compute dtype."""
+        """Return `x K'`: `(..., m)` to `(..., n)`, in the compute dtype."""
         raise NotImplementedError
 
     def delta(self, K: Any, v: SimpleNamespace, form: str) -> Any:
-        """`K' - K`, an `(m, n)` matrix in float32."""
+        """Return `K' - K`, an `(m, n)` matrix in float32."""
         raise NotImplementedError
 
     def low_rank(self, v: SimpleNamespace, m: int) -> tuple[Any, Any] | None:
-        """`(m, r)` and `(r, n)` arrays whose product is `K' - K`, if the method has such.
+        """Return `(m, r)` and `(r, n)` arrays with product `K' - K`, or `None` if there are none.
 
-        `v` holds the values of one kernel, on the host, and `m` is its number of rows.
+        `v` holds the values of one kernel on the host. `m` is the number of rows of the kernel.
         """
         return None
 
     def trainable_count(self, m: int, n: int) -> int:
-        """Number of trained values for an `(m, n)` kernel."""
+        """Return the number of trained values for an `(m, n)` kernel."""
         arrays = self.arrays(m, n, self.form(m, n)).values()
         return sum(int(np.prod(array.shape)) for array in arrays if array.trainable)
 
     def get_config(self) -> dict[str, Any]:
-        """The hyperparameters that differ from their defaults."""
+        """Return the hyperparameters that differ from their defaults."""
         values = {f: getattr(self, f.name) for f in fields(self)}
         return {
             f.name: value.item() if isinstance(value, np.generic) else value
@@ -125,7 +126,7 @@ class Method:
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Method:
-        """The method with these hyperparameters."""
+        """Create the method with these hyperparameters."""
         return cls(**config)
 
     def __str__(self) -> str:
@@ -136,7 +137,7 @@ class Method:
 
 
 def check_rank(rank: int, m: int, n: int) -> None:
-    """Raises where a rank exceeds that of an `(m, n)` kernel."""
+    """Raise `ValueError` if a rank exceeds the rank of an `(m, n)` kernel."""
     if rank > min(m, n):
         raise ValueError(
             f"A kernel of shape ({m}, {n}) has rank {min(m, n)} at the most: use "

@@ -1,1 +1,1 @@
-"""One adapted model: its kernels, its state and the verbs that change it."""
+"""One adapted model: its kernels, its state and the functions that change it."""

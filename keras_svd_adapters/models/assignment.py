@@ -1,4 +1,4 @@
-"""Which method each selected kernel gets."""
+"""Assignment of a method to each selected kernel."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Chosen = list[tuple[Site, Method]]
 
 
 def check_name(name: str) -> None:
-    """Raises where an adapter cannot have this name."""
+    """Raise an error if an adapter cannot have this name."""
     if not isinstance(name, str) or not name.isidentifier():
         raise ValueError(
             "The name of an adapter is a word of letters, digits and underscores, such as "
@@ -32,7 +32,7 @@ def check_name(name: str) -> None:
 def choose_methods(
     model: keras.layers.Layer, method: Method | None, targets: Targets, *which: Any
 ) -> Chosen:
-    """The sites to adapt, each with its method: that of the first pattern which means it."""
+    """Return the sites to adapt, each with the method of the first pattern that selects it."""
     if not isinstance(targets, Mapping) or not targets:
         return [(site, _require_method(method)) for site in select_sites(model, targets, *which)]
     if method is not None and all(targets.values()):
@@ -59,7 +59,7 @@ def _require_method(method: Any) -> Method:
 
 
 def check_methods(chosen: Chosen, name: str) -> None:
-    """Raises where a kernel does not suit its method, or has an adapter of this name."""
+    """Raise an error if a kernel does not suit its method, or has an adapter of this name."""
     check_shapes(chosen)
     for site, _ in chosen:
         if hasattr(site.layer, PREFIX + name):
@@ -72,7 +72,7 @@ def check_methods(chosen: Chosen, name: str) -> None:
 
 
 def check_shapes(chosen: Chosen) -> None:
-    """Raises where a kernel does not suit its method."""
+    """Raise an error if a kernel does not suit its method."""
     for site, method in chosen:
         check_layout(base_kernel_variable(site.layer))
         try:

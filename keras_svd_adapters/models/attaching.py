@@ -1,4 +1,4 @@
-"""Attach started adapters to the kernels of a model, all or none."""
+"""Attach new adapters to the kernels of a model, all or none."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ Starter = Callable[[Site, Method, Shared, Found], Adapter]
 
 
 def arrays_of_all(sites: Iterable[Site], name: str) -> list[keras.Variable]:
-    """The variables of an adapter, those that kernels share once."""
+    """Return the variables of an adapter, each variable that kernels share only once."""
     adapters = [adapters_of(site.layer)[name] for site in sites]
     shared = {id(a.shared): a.shared for a in adapters if a.shared is not None}
     holders: list[Adapter | SharedArrays] = [*adapters, *shared.values()]
@@ -38,7 +38,7 @@ def arrays_of_all(sites: Iterable[Site], name: str) -> list[keras.Variable]:
 
 
 def paths_of(chosen: Chosen, name: str) -> dict[str, tuple[int, ...] | None]:
-    """The paths and shapes of the variables that an adapter may have, as `Site.paths`."""
+    """Return the paths and shapes of the variables that an adapter may have, as `Site.paths`."""
     each = (site.paths(method, name) for site, method in chosen)
     return {path: shape for paths in each for path, shape in paths.items()}
 
@@ -52,7 +52,7 @@ def attach_all(
     needs_svd: Callable[[Site, Method], bool] = needs_svd,
     service: SVDService | None = None,
 ) -> None:
-    """Attaches adapters in the order of the kernels, while the next ones are decomposed."""
+    """Attach adapters in the order of the kernels, while the next kernels are decomposed."""
     start = start or partial(start_adapter, name=name)
     jobs = [jobs_for(site, method.truncation, needs_svd(site, method)) for site, method in chosen]
     sites = [site for site, _ in chosen]
@@ -63,7 +63,7 @@ def attach_all(
 
 @contextmanager
 def detach_on_error(model: keras.layers.Layer, chosen: Chosen, name: str) -> Iterator[None]:
-    """Within, whatever stops the attaching of an adapter, nothing of it stays."""
+    """Context manager: if an error or interrupt stops the attaching, undo it completely."""
     before = {id(site.layer): getattr(site.layer, "active_adapter", None) for site, _ in chosen}
     weights = [(w, trained_with(w), is_frozen_variable(w)) for _, _, w in base_weights(model)]
     try:
@@ -84,7 +84,7 @@ def detach_on_error(model: keras.layers.Layer, chosen: Chosen, name: str) -> Ite
 
 
 def start_adapter(site: Site, method: Method, shared: Shared, found: Found, name: str) -> Adapter:
-    """A new adapter for a site, with its factors from the kernel as it is."""
+    """Create a new adapter for a site, with factors of the current kernel."""
     form = site.form(method, [svd.s for _, svd in found if svd is not None])
     rng = np.random.default_rng(broadcast_from(0, lambda: random.getrandbits(32)))
     values = site.view.joined([method.start(K, form, rng, svd) for K, svd in found])

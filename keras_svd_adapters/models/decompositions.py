@@ -25,7 +25,7 @@ def needs_svd(site: Site, method: Method) -> bool:
 
 
 def jobs_for(site: Site, part: Truncation | None = None, wanted: bool = True) -> list[Job]:
-    """The decomposition of a kernel, or of each in a stack."""
+    """Return the decomposition job of a kernel, or of each kernel in a stack."""
     shape = (site.view.m, site.view.n)
     return [Job(matrix, shape, part, wanted) for _, matrix in site.matrices()]
 
@@ -33,7 +33,10 @@ def jobs_for(site: Site, part: Truncation | None = None, wanted: bool = True) ->
 def decompositions(
     sites: Sequence[Site], jobs: Sequence[list[Job]], service: SVDService, verbose: int | str
 ) -> Generator[Found]:
-    """As `SVDService.each`, those of a site together, with a bar; errors say which it is."""
+    """Yield the results of `SVDService.each`, grouped by site, with a progress bar.
+
+    An error names the path of the kernel.
+    """
     flat = list(chain.from_iterable(jobs))
     work = [prod(job.shape) * min(job.shape) for job in flat]
     results = service.each(flat)

@@ -1,4 +1,4 @@
-"""Attaching adapters to a model."""
+"""Attach adapters to a model."""
 
 from __future__ import annotations
 
@@ -43,58 +43,60 @@ def enable(
     tied: bool = False,
     layout: Layouts | None = None,
 ) -> Status:
-    """Adapts a model in place: its kernels freeze, and a few new values train.
+    """Adapt a model in place: freeze its kernels and add a few trainable values.
 
-    At step 0 the adapted model computes what the model did. After it, exactly
-    the adapter's values train, and what `train` names. Compile the model after
-    this call, or before: graphs that exist are traced again.
+    At step 0, the adapted model computes the same outputs as before. From then on,
+    only the adapter's values and the weights that `train` names are trained. Compile
+    the model after this call, or before: existing graphs are traced again.
 
     Args:
         model: A built Keras model: any KerasHub backbone or task, or your own.
         method: A method such as `SVFT(pattern="banded", d=2)`.
-        targets: Which kernels. `None` for all inside the repeated blocks; a
-            layer name, a path, a glob, a compiled regular expression, a
-            callable, or a list of these; `"attention"` or `"mlp"` for these
-            parts of the blocks, `"all"` for every kernel but the output head;
-            or a mapping from such a pattern to a method, where the first that
-            matches counts. An embedding is adapted by its exact name or path,
-            or where a callable picks it. `targets(model, ...)` shows what is
-            meant.
-        exclude: Which of these to leave out.
-        train: What trains besides: layer names, or paths of weights such as
-            `"*/bias"`. It goes into the adapter file. These weights are the
-            model's own and change in place: switching, disabling or deleting
-            the adapter leaves them as trained.
-        name: Name of the adapter. A second one on the same layers needs
+        targets: Which kernels to adapt. `None` selects all kernels inside the
+            repeated blocks. A layer name, a path, a glob, a compiled regular
+            expression, a callable, or a list of these selects the matching
+            kernels. `"attention"` or `"mlp"` selects these parts of the blocks,
+            `"all"` every kernel except the output head. A mapping from such a
+            pattern to a method uses the first pattern that matches. An embedding
+            is selected only by its exact name or path, or by a callable.
+            `targets(model, ...)` shows the selected kernels.
+        exclude: Which of these kernels to leave out.
+        train: Other weights to train: layer names, or paths of weights such as
+            `"*/bias"`. The adapter file stores these weights. They belong to the
+            model and change in place: they keep their trained values if you
+            switch, disable or delete the adapter.
+        name: Name of the adapter. A second adapter on the same layers needs
             another name and becomes the active one.
-        bias: Which biases train besides, as if `train` named them: `"none"`,
+        bias: Which biases also train, as if `train` named them: `"none"`,
             those of the `"adapted"` layers, or `"all"` of the model.
-        verbose: 0 for silence, 1 for a progress bar, `"auto"` for a bar where
-            a person looks on.
-        cache: Whether decompositions are kept on disk, and found there by the
-            next `enable` of any method on the same kernels.
-        cache_dir: The folder for them; `None` for the one that the variable
-            `KERAS_SVD_ADAPTERS_CACHE` names, or else the user's own.
+        verbose: 0 for silence, 1 for a progress bar, `"auto"` for a bar in an
+            interactive session.
+        cache: Whether decompositions are cached on disk and reused by later calls
+            of `enable` on the same kernels, with any method.
+        cache_dir: The folder of the cache. `None` uses the folder in the
+            environment variable `KERAS_SVD_ADAPTERS_CACHE`, or else the user's
+            own cache folder.
         svd_device: Where kernels are decomposed: `"cpu"`, exact to float32, or
             `"accelerator"`, the backend's GPU or TPU, to about 1e-5.
-        layers: In which of the repeated blocks, such as `range(6, 12)`; what
-            lies outside of them is not touched by it.
-        last: In how many of the last blocks, instead of `layers`.
-        tied: Whether a table that also makes the logits (`tie_weights=True`) is
-            adapted where `targets` names it. The look-up and the logits then
-            change together; each step makes the whole changed table for these.
-        layout: How arrays of the adapter are cut over the devices of
-            `keras.distribution`, where it is not to be as their kernels are:
-            from a regular expression for the path of a variable, such as
-            `".*lora_a"`, to a tuple with an axis of the mesh or `None` for each
-            of its axes; or a `keras.distribution.LayoutMap` of such.
+        layers: Numbers of the repeated blocks to adapt, such as `range(6, 12)`.
+            Kernels outside the blocks are not affected.
+        last: Number of blocks to adapt, counted from the end, instead of `layers`.
+        tied: Whether to adapt a table that also computes the logits
+            (`tie_weights=True`) if `targets` names it. The look-up and the logits
+            then change together. Each step computes the whole changed table for
+            the logits.
+        layout: How arrays of the adapter are sharded over the devices of
+            `keras.distribution`, if not as their kernels. A mapping from a regular
+            expression for the path of a variable, such as `".*lora_a"`, to a
+            tuple. The tuple has a mesh axis or `None` for each axis of the
+            variable. A `keras.distribution.LayoutMap` with such entries also works.
 
     Returns:
         A `Status` of the adapted model; print it.
 
     Raises:
         ValueError: If a pattern matches nothing, a kernel does not suit the
-            method, or the name is taken. The model is left as it was.
+            method, or the name is taken. The model stays unchanged.
 
     Example:
 

@@ -10,7 +10,7 @@ from keras_svd_adapters.models.sites.site import Site
 
 
 def require_adapter(model: keras.layers.Layer, name: str | None = None) -> list[Site]:
-    """The sites that carry an adapter of this name; raises where there are none."""
+    """Return the sites with an adapter of this name; raise an error if there are none."""
     sites = adapted_sites(model, name)
     if not sites:
         names = sorted(adapter_names(adapted_sites(model)))
@@ -24,7 +24,7 @@ def require_adapter(model: keras.layers.Layer, name: str | None = None) -> list[
 
 
 def require_values(model: keras.layers.Layer, what: str) -> None:
-    """Raises where an adapter waits for its values."""
+    """Raise an error if an adapter has no values yet."""
     for site in adapted_sites(model):
         if not all(adapter.filled for adapter in adapters_of(site.layer).values()):
             raise ValueError(
@@ -35,7 +35,7 @@ def require_values(model: keras.layers.Layer, what: str) -> None:
 
 
 def only_adapter(model: keras.layers.Layer) -> str:
-    """The name of a model's only adapter; raises where there are several."""
+    """Return the name of a model's only adapter; raise an error if there are several."""
     names = sorted(adapter_names(require_adapter(model)))
     if len(names) > 1:
         raise ValueError(

@@ -1,4 +1,4 @@
-"""Predicting and generating with one adapter per sample."""
+"""Predict and generate with one adapter per sample."""
 
 from __future__ import annotations
 
@@ -33,24 +33,24 @@ def predict(
     adapter_ids: Sequence[str | None],
     batch_size: int = 32,
 ) -> Any:
-    """As `model.predict(x)`, where each sample has an adapter of its own.
+    """Predict as `model.predict(x)`, with one adapter per sample.
 
-    A batch may hold samples of many adapters; the base model runs once for it.
-    What `train=` trained is part of the model, whichever adapter.
+    A batch may hold samples of many adapters; the base model runs once per batch.
+    Weights that `train=` trained are part of the model, whatever the adapter.
 
     Args:
         model: A model with adapters.
-        x: A NumPy array or tensor, or a list or dictionary of such.
-        adapter_ids: For each sample the name of its adapter, `None` for the
+        x: A NumPy array or tensor, or a list or dictionary of these.
+        adapter_ids: For each sample, the name of its adapter, or `None` for the
             plain model.
-        batch_size: How many samples are computed at a time.
+        batch_size: Number of samples per batch.
 
     Returns:
-        What `model.predict` returns: NumPy arrays.
+        The result of `model.predict`: NumPy arrays.
 
     Raises:
         ValueError: If a name is unknown, the numbers of samples differ, or an
-            adapted layer cannot tell samples apart.
+            adapted layer cannot distinguish samples.
 
     Example:
 
@@ -77,21 +77,21 @@ def predict(
 
 
 def generate(model: keras.Model, inputs: Any, adapter_ids: Any, **how: Any) -> Any:
-    """As `model.generate(inputs)` of a KerasHub task, where each prompt has an adapter of its own.
+    """Generate as `model.generate(inputs)` of a KerasHub task, with one adapter per prompt.
 
     Args:
         model: A KerasHub task with adapters.
-        inputs: A prompt, a list of prompts, or what the task's preprocessor makes
-            of such.
-        adapter_ids: For each prompt the name of its adapter, `None` for the plain
-            model.
-        **how: What `model.generate` takes besides, such as `max_length`.
+        inputs: A prompt, a list of prompts, or the output of the task's
+            preprocessor for these.
+        adapter_ids: For each prompt, the name of its adapter, or `None` for the
+            plain model.
+        **how: Other arguments of `model.generate`, such as `max_length`.
 
     Returns:
-        What `model.generate` returns.
+        The result of `model.generate`.
 
     Raises:
-        ValueError: As `predict`.
+        ValueError: As in `predict`.
     """
     if not hasattr(model, "generate"):
         raise ValueError(
@@ -110,7 +110,7 @@ def generate(model: keras.Model, inputs: Any, adapter_ids: Any, **how: Any) -> A
 
 
 def _arrays(x: Any) -> tuple[Any, int]:
-    """Inputs as NumPy arrays, and how many samples they have."""
+    """Return inputs as NumPy arrays, and their number of samples."""
     if isinstance(x, list | tuple) and all(np.ndim(part) == 0 for part in keras.tree.flatten(x)):
         x = np.array(x)
     x = keras.tree.map_structure(_to_numpy, x)
@@ -129,7 +129,7 @@ def _to_numpy(value: Any) -> np.ndarray:
 
 
 def _of_rows(value: Any, rows: int) -> keras.KerasTensor:
-    """As an input, with so many samples; another size that is open counts as 8."""
+    """Return the shape of an input with `rows` samples; any other open size becomes 8."""
     shape = tuple(8 if size is None else size for size in value.shape[1:])
     return keras.KerasTensor((rows, *shape), str(value.dtype))
 
@@ -158,7 +158,7 @@ def _check(model: keras.Model, adapter_ids: Any, count: int) -> list[str | None]
 def _mixed(
     model: keras.Model, ids: list[str | None], size: int, inputs: Any
 ) -> Iterator[AdapterIds]:
-    """Within, each sample of a batch has the adapter that is chosen for it."""
+    """Context manager: each sample of a batch has the adapter that is chosen for it."""
     names = tuple(sorted(set(ids), key=lambda name: name or ""))
     chosen = _holder(model, names, size)
     ways, carrier = [], None
@@ -186,9 +186,9 @@ def _maps(site: Site) -> bool:
 
 
 def _probe(model: keras.Model, chosen: AdapterIds, inputs: Any) -> None:
-    """Raises where an adapted layer is called without the batch in front.
+    """Raise an error if an adapted layer is called without the batch in front.
 
-    Its rows are then not those of samples, which shows where the number of samples is a prime.
+    The rows of such a layer are not samples. A prime number of samples reveals this.
     """
     try:
         for rows in PRIMES:
@@ -197,7 +197,7 @@ def _probe(model: keras.Model, chosen: AdapterIds, inputs: Any) -> None:
             trace_shapes(lambda x: model(x, training=False), specs)
     except PerSampleError:
         raise
-    except Exception:  # what cannot be traced is not looked at
+    except Exception:  # a model that cannot be traced is not checked
         pass
     finally:
         chosen.probe_rows = None
@@ -205,7 +205,7 @@ def _probe(model: keras.Model, chosen: AdapterIds, inputs: Any) -> None:
 
 
 def _holder(model: keras.Model, names: Names, size: int) -> AdapterIds:
-    """The one that graphs traced for these names and this size read."""
+    """Return the `AdapterIds` that graphs traced for these names and this size read."""
     holders = _HOLDERS.setdefault(model, OrderedDict())
     if (names, size) not in holders:
         holders[names, size] = AdapterIds(names, size)

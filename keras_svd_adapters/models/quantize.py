@@ -1,4 +1,4 @@
-"""Quantizing a float model, with LoRA adapters that make up for the rounding."""
+"""Quantize a float model and add LoRA adapters that compensate for the quantization error."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ from keras_svd_adapters.runtime.tables import Table, TableReport
 
 @dataclass(frozen=True)
 class CompensatedKernel:
-    """What the adapter of a quantized kernel makes up for.
+    """Quantization error of a kernel, with and without its adapter.
 
     Args:
         path: The path of the kernel.
         alone: Norm of the error of the quantized kernel without an adapter,
-            relative to that of the kernel.
+            relative to the norm of the kernel.
         error: The same with the adapter.
     """
 
@@ -46,10 +46,10 @@ class CompensatedKernel:
 
 @dataclass(frozen=True, repr=False)
 class Compensation(TableReport):
-    """How near quantized kernels are to their floats. Printing it shows a table.
+    """Approximation errors of quantized kernels. Printing it shows a table.
 
     Args:
-        mode: How they are quantized.
+        mode: Quantization mode of the kernels.
         name: Name of the adapter.
         kernels: One `CompensatedKernel` per kernel.
     """
@@ -80,37 +80,38 @@ def quantize(
     name: str = "default",
     verbose: int | str = "auto",
 ) -> Compensation:
-    """Quantizes a float model, and adapts it by LoRA that makes up for the rounding.
+    """Quantize a float model and add LoRA adapters that compensate for the quantization error.
 
-    Training then starts near the float model. A model that only is to be
-    quantized and adapted needs no more than `model.quantize(mode)` and
-    `enable`, with any method.
+    Training then starts near the float model. To quantize and adapt a model without
+    this compensation, call `model.quantize(mode)` and `enable`, with any method.
 
     Args:
         model: A built float model without adapters.
         mode: `"int8"` or `"int4"`.
-        method: A `LoRA`; the larger its rank, the more it makes up for.
-        start: `"loftq"` rounds a kernel and fits what is missing; `"qpissa"`
-            takes the largest singular triplets out of the kernel first, so that
-            they train and what remains is rounded.
-        iterations: How often to round and fit. With LoftQ and 1, the quantized
-            kernels are those of `model.quantize`; otherwise they are others,
-            and belong to this adapter: save the whole model.
-        config: As `model.quantize` takes it, such as a
+        method: A `LoRA`; a larger rank compensates for more of the error.
+        start: `"loftq"` quantizes a kernel and fits the error. `"qpissa"` first
+            takes the largest singular triplets out of the kernel: these train,
+            and the rest is quantized.
+        iterations: How often to quantize and fit. With LoftQ and 1, the quantized
+            kernels are those of `model.quantize`. Otherwise they differ and
+            belong to this adapter: save the whole model.
+        config: As in `model.quantize`, such as a
             `keras.quantizers.Int4QuantizationConfig(block_size=64)`.
-        targets: Which kernels, as in `enable`. All of the model are quantized.
-        exclude: Which of these to leave out.
+        targets: Which kernels to adapt, as in `enable`. All kernels of the model
+            are quantized.
+        exclude: Which of these kernels to leave out.
         name: Name of the adapter.
         verbose: As in `enable`.
 
     Returns:
-        A `Compensation` that tells the errors; print it.
+        A `Compensation` with the errors; print it.
 
     Raises:
         ValueError: If the model is adapted or quantized, if a kernel cannot be
-            quantized so, or an argument is none of these. The model is left as
-            it was. (Where Keras fails while it quantizes, as for want of
-            memory, some layers are quantized by then: load the model anew.)
+            quantized in this mode, or if an argument is invalid. The model is
+            left unchanged. (If Keras fails while it quantizes, for example for
+            lack of memory, some layers are quantized already: load the model
+            again.)
 
     Example:
 
@@ -191,7 +192,10 @@ def _compensate(
 
 @contextmanager
 def _replaced(sites: list[Site], found: dict[str, Compensated]) -> Iterator[None]:
-    """Within, kernels are what is to be rounded; afterwards they are gone, or as before."""
+    """Context manager: replace kernels by the matrices to quantize; restore them on an error.
+
+    Without an error, quantization removes the float kernels.
+    """
     with restore_values_on_error([base_kernel_variable(site.layer) for site in sites]):
         for site in sites:
             kept = keras.ops.convert_to_tensor(found[site.key].kept)

@@ -1,4 +1,4 @@
-"""Bring a model's trained weights and compiled functions in line with its adapters."""
+"""Update a model's trained weights and compiled functions when its adapters change."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from keras_svd_adapters.runtime.live_models import cached_model_search, models_c
 
 
 def train_and_sync(model: keras.layers.Layer, name: str, extra: list[keras.Variable]) -> None:
-    """Freezes what does not train, and tells the model and those around it."""
+    """Assign extra weights to an adapter, freeze all others and update the models around it."""
     for weight in extra:
         weight.trained_with = name
     sync_model(model)
@@ -31,7 +31,7 @@ def train_and_sync(model: keras.layers.Layer, name: str, extra: list[keras.Varia
 
 @cached_model_search()
 def sync_model(model: keras.layers.Layer) -> None:
-    """Makes what trains, what saves and what is compiled agree with the adapters there are."""
+    """Make the trained weights, the saving and the compiled functions agree with the adapters."""
     sites = adapted_sites(model)
     active = {site.layer.active_adapter for site in sites} - {None}
     train = [weight for _, _, weight in base_weights(model) if trained_with(weight) in active]
@@ -48,7 +48,7 @@ def sync_model(model: keras.layers.Layer) -> None:
 
 @cached_model_search()
 def restore_base_model(model: keras.layers.Layer) -> None:
-    """Makes a model without adapters, and those around it, ordinary ones again."""
+    """Turn a model without adapters, and the models around it, back into ordinary models."""
     restore_all_trainable(model)
     for around in models_containing(all_layers(model)):
         if not adapted_sites(around):

@@ -1,4 +1,4 @@
-"""What is adapted in a model, what trains, and what has moved."""
+"""Report which kernels are adapted, which weights train and how far they have moved."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ class Status(TableReport):
     """State of the adapters of a model. Printing it shows a table.
 
     Args:
-        adapters: One row for each group of alike adapters: name, method,
+        adapters: One row for each group of similar adapters: name, method,
             form, number of kernels, trained values, largest move from the
             start, whether active.
-        trainable_parameters: Number of values that train now, in all.
+        trainable_parameters: Total number of values that train now.
         total_parameters: Number of values of the model without its adapters.
         trainable_weights: Paths of the weights that train now.
-        layouts: How kernels and the arrays beside them are cut, if asked for.
+        layouts: How kernels and adapter arrays are sharded, if requested.
     """
 
     adapters: tuple[tuple[str, ...], ...]
@@ -58,13 +58,12 @@ class Status(TableReport):
 
 
 def status(model: keras.layers.Layer, layouts: bool = False) -> Status:
-    """What is adapted in a model, what trains, and what has moved.
+    """Report which kernels are adapted, which weights train and how far they have moved.
 
     Args:
         model: Any Keras model.
-        layouts: Whether to tell how kernels and the arrays of their adapters lie
-            on several devices: by which axis of the mesh each of their axes is
-            cut.
+        layouts: Whether to show how kernels and adapter arrays are sharded over
+            devices: which mesh axis shards each of their axes.
 
     Returns:
         A `Status`; print it.
@@ -117,7 +116,7 @@ def _shown(move: float) -> str:
 
 
 def largest_move(adapter: Adapter) -> float:
-    """The largest distance of a trained value from its start, where that is one number."""
+    """Return the largest distance of a trained value from its start, if the start is one number."""
     declared = adapter.declared
     moves = [
         float(np.abs(to_float_array(variable) - declared[name].start).max())

@@ -1,4 +1,4 @@
-"""Switching adapters, taking them off, and what must agree with those there are."""
+"""Switch, disable and delete the adapters of a model."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ from keras_svd_adapters.runtime.live_models import cached_model_search
 
 @cached_model_search()
 def delete_adapter(model: keras.layers.Layer, name: str) -> None:
-    """Takes an adapter off a model; after the last one, it is an ordinary model again.
+    """Delete an adapter; without its last adapter, the model is an ordinary model again.
 
-    What `train` named at `enable` stays as trained. Adapters that rested go on
-    resting: `set_adapter` wakes one.
+    Weights that `train` named at `enable` keep their trained values. Inactive
+    adapters stay inactive: `set_adapter` activates one.
 
     Args:
         model: An adapted model.
@@ -47,15 +47,15 @@ def delete_adapter(model: keras.layers.Layer, name: str) -> None:
 
 @cached_model_search()
 def set_adapter(model: keras.layers.Layer, name: str | list[str] | None) -> None:
-    """Switches to another adapter, or with `None` to the plain model.
+    """Switch to another adapter, or with `None` to the plain model.
 
-    `predict` and `generate` are traced once for each, and not again on
-    switching back.
+    `predict` and `generate` are traced once for each adapter, and not again when
+    you switch back.
 
     Args:
         model: An adapted model.
-        name: Name of the adapter that computes and trains from now on, or a
-            list of names of adapters on different layers.
+        name: Name of the adapter to activate and train, or a list of names of
+            adapters on different layers.
 
     Raises:
         ValueError: If there is no adapter of a name, or two are on one layer.
@@ -87,7 +87,7 @@ def set_adapter(model: keras.layers.Layer, name: str | list[str] | None) -> None
 
 @contextmanager
 def restore_active_on_error(model: keras.layers.Layer) -> Iterator[None]:
-    """Within, whatever goes wrong, the adapters that were active are so again."""
+    """Context manager: if an error occurs, reactivate the adapters that were active before."""
     before = [(site.layer, site.layer.active_adapter) for site in adapted_sites(model)]
     try:
         yield
@@ -99,9 +99,9 @@ def restore_active_on_error(model: keras.layers.Layer) -> Iterator[None]:
 
 @contextmanager
 def disabled(model: keras.layers.Layer) -> Iterator[keras.layers.Layer]:
-    """Within, the model computes with its own kernels, as if they had never been adapted.
+    """Context manager: the model computes with its own kernels, as before it was adapted.
 
-    What `train` named at `enable` stays as trained.
+    Weights that `train` named at `enable` keep their trained values.
 
     Args:
         model: An adapted model.

@@ -1,4 +1,4 @@
-"""A model of shapes alone, for planning what memory could not hold."""
+"""A model of shapes without values, to plan for models that exceed the memory."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ ModelSource = str | os.PathLike[str] | dict[str, Any]
 
 
 def build_without_values(source: ModelSource) -> keras.layers.Layer:
-    """Builds a model without values: 70 billion parameters take megabytes.
+    """Build a model without values: 70 billion parameters take megabytes.
 
     Args:
-        source: A preset of KerasHub, by its directory or name, of which the
-            configuration alone is read; or a configuration of any Keras model
-            as `keras.saving.serialize_keras_object` makes it; or the name of a
+        source: A preset of KerasHub, by its directory or name; only its
+            configuration is read. Or a configuration of any Keras model, as
+            `keras.saving.serialize_keras_object` makes it. Or the name of a
             KerasHub class and its arguments,
             `{"class_name": "GemmaBackbone", "config": {...}}`.
 
@@ -50,7 +50,7 @@ def build_without_values(source: ModelSource) -> keras.layers.Layer:
 
 
 def require_keras_hub(source: ModelSource) -> Any:
-    """KerasHub; raises where it is not installed, which `source` needs."""
+    """Return KerasHub, which `source` needs; raise an error if it is not installed."""
     try:
         import keras_hub
     except ImportError:

@@ -1,4 +1,4 @@
-"""What an adapter changed, told between the singular vectors of the kernels."""
+"""Kernel updates of an adapter, expressed in the singular vectors of the kernels."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ class KernelCoefficients:
     Args:
         path: The names of the layers from the model to this one.
         shape: `(m, n)` of the kernel as a matrix.
-        relative: Norm of the change, relative to that of the kernel.
-        diagonal: Share of the sum of squares of M that lies on its diagonal:
-            singular values that were scaled. The rest mixes directions.
-        top: Share that lies within the largest tenth of the singular vectors,
-            of rows and columns.
-        cells: M in at most 32 x 32 cells of alike size, the root of the mean
-            square in each.
+        relative: Norm of the change, relative to the norm of the kernel.
+        diagonal: Share of the sum of squares of M on its diagonal, which scales
+            singular values. The rest mixes directions.
+        top: Share of the sum of squares within the largest tenth of the singular
+            vectors, of rows and columns.
+        cells: M in at most 32 x 32 cells of similar size: the root mean square
+            of each cell.
     """
 
     path: str
@@ -52,7 +52,9 @@ class KernelCoefficients:
 
 @dataclass(frozen=True, repr=False)
 class Coefficients(TableReport):
-    """What an adapter changed. Printing it shows a table, of kernels alike the mean figures.
+    """Changes by an adapter. Printing it shows a table.
+
+    Kernels of one shape whose paths differ only by numbers share a row with their mean figures.
 
     Args:
         kernels: One `KernelCoefficients` per adapted kernel.
@@ -67,11 +69,11 @@ class Coefficients(TableReport):
         return Table(head, rows)
 
     def plot(self) -> Any:
-        """Draws M of each kernel: a row for each layer name, the layers from left to right.
+        """Draw M of each kernel: a row for each layer name, the layers from left to right.
 
-        Large singular values are at the top and at the left; dark is a large
-        coefficient, relative to the largest of the row. Of many layers, eight
-        are drawn. Needs matplotlib.
+        Large singular values are at the top and at the left. Dark cells are large
+        coefficients, relative to the largest of the row. If a name has more than
+        eight layers, eight of them are drawn. Needs matplotlib.
 
         Returns:
             A matplotlib `Figure`.
@@ -91,17 +93,18 @@ def coefficients(
     cache_dir: Any = None,
     verbose: int | str = "auto",
 ) -> Coefficients:
-    """Looks at what the active adapter changed, between the singular vectors of each kernel.
+    """Express the change by the active adapter in the singular vectors of each kernel.
 
-    For SVFT these are the trained values themselves; for SVF, `s (z - 1)` on
-    the diagonal. A low-rank change is brought into the same form, so that
-    methods can be compared: does it scale directions that are there (the
-    diagonal), or mix them, and does it work on the large ones or on the small?
+    For SVFT the coefficients are the trained values themselves; for SVF, they are
+    `s (z - 1)` on the diagonal. A low-rank update is transformed to the same form,
+    so that methods can be compared. The report shows whether an adapter scales
+    existing directions (the diagonal) or mixes them. It also shows whether the
+    adapter changes the large directions or the small ones.
 
     Args:
         model: A model with an active adapter.
-        targets: Which of the adapted kernels, as in `enable`; `None` for all.
-        exclude: Which of these to leave out.
+        targets: The adapted kernels to select, as in `enable`; `None` for all.
+        exclude: The selected kernels to leave out.
         cache: As in `enable`.
         cache_dir: As in `enable`.
         verbose: As in `enable`.
@@ -134,7 +137,7 @@ def coefficients(
 
 
 def _active(model: keras.layers.Layer, targets: Targets, exclude: Targets) -> list[Site]:
-    """The kernels that are meant and whose adapter is active."""
+    """Return the selected kernels whose adapter is active."""
     sites = [site for site in require_adapter(model) if site.layer.active_adapter]
     if targets is not None or exclude is not None:
         meant = {site.key for site in select_sites(model, targets, exclude)}
@@ -179,7 +182,7 @@ def _coefficients(
 
 
 def _cells(squares: np.ndarray) -> np.ndarray:
-    """The means over a grid of cells."""
+    """Return the means over a grid of cells."""
     k = len(squares)
     starts: np.ndarray = np.arange(min(k, CELLS)) * k // min(k, CELLS)
     sizes = np.diff([*starts, k])
@@ -188,13 +191,13 @@ def _cells(squares: np.ndarray) -> np.ndarray:
 
 
 def _some(places: list[int]) -> list[int]:
-    """At most eight of these places, evenly spread."""
+    """Return at most eight of these places, evenly spread."""
     count = min(len(places), MOST_LAYERS)
     return [places[i] for i in np.linspace(0, len(places) - 1, count).round().astype(int)]
 
 
 def _row(path: str, kernels: list[KernelCoefficients]) -> tuple[str, ...]:
-    """The mean figures of kernels whose paths differ by numbers only."""
+    """Return the mean figures of kernels whose paths differ only by numbers."""
     relative, diagonal, top = (
         float(np.mean([getattr(kernel, name) for kernel in kernels]))
         for name in ("relative", "diagonal", "top")

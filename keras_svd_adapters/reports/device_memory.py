@@ -1,4 +1,4 @@
-"""What each device of a distribution would hold of an adapted model."""
+"""Memory that an adapted model needs on each device of a distribution."""
 
 from __future__ import annotations
 
@@ -15,20 +15,21 @@ from keras_svd_adapters.kernels.matrix_view import KernelView
 from keras_svd_adapters.kernels.placement import array_axes, mesh_axes
 from keras_svd_adapters.methods.contract import Array
 
-SLOTS = 2  # of Adam, and of most others at most
+SLOTS = 2  # slots of Adam; most other optimizers have no more
 HALVES = ("bfloat16", "float16")
 
 
 @dataclass(frozen=True)
 class DeviceBytes:
-    """Bytes on each device, where all cuts are even; activations come on top.
+    """Bytes on each device without activations, if every axis is sharded evenly.
 
     Args:
-        weights: Of the model itself.
-        frozen: Of the frozen arrays of adapters, and of adapters that it has.
-        trained: Of the trained values, in float32.
+        weights: Bytes of the model itself.
+        frozen: Bytes of the frozen arrays of new adapters, and of the adapters
+            that the model already has.
+        trained: Bytes of the trained values, in float32.
         devices: Number of devices.
-        memory: What a device has, if that was told.
+        memory: Bytes that a device has, if given.
     """
 
     weights: int
@@ -44,12 +45,12 @@ class DeviceBytes:
 
     @property
     def total(self) -> int:
-        """All of these."""
+        """Bytes of weights, frozen arrays, trained values, gradients and slots together."""
         return self.weights + self.frozen + self.trained + self.training
 
     @property
     def fits(self) -> bool | None:
-        """Whether that is less than a device has; `None` where that was not told."""
+        """Whether the total is less than a device has; `None` if `memory` is not given."""
         return None if self.memory is None else self.total < self.memory
 
     def __str__(self) -> str:
@@ -67,7 +68,7 @@ class DeviceBytes:
 
 
 def check_devices(distribution: Any, memory: Any) -> None:
-    """Raises where these are not a distribution and the bytes of a device."""
+    """Raise if the arguments are not a distribution and the bytes of a device."""
     known = keras.distribution.DataParallel, keras.distribution.ModelParallel
     if distribution is not None and not isinstance(distribution, known):
         raise ValueError(
@@ -94,12 +95,12 @@ def bytes_per_device(
     arrays: Iterable[tuple[Array, str, KernelView, keras.Variable]],
     memory: float | None = None,
 ) -> DeviceBytes:
-    """What each device would hold.
+    """Compute the bytes that each device would hold.
 
     Args:
         distribution: A `keras.distribution.Distribution`.
-        weights: Those of the model.
-        arrays: Those of adapters, each with its dtype and its kernel.
+        weights: The weights of the model.
+        arrays: The arrays of adapters, each with its dtype and its kernel.
         memory: Bytes that a device has.
     """
     mesh = distribution.device_mesh
@@ -117,13 +118,13 @@ def bytes_per_device(
 
 
 def _axes(distribution: Any, variable: keras.Variable) -> Sequence[Any]:
-    named = SimpleNamespace(path=variable.path, shape=variable.shape)  # wherever it lies now
+    named = SimpleNamespace(path=variable.path, shape=variable.shape)  # ignores its current layout
     layout = distribution.get_variable_layout(named)
     return getattr(layout, "axes", None) or [None] * len(variable.shape)
 
 
 def _share(shape: Sequence[int], axes: Sequence[Any], sizes: dict[str, int], path: str) -> int:
-    """How many values of an array a device holds."""
+    """Return the number of values of an array that one device holds."""
     parts = [prod(sizes[axis] for axis in mesh_axes(cut)) for cut in axes]
     for size, part in zip(shape, parts):
         if size % part:
@@ -136,7 +137,7 @@ def _share(shape: Sequence[int], axes: Sequence[Any], sizes: dict[str, int], pat
 
 
 def width(dtype: str) -> int:
-    """Bytes of a value."""
+    """Return the bytes of one value of a dtype."""
     if dtype in HALVES:
         return 2
     return 1 if dtype in ("int4", "float8_e4m3fn", "float8_e5m2") else np.dtype(dtype).itemsize

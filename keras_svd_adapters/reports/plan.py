@@ -1,4 +1,4 @@
-"""What adapting a model would cost, before anything is touched."""
+"""Estimate the cost of adapting a model, before the model changes."""
 
 from __future__ import annotations
 
@@ -53,35 +53,36 @@ def plan(
     distribution: Any = None,
     device_memory: float | None = None,
 ) -> Plan:
-    """Tells what `enable` would cost, and touches nothing.
+    """Estimate the cost of `enable` without changing the model.
 
     Args:
-        model: A built Keras model. Or what has no weights yet: a KerasHub
-            preset, by its directory or name; a configuration, such as
-            `{"class_name": "GemmaBackbone", "config": {...}}`. Of these only
-            shapes are built, so that a laptop plans for 70 billion values.
+        model: A built Keras model, or a model without weights: a KerasHub
+            preset, by its directory or name, or a configuration, such as
+            `{"class_name": "GemmaBackbone", "config": {...}}`. A model without
+            weights is built from shapes alone, so that a laptop can plan for
+            70 billion values.
         method: As in `enable`.
         targets: As in `enable`.
         exclude: As in `enable`.
-        cache: As in `enable`: what is kept on disk need not be decomposed again.
+        cache: As in `enable`; cached decompositions are not computed again.
         cache_dir: As in `enable`.
-        svd_device: As in `enable`; the seconds are those of a CPU in any case.
+        svd_device: As in `enable`; the seconds are always those of a CPU.
         layers: As in `enable`.
         last: As in `enable`.
         tied: As in `enable`.
-        distribution: A `keras.distribution` such as `ModelParallel`: the plan
-            then has what each device would hold. Its mesh may be of devices
-            that this machine lacks, by their names alone:
+        distribution: A `keras.distribution` such as `ModelParallel`. The plan
+            then includes the memory that each device needs. The mesh may name
+            devices that this machine lacks:
             `DeviceMesh((1, 8), ("batch", "model"), [f"tpu:{i}" for i in range(8)])`.
-        device_memory: Bytes that one device has, such as 16e9: the plan then
-            tells whether that is enough.
+        device_memory: Bytes that one device has, such as 16e9. The plan then
+            shows whether the memory is enough.
 
     Returns:
         A `Plan` with `.trainable_parameters`, `.frozen_bytes`, `.seconds`,
         `.device` and `.sites`; print it.
 
     Raises:
-        ValueError: As `enable` would.
+        ValueError: If `enable` would raise an error.
 
     Example:
 
@@ -137,7 +138,7 @@ def _on_devices(
 
 
 def _there_already(model: keras.layers.Layer) -> Iterator[tuple[Site, Array, str]]:
-    """The arrays of adapters that the model has, but for shared ones."""
+    """Yield the arrays of adapters that the model already has, except for shared arrays."""
     for site in adapted_sites(model):
         for adapter in adapters_of(site.layer).values():
             for name, variable in adapter.arrays.items():
@@ -149,7 +150,7 @@ def _nbytes(variable: keras.Variable) -> int:
 
 
 def _shared_bytes(model: keras.layers.Layer, chosen: Chosen) -> int:
-    """Bytes of the shared arrays that the model does not have yet."""
+    """Return the bytes of the shared arrays that the model does not have yet."""
     there = check_sharing(model, chosen)
     new = [(site, m) for site, m in chosen if m.shared_by and m.name not in there]
     shapes = shared_shapes(new).values()

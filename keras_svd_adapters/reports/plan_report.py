@@ -16,7 +16,7 @@ from keras_svd_adapters.runtime.tables import Table, TableReport
 
 @dataclass(frozen=True)
 class PlannedSite:
-    """One kernel in a `Plan`; `seconds` of one core, and whether the cache holds it."""
+    """One kernel in a `Plan`; `seconds` counts one core, `cached` means a cached decomposition."""
 
     site: Site = field(repr=False)
     method: Method
@@ -35,15 +35,15 @@ class PlannedSite:
 
 @dataclass(frozen=True, repr=False)
 class Plan(TableReport):
-    """What `enable` would do. Printing it shows a table.
+    """Cost estimate of `enable`. Printing it shows a table.
 
     Args:
         sites: One `PlannedSite` per kernel.
         model_parameters: Number of values of the model without its adapters.
         shared_bytes: Bytes of frozen arrays that all kernels share.
-        shared_file_bytes: Bytes of these that an adapter file holds.
-        workers: How many kernels are decomposed at a time.
-        device: What each device would hold, if a distribution was given.
+        shared_file_bytes: Bytes of shared arrays that an adapter file holds.
+        workers: Number of kernels that are decomposed at the same time.
+        device: Memory that each device needs, if a distribution was given.
     """
 
     sites: tuple[PlannedSite, ...]
@@ -55,23 +55,26 @@ class Plan(TableReport):
 
     @property
     def trainable_parameters(self) -> int:
-        """Values that would train."""
+        """Number of values that would train."""
         return sum(site.trainable_parameters for site in self.sites)
 
     @property
     def trainable_bytes(self) -> int:
-        """Bytes of these in float32."""
+        """Bytes of the trainable values in float32."""
         return 4 * self.trainable_parameters
 
     @property
     def file_bytes(self) -> int:
-        """Bytes of the values in the adapter file; its few kB of text come on top."""
+        """Bytes of the values in the adapter file, without its few kB of text."""
         return self.shared_file_bytes + sum(site.file_bytes for site in self.sites)
 
     @property
     def frozen_bytes(self) -> int:
-        """Bytes of frozen arrays that would be added. A kernel whose spectrum forbids the
-        one-sided form needs more, which only the decomposition can tell."""
+        """Bytes of frozen arrays that would be added.
+
+        A kernel whose spectrum forbids the one-sided form needs more. Only the
+        decomposition of the kernel can show this.
+        """
         return self.shared_bytes + sum(site.frozen_bytes for site in self.sites)
 
     @property
@@ -110,7 +113,7 @@ class Plan(TableReport):
         return Table(head, rows, notes)
 
     def plot(self) -> Any:
-        """Draws what each kind of kernel would train and add; needs matplotlib.
+        """Draw the trainable values and frozen factors of each kind of kernel; needs matplotlib.
 
         Returns:
             A matplotlib `Figure`.

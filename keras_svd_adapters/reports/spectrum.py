@@ -1,4 +1,4 @@
-"""The singular values of a model's kernels, beside those of random ones."""
+"""The singular values of a model's kernels, compared with those of random kernels."""
 
 from __future__ import annotations
 
@@ -41,15 +41,15 @@ class KernelSpectrum:
         return gaussian_spectrum(*self.shape, norm=float(np.linalg.norm(self.s)))
 
     def quantile(self, q: float) -> float:
-        """The value below which a share `q` of the singular values lies."""
+        """Return the value that exceeds a share `q` of the singular values."""
         return float(np.quantile(self.s, q))
 
     def rank(self, energy: float = ENERGY) -> int:
-        """How many of the largest hold this share of the sum of squares."""
+        """Return the number of largest values that hold this share of the sum of squares."""
         return rank_for(self.s, energy)
 
     def share(self, low: float, high: float) -> float:
-        """The share of the singular values between two numbers."""
+        """Return the share of the singular values between two numbers."""
         return float(((self.s >= low) & (self.s <= high)).mean())
 
 
@@ -59,7 +59,7 @@ class Spectrum(TableReport):
 
     Args:
         kernels: One `KernelSpectrum` per kernel.
-        interval: Two numbers; the table tells how many values lie between.
+        interval: Two numbers; the table shows the share of values between them.
     """
 
     kernels: tuple[KernelSpectrum, ...]
@@ -81,7 +81,7 @@ class Spectrum(TableReport):
         return Table(head, rows, share)
 
     def plot(self) -> Any:
-        """Draws the spectra, a panel for each layer name; needs matplotlib.
+        """Draw the spectra, a panel for each layer name; needs matplotlib.
 
         Returns:
             A matplotlib `Figure`.
@@ -99,17 +99,18 @@ def spectrum(
     interval: tuple[float, float] = (0.1, 1.1),
     verbose: int | str = "auto",
 ) -> Spectrum:
-    """The singular values of a model's kernels: what SVD methods have to work with.
+    """Return the singular values of a model's kernels, on which SVD methods depend.
 
-    A kernel that needs far fewer values for 90 % of its energy than a Gaussian
-    of equal norm has learned low-rank structure, which PiSSA starts from; a
-    flat one gives SVF and SVFT many directions of alike strength.
+    A kernel may need far fewer values for 90 % of its energy than a Gaussian of
+    equal norm. Such a kernel has learned low-rank structure, and PiSSA starts
+    from this structure. A flat spectrum gives SVF and SVFT many directions of
+    similar strength.
 
     Args:
         model: A built Keras model.
-        targets: Which kernels, as in `enable`.
-        exclude: Which of these to leave out.
-        interval: Two numbers; the table tells how many values lie between.
+        targets: The kernels to select, as in `enable`.
+        exclude: The selected kernels to leave out.
+        interval: Two numbers; the table shows the share of values between them.
         verbose: As in `enable`.
 
     Returns:
@@ -158,7 +159,7 @@ def _row(kernel: KernelSpectrum, interval: tuple[float, float]) -> tuple[str, ..
 
 
 def _panel(name: str, kernels: list[KernelSpectrum]) -> tuple[str, SpectrumPanel]:
-    """Title and numbers of the panel of these kernels; the one in the middle is typical."""
+    """Return the title and numbers of a panel; the middle kernel is the typical one."""
     middle = kernels[len(kernels) // 2]
     title = f"{name} ({middle.shape[0]} x {middle.shape[1]})"
     share = middle.rank() / len(middle.s)
@@ -171,9 +172,9 @@ def _mean_share(kernels: tuple[KernelSpectrum, ...], interval: tuple[float, floa
 
 
 def gaussian_spectrum(m: int, n: int, norm: float) -> np.ndarray:
-    """Expected singular values of a Gaussian kernel, by the law of Marchenko and Pastur."""
+    """Return the expected singular values of a Gaussian kernel, by the Marchenko-Pastur law."""
     k, ratio = min(m, n), min(m, n) / max(m, n)
-    angle = np.linspace(0, np.pi, 4001)  # even in the angle, the density has no poles
+    angle = np.linspace(0, np.pi, 4001)  # evenly spaced in the angle, the density has no poles
     x = 1 + ratio - 2 * np.sqrt(ratio) * np.cos(angle)
     density = np.sin(angle) ** 2 / np.maximum(x, 1e-12)
     share = np.cumsum(density) - density / 2

@@ -1,1 +1,1 @@
-"""Processes, values on the host, files, tables, plots and warnings: nothing here knows adapters."""
+"""Processes, host values, files, tables, plots and warnings. Nothing here depends on adapters."""

@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all."""
+"""Atomic file writes: a file is complete or absent."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 
 @contextmanager
 def written_at_once(path: Path) -> Iterator[Path]:
-    """Yields a place to write a file; after, it takes the place of the old one in one step."""
+    """Context manager: yield a temporary path, then replace `path` by that file in one step."""
     path = path.resolve()
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:

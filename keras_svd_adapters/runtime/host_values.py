@@ -1,4 +1,4 @@
-"""Values of variables on the host, and back."""
+"""Transfer of variable values to the host and back."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ from keras_svd_adapters.runtime.processes import gather_to_host, process_count
 
 
 def to_float_array(variable: Any) -> np.ndarray:
-    """The value of a variable on the host; a float one as float32, or float64 as itself."""
+    """Return the value of a variable on the host; floats become float32, but float64 stays."""
     value = ops.convert_to_tensor(variable)
     dtype = keras.backend.standardize_dtype(value.dtype)
     if dtype != "float64" and keras.backend.is_float_dtype(dtype):
-        if process_count() > 1:  # cast after it was sent
+        if process_count() > 1:  # cast after the transfer
             return gather_to_host(value).astype("float32")
         value = ops.cast(value, "float32")
     return gather_to_host(value)
 
 
 def to_host_exact(value: Any) -> np.ndarray:
-    """A value on the host, bit for bit, in as many bytes."""
-    value = ops.convert_to_tensor(value)  # JAX may store less than a variable's dtype says
+    """Return a value on the host, bit for bit, in the same number of bytes."""
+    value = ops.convert_to_tensor(value)  # JAX may store fewer bytes than the dtype has
     return to_float_array(value).astype(keras.backend.standardize_dtype(value.dtype))
 
 
 @contextmanager
 def restore_values_on_error(variables: Iterable[keras.Variable]) -> Iterator[None]:
-    """Within, whatever goes wrong, the variables get back the values that they had."""
+    """Context manager: restore the values of these variables if an error occurs."""
     before = [(variable, to_float_array(variable)) for variable in variables]
     try:
         yield
@@ -43,7 +43,7 @@ def restore_values_on_error(variables: Iterable[keras.Variable]) -> Iterator[Non
 
 
 def initializer_of(value: np.ndarray | float) -> Callable[..., Any]:
-    """An initializer for a number or an array, in the memory order that a loaded value has."""
+    """Return an initializer for a number or an array, in the memory order of a loaded value."""
 
     def initial(shape: Any, dtype: Any = None) -> Any:
         return ops.cast(np.ascontiguousarray(np.broadcast_to(value, shape)), dtype)
@@ -52,11 +52,11 @@ def initializer_of(value: np.ndarray | float) -> Callable[..., Any]:
 
 
 def to_float64(value: Any) -> np.ndarray:
-    """A variable or tensor on the host: floats in float64, integers as they are."""
+    """Return a variable or tensor on the host: floats as float64, integers unchanged."""
     array = to_float_array(value)
     return array.astype("float64") if array.dtype.kind == "f" else array
 
 
 def cast_float(value: Any, dtype: str) -> Any:
-    """A tensor of floats in a dtype; integers as they are."""
+    """Cast a tensor of floats to a dtype; leave integers unchanged."""
     return ops.cast(value, dtype) if keras.backend.is_float_dtype(value.dtype) else value

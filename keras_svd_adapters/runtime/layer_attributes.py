@@ -1,7 +1,7 @@
-"""The layers of a model as attributes of each other: the paths that Keras's files give to them.
+"""Layer paths in Keras's files: the layers of a model as attributes of each other.
 
 These paths are the only names of layers that survive a rebuild: `layer.path` changes or repeats in
-a dozen KerasHub families. `tests/test_keras_internals.py` fails where Keras gives others.
+a dozen KerasHub families. `tests/runtime/test_keras_private.py` fails if Keras gives other paths.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _known_classes: WeakKeyDictionary[type, tuple[int, list[str]]] = WeakKeyDictiona
 
 
 def walk(model: keras.layers.Layer) -> Iterator[tuple[str, tuple[keras.layers.Layer, ...]]]:
-    """Every layer of a model once, with its traversal path and the layers from the root to it."""
+    """Yield every layer of a model once, with its path and the layers from the root to it."""
     seen: set[int] = set()
 
     def visit(layer: Any, path: str, chain: tuple[Any, ...]) -> Iterator[Any]:
@@ -61,15 +61,15 @@ def walk(model: keras.layers.Layer) -> Iterator[tuple[str, tuple[keras.layers.La
 
 
 def children(layer: keras.layers.Layer) -> Iterator[tuple[str, Any]]:
-    """The attributes that may hold layers, in the order of the traversal of `saving_lib`.
+    """Yield the attributes that may hold layers, in the order of the traversal of `saving_lib`.
 
-    The same as `_walk_saveable` without the attributes that hold none, which are nearly all: it
-    lists and reads some 300 of each layer.
+    The result equals `_walk_saveable` without the attributes that hold no layer, which are nearly
+    all. `_walk_saveable` lists and reads about 300 attributes of each layer.
     """
     if isinstance(layer, (keras.Sequential, keras.Function)):
         yield "layers", layer.layers
     skipped = skipped_attributes(layer)
-    held = vars(layer) | vars(layer).get("_modules", {})  # the latter by PyTorch
+    held = vars(layer) | vars(layer).get("_modules", {})  # PyTorch adds `_modules`
     found = {
         name: value
         for name, value in held.items()
@@ -88,7 +88,7 @@ def children(layer: keras.layers.Layer) -> Iterator[tuple[str, Any]]:
 
 
 def _unique_name(class_name: str, used: dict[str, int]) -> str:
-    """The name of an item of a container in a path; `used` counts the names before it."""
+    """Return the name of a container's item in a path; `used` counts the names before it."""
     name = re.sub(r"\W+", "", class_name)
     for boundary in ("(.)([A-Z][a-z]+)", "([a-z])([A-Z])"):
         name = re.sub(boundary, r"\1_\2", name)
@@ -98,10 +98,10 @@ def _unique_name(class_name: str, used: dict[str, int]) -> str:
 
 
 def _read_by_class(cls: type, skipped: set[str]) -> list[str]:
-    """The properties and values of a class, which are read from an instance to be known.
+    """Return the properties and values of a class that must be read from an instance.
 
-    Those of this package hold no layer. Some of them, and Keras's own of weights, compute a kernel
-    when they are read.
+    The list excludes the attributes of this package, which hold no layer, and Keras's own
+    attributes of weights. Some of these attributes compute a kernel when code reads them.
     """
     size = sum(len(vars(parent)) for parent in cls.__mro__)
     if (known := _known_classes.get(cls)) and known[0] == size:

@@ -1,4 +1,4 @@
-"""Which live models hold a layer."""
+"""Search for the live models that contain a layer."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ _models_found: ContextVar[list[keras.Model] | None] = ContextVar("_models_found"
 
 
 def models_containing(layers: list[keras.layers.Layer]) -> list[keras.Model]:
-    """Every live model that holds one of these layers.
+    """Return every live model that contains one of these layers.
 
-    A layer does not know its parents, and a backbone does not know its task, so the live
-    objects are searched, once per change of the adapters.
+    A layer does not know its parents, and a backbone does not know its task. The function therefore
+    searches the live objects, once per change of the adapters.
     """
     wanted = {id(layer) for layer in layers}
     return [model for model in _live_models() if any(id(x) in wanted for x in all_layers(model))]
@@ -39,7 +39,10 @@ def _with_subclasses(cls: type) -> set[type]:
 
 @contextmanager
 def cached_model_search() -> Iterator[None]:
-    """Within, where no model is made, the live objects are searched once: it takes 0.1 s."""
+    """Context manager: search the live objects only once.
+
+    A search takes 0.1 s. Code within this context must create no model.
+    """
     token = _models_found.set(_live_models())
     try:
         yield

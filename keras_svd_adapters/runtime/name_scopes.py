@@ -1,4 +1,4 @@
-"""Paths of variables that are made outside of the layer to which they belong."""
+"""Paths of variables that are created outside their layer."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import keras
 
 @contextmanager
 def name_scopes(path: str) -> Iterator[None]:
-    """Within, new variables have a path under that of a layer."""
+    """Context manager: create variables under the path of a layer."""
     with ExitStack() as stack:
         for part in path.split("/"):
             stack.enter_context(keras.name_scope(part))

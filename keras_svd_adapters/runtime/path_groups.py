@@ -1,4 +1,4 @@
-"""Paths of layers that differ in numbers alone, as one."""
+"""Groups of layer paths that differ only in numbers."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import Any
 
 
 def group_similar_paths(paths: Iterable[str]) -> dict[str, list[int]]:
-    """Paths with their numbers collapsed, each with the places of those that it stands for."""
+    """Map each path with collapsed numbers to the indices of the paths in its group."""
     return {path: places for path, _, places in group_paths((path, "") for path in paths)}
 
 
 def by_layer_name(paths: Iterable[str]) -> dict[str, list[int]]:
-    """The places of paths, grouped by the name of the layer at their end."""
+    """Group the indices of paths by the layer name at the end of each path."""
     places: dict[str, list[int]] = {}
     for place, path in enumerate(paths):
         places.setdefault(path.rsplit("/", 1)[-1], []).append(place)
@@ -21,7 +21,10 @@ def by_layer_name(paths: Iterable[str]) -> dict[str, list[int]]:
 
 
 def group_paths(items: Iterable[tuple[str, Any]]) -> list[tuple[str, Any, list[int]]]:
-    """Paths that differ by numbers alone, and what they are, which is the same; their places."""
+    """Group items whose paths differ only in numbers and whose second values are equal.
+
+    Each group is a path with collapsed numbers, the second value and the indices of its items.
+    """
     places: dict[tuple[str, Any], list[int]] = {}
     numbers: dict[tuple[str, Any], list[tuple[str, ...]]] = {}
     for place, (path, what) in enumerate(items):

@@ -76,7 +76,7 @@ def _plot_bars(axis: Any, names: Sequence[str], values: Sequence[float]) -> None
 
 
 def plot_moves(panels: Mapping[str, Sequence[Sequence[float]]]) -> Any:
-    """Plot a panel for each title, with a line for each list of moves, one point a look."""
+    """Plot a panel for each title, with a line for each list of moves, one point per look."""
     figure, axes = _figure(len(panels))
     for axis, (title, lines) in zip(axes, panels.items(), strict=True):
         for line in lines:
@@ -112,7 +112,7 @@ def plot_cells(rows: Mapping[str, Sequence[tuple[str, np.ndarray]]]) -> Any:
 
 
 def figure_class() -> Any:
-    """Matplotlib's `Figure`, which a notebook displays without pyplot."""
+    """Return Matplotlib's `Figure`, which a notebook displays without pyplot."""
     try:
         from matplotlib.figure import Figure
     except ImportError:
@@ -131,7 +131,7 @@ def figure_class() -> Any:
 
 
 def _figure(count: int, width: float = 3.2, height: float = 2.4) -> tuple[Any, list[Any]]:
-    """A figure with this many axes in rows of three, without a window."""
+    """Create a figure with this many axes in rows of three, without a window."""
     columns = min(count, COLUMNS)
     rows = math.ceil(count / columns)
     size = (width * columns + 0.4, height * rows + 0.4)

@@ -1,8 +1,8 @@
-"""Several processes that hold one model together, as `keras.distribution.initialize` joins them.
+"""Several processes that hold one model together, joined by `keras.distribution.initialize`.
 
-What each would do alone, reading a file or drawing a seed, one does for all, and its result or its
-error comes to each: an error in one alone would leave the others waiting. All must call in the
-same order.
+One process does common work for all, such as reading a file or drawing a seed. Every process
+receives the result or the error. An error in one process alone would leave the others waiting. All
+processes must call these functions in the same order.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ import numpy as np
 from keras import ops
 
 Made = TypeVar("Made")
-PART = 2**26  # bytes that are sent at a time, by way of the devices
+PART = 2**26  # bytes per transfer, which passes through the devices
 
 
 def process_count() -> int:
-    """How many processes hold a model together: one, but for JAX with a distribution."""
+    """Return the number of processes that hold a model: one, except on JAX with a distribution."""
     if keras.backend.backend() != "jax" or keras.distribution.distribution() is None:
         return 1
     import jax
@@ -30,7 +30,7 @@ def process_count() -> int:
 
 
 def process_index() -> int:
-    """Which of them this one is, from 0."""
+    """Return the index of this process, from 0."""
     if process_count() == 1:
         return 0
     import jax
@@ -39,7 +39,7 @@ def process_index() -> int:
 
 
 def broadcast_from(owner: int, make: Callable[[], Made]) -> Made:
-    """What one process makes, or the error that it raises, on every process."""
+    """Return on every process the result of one process, or raise its error."""
     if process_count() == 1:
         return make()
     made, error = pickle.loads(_sent(owner, _attempt(make) if process_index() == owner else b""))
@@ -49,7 +49,7 @@ def broadcast_from(owner: int, make: Callable[[], Made]) -> Made:
 
 
 def run_on_each(work: Callable[[], Any]) -> None:
-    """Has every process do a work in which none waits for another; an error of one is all's."""
+    """Run work that waits for no other process on every process; raise any error on all of them."""
     if process_count() == 1:
         work()
         return
@@ -61,7 +61,7 @@ def run_on_each(work: Callable[[], Any]) -> None:
 
 
 def minimum(number_of_this: Callable[[], int]) -> int:
-    """The least of the numbers that the processes have, each a part where they share a machine."""
+    """Return the least number over all processes; those on one machine divide their number."""
     if process_count() == 1:
         return number_of_this()
     machines = [broadcast_from(i, socket.gethostname) for i in range(process_count())]
@@ -73,7 +73,10 @@ def minimum(number_of_this: Callable[[], int]) -> int:
 
 
 def gather_to_host(value: Any) -> np.ndarray:
-    """A tensor on the host; where several processes hold parts of it, each device has it whole."""
+    """Return a tensor on the host.
+
+    If several processes hold parts of the tensor, each device receives the whole tensor.
+    """
     if getattr(value, "is_fully_addressable", True) or value.is_fully_replicated:
         return ops.convert_to_numpy(value)
     from jax.experimental.multihost_utils import process_allgather
@@ -82,7 +85,7 @@ def gather_to_host(value: Any) -> np.ndarray:
 
 
 def _attempt(make: Callable[[], Any]) -> bytes:
-    """A result and no error, or the other way round, as bytes that can be read back."""
+    """Return a result or an error as bytes that can be unpickled."""
     try:
         return pickle.dumps((make(), None))
     except Exception as error:
@@ -95,7 +98,10 @@ def _attempt(make: Callable[[], Any]) -> bytes:
 
 
 def _sent(owner: int, data: bytes) -> bytes:
-    """The bytes of one process; sums of integers of which all but one are 0 are exact."""
+    """Return the bytes of one process on every process.
+
+    The transfer sums integers. All terms but one are 0, so the sum is exact.
+    """
     from jax.experimental.multihost_utils import broadcast_one_to_all
 
     ours = process_index() == owner

@@ -1,4 +1,4 @@
-"""A progress bar for the decompositions."""
+"""Progress bar for the decompositions."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ LINES = 10
 
 
 class KernelProgress:
-    """Tells which kernel is being worked on, what share of the work is done, and the time left.
+    """Progress display: the current kernel, the share of work done, and the time left.
 
-    A bar in a terminal, or in a notebook with ipywidgets; else some lines: in a
-    pipe, only if asked for.
+    The display is a bar in a terminal, or in a notebook with ipywidgets.
+    Otherwise, the display is some lines; in a pipe, only on request.
 
     Args:
-        work: What each kernel costs, in any unit.
-        verbose: 0 for silence, 1 to tell, `"auto"` to tell where a person
-            looks on.
+        work: Cost of each kernel, in any unit.
+        verbose: 0 for no output, 1 for output, `"auto"` for output only in a
+            terminal or a notebook.
     """
 
     def __init__(self, work: Sequence[float], verbose: int | str):
@@ -50,7 +50,7 @@ class KernelProgress:
             self._bar.stop()
 
     def step(self, name: str) -> None:
-        """Says that the next kernel is done."""
+        """Report that the next kernel is done."""
         before = self._share
         self._share += self._work[self._done] / self._total
         self._done += 1
@@ -62,13 +62,13 @@ class KernelProgress:
 
 
 def print_line(text: str, verbose: int | str) -> None:
-    """Prints a line where a bar would be shown."""
+    """Print a line if a bar would be shown."""
     if process_index() == 0 and (verbose == 1 or (verbose == "auto" and is_interactive(Console()))):
         print(text)
 
 
 def is_interactive(console: Console) -> bool:
-    """Whether what is printed goes to a terminal or a notebook."""
+    """Return whether printed output goes to a terminal or a notebook."""
     return console.is_terminal or console.is_jupyter
 
 

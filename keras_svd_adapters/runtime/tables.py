@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 
 class Table(NamedTuple):
-    """A head, rows, and text that stands below them."""
+    """A header, rows, and notes below them."""
 
     head: Sequence[str]
     rows: Sequence[Sequence[str]]
@@ -16,10 +16,10 @@ class Table(NamedTuple):
 
 
 class TableReport:
-    """What prints as a table, and shows as one where a notebook looks at it."""
+    """Base class of reports that print as a table and display as HTML in a notebook."""
 
     def as_table(self) -> Table:
-        """The table."""
+        """Return the table."""
         raise NotImplementedError
 
     def __str__(self) -> str:
@@ -41,7 +41,7 @@ def _html_row(tag: str, cells: Sequence[str]) -> str:
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A head and rows in columns as wide as their widest cell."""
+    """Format a header and rows in columns as wide as their widest cell."""
     lines = [tuple(head), *map(tuple, rows)]
     widths = [max(len(cell) for cell in column) for column in zip(*lines, strict=True)]
     text = [

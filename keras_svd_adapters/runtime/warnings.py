@@ -1,4 +1,4 @@
-"""Warnings that point to the line of the user, however deep they come from."""
+"""Warnings that point to the user's line, at any call depth."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ PACKAGES = (__name__.partition(".")[0], "keras", "keras_hub")
 
 
 def warn(message: str) -> None:
-    """Warns at the nearest line outside this package, Keras and KerasHub."""
+    """Warn at the nearest line outside this package, Keras and KerasHub."""
     inside = (contextlib.__file__, *_folders())
     frame, level = sys._getframe(1), 2
     while frame.f_back is not None and frame.f_code.co_filename.startswith(inside):
@@ -21,6 +21,6 @@ def warn(message: str) -> None:
 
 
 def _folders() -> list[str]:
-    """The folders of the packages that are imported, each with a slash at its end."""
+    """Return the folders of the imported packages, each with a slash at its end."""
     files = [getattr(sys.modules.get(name), "__file__", None) for name in PACKAGES]
     return [str(Path(file).parent) + os.sep for file in files if file]

@@ -1,1 +1,1 @@
-"""What acts during `fit`."""
+"""Code that acts during `fit`."""

@@ -1,4 +1,4 @@
-"""A callback that says after a few steps which adapters do not learn."""
+"""A callback that reports after a few steps which adapters do not learn."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ SHOWN = 3
 
 @dataclass(frozen=True)
 class ArrayHealth:
-    """How one trained array has moved.
+    """Movement of one trained array.
 
     Args:
         path: The names of the layers from the model to the adapted one.
         name: Name of the array.
-        moved: Largest distance of a value from where training began.
-        ratio: Norm of the move, relative to that of the values.
+        moved: Largest distance of a value from its start of training.
+        ratio: Norm of the move, relative to the norm of the values.
         finite: Whether no value is NaN or infinite.
     """
 
@@ -39,14 +39,14 @@ class ArrayHealth:
 
 @keras.saving.register_keras_serializable("keras_svd_adapters")
 class AdapterHealth(TableReport, keras.callbacks.Callback):
-    """Warns where adapters did not move, or are not finite, and keeps the figures.
+    """Callback that warns if adapters do not move or are not finite, and records the figures.
 
-    It looks once after `steps` batches and at the end of every epoch. A
-    learning rate near zero, a loss that does not depend on a layer, or
-    gradients that are cut off show within seconds instead of after the run.
+    The callback checks once after `steps` batches and at the end of every epoch.
+    It finds a learning rate near zero, a loss that does not depend on a layer, or
+    interrupted gradients. These faults show within seconds instead of after the run.
 
     Args:
-        steps: Integer, the number of batches before the first look.
+        steps: Integer, the number of batches before the first check.
 
     Raises:
         ValueError: If `steps` is not positive.
@@ -83,7 +83,7 @@ class AdapterHealth(TableReport, keras.callbacks.Callback):
             )
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        # Keras may run several batches at a time, and then tells the last one's number.
+        # Keras may run several batches at a time; `batch` is then the number of the last one.
         self._seen = self._before + batch + 1
         if not self.history and self._updates() >= self.steps:
             self._look(f"after {self._seen} step{'s' * (self._seen > 1)}")
@@ -93,7 +93,7 @@ class AdapterHealth(TableReport, keras.callbacks.Callback):
         self._look(f"after epoch {epoch + 1}")
 
     def _updates(self) -> int:
-        """How often the optimizer has moved anything."""
+        """Return the number of updates by the optimizer so far."""
         gathered = getattr(self.model.optimizer, "gradient_accumulation_steps", None) or 1
         return int(self._seen // gathered)
 
@@ -107,7 +107,7 @@ class AdapterHealth(TableReport, keras.callbacks.Callback):
         broken = [f"{each.path}/{each.name}" for each in found if not each.finite]
         still = [f"{each.path}/{each.name}" for each in found if each.finite and not each.moved]
         if self._updates() <= 1 and (not self._updates() or len(still) < len(found)):
-            still = []  # at the first update, the gradient of what is multiplied by 0 is 0
+            still = []  # an array that is multiplied by 0 has gradient 0 at the first update
         if broken:
             warn(
                 f"{when}, {len(broken)} of {len(found)} arrays of adapters hold NaN or infinity: "
@@ -122,9 +122,9 @@ class AdapterHealth(TableReport, keras.callbacks.Callback):
             )
 
     def _values(self) -> dict[tuple[str, str], np.ndarray]:
-        """The values that train, by key of the layer and name."""
+        """Return the values that train, by key of the layer and name of the array."""
         if sync := getattr(self.model, "jax_state_sync", None):
-            sync()  # while it trains, Keras on JAX holds the values elsewhere
+            sync()  # during training, Keras on JAX holds the values outside the variables
         return {
             (site.key, name): to_float_array(variable)
             for site in adapted_sites(self.model)
@@ -134,7 +134,7 @@ class AdapterHealth(TableReport, keras.callbacks.Callback):
         }
 
     def as_table(self) -> Table:
-        """The last look."""
+        """Return the last check as a table."""
         head = ("layer", "array", "largest move", "move / values", "finite")
         if not self.history:
             return Table(head, (), "AdapterHealth has not looked yet.")
@@ -145,7 +145,7 @@ class AdapterHealth(TableReport, keras.callbacks.Callback):
         return Table(head, rows)
 
     def plot(self) -> Any:
-        """Draws how far each array has moved at each look; needs matplotlib.
+        """Draw the distance that each array has moved, at each check; needs matplotlib.
 
         Returns:
             A matplotlib `Figure`.
@@ -164,7 +164,7 @@ class AdapterHealth(TableReport, keras.callbacks.Callback):
 
 
 def array_health(path: str, name: str, start: np.ndarray, value: np.ndarray) -> ArrayHealth:
-    """How a value differs from its start."""
+    """Measure the distance of an array from its start."""
     start, value = start.astype("float64"), value.astype("float64")
     finite = bool(np.isfinite(value).all())
     move = np.where(np.isfinite(value), value - start, np.inf)

@@ -1,7 +1,7 @@
-"""Two things every optimizer must know of adapters, told when it is built.
+"""Optimizer hooks for adapters: exclusion from weight decay, and a warning about slow rates.
 
-`keras.optimizers.Optimizer.build` meets the trained variables on every path: `fit`, a custom
-loop, a task made before or after its backbone was adapted. So it is wrapped, once, at import.
+`keras.optimizers.Optimizer.build` receives the trained variables on every path: `fit`, a custom
+loop, a task made before or after its backbone was adapted. This module wraps it once, at import.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ TOO_SLOW = 20
 
 
 def install_optimizer_hooks() -> None:
-    """Wraps `keras.optimizers.Optimizer.build`, once."""
+    """Wrap `keras.optimizers.Optimizer.build` once."""
     original = keras.optimizers.Optimizer.build
     if getattr(original, "cares_for_adapters", False):
         return
@@ -40,13 +40,13 @@ def install_optimizer_hooks() -> None:
 
 
 def exclude_nonzero_starts(optimizer: Any, variables: list[keras.Variable]) -> None:
-    """Excludes from weight decay what does not start at zero: decay would undo the base model."""
+    """Exclude arrays that do not start at 0 from weight decay, which would undo the base model."""
     if kept := [v for v in variables if not getattr(v, "decays", True)]:
         exclude_from_weight_decay(optimizer, kept, variables)
 
 
 def warn_if_slow(optimizer: Any, variables: list[keras.Variable]) -> None:
-    """Warns where the learning rate is below a twentieth of what a method needs."""
+    """Warn if the learning rate is below a twentieth of the rate that a method recommends."""
     if hasattr(optimizer, "inner_optimizer"):
         return  # loss scaling builds the inner optimizer too, and only that one has a rate
     methods = {v.adapted_by for v in variables if hasattr(v, "adapted_by")}
@@ -57,7 +57,7 @@ def warn_if_slow(optimizer: Any, variables: list[keras.Variable]) -> None:
 
 
 def peak_learning_rate(optimizer: keras.optimizers.Optimizer) -> float:
-    """The learning rate, or the highest that a schedule reaches early on."""
+    """Return the learning rate, or the highest rate that a schedule reaches early."""
     rate = rate_or_schedule(optimizer)
     with _outside_any_graph():
         if isinstance(rate, keras.optimizers.schedules.LearningRateSchedule):
@@ -66,7 +66,10 @@ def peak_learning_rate(optimizer: keras.optimizers.Optimizer) -> float:
 
 
 def _outside_any_graph() -> AbstractContextManager[Any]:
-    """TensorFlow builds an optimizer while it traces, where variables have no values."""
+    """Context manager outside the trace in which TensorFlow builds an optimizer.
+
+    Variables have no values inside a trace.
+    """
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf
 

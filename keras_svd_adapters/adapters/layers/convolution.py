@@ -1,4 +1,4 @@
-"""Conv1D, Conv2D and Conv3D while they carry adapters."""
+"""Conv1D, Conv2D and Conv3D with adapters."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from keras_svd_adapters.adapters.per_sample import Adapt
 from keras_svd_adapters.kernels.matrix_view import KernelView
 from keras_svd_adapters.runtime.keras_private.tracing import is_training
 
-ORDINARY: Any = keras.layers.Conv2D.__base__  # that of Conv3D as well, with the `call` of both
+ORDINARY: Any = keras.layers.Conv2D.__base__  # base of Conv3D as well, with the `call` of both
 
 
 class AdaptedConvolution(AdaptedKernel):
     """Mixin for layers that slide a kernel over their input.
 
-    The kernel is an `(h w c, n)` matrix, and a row of `x` a patch of the image. Patches
-    are not laid out: `x A` is a convolution with A in the shape of a kernel.
+    The kernel is an `(h w c, n)` matrix, and each row of `x` is a patch of the image. Patches
+    are not extracted: `x A` is a convolution with A in the shape of a kernel.
     """
 
     adapts: ClassVar[tuple[type, ...]] = (ORDINARY, keras.layers.Conv1D)
@@ -77,7 +77,7 @@ class AdaptedConvolution(AdaptedKernel):
         return self._convolve(x, ops.reshape(matrix, (*self.kernel_view.shape[:-1], -1)))
 
     def _convolve(self, x: Any, kernel: Any) -> Any:
-        """The convolution of the layer with a kernel; channels last."""
+        """Convolve `x` with a kernel as the layer does; the result has its channels last."""
         padding = self.padding  # type: ignore[attr-defined]
         if padding == "causal":
             before = self.dilation_rate[0] * (kernel.shape[0] - 1)  # type: ignore[attr-defined]

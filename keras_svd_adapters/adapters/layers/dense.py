@@ -1,4 +1,4 @@
-"""Dense and EinsumDense while they carry adapters."""
+"""Dense and EinsumDense with adapters."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ FEW_COLUMNS = 64
 
 
 class AdaptedProjection(AdaptedKernel):
-    """Mixin for layers that multiply their input with a kernel."""
+    """Mixin for layers that multiply their input by a kernel."""
 
     adapts: ClassVar[tuple[type, ...]] = (keras.layers.Dense, keras.layers.EinsumDense)
 
@@ -56,14 +56,14 @@ class AdaptedProjection(AdaptedKernel):
         return y
 
     def _adapted(self, inputs: Any, adapt: Adapt) -> Any:
-        """The adapter's work on one row per token: thin products of more axes are slow in XLA."""
+        """Apply the adapter to one row per token: XLA is slow at thin products with more axes."""
         view = self.kernel_view
         x = view.flatten_input(inputs)
         leading = leading_shape(x, 1)
         mapped = self.mixture is not None and self.mixture.maps
 
         def product(x: Any, delta: Any = None) -> Any:
-            if mapped:  # over samples, where TensorFlow would crash with an einsum
+            if mapped:  # over samples: TensorFlow would crash with an einsum
                 K = self.base_matrix()
                 return ops.matmul(x, K if delta is None else ops.add(K, delta))
             y = self._product(ops.reshape(x, (*leading, view.m)), delta)
@@ -84,7 +84,7 @@ class AdaptedProjection(AdaptedKernel):
         return view.unflatten_output(ops.reshape(y, (*leading, view.n)))
 
     def _product(self, x: Any, delta: Any = None) -> Any:
-        """`x (K + delta)` by the layer's own operation, so that it is bit for bit its own."""
+        """Compute `x (K + delta)` by the layer's own operation, for bitwise equal results."""
         view = self.kernel_view
         if holds_integers(self):  # type: ignore[arg-type]
             with without(self, "bias", "activation"):
@@ -99,8 +99,11 @@ class AdaptedProjection(AdaptedKernel):
 
 
 def thin_product(x: Any, matrix: Any) -> Any:
-    """`x A`. PyTorch multiplies and differentiates an A of few columns twice as fast when each
-    column lies in one piece: the concatenation of one array copies it into its own order."""
+    """Compute `x A`.
+
+    PyTorch multiplies and differentiates an A of few columns twice as fast if each column is
+    contiguous. The concatenation of one array copies the array into its own order.
+    """
     if matrix.shape[1] <= FEW_COLUMNS:
         matrix = ops.transpose(ops.concatenate([ops.transpose(matrix)]))
     return ops.matmul(x, matrix)

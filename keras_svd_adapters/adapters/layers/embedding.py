@@ -1,4 +1,4 @@
-"""Embedding and ReversibleEmbedding while they carry adapters."""
+"""Embedding and ReversibleEmbedding with adapters."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from keras_svd_adapters.kernels.matrix_view import KernelView
 
 
 class AdaptedEmbedding(AdaptedLayer):
-    """Mixin for layers that look up rows of their table; `x` of the algebra is the indices."""
+    """Mixin for layers that look up rows of their table; `x` in the formulas is the indices."""
 
     adapts: ClassVar[tuple[type, ...]] = (
         keras.layers.Embedding,
@@ -67,7 +67,7 @@ class AdaptedEmbedding(AdaptedLayer):
         return adapt(inputs, operation)
 
     def _rows(self, indices: Any, delta: Any = None) -> Any:
-        """The rows of the table by the layer's own operation."""
+        """Look up rows of the table by the layer's own operation."""
         with self.base():
             return super().call(indices)  # type: ignore[misc]
 

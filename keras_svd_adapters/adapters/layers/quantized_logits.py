@@ -1,8 +1,9 @@
 """A gradient for the logits of a quantized embedding, which Keras 3.15 rounds away.
 
-A quantized `ReversibleEmbedding` rounds what it multiplies with its table, without a gradient of
-its own as Dense has: what lies before it would learn from noise. While a model carries adapters,
-the layer multiplies as Keras does, and backward with the table as floats.
+A quantized `ReversibleEmbedding` rounds its input before it multiplies the input by its table.
+Unlike Dense, it defines no gradient for this, so the layers before it would learn from noise.
+While a model carries adapters, the layer multiplies forward as Keras does. Backward, it
+multiplies by the table as floats.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from keras_svd_adapters.runtime.keras_private.traversal import all_layers
 
 
 class QuantizedLogits:
-    """Mixin that gives the logits of a table of integers the gradient of the float one."""
+    """Mixin that gives the logits of an integer table the gradient of the float table."""
 
     def quantized_call(self, inputs: Any, reverse: bool = False) -> Any:
         plain = super().quantized_call  # type: ignore[misc]
@@ -40,7 +41,7 @@ class QuantizedLogits:
         return logits if cap is None else ops.tanh(logits / cap) * cap
 
     def _table(self) -> tuple[Any, Any]:
-        """The integers, a row for each logit, and their scales; Keras groups no such rows."""
+        """Return the integers, one row per logit, and their scales; Keras groups no such rows."""
         layer: Any = self
         if layer.tie_weights:
             return tuple(map(ops.convert_to_tensor, (layer.embeddings, layer.embeddings_scale)))
@@ -51,7 +52,7 @@ class QuantizedLogits:
 
 
 def add_logit_gradient(model: keras.layers.Layer) -> None:
-    """Gives the tables of a model that round what they multiply to logits a gradient."""
+    """Add a gradient to the tables of a model that round their input to compute logits."""
     for layer in all_layers(model):
         rounds = mode_of(layer) in MODES and getattr(layer, "inputs_quantizer", None) is not None
         makes_logits = isinstance(layer, keras.layers.ReversibleEmbedding)
@@ -60,6 +61,6 @@ def add_logit_gradient(model: keras.layers.Layer) -> None:
 
 
 def remove_logit_gradient(model: keras.layers.Layer) -> None:
-    """Takes back `add_logit_gradient`."""
+    """Undo `add_logit_gradient`."""
     for layer in all_layers(model):
         remove_mixin(layer, QuantizedLogits)

@@ -1,4 +1,4 @@
-"""A weight that its layer reads, as something that can carry adapters."""
+"""A weight that its layer reads, wrapped so that it can carry adapters."""
 
 from __future__ import annotations
 
@@ -16,15 +16,16 @@ from keras_svd_adapters.runtime.keras_private.layers import attach_child, detach
 
 
 class ReadKernel(keras.layers.Layer):
-    """Stands for one weight of a layer, and is its child while it carries adapters.
+    """Layer that represents one weight of another layer, its child while the weight has adapters.
 
-    It owns no weight and is never called: while an adapter is active, the layer reads the
-    effective kernel where it holds the weight.
+    It owns no weight and is never called. While an adapter is active, the other layer reads the
+    effective kernel from the attribute that holds the weight.
 
     Args:
-        holder: The layer.
-        attribute: By which name the weight is known.
-        names: Where the layer holds it, of which `attribute` may be a property.
+        holder: The layer that reads the weight.
+        attribute: Name by which the weight is known.
+        names: Attributes in which the layer stores the weight. `attribute` may be a property
+            that returns one of these.
         axes: As in `register_kernels`.
     """
 
@@ -39,14 +40,14 @@ class ReadKernel(keras.layers.Layer):
         self.built = True
 
     def holder(self) -> keras.layers.Layer:
-        """The layer that reads the weight; no attribute, which saving would follow."""
+        """Return the layer that reads the weight; saving would follow an attribute."""
         holder = self._holder()
         assert holder is not None
         return holder
 
     @property
     def kernel(self) -> keras.Variable:
-        """The weight, whatever adapts it."""
+        """The weight itself, without adapters."""
         return vars(self.holder())[self.names[0]]
 
 
@@ -88,9 +89,9 @@ class AdaptedReadKernel(AdaptedLayer):
 
 
 class ReadsAdapted:
-    """Mixin for a layer some of whose kernels carry adapters.
+    """Mixin for a layer that reads kernels with adapters.
 
-    Class attribute `reads`: for each attribute that holds a kernel, that of its `ReadKernel`.
+    Class attribute `reads`: maps each attribute that holds a kernel to that of its `ReadKernel`.
     """
 
     reads: ClassVar[dict[str, str]] = {}
@@ -102,7 +103,7 @@ class ReadsAdapted:
 
 @cache
 def _reading(reads: tuple[tuple[str, str], ...]) -> type:
-    """A `ReadsAdapted` for these attributes."""
+    """Create a `ReadsAdapted` for these attributes."""
     found = {
         name: property(partial(_read, name=name, place=place), partial(_write, name))
         for name, place in reads
@@ -111,7 +112,7 @@ def _reading(reads: tuple[tuple[str, str], ...]) -> type:
 
 
 def _read(holder: Any, name: str, place: str) -> Any:
-    if name not in vars(holder):  # TensorFlow asks before it is set
+    if name not in vars(holder):  # TensorFlow reads the attribute before it is set
         raise AttributeError(f"{type(holder).__name__} has no attribute {name!r}")
     base = vars(holder)[name]
     kernel = getattr(holder, place, None)
@@ -123,12 +124,12 @@ def _write(name: str, holder: Any, value: Any) -> None:
 
 
 def place(attribute: str) -> str:
-    """Where a layer has the `ReadKernel` of one of its weights."""
+    """Return the attribute in which a layer has the `ReadKernel` of one of its weights."""
     return f"kernel_of_{attribute}"
 
 
 def kernels_read(layer: keras.layers.Layer) -> list[ReadKernel]:
-    """The kernels that a built layer reads."""
+    """Return the kernels that a built layer reads."""
     axes = kernel_axes(layer) if layer.built else {}
     found: dict[int, ReadKernel] = {}
     for attribute in axes:
@@ -138,7 +139,7 @@ def kernels_read(layer: keras.layers.Layer) -> list[ReadKernel]:
 
 
 def _read_as(layer: Any, attribute: str, axes: dict[str, str]) -> list[ReadKernel]:
-    """The kernel in an attribute, the same object each time; none where that is `None`."""
+    """Return the kernel in an attribute, the same object each time; none for a `None` weight."""
     reads = layer.reads if isinstance(layer, ReadsAdapted) else {}
     attached = getattr(layer, reads.get(attribute, place(attribute)), None)
     if attached is not None:

@@ -25,21 +25,22 @@ _registered: dict[type, dict[str, str]] = {**CELLS, **SLIDING}
 
 
 def register_kernels(cls: type[keras.layers.Layer], **axes: str) -> None:
-    """Makes weights of a layer class kernels that can be adapted.
+    """Register weights of a layer class as kernels that can be adapted.
 
-    For layers that read their weights, as in `ops.einsum("...m,mn->...n", x, self.w)`. While an
-    adapter is active, `self.w` is the effective kernel, a tensor that is made anew at each read;
-    a method's dropout, which acts on the input, has no effect there. Dense, EinsumDense,
-    convolutions (but depthwise ones), embeddings, recurrent cells and KerasHub's experts are known.
+    Use it for layers that read their weights, as in `ops.einsum("...m,mn->...n", x, self.w)`.
+    While an adapter is active, `self.w` is the effective kernel, a tensor that each read computes
+    again. A method's dropout acts on the input, so dropout has no effect there. Dense, EinsumDense,
+    convolutions (except depthwise ones), embeddings, recurrent cells and KerasHub's experts are
+    known already.
 
     Args:
-        cls: The class of the layer; its subclasses come with it.
-        **axes: For each attribute that holds a weight, a letter per axis of it:
-            `m` for one that is summed over with the input, `n` for one that
-            reaches the output, `s` along which kernels are stacked, each of
-            which gets its own decomposition. A `(in, out)` kernel is `"mn"`,
-            experts of shape `(experts, in, out)` are `"smn"`, heads of shape
-            `(heads, in, size)` are `"nmn"`.
+        cls: The class of the layer; its subclasses are included.
+        **axes: For each attribute that holds a weight, one letter per axis of the
+            weight: `m` for an axis that is summed over with the input, `n` for an
+            axis that reaches the output, `s` for an axis along which kernels are
+            stacked. Each kernel of a stack gets its own decomposition. A
+            `(in, out)` kernel is `"mn"`, experts of shape `(experts, in, out)` are
+            `"smn"`, heads of shape `(heads, in, size)` are `"nmn"`.
 
     Raises:
         ValueError: If the class is registered or known already, or `axes` are
@@ -81,7 +82,7 @@ def register_kernels(cls: type[keras.layers.Layer], **axes: str) -> None:
 
 
 def kernel_axes(layer: keras.layers.Layer) -> dict[str, str]:
-    """The attributes of a layer that hold kernels it reads, with their axes."""
+    """Return the attributes of a layer that hold kernels it reads, with their axes."""
     family = type(layer).__mro__
     for cls in family:
         if cls in _registered:
@@ -96,7 +97,7 @@ def slides(layer: keras.layers.Layer) -> bool:
 
 
 def _experts(layer: keras.layers.Layer) -> dict[str, str]:
-    """The `(experts, m, n)` weights of a layer, as KerasHub's mixtures of experts have them."""
+    """Return the `(experts, m, n)` weights of a layer, as in KerasHub's mixtures of experts."""
     weights = [w for w in direct_weights(layer) if len(w.shape) == 3 and min(w.shape[1:]) > 1]
     stacks = {id(w): w.shape[0] for w in weights}
     if len(stacks) < 2 or len(set(stacks.values())) > 1:

@@ -1,1 +1,1 @@
-"""Adapters to HF PEFT directories and back."""
+"""Convert adapters to HF PEFT directories and back."""

@@ -1,4 +1,4 @@
-"""The arrays of one kernel's adapter as PEFT has them, and back: PEFT holds the transposes."""
+"""Convert the arrays of one kernel's adapter to PEFT and back: PEFT stores the transposes."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ OURS = {LORA_A: "lora_a", LORA_B: "lora_b", EMBEDDING_A: "lora_a", EMBEDDING_B: 
 
 @dataclass(frozen=True)
 class PeftKernel:
-    """What a PEFT directory holds of one kernel.
+    """Contents of a PEFT directory for one kernel.
 
     Args:
         method: A method that PEFT has.
-        tensors: Its arrays, under their names in PEFT.
-        error: How far its change of the kernel is from the adapter's, relative to that.
+        tensors: The arrays of the method, under their names in PEFT.
+        error: Approximation error of the kernel update, relative to the adapter's update.
     """
 
     method: Method
@@ -44,13 +44,13 @@ class PeftKernel:
 
 
 def native_entry(site: Site, name: str) -> PeftKernel:
-    """The piece of a method that PEFT has too."""
+    """Return the entry of a method that PEFT has as well."""
     adapter = adapters_of(site.layer)[name]
     return PeftKernel(adapter.method, _theirs(site, adapter.numpy_values()[0]))
 
 
 def lora_entry(site: Site, name: str, rank: int | None, energy: float | None) -> PeftKernel:
-    """The piece of a LoRA that computes the same, or of the nearest one."""
+    """Return the entry of a LoRA that computes the same, or of the nearest LoRA."""
     (change,) = kernel_updates(site, name)
     if rank is None and energy is None:
         ((A, B),) = exact_factors(site, name)
@@ -67,19 +67,19 @@ def _theirs(site: Site, values: SimpleNamespace) -> dict[str, np.ndarray]:
 
 
 def _named(site: Site, arrays: dict[str, Any]) -> dict[str, Any]:
-    """What is given for our arrays, under their names in PEFT; for others nothing."""
+    """Rename entries from Keras arrays to PEFT names; drop arrays that PEFT lacks."""
     left_out = (LORA_A, LORA_B) if site.host.is_lookup else (EMBEDDING_A, EMBEDDING_B)
     names = {ours: theirs for theirs, ours in OURS.items() if theirs not in left_out}
     return {names[ours]: value for ours, value in arrays.items() if ours in names}
 
 
 def values_of(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The arrays of a kernel's adapter, from those in PEFT."""
+    """Return the arrays of a kernel's adapter, from the arrays in PEFT."""
     return {OURS[theirs]: value.T for theirs, value in tensors.items()}
 
 
 def arrays_of(site: Site, method: Method) -> dict[str, tuple[int, ...]]:
-    """The arrays in PEFT of a method for a kernel, with their shapes."""
+    """Return the arrays in PEFT of a method for a kernel, with their shapes."""
     arrays = site.arrays(method)
     shapes = {ours: array.shape[::-1] for ours, array in arrays.items() if array.trainable}
     return _named(site, shapes)

@@ -1,4 +1,4 @@
-"""A directory of HF PEFT: what it must hold, read and written. Nothing in it is executed."""
+"""Read, check and write HF PEFT directories. Nothing in a directory is executed."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ FLOATS = {"F16": "<f2", "F32": "<f4", "F64": "<f8"}
 
 
 class PeftContents(NamedTuple):
-    """What a PEFT directory holds."""
+    """Contents of a PEFT directory."""
 
     config: dict[str, Any]
     tensors: dict[str, np.ndarray]
 
 
 def write_peft(directory: str | os.PathLike[str], contents: PeftContents) -> None:
-    """Writes a PEFT directory; the configuration, by which it is found, comes last."""
+    """Write a PEFT directory; the configuration, which identifies the directory, comes last."""
     broadcast_from(0, lambda: _write(check_directory(directory), contents))
 
 
 def _write(place: Path, contents: PeftContents) -> None:
     place.mkdir(parents=True, exist_ok=True)
-    (place / CONFIG).unlink(missing_ok=True)  # until the new values are there, it is no adapter
+    (place / CONFIG).unlink(missing_ok=True)  # no adapter until the new values are written
     tensors = {k: np.ascontiguousarray(v, "float32") for k, v in sorted(contents.tensors.items())}
     text = json.dumps(contents.config, indent=2, sort_keys=True).encode()
     for name, data in ((VALUES, save(tensors, {"format": "pt"})), (CONFIG, text)):
@@ -42,7 +42,7 @@ def _write(place: Path, contents: PeftContents) -> None:
 
 
 def check_directory(directory: Any) -> Path:
-    """The path of a directory; raises where it cannot be one."""
+    """Return the path of a directory; raise if the path cannot be a directory."""
     if not isinstance(directory, (str, os.PathLike)) or not os.fspath(directory):
         raise ValueError(f"`directory` is the path of a PEFT adapter. Received: {directory!r}")
     if Path(directory).is_file():
@@ -51,11 +51,11 @@ def check_directory(directory: Any) -> Path:
 
 
 def read_peft(directory: str | os.PathLike[str]) -> PeftContents:
-    """Reads a PEFT directory, without looking at what it means.
+    """Read a PEFT directory without interpreting it.
 
     Raises:
-        FileNotFoundError: If there is no such directory, or it lacks a file.
-        ValueError: If its weights are pickled, or a file is damaged.
+        FileNotFoundError: If there is no such directory, or the directory lacks a file.
+        ValueError: If the weights are pickled, or a file is damaged.
     """
     return broadcast_from(0, lambda: _read(check_directory(directory)))
 
@@ -96,7 +96,7 @@ def _tensors(path: Path) -> dict[str, np.ndarray]:
 
 
 def _float32(told: dict[str, Any]) -> np.ndarray:
-    """A tensor of the file; of bfloat16 it holds the upper half of the bits of float32."""
+    """Return a tensor of the file in float32; bfloat16 is the upper half of the bits."""
     if told["dtype"] == "BF16":
         halves = np.frombuffer(told["data"], "<u2").astype("<u4")
         values = (halves << 16).view("<f4")

@@ -1,4 +1,4 @@
-"""From an adapter to a PEFT directory, which transformers and serving engines read."""
+"""Export an adapter to a PEFT directory, which transformers and serving engines read."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from keras_svd_adapters.models.sites.site import Site
 from keras_svd_adapters.models.state.array_sharing import single_shared_arrays
 from keras_svd_adapters.runtime.host_values import to_float_array
 
-OWN = (LoRA, DoRA, VeRA)  # those that PEFT has as they are
+OWN = (LoRA, DoRA, VeRA)  # methods that PEFT has as well
 
 
 def export_peft(
@@ -38,38 +38,40 @@ def export_peft(
     prefix: str | None = None,
     strict: bool = True,
 ) -> Approximation:
-    """Writes an adapter as a directory that HF PEFT reads, and serving engines with it.
+    """Write an adapter as a directory that HF PEFT and serving engines read.
 
-    LoRA, rsLoRA, DoRA and VeRA are there as they are; PiSSA, MiLoRA, LoRA-XS
-    and TokenRows as the LoRA that computes the same; any method, where `rank` or `energy` is
-    given, as the nearest LoRA. The names of the modules are known for KerasHub's
-    Llama, Mistral, Qwen, Gemma, BERT, RoBERTa, DistilBERT and ViT. A head of a
-    KerasHub classifier that trained goes into `modules_to_save`.
+    LoRA, rsLoRA, DoRA and VeRA are written unchanged. PiSSA, MiLoRA, LoRA-XS and
+    TokenRows are written as the LoRA that computes the same. If `rank` or
+    `energy` is given, any method is written as the nearest LoRA. The names of the
+    modules are known for KerasHub's Llama, Mistral, Qwen, Gemma, BERT, RoBERTa,
+    DistilBERT and ViT. A trained head of a KerasHub classifier is saved in
+    `modules_to_save`.
 
     Args:
         model: An adapted KerasHub backbone or task, or any adapted model.
-        directory: Where to; it is made if it is not there.
+        directory: Path of the directory; it is created if it does not exist.
         name: Name of the adapter, if there are several.
-        rank: Rank of a nearest LoRA, if it need not be exact.
-        energy: Share of the sum of squares of each kernel's change that it must
-            hold, such as 0.99, instead of `rank`.
-        base_model: What the configuration names as the base, such as
+        rank: Rank of the nearest LoRA, if the LoRA need not be exact.
+        energy: Share of the sum of squares of each kernel's update that the
+            LoRA must hold, such as 0.99; instead of `rank`.
+        base_model: Name of the base model in the configuration, such as
             `"google/gemma-3-270m"`.
         modules: The transformers module of kernels whose names are not known, from
             a path with `{}` for numbers, such as
             `{"block_{}/query": "encoder.layer.{}.attention.self.query"}`.
         prefix: Name of the bare model within the transformers model that will
-            carry the adapter; by default `"model"` for language models, that of
-            the classifier where the model is one, and else none.
-        strict: Whether what the directory cannot hold, such as biases that
-            trained, is an error; else a warning.
+            carry the adapter. The default is `"model"` for language models, the
+            classifier's prefix for classifiers, and none for other models.
+        strict: Whether trained weights that the directory cannot hold, such as
+            biases, raise an error. `False` gives a warning.
 
     Returns:
-        An `Approximation`, with the error for each kernel; print it.
+        An `Approximation` with the error for each kernel; print it.
 
     Raises:
-        ValueError: If a kernel has no known module, or no LoRA is exactly the
-            adapter and no `rank` or `energy` is given. Nothing is written.
+        ValueError: If a kernel has no known module, or if the adapter has no
+            exact LoRA and neither `rank` nor `energy` is given. Nothing is
+            written.
 
     Example:
 
@@ -143,7 +145,10 @@ def _check(site: Site, name: str, names: Names) -> None:
 
 
 def _as_they_are(sites: Sequence[Site], name: str) -> bool:
-    """Whether PEFT has the method of all kernels; LoRA with one scale, as serving engines read."""
+    """Return whether PEFT has the method of all kernels.
+
+    For LoRA, all kernels must have one scale, because serving engines read one scale.
+    """
     methods = [adapters_of(site.layer)[name].method for site in sites]
     once = {(type(m), getattr(m, "rslora", None)) for m in methods}
     scales = {m.scale for m in methods if type(m) is LoRA}
@@ -151,7 +156,7 @@ def _as_they_are(sites: Sequence[Site], name: str) -> bool:
 
 
 def _projections(sites: list[Site], name: str) -> dict[str, np.ndarray]:
-    """The random pair that all kernels share."""
+    """Return the random pair that all kernels share."""
     shared = single_shared_arrays(sites, name)[VeRA.name]
     m, n = max(site.view.m for site in sites), max(site.view.n for site in sites)
     return {

@@ -1,7 +1,7 @@
 """The names of KerasHub's architectures in transformers.
 
-A transformers weight is the transpose of a kernel as a matrix in all of these families: their heads
-lie in one order.
+In all of these families, a transformers weight is the transpose of a kernel as a matrix: both
+sides order the heads in the same way.
 """
 
 from __future__ import annotations
@@ -11,15 +11,15 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class Family:
-    """The names of one architecture on both sides; `{}` stands for the number of a block.
+    """The names of one architecture on both sides; `{}` is a placeholder for a block number.
 
     Args:
         kernels: For a path in the backbone, the module in the bare transformers model.
-        prefix: The name of the bare model within one that has a head.
-        task_type: What PEFT calls the task of the model with a head.
+        prefix: The name of the bare model within a model that has a head.
+        task_type: PEFT's name for the task of the model with a head.
         heads: For a path in a KerasHub task, the module in the model with a head.
         first_block: The number of the first block in KerasHub; in transformers it is 0.
-        older: As `kernels`, with the names of transformers before 5, which are read as well.
+        older: As `kernels`, with the names of transformers before 5; these are read as well.
     """
 
     kernels: dict[str, str]
@@ -31,7 +31,7 @@ class Family:
 
 
 def _under(path: str, module: str, names: dict[str, str]) -> dict[str, str]:
-    """Names below a block on both sides."""
+    """Return the names below a block on both sides."""
     return {f"{path}/{ours}": f"{module}.{theirs}" for ours, theirs in names.items()}
 
 

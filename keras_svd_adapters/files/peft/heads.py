@@ -1,4 +1,4 @@
-"""Layers that trained besides an adapter, as whole modules of a PEFT directory, and back."""
+"""Convert other trained layers to whole modules of a PEFT directory, and back."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from keras_svd_adapters.runtime.warnings import warn
 
 
 class SavedModules(NamedTuple):
-    """What a directory holds besides the adapter."""
+    """Modules of a PEFT directory that are saved whole, in addition to the adapter."""
 
     modules: list[str]
     tensors: dict[str, np.ndarray]
@@ -28,11 +28,11 @@ class SavedModules(NamedTuple):
 def modules_to_save(
     model: keras.layers.Layer, name: str, names: Names, strict: bool
 ) -> SavedModules:
-    """The modules that trained with an adapter, whole, with their tensors.
+    """Return the modules that trained with an adapter, whole, with their tensors.
 
     Raises:
-        ValueError: If `strict`, and what trained is no kernel or bias of a known module
-            that has no adapter.
+        ValueError: If `strict`, and a trained weight is not the kernel or bias of a known
+            module without this adapter.
     """
     trained = {id(weight): path for _, path, weight in weights_with(model, name)}
     free = [site for site in find_sites(model) if _is_free(site, name)]
@@ -70,7 +70,7 @@ def _theirs(site: Site, part: str, weight: keras.Variable) -> np.ndarray:
 def values_for(
     module: str, site: Site, part: str, tensor: np.ndarray
 ) -> tuple[keras.Variable, np.ndarray]:
-    """The weight that a tensor of a saved module is, and its value in Keras."""
+    """Return the weight for a tensor of a saved module, and the value of the weight in Keras."""
     received = f"Received: `{module}.{part}` of shape {tensor.shape}"
     if site.host.is_lookup and site.host.tied_reason(site.layer):
         raise ValueError(
@@ -95,7 +95,7 @@ def values_for(
 
 
 def check_owners(heads: list[tuple[keras.Variable, np.ndarray]], name: str) -> None:
-    """Raises where a weight trains with another adapter already."""
+    """Raise if a weight already trains with another adapter."""
     for weight, _ in heads:
         if (owner := trained_with(weight)) not in (None, name):
             raise ValueError(

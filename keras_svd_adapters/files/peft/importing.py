@@ -1,4 +1,4 @@
-"""From a PEFT directory to an adapter of a model, which is touched only when all of it fits."""
+"""Import a PEFT directory as an adapter; check everything before the model changes."""
 
 from __future__ import annotations
 
@@ -43,29 +43,30 @@ def import_peft(
     prefix: str | None = None,
     strict: bool = True,
 ) -> Status:
-    """Adds an adapter that HF PEFT trained on the same base model.
+    """Add an adapter that HF PEFT trained on the same base model.
 
-    Reads LoRA, rsLoRA, DoRA and VeRA with ranks and alphas by module, and heads
-    in `modules_to_save`. It becomes the active adapter and can be trained on,
-    saved, merged and combined as any other.
+    The function reads LoRA, rsLoRA, DoRA and VeRA with ranks and alphas by
+    module, and heads in `modules_to_save`. The adapter becomes the active one. It
+    can be trained further, saved, merged and combined like any other adapter.
 
     Args:
         model: A KerasHub backbone or task with the same weights, or any model.
-        directory: With `adapter_config.json` and `adapter_model.safetensors`.
-        name: The name that the adapter gets.
+        directory: Directory with `adapter_config.json` and
+            `adapter_model.safetensors`.
+        name: Name of the adapter on this model.
         modules: As in `export_peft`.
         prefix: As in `export_peft`.
-        strict: Whether what the model has no place for is an error; else a
-            warning, and the rest is loaded.
+        strict: Whether modules without a place in the model raise an error.
+            `False` gives a warning and loads the rest.
 
     Returns:
         A `Status` of the adapted model; print it.
 
     Raises:
         FileNotFoundError: If the directory lacks a file.
-        ValueError: If the weights are pickled, a setting is not read here, a
-            tensor is missing, of another shape or not finite, or the model has
-            no place for it. The model is left as it was.
+        ValueError: If the weights are pickled or a setting is not supported.
+            Also if a tensor is missing, has another shape, is not finite, or
+            has no place in the model. The model stays unchanged.
 
     Example:
 
@@ -121,7 +122,7 @@ def _started(
     values: dict[str, dict[str, np.ndarray]],
     name: str,
 ) -> Adapter:
-    """An adapter with the values of the directory."""
+    """Return an adapter with the values of the directory."""
     adapter = start_adapter(site, method, shared, found, name)
     for array, value in values[site.key].items():
         adapter.arrays[array].assign(value)

@@ -1,4 +1,4 @@
-"""What of a PEFT directory fits a model; raises where it does not."""
+"""Match a PEFT directory with a model; raise if the two do not fit."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def check_finite(tensors: dict[str, np.ndarray]) -> None:
 
 
 def by_module(tensors: dict[str, np.ndarray]) -> tuple[Tensors, Tensors]:
-    """The arrays of each adapted module, and the weights of each module that was saved whole."""
+    """Split tensors into arrays of adapted modules and weights of modules that are saved whole."""
     adapters: Tensors = {}
     others: Tensors = {}
     for key, tensor in sorted(tensors.items()):
@@ -49,11 +49,11 @@ def by_module(tensors: dict[str, np.ndarray]) -> tuple[Tensors, Tensors]:
 def sites_of(
     model: keras.layers.Layer, told: list[str], modules: Modules | None, prefix: str | None
 ) -> dict[str, Site]:
-    """The kernels of a model by their modules, under the prefix that the file has."""
+    """Return the kernels of a model by their modules, under the prefix of the file."""
     if prefix is None:
         bare = name_modules(model, modules, "")
         known = [*bare.modules.values(), *bare.older.values()]
-        heads = bare.heads  # which have no prefix, and no vote on it
+        heads = bare.heads  # heads have no prefix, so they do not determine it
         prefix = prefix_in(
             [module for module in told if module not in heads],
             [module for module in known if module not in heads],
@@ -67,7 +67,7 @@ def sites_of(
 def method_of(
     config: dict[str, Any], module: str, site: Site, arrays: dict[str, np.ndarray]
 ) -> Method:
-    """The method of a kernel, which its tensors fit."""
+    """Return the method of a kernel; raise if the tensors do not fit the method."""
     try:
         method = method_for(config, module)
         site.check(method)
@@ -101,7 +101,7 @@ def check_places(unknown: list[str], directory: Any, strict: bool) -> None:
 
 
 def shared_of(model: keras.layers.Layer, chosen: Chosen, tensors: dict[str, np.ndarray]) -> Shared:
-    """The random pair of VeRA, which must be in the file."""
+    """Return the random pair of VeRA, which must be in the file."""
     if not isinstance(chosen[0][1], VeRA):
         return {}
     if VERA_A not in tensors or VERA_B not in tensors:

@@ -1,4 +1,4 @@
-"""Which module of a transformers model each kernel of a model is."""
+"""Map each kernel of a model to its module in a transformers model."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ Modules = Mapping[str, str]
 
 @dataclass(frozen=True)
 class Names:
-    """What transformers calls the kernels of a model.
+    """Names of the kernels of a model in transformers.
 
     Args:
         modules: The module of each kernel that has one, by the key of its site.
-        task_type: What PEFT calls the task.
+        task_type: PEFT's name for the task.
         heads: The modules of the head.
-        older: Older names, as `modules`.
+        older: Older names, in the form of `modules`.
     """
 
     modules: dict[str, str]
@@ -33,31 +33,31 @@ class Names:
     older: dict[str, str] = field(default_factory=dict)
 
     def task_with(self, saved: list[str]) -> str | None:
-        """The task, where all that PEFT then wants of a head is saved."""
+        """Return the task if every module that PEFT then requires of a head is saved."""
         wanted = {self.saved_as(module) for module in self.heads}
         whole = self.task_type == "CAUSAL_LM" or (wanted and wanted <= set(saved))
         return self.task_type if whole else None
 
     def saved_as(self, module: str) -> str:
-        """The module that PEFT saves whole for one that trained: of a head all of it."""
+        """Return the module that PEFT saves whole for a trained one: in a head, the whole head."""
         return module.split(".")[0] if module in self.heads else module
 
 
 def name_modules(
     model: keras.layers.Layer, modules: Modules | None = None, prefix: str | None = None
 ) -> Names:
-    """The transformers module of each kernel of a model.
+    """Return the transformers module of each kernel of a model.
 
     Args:
         model: A KerasHub backbone or task of a known family, or any model.
-        modules: Names for kernels that are not in the table, or other ones: from a
-            path of a kernel, where `{}` stands for a number, to a module.
+        modules: Names that extend or replace those of the table: from the path of a
+            kernel, with `{}` for a number, to a module.
         prefix: The name of the bare model within the transformers model; `None` for
-            what the family has.
+            the prefix of the family.
 
     Raises:
-        ValueError: If the family is unknown and no `modules` are given, or these
-            name no kernel.
+        ValueError: If the family is unknown and no `modules` are given, or if a path in
+            `modules` matches no kernel.
     """
     if not isinstance(prefix, str | None):
         raise ValueError(f"`prefix` is a name such as 'model'. Received: prefix={prefix!r}")
@@ -92,7 +92,7 @@ def name_modules(
 
 
 def _is_task(model: keras.layers.Layer) -> bool:
-    """Whether the head of a model is one of KerasHub's own."""
+    """Return whether the head of a model is one of KerasHub's own."""
     return any(cls.__name__ == "Task" for cls in type(model).__mro__)
 
 
@@ -108,7 +108,7 @@ def _each_once(modules: dict[str, str]) -> dict[str, str]:
 
 
 def _family(model: keras.layers.Layer) -> tuple[keras.layers.Layer, Family | None]:
-    """The backbone in a model whose names are known, if there is just one."""
+    """Return the backbone of a known family in a model, if there is exactly one."""
     found = {
         id(layer): (layer, FAMILIES[cls.__name__])
         for layer in all_layers(model)
@@ -149,7 +149,7 @@ def _own_names(modules: Modules, paths: dict[str, str]) -> dict[str, str]:
 
 
 def _matched(names: Modules, paths: Mapping[str, str], first_block: int = 0) -> dict[str, str]:
-    """The names of those keys whose path one of the patterns is."""
+    """Return the module names of the keys whose path matches a pattern."""
     found = {}
     for pattern, module in names.items():
         shape = re.compile(r"(\d+)".join(map(re.escape, pattern.split("{}"))))
@@ -161,7 +161,7 @@ def _matched(names: Modules, paths: Mapping[str, str], first_block: int = 0) -> 
 
 
 def prefix_in(told: Iterable[str], bare: Iterable[str]) -> str | None:
-    """The commonest name before those of a bare model in a list of modules, if there is one."""
+    """Return the most common prefix of a bare model's modules in a list of modules, if any."""
     known = set(bare)
     found: Counter[str] = Counter()
     for module in told:

@@ -1,4 +1,4 @@
-"""The configuration of a PEFT adapter: read where all that it says is known, and written."""
+"""Read, check and write the configuration of a PEFT adapter."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ PLAIN_STARTS = (True, False, None, "gaussian", "eva", "orthogonal")
 
 
 def check_settings(config: dict[str, Any]) -> None:
-    """Raises where a configuration is of a method that is not read, or has settings that are not.
+    """Raise if a configuration has an unsupported method or unsupported settings.
 
     Raises:
-        ValueError: Naming the setting.
+        ValueError: The message names the setting.
     """
     kind = config.get("peft_type")
     if kind not in ("LORA", "VERA"):
@@ -76,7 +76,7 @@ def _is_number(value: Any) -> bool:
 
 
 def method_for(config: dict[str, Any], module: str) -> Method:
-    """The method of one module, as the configuration has it."""
+    """Return the method that the configuration gives to one module."""
     if config["peft_type"] == "VERA":
         rank, dropout = config.get("r", 256), config.get("vera_dropout", 0.0)
         return VeRA(
@@ -89,7 +89,7 @@ def method_for(config: dict[str, Any], module: str) -> Method:
 
 
 def _of(patterns: dict[str, Any] | None, module: str, otherwise: Any) -> Any:
-    """The value of the first pattern that is the end of the module's path, as PEFT reads it."""
+    """Return the value of the first pattern that matches the end of a module's path, as in PEFT."""
     for pattern, value in (patterns or {}).items():
         try:
             if re.match(rf"(.*\.)?({pattern})$", module):
@@ -100,7 +100,7 @@ def _of(patterns: dict[str, Any] | None, module: str, otherwise: Any) -> Any:
 
 
 def settings_of(methods: dict[str, Method]) -> dict[str, Any]:
-    """What a configuration says of the methods, by module; the commonest rank is that of all."""
+    """Return the settings for the methods by module; the most common rank is the default."""
     first = next(iter(methods.values()))
     if isinstance(first, VeRA):
         return {
@@ -139,5 +139,5 @@ def _commonest(values: dict[str, Any]) -> Any:
 
 
 def _exactly(module: str) -> str:
-    """A pattern of PEFT, a regular expression that may begin later, for this module alone."""
+    """Return a PEFT pattern for this module alone, anchored at the start of the path."""
     return "^" + module.replace(".", r"\.")

@@ -1,4 +1,4 @@
-"""First values of variables that were made for their shapes alone."""
+"""First values of variables that were created from shapes alone."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from keras_svd_adapters.runtime.keras_private.variables import has_value, initia
 
 
 def give_first_value(variable: keras.Variable, value: Any = None) -> None:
-    """Gives a variable of `shapes_only` its first value, by default that of its initializer."""
+    """Give a variable of `shapes_only` its first value, by default that of its initializer."""
     if has_value(variable):
         return
     if value is None:
@@ -29,7 +29,7 @@ def give_first_value(variable: keras.Variable, value: Any = None) -> None:
 
 
 def _spread(variable: keras.Variable, value: Any) -> Any:
-    """From the host to each device what it will hold, and nothing to the hosts of others."""
+    """Copy from the host to each device the part that it holds, and nothing to other hosts."""
     import jax
 
     layout = keras.distribution.distribution().get_variable_layout(variable)
@@ -47,6 +47,6 @@ PLAIN = {
 
 
 def loads_plainly(layer: keras.layers.Layer) -> bool:
-    """Whether a layer loads its weights one by one in their order, as those of Keras do."""
+    """Return whether a layer loads its weights one by one in their order, as Keras layers do."""
     own = type(layer).load_own_variables in PLAIN
     return own and getattr(layer, "quantization_mode", None) is None

@@ -1,7 +1,7 @@
-"""Presets on disk that become adapted models without a second copy of a weight in memory.
+"""Load presets from disk as adapted models, without a second copy of a weight in memory.
 
-KerasHub fills every weight with random values and replaces these by those of the file. Here a
-model is made of shapes, and each weight's first value is the one that the file has.
+KerasHub fills every weight with random values, and then replaces them by the values of the file.
+This module builds a model from shapes, and each weight's first value is that of the file.
 """
 
 from __future__ import annotations
@@ -33,35 +33,36 @@ from keras_svd_adapters.runtime.layer_attributes import walk
 from keras_svd_adapters.runtime.processes import run_on_each
 
 ONE_FILE, SEVERAL_FILES, OF_TASK = "model.weights.h5", "model.weights.json", "task.weights.h5"
-OF_BACKBONE = ("dtype", "image_shape")  # which KerasHub takes out of what is for a task
+OF_BACKBONE = ("dtype", "image_shape")  # task arguments that KerasHub gives to the backbone
 
 
 def from_preset(
     preset: str | os.PathLike[str], method: Method | None = None, cls: Any = None, **how: Any
 ) -> keras.Model:
-    """Loads a KerasHub preset from a directory, and adapts it.
+    """Load a KerasHub preset from a directory and adapt it.
 
-    As `cls.from_preset(preset)` and `enable`, in less memory: while it loads,
-    not much more than the model and its largest weight. What the preset has of
-    adapters comes along.
+    The result equals that of `cls.from_preset(preset)` and `enable`, with less
+    memory: loading needs not much more than the model and its largest weight.
+    Adapters in the preset are loaded as well.
 
     Args:
         preset: A directory that `save_to_preset` wrote, or a download of a
-            preset of Keras. Those of other libraries, as safetensors are, are
-            for `cls.from_preset`.
+            preset of Keras. Load presets of other libraries, such as
+            safetensors, by `cls.from_preset`.
         method: A method such as `SVFT(pattern="banded", d=2)`; `None` to load
-            alone.
+            only.
         cls: The class to load, such as `keras_hub.models.GemmaCausalLM`; by
-            default `keras_hub.models.Backbone`, which knows by itself.
-        **how: The arguments of `enable`; any other is for `cls.from_preset`,
+            default `keras_hub.models.Backbone`, which finds the class itself.
+        **how: The arguments of `enable`; all others go to `cls.from_preset`,
             such as `dtype="bfloat16"` or `num_classes=3`.
 
     Returns:
         The model.
 
     Raises:
-        ValueError: If it is no such directory, its weights do not fit, or as
-            `enable` does, before a weight is read.
+        ValueError: If the preset is no such directory, its weights do not fit,
+            or `enable` would raise an error. The errors of `enable` occur before
+            a weight is read.
     """
     folder = Path(preset).resolve()
     files = [folder / name for name in (ONE_FILE, SEVERAL_FILES) if (folder / name).exists()]
@@ -90,7 +91,7 @@ def from_preset(
 def _load(
     folder: Path, file: Path, cls: Any, options: dict[str, Any], check: Callable[..., None] | None
 ) -> keras.Model:
-    """A backbone, or a task around one, with the values of the preset."""
+    """Return a backbone, or a task around one, with the values of the preset."""
     import keras_hub
 
     is_task = cls is not None and issubclass(cls, keras_hub.models.Task)
@@ -114,7 +115,7 @@ def _load(
 
 
 def _check(model: keras.Model, method: Method | None, how: dict[str, Any]) -> None:
-    """Raises what `enable` would of its arguments, before a weight is read."""
+    """Raise the errors of `enable` about its arguments, before a weight is read."""
     bound = signature(enable).bind(model, method, **how)
     bound.apply_defaults()
     given = bound.arguments
@@ -126,7 +127,7 @@ def _check(model: keras.Model, method: Method | None, how: dict[str, Any]) -> No
 
 
 def _fill(model: keras.Model, file: Path) -> None:
-    """Gives each weight its first value, from a file of weights."""
+    """Give each weight its first value, from a file of weights."""
     try:
         with closing(weights_store(file)) as store:
             for key, chain in walk(model):

@@ -23,7 +23,7 @@ _saving: ContextVar[bool] = ContextVar("saving", default=False)
 
 
 def keep_adapters_in_presets(cls: Any) -> None:
-    """Wraps `save_to_preset` and `from_preset` of KerasHub's `Backbone` or `Task`."""
+    """Wrap `save_to_preset` and `from_preset` of KerasHub's `Backbone` or `Task`."""
     save, load = cls.save_to_preset, cls.from_preset.__func__
 
     @wraps(save)
@@ -53,7 +53,7 @@ def keep_adapters_in_presets(cls: Any) -> None:
 
 @contextmanager
 def plain(model: Any) -> Iterator[None]:
-    """Within, a model and its parts have no adapters and are of their own classes."""
+    """Context manager: a model and its parts have no adapters and have their own classes."""
     carried = [
         (site.layer, adapters_of(site.layer), site.layer.active_adapter)
         for site in adapted_sites(model)

@@ -19,7 +19,7 @@ from keras_svd_adapters.runtime.warnings import warn
 
 
 def load_adapters(model: Any, preset: Any, strict: bool = True) -> None:
-    """Attaches the adapters of a preset to the model that was made from it.
+    """Attach the adapters of a preset to the model that was made from it.
 
     Args:
         model: A backbone or a task with the weights of the preset.
@@ -35,7 +35,7 @@ def load_adapters(model: Any, preset: Any, strict: bool = True) -> None:
     }
     for name, holder in holders.items():
         load_adapter(holder, _require(find(f"{FOLDER}/{name}.keras"), name, preset), name, strict)
-        if not strict and holder is model:  # what is new must train
+        if not strict and holder is model:  # new weights must train
             train_and_sync(model, name, weights_outside(model, model.backbone))
     switched = {}
     for name, holder in holders.items():
@@ -49,7 +49,7 @@ def load_adapters(model: Any, preset: Any, strict: bool = True) -> None:
 
 
 def _find_holder(model: Any, kind: str, name: str, preset: Any) -> Any:
-    """The part of a model that an adapter of the preset belongs to; `None` if it lacks it."""
+    """Return the part of a model that an adapter of the preset belongs to, or `None`."""
     if kind == "backbone":
         return getattr(model, "backbone", model)
     if kind == type(model).__name__:
@@ -63,7 +63,7 @@ def _find_holder(model: Any, kind: str, name: str, preset: Any) -> Any:
 
 
 def _read_index(path: str | None, preset: Any) -> dict[str, Any]:
-    """The adapters that a preset tells of, by name."""
+    """Return the adapters in the index of a preset, by name."""
     if path is None:
         return {}
     try:
@@ -97,7 +97,7 @@ def _require(path: str | None, name: str, preset: Any) -> str:
 
 
 def _finder(preset: Any) -> Callable[[str], str | None]:
-    """Finds files of a preset: in its directory, or on the hub of its address.
+    """Return a function that finds preset files, in the directory or on the hub of its address.
 
     Names without a scheme are KerasHub's own presets, which hold plain models.
     """

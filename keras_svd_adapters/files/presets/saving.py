@@ -1,7 +1,7 @@
-"""KerasHub presets of adapted models: the plain model's own preset, with the adapters beside it.
+"""Save KerasHub presets of adapted models: the preset of the plain model, plus adapter files.
 
-Whoever has KerasHub alone reads the base model; with this package, `from_preset` brings the
-adapters back. An index, `adapters.json`, names them; `adapters/<name>.keras` hold them.
+KerasHub alone reads the base model; with this package, `from_preset` restores the adapters. An
+index, `adapters.json`, names the adapters, and the files `adapters/<name>.keras` hold them.
 """
 
 from __future__ import annotations
@@ -26,9 +26,10 @@ INDEX, FOLDER, FORMAT_VERSION = "adapters.json", "adapters", 1
 
 @contextmanager
 def adapters_beside(model: Any, folder: Path, include_basis: bool = False) -> Iterator[None]:
-    """Around the saving of the plain preset, saves the adapters of a model beside it.
+    """Context manager: save the adapters of a model next to its plain preset.
 
-    The index comes first and its files last, so that what stops it midway is noticed on loading.
+    The index is written first and the adapter files last, so that loading detects a save that
+    was interrupted.
     """
     require_values(model, f"to save the preset {str(folder)!r}")
     forget_adapters(folder)
@@ -44,7 +45,7 @@ def adapters_beside(model: Any, folder: Path, include_basis: bool = False) -> It
 
 
 def forget_adapters(folder: Path) -> None:
-    """Takes out of a preset the adapters of the model that was saved there before."""
+    """Delete the adapters of the model that was saved in this folder before."""
     if (folder / INDEX).exists():
         for old in (folder / FOLDER).glob("*.keras"):
             old.unlink()
@@ -57,7 +58,7 @@ def _describe(holder: keras.layers.Layer, kind: str, name: str) -> dict[str, Any
 
 
 def _holder(model: Any, name: str) -> tuple[keras.layers.Layer, str]:
-    """The smallest part that holds all that an adapter trains: the backbone, or the task."""
+    """Return the smallest part with everything that an adapter trains: backbone or task."""
     backbone = getattr(model, "backbone", model)
     inside = {id(layer) for layer in all_layers(backbone)}
     outside = weights_outside(model, backbone)
@@ -68,6 +69,6 @@ def _holder(model: Any, name: str) -> tuple[keras.layers.Layer, str]:
 
 
 def weights_outside(model: Any, backbone: Any) -> list[keras.Variable]:
-    """The weights of a task that are not its backbone's."""
+    """Return the weights of a task that are not in its backbone."""
     inside = {id(weight) for weight in backbone.weights}
     return [weight for _, _, weight in base_weights(model) if id(weight) not in inside]

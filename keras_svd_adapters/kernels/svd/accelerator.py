@@ -16,8 +16,8 @@ from keras_svd_adapters.methods.contract import SVD, Truncation
 
 
 def has_accelerator() -> bool:
-    """Whether the backend has a GPU or TPU."""
-    if keras.backend.backend() == "torch":  # for which Keras lists no devices
+    """Return whether the backend has a GPU or TPU."""
+    if keras.backend.backend() == "torch":  # Keras lists no devices for torch
         import torch
 
         return bool(torch.cuda.is_available())
@@ -25,7 +25,7 @@ def has_accelerator() -> bool:
 
 
 def require_accelerator() -> None:
-    """Raises where the backend has none."""
+    """Raise `ValueError` if the backend has no accelerator."""
     if not has_accelerator():
         raise ValueError(
             f"Keras sees no GPU or TPU on the {keras.backend.backend()} backend: leave "
@@ -35,18 +35,18 @@ def require_accelerator() -> None:
 
 
 def decompose_on_accelerator(K: np.ndarray, part: Truncation | None = None) -> SVD:
-    """As `svd.decompose`, by the backend; the factors are orthogonal to about 1e-5.
+    """Decompose a kernel on the backend's accelerator; factors are orthogonal to about 1e-5.
 
     Args:
         K: `(m, n)` array.
-        part: The largest triplets alone; all are computed.
+        part: Request for the largest triplets only; the backend computes all.
 
     Returns:
-        An object with `U`, `s` and `Vt`.
+        An object with `U`, `s` and `Vt`, as from `decompose`.
     """
     require_finite(K)
     U, s, Vt = ops.svd(ops.convert_to_tensor(K, dtype="float32"), full_matrices=False)
     found = fix_signs(Triplets(*(ops.convert_to_numpy(a) for a in (U, s, Vt))))
     if not all(np.isfinite(a).all() for a in (found.U, found.s, found.Vt)):
-        return decompose(K, part)  # its routine did not converge
+        return decompose(K, part)  # the backend's routine did not converge
     return found if part is None else found.part(slice(0, part.rank))

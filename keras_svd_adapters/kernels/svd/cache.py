@@ -1,9 +1,10 @@
-"""Decompositions kept on disk, found again by the content of their kernels.
+"""Decompositions cached on disk, and found by the content of their kernels.
 
-An entry is a safetensors file: of a kernel's decomposition, the smaller factor and the singular
-values, from which one product makes the rest. It is written in one step and checked when it is
-read; whatever is wrong with it, the kernel is decomposed again. Several processes may share a
-folder. The entries that were not read for longest go first when there are too many.
+An entry is a safetensors file. It stores the smaller factor of a kernel's decomposition and the
+singular values; one product makes the other factor. An entry is written in one step and checked
+when it is read. If an entry has any fault, the kernel is decomposed again. Several processes may
+share a folder. If the cache is too large, the entries that were not read for the longest time are
+deleted first.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from keras_svd_adapters.runtime.atomic_files import written_at_once
 from keras_svd_adapters.runtime.warnings import warn
 
 VARIABLE = "KERAS_SVD_ADAPTERS_CACHE"
-ALGORITHM = 1  # another number for other results
+ALGORITHM = 1  # change this number if the results change
 MOST_BYTES = 16 * 2**30
 LEAST_OPERATIONS = 2**25  # a smaller kernel is decomposed about as quickly as its entry is read
 ENDING = ".svd.safetensors"
@@ -35,13 +36,14 @@ SECONDS_TO_WRITE = 3600
 
 @dataclass(frozen=True)
 class Info:
-    """What the cache holds.
+    """Contents of the cache.
 
     Args:
-        folder: Where it is.
+        folder: Folder of the cache.
         entries: Number of decompositions.
-        bytes: Their size on disk.
-        most_bytes: The size at which the oldest are taken out.
+        bytes: Size of the decompositions on disk, in bytes.
+        most_bytes: Size limit in bytes, at which the oldest entries are
+            deleted.
     """
 
     folder: Path
@@ -59,15 +61,15 @@ class Info:
 
 
 def default_folder() -> Path:
-    """The folder that `KERAS_SVD_ADAPTERS_CACHE` names, or else the user's own for caches."""
+    """Return the folder set by `KERAS_SVD_ADAPTERS_CACHE`, or one in the user's cache folder."""
     return Path(os.environ.get(VARIABLE) or Path(user_cache_dir("keras_svd_adapters")) / "svd")
 
 
 def info(folder: str | os.PathLike[str] | None = None) -> Info:
-    """Tells what the cache of decompositions holds.
+    """Return the contents of the cache of decompositions.
 
     Args:
-        folder: As `cache_dir` of `enable`; `None` for the usual one.
+        folder: As `cache_dir` of `enable`; `None` for the default folder.
 
     Returns:
         An `Info`; print it.
@@ -78,10 +80,10 @@ def info(folder: str | os.PathLike[str] | None = None) -> Info:
 
 
 def clear(folder: str | os.PathLike[str] | None = None) -> None:
-    """Empties the cache of decompositions.
+    """Empty the cache of decompositions.
 
     Args:
-        folder: As `cache_dir` of `enable`; `None` for the usual one.
+        folder: As `cache_dir` of `enable`; `None` for the default folder.
     """
     folder = Path(folder or default_folder())
     for path in [*(path for _, _, path in _entries(folder)), *_litter(folder)]:
@@ -89,37 +91,37 @@ def clear(folder: str | os.PathLike[str] | None = None) -> None:
 
 
 def worth_keeping(m: int, n: int) -> bool:
-    """Whether reading an entry is much quicker than decomposing an `(m, n)` kernel again."""
+    """Return whether reading an entry is much faster than decomposing an `(m, n)` kernel again."""
     return min(m, n) * m * n >= LEAST_OPERATIONS
 
 
 def shapes(folder: Path) -> set[tuple[int, ...]]:
-    """The shapes of the kernels of which there are entries."""
+    """Return the shapes of the kernels that have entries."""
     names = [path.name.split("-")[0].split("x") for path in folder.glob(f"*-*{ENDING}")]
     return {tuple(map(int, sizes)) for sizes in names if all(size.isdigit() for size in sizes)}
 
 
 def entry(K: np.ndarray, folder: Path, device: str = "cpu") -> Path:
-    """Where the decomposition of a kernel on a device is or would be."""
+    """Return the path of the entry for a kernel and a device, even if the entry does not exist."""
     sha256 = hashlib.sha256(f"{ALGORITHM} {device} {K.shape} {K.dtype}".encode())
     sha256.update(np.ascontiguousarray(K))  # type: ignore[arg-type]
     return folder / f"{'x'.join(map(str, K.shape))}-{sha256.hexdigest()}{ENDING}"
 
 
 def load(K: np.ndarray, path: Path) -> SVD | None:
-    """The decomposition of a kernel from its entry, `None` if there is none that is whole."""
+    """Return the decomposition of a kernel from its entry, or `None` if no entry is intact."""
     try:
         with safe_open(path, framework="numpy") as file:
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             digest = (file.metadata() or {}).get("sha256")
         if digest != _digest(arrays):
             raise ValueError("its checksum is wrong")
-        with suppress(OSError):  # another user's
+        with suppress(OSError):  # the file of another user
             os.utime(path)
         return decomposition_of(K, arrays)
     except FileNotFoundError:
         return None
-    except Exception as error:  # whatever a damaged file brings about
+    except Exception as error:  # a damaged file can raise any error
         warn(
             f"An entry of the cache of decompositions is damaged ({error}); its kernel is "
             f"decomposed again. Received: {str(path)!r}"
@@ -128,18 +130,18 @@ def load(K: np.ndarray, path: Path) -> SVD | None:
 
 
 def arrays_of(found: SVD) -> dict[str, np.ndarray]:
-    """What a decomposition is made of beside its kernel."""
+    """Return the arrays that define a decomposition together with its kernel."""
     names = ("smaller", "s") if isinstance(found, Decomposition) else ("U", "s", "Vt")
     return {name: np.ascontiguousarray(getattr(found, name)) for name in names}
 
 
 def decomposition_of(K: np.ndarray, arrays: dict[str, np.ndarray]) -> SVD:
-    """Takes back `arrays_of`."""
+    """Undo `arrays_of`."""
     return Decomposition(K, **arrays) if "smaller" in arrays else Triplets(**arrays)
 
 
 def save(found: SVD, path: Path) -> None:
-    """Keeps a decomposition; warns and goes on where the folder cannot be written."""
+    """Cache a decomposition; warn and continue if the folder cannot be written."""
     arrays = arrays_of(found)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -162,22 +164,22 @@ def _digest(arrays: dict[str, np.ndarray]) -> str:
 
 
 def _files(folder: Path, pattern: str) -> list[tuple[float, int, Path]]:
-    """When each file was last touched, its size, and its path."""
+    """Return the modification time, size and path of each file, oldest first."""
     found = []
     for path in folder.glob(pattern):
-        with suppress(FileNotFoundError):  # another process took it out
+        with suppress(FileNotFoundError):  # another process deleted it
             told = path.stat()
             found.append((told.st_mtime, told.st_size, path))
     return sorted(found)
 
 
 def _entries(folder: Path) -> list[tuple[float, int, Path]]:
-    """When each entry was last read, its size, and its path."""
+    """Return the time of the last read, size and path of each entry."""
     return _files(folder, f"*{ENDING}")
 
 
 def _litter(folder: Path) -> list[Path]:
-    """Files that a process which was killed had begun to write."""
+    """Return incomplete files of processes that were killed while writing."""
     oldest = time.time() - SECONDS_TO_WRITE
     return [path for when, _, path in _files(folder, f".*{ENDING}.*") if when < oldest]
 

@@ -1,4 +1,4 @@
-"""How long decompositions will take on this machine."""
+"""Estimated time of decompositions on this machine."""
 
 from __future__ import annotations
 
@@ -14,17 +14,18 @@ from keras_svd_adapters.runtime.machine import threads_of_blas
 
 
 def decomposition_seconds(m: int, n: int, part: Truncation | None, kept: bool = False) -> float:
-    """Estimated seconds of one core for an `(m, n)` kernel.
+    """Estimate the seconds that one core needs for an `(m, n)` kernel.
 
     Args:
-        m: Rows of the kernel.
-        n: Columns of it.
-        part: What is wanted of the decomposition, `None` for all.
+        m: Number of rows of the kernel.
+        n: Number of columns of the kernel.
+        part: Requested part of the decomposition, `None` for all of it.
         kept: Whether the smaller factor is on disk already.
 
     Returns:
-        The time of a Gram matrix, an eigenproblem of about 9 k^3 operations, and
-        the product that makes the larger factor; of this alone if `kept`.
+        The time of a Gram matrix, an eigenproblem of about 9 k^3 operations,
+        and the product that makes the larger factor. If `kept`, the time of
+        this product alone.
     """
     k, length = min(m, n), max(m, n)
     matmul_rate, eigh_rate = host_speed()
@@ -38,10 +39,10 @@ def decomposition_seconds(m: int, n: int, part: Truncation | None, kept: bool = 
 
 @lru_cache(maxsize=1)
 def host_speed() -> tuple[float, float]:
-    """Float64 operations per second of one core, in a matmul and in `eigh`.
+    """Measure float64 operations per second of one core, in a matmul and in `eigh`.
 
-    With one thread, as a worker has: two threads of one `eigh` wait for each other, on a busy
-    machine many times as long as they compute.
+    The measurement uses one thread, as a worker does. Two threads of one `eigh` wait for each
+    other. On a busy machine, they wait many times as long as they compute.
     """
     size = 384
     a = np.random.default_rng(0).normal(size=(size, size))

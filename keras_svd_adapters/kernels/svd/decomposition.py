@@ -1,8 +1,8 @@
 """Singular value decomposition of a kernel, on the host.
 
 The eigenvectors of the smaller Gram matrix, in float64, give the factor on the kernel's smaller
-side; one product with the kernel gives the other, when it is asked for. The kernel is read in
-blocks, so that no second copy of it is made.
+side. One product with the kernel gives the other factor on demand. The code reads the kernel in
+blocks, so it makes no second copy of the kernel.
 """
 
 from __future__ import annotations
@@ -25,26 +25,26 @@ BLOCK = 1024
 
 @dataclass(frozen=True, eq=False)
 class Triplets:
-    """A decomposition with both factors at hand: `(m, r)`, `(r,)` and `(r, n)`."""
+    """A decomposition that stores both factors: `(m, r)`, `(r,)` and `(r, n)`."""
 
     U: np.ndarray
     s: np.ndarray
     Vt: np.ndarray
 
     def part(self, which: slice) -> Triplets:
-        """Some of the triplets."""
+        """Return some of the triplets."""
         return Triplets(self.U[:, which], self.s[which], self.Vt[which])
 
 
 @dataclass(frozen=True, eq=False)
 class Decomposition:
-    """A decomposition whose larger factor is made from the kernel when it is asked for.
+    """A decomposition that computes its larger factor from the kernel on demand.
 
     Args:
         K: `(m, n)` kernel.
-        smaller: `(k, k)`, the singular vectors on its smaller side as columns,
-            `k = min(m, n)`.
-        s: `(k,)`, the singular values, none of which is zero.
+        smaller: `(k, k)`, the singular vectors on the smaller side of the
+            kernel as columns, `k = min(m, n)`.
+        s: `(k,)`, the singular values, all nonzero.
     """
 
     K: np.ndarray
@@ -53,22 +53,22 @@ class Decomposition:
 
     @cached_property
     def U(self) -> np.ndarray:
-        """`(m, k)`."""
+        """Left singular vectors, `(m, k)`."""
         return self.smaller if is_wide(self.K) else self._larger(slice(None))
 
     @cached_property
     def Vt(self) -> np.ndarray:
-        """`(k, n)`."""
+        """Right singular vectors, `(k, n)`."""
         return self._larger(slice(None)).T if is_wide(self.K) else self.smaller.T
 
     def part(self, which: slice) -> Triplets:
-        """Some of the triplets, at the cost of these alone."""
+        """Return some of the triplets; only these are computed."""
         smaller, larger = self.smaller[:, which], self._larger(which)
         U, V = (smaller, larger) if is_wide(self.K) else (larger, smaller)
         return Triplets(U, self.s[which], V.T)
 
     def _larger(self, which: slice) -> np.ndarray:
-        """The singular vectors on the larger side as columns."""
+        """Return the singular vectors on the larger side as columns."""
         scaled = (self.smaller[:, which] / self.s[which]).astype(self.smaller.dtype)
         wide = as_wide(self.K)
         V = np.empty((wide.shape[1], scaled.shape[1]), dtype=self.K.dtype)
@@ -78,27 +78,28 @@ class Decomposition:
 
 
 def decompose(K: np.ndarray, part: Truncation | None = None) -> SVD:
-    """Economy decomposition `K = U diag(s) Vt` of an `(m, n)` matrix.
+    """Return the economy decomposition `K = U diag(s) Vt` of an `(m, n)` matrix.
 
-    Several times cheaper than a general routine. Since a Gram matrix squares
-    the condition number, a kernel whose smallest singular value is below 1e-5
-    of the largest goes to LAPACK instead, in float64.
+    The function is several times cheaper than a general routine. A Gram matrix
+    squares the condition number. If the smallest singular value of a kernel is
+    below 1e-5 of the largest, LAPACK decomposes the kernel instead, in float64.
 
-    The sign of each pair is fixed, so that the largest-magnitude entry of each
-    singular vector on the smaller side is positive on every machine.
+    The sign of each pair is fixed: the largest-magnitude entry of each singular
+    vector on the smaller side is positive on every machine.
 
     Args:
         K: `(m, n)` array, float32 or float64.
-        part: The largest triplets alone, approximately, by a block Krylov
-            method (Musco and Musco, 2015); all of them where that is as quick.
+        part: Request for the largest triplets only, approximated by a block
+            Krylov method (Musco and Musco, 2015). If computing all triplets is
+            as fast, the function does that instead.
 
     Returns:
-        An object with `U`, `s` and `Vt` of shapes `(m, k)`, `(k,)`, `(k, n)`
-        with `k = min(m, n)`, or the rank of `part`, and `s` from large to
-        small. `s` is float64; the factors are accurate to float32.
+        An object with `U`, `s` and `Vt` of shapes `(m, k)`, `(k,)`, `(k, n)`.
+        `k` is `min(m, n)`, or the rank of `part`. `s` is float64, from large to
+        small. The factors are accurate to float32.
 
     Raises:
-        ValueError: If `K` holds NaN or infinity.
+        ValueError: If `K` contains NaN or infinity.
     """
     K = np.asarray(K, dtype=None if np.asarray(K).dtype == "float32" else "float64")
     if part is not None and krylov_pays(len(K), K.shape[1], part):
@@ -108,32 +109,32 @@ def decompose(K: np.ndarray, part: Truncation | None = None) -> SVD:
 
 
 def singular_values(K: np.ndarray) -> np.ndarray:
-    """The singular values of an `(m, n)` matrix alone, from large to small.
+    """Return the singular values of an `(m, n)` matrix alone, from large to small.
 
-    They come from the eigenvalues of the smaller Gram matrix, in float64, so
-    that one below 1e-8 of the largest is that small and no more is known.
+    The values come from the eigenvalues of the smaller Gram matrix, in float64. For a value below
+    1e-8 of the largest, only that bound is known.
     """
     squares = eigvalsh(_gram(as_wide(np.asarray(K))), overwrite_a=True, check_finite=False)
     return np.sqrt(np.maximum(squares[::-1], 0))
 
 
 def is_wide(K: np.ndarray) -> bool:
-    """Whether an `(m, n)` kernel has no more inputs than outputs."""
+    """Return whether an `(m, n)` kernel has no more inputs than outputs."""
     return K.shape[0] <= K.shape[1]
 
 
 def as_wide(K: np.ndarray) -> np.ndarray:
-    """The kernel or its transpose, whichever is no longer than wide."""
+    """Return the kernel, or its transpose if the kernel has more rows than columns."""
     return K if is_wide(K) else K.T
 
 
 def krylov_pays(m: int, n: int, part: Truncation) -> bool:
-    """Whether the largest triplets come sooner by a block Krylov method than with all others."""
+    """Return whether a block Krylov method is faster than computing all triplets."""
     return 2 * (part.rank + part.oversampling) * (KRYLOV_STEPS + 1) < min(m, n)
 
 
 def require_finite(K: np.ndarray) -> None:
-    """Raises where a kernel has no decomposition."""
+    """Raise `ValueError` if a kernel contains NaN or infinity."""
     if bad := int(K.size - np.isfinite(K).sum()):
         raise ValueError(
             "A kernel with NaN or infinity has no decomposition: load the weights again, or "
@@ -148,7 +149,7 @@ def _blocks(wide: np.ndarray) -> Iterator[slice]:
 
 
 def _gram(wide: np.ndarray) -> np.ndarray:
-    """The lower triangle of `K K^T` in float64, in the memory order of LAPACK."""
+    """Return the lower triangle of `K K^T` in float64, in the memory order of LAPACK."""
     gram = np.zeros((len(wide), len(wide)), order="F")
     for columns in _blocks(wide):
         block = np.asfortranarray(wide[:, columns], dtype="float64")
@@ -159,7 +160,7 @@ def _gram(wide: np.ndarray) -> np.ndarray:
 
 
 def _by_gram(K: np.ndarray) -> Decomposition | None:
-    """Decomposition by the Gram matrix of the smaller side, `None` if that is unsafe."""
+    """Decompose by the Gram matrix of the smaller side, or return `None` if that is unsafe."""
     squares, smaller = eigh(_gram(as_wide(K)), overwrite_a=True, check_finite=False, driver="evd")
     squares, smaller = squares[::-1], smaller[:, ::-1]
     if squares[0] <= 0 or squares[-1] < SMALLEST_GRAM_RATIO**2 * squares[0]:
@@ -177,7 +178,7 @@ def _by_lapack(K: np.ndarray) -> Triplets:
 
 
 def _by_krylov(K: np.ndarray, part: Truncation) -> Triplets:
-    """The largest triplets within the span of K B, (K K^T) K B, and so on, B a random block."""
+    """Return the largest triplets in the span of K B, (K K^T) K B, and so on, B a random block."""
     rng = np.random.default_rng(part.seed)
     block = K @ rng.normal(size=(K.shape[1], part.rank + part.oversampling)).astype(K.dtype)
     if not np.isfinite(block).all():
@@ -192,13 +193,13 @@ def _by_krylov(K: np.ndarray, part: Truncation) -> Triplets:
 
 
 def _signs(vectors: np.ndarray) -> np.ndarray:
-    """For each column, the sign that makes its largest entry positive."""
+    """Return for each column the sign that makes its largest entry positive."""
     largest = vectors[np.abs(vectors).argmax(axis=0), np.arange(vectors.shape[1])]
     return np.where(largest < 0, -1.0, 1.0)
 
 
 def fix_signs(found: Triplets) -> Triplets:
-    """Makes the signs of a decomposition the same on every machine."""
+    """Make the signs of a decomposition the same on every machine."""
     U, s, Vt = found.U, found.s, found.Vt
     sign = _signs(U if len(U) <= Vt.shape[1] else Vt.T)
     return Triplets(U * sign, s, Vt * sign[:, None])

@@ -16,7 +16,7 @@ class Job:
 
     Args:
         kernel: Function that brings the kernel to the host, as `(m, n)`.
-        shape: `(m, n)`.
+        shape: Shape `(m, n)` of the kernel.
         part: The part of the decomposition to compute, `None` for all of it.
         wanted: Whether to decompose the kernel at all.
     """

@@ -1,4 +1,4 @@
-"""The decompositions of many kernels: side by side, from the cache where they are known."""
+"""Decompositions of many kernels: computed in parallel, or read from the cache."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ from keras_svd_adapters.methods.contract import SVD, Truncation
 from keras_svd_adapters.runtime import processes
 from keras_svd_adapters.runtime.machine import cores, free_bytes, threads_of_blas
 
-BYTES_OF_A_WORKER = 9  # per byte of a float32 kernel, while it is decomposed
+BYTES_OF_A_WORKER = 9  # per byte of a float32 kernel, during its decomposition
 DEVICES = ("cpu", "accelerator")
 
 
 @dataclass(frozen=True)
 class SVDService:
-    """How kernels are decomposed.
+    """Decomposition of kernels, with a cache on disk.
 
     Args:
-        cache: Whether decompositions are kept on disk, and found there.
-        cache_dir: Where; `None` for the usual folder.
-        device: `"cpu"`, or `"accelerator"` for the backend's.
+        cache: Whether to store decompositions on disk and reuse them.
+        cache_dir: Folder of the cache; `None` for the default folder.
+        device: `"cpu"`, or `"accelerator"` for the backend's accelerator.
     """
 
     cache: bool = True
@@ -40,7 +40,7 @@ class SVDService:
     device: str = "cpu"
 
     def check(self) -> None:
-        """Raises where this cannot be done."""
+        """Raise `ValueError` if these settings are invalid on this machine."""
         if self.device not in DEVICES:
             raise ValueError(
                 f"`svd_device` must be one of {DEVICES}. Received: svd_device={self.device!r}"
@@ -49,7 +49,7 @@ class SVDService:
             require_accelerator()
 
     def decompose(self, K: np.ndarray, part: Truncation | None = None) -> SVD:
-        """The decomposition of one kernel, as `svd.decompose` has it."""
+        """Return the decomposition of one kernel, from the cache if possible."""
         find = decompose_on_accelerator if self.device == "accelerator" else decompose
         if not self._keeps(K.shape, part):
             return find(K, part)
@@ -62,7 +62,7 @@ class SVDService:
 
     @property
     def folder(self) -> Path:
-        """Where decompositions are kept."""
+        """Folder of the cached decompositions."""
         return Path(self.cache_dir or svd_cache.default_folder())
 
     def _keeps(self, shape: tuple[int, ...], part: Truncation | None) -> bool:
@@ -71,9 +71,9 @@ class SVDService:
         return self.cache and not approximate and svd_cache.worth_keeping(m, n)
 
     def kept(self, jobs: Sequence[Job]) -> list[bool]:
-        """Of each job, whether the cache holds what it asks for.
+        """Return for each job whether the cache holds its decomposition.
 
-        A kernel is brought to the host only where the cache holds one of its shape.
+        A kernel is brought to the host only if the cache holds an entry of its shape.
         """
         keeps = [job.wanted and self._keeps(job.shape, job.part) for job in jobs]
         if not any(keeps):
@@ -89,7 +89,7 @@ class SVDService:
         return processes.broadcast_from(0, entry.exists)
 
     def each(self, jobs: Sequence[Job]) -> Generator[tuple[np.ndarray, SVD | None]]:
-        """Many kernels in their order, each with its decomposition; some are made at a time."""
+        """Yield the kernels in order, each with its decomposition; several are computed at once."""
         if not any(job.wanted for job in jobs):
             yield from ((job.kernel(), None) for job in jobs)
             return
@@ -113,7 +113,7 @@ class SVDService:
                 pool.shutdown(wait=False, cancel_futures=True)
 
     def workers(self, jobs: Sequence[Job]) -> int:
-        """How many kernels are decomposed at a time: as many as cores and memory allow."""
+        """Return how many kernels to decompose at a time: as many as cores and memory allow."""
         wanted = [job for job in jobs if job.wanted]
         if self.device == "accelerator" or not wanted:
             return 1

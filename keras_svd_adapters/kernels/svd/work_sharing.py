@@ -1,7 +1,7 @@
-"""The decompositions of many kernels where several processes hold the model: each does a share.
+"""Decompositions of many kernels, divided among the processes that hold the model.
 
-A kernel is gathered twice, to be decomposed and to be adapted, so that no process keeps more of
-them at a time than it decomposes.
+Each process gathers a kernel twice: to decompose it and to adapt it. No process therefore holds
+more kernels at a time than it decomposes.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def each_by_share(
     decompose: Callable[[np.ndarray, Truncation | None], SVD],
     workers: int,
 ) -> Generator[tuple[np.ndarray, SVD | None]]:
-    """As `SVDService.each`: the same factors on every process, bit for bit."""
+    """Yield as `SVDService.each` does: the same factors on every process, bit for bit."""
     several = processes.process_count()
     pool = ThreadPoolExecutor(workers)
     try:
@@ -42,7 +42,7 @@ def each_by_share(
 
 def _found(K: np.ndarray, owner: int, future: Future[SVD] | None) -> SVD:
     def arrays() -> dict[str, np.ndarray]:
-        assert future is not None  # for only the owner is asked
+        assert future is not None  # only the owner runs this function
         return arrays_of(future.result())
 
     return decomposition_of(K, processes.broadcast_from(owner, arrays))

@@ -1,1 +1,1 @@
-"""One adapter that does what several do together."""
+"""Combine several adapters into one."""

@@ -1,4 +1,4 @@
-"""Several changes of one kernel made into one, as the merging methods have it."""
+"""Blend several updates of one kernel into one: weighted sum, TIES and DARE."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ Blend = Callable[[Changes, Sequence[float]], np.ndarray]
 
 
 def weighted_sum(changes: Changes, weights: Sequence[float]) -> np.ndarray:
-    """Their sum, each times its weight."""
+    """Return the sum of the updates, each times its weight."""
     return sum(w * change for w, change in zip(weights, changes, strict=True))  # type: ignore[return-value]
 
 
 def ties(changes: Changes, weights: Sequence[float], density: float) -> np.ndarray:
-    """TIES: the largest entries of each, and of these the mean of those that agree in sign.
+    """Blend by TIES: keep the largest entries of each update, average those that agree in sign.
 
     Reference:
         - [Yadav et al., 2023](https://arxiv.org/abs/2306.01708)
@@ -29,7 +29,7 @@ def ties(changes: Changes, weights: Sequence[float], density: float) -> np.ndarr
 
 
 def _largest(change: np.ndarray, density: float) -> np.ndarray:
-    """The share of entries with the largest magnitudes, one at least; the others are 0."""
+    """Keep the share of entries with the largest magnitudes, at least one; set the others to 0."""
     count = max(int(density * change.size), 1)
     kept = np.zeros(change.size)
     places = np.argpartition(-np.abs(change.ravel()), count - 1)[:count]
@@ -40,7 +40,7 @@ def _largest(change: np.ndarray, density: float) -> np.ndarray:
 def dare(
     changes: Changes, weights: Sequence[float], density: float, rng: np.random.Generator
 ) -> np.ndarray:
-    """DARE: entries dropped at random, the others larger instead, then the weighted sum.
+    """Blend by DARE: drop entries at random, scale up the others, return the weighted sum.
 
     Reference:
         - [Yu et al., 2023](https://arxiv.org/abs/2311.03099)

@@ -1,4 +1,4 @@
-"""Several adapters of a model made into one."""
+"""Combine several adapters of a model into one."""
 
 from __future__ import annotations
 
@@ -28,44 +28,45 @@ def combine(
     density: float | None = None,
     seed: int | None = None,
 ) -> Approximation:
-    """Adds an adapter that does what several others do together, each with a weight.
+    """Add an adapter that combines several others, each with a weight.
 
-    The change that it makes to a kernel is the weighted sum of theirs; a weight
-    may be negative. Weights of the model that trained besides (`train=`) change
-    in place and are not combined.
+    Its kernel update is the weighted sum of the others' updates; a weight may be
+    negative. Other weights of the model that trained with an adapter (`train=`)
+    change in place and are not combined.
 
     Args:
         model: A model with adapters.
         weights: The weight of each adapter, by name, such as
             `{"a": 0.7, "b": 0.3}`.
         into: Name of the new adapter, which becomes the active one.
-        how: `"exact"` for `"linear"` on each kernel where that can be, else
-            `"cat"`. `"linear"` for exact sums between the same singular
-            vectors: SVF, SVFT of any patterns (in a stack, of equal ones),
-            LoRA-XS of one rank and scale, TokenRows. `"cat"` for exact sums of
-            LoRA, PiSSA, MiLoRA, LoRA-XS, VeRA and TokenRows, as a LoRA whose
-            rank is the sum of the ranks. `"svd"` for any methods, as the nearest
-            LoRA. `"ties"` and `"dare"` keep a part of each change before they
-            sum, where `"linear"` would do of the trained values, else of the
-            changes of the kernels, as the nearest LoRA.
-        rank: Rank of a nearest LoRA, of `"svd"`, `"ties"` and `"dare"`. `None`,
-            without `energy`, for the largest rank of the adapters.
-        energy: Share of the sum of squares that it must hold, instead of `rank`.
-        density: Share of the entries that `"ties"` and `"dare"` keep, 0.2 if
-            it is `None`.
-        seed: Of the entries that `"dare"` keeps, 0 if it is `None`.
+        how: `"exact"` uses `"linear"` on each kernel that allows it, else
+            `"cat"`. `"linear"` sums exactly between equal singular vectors: SVF,
+            SVFT of any patterns (of equal patterns in a stack), LoRA-XS of one
+            rank and scale, TokenRows. `"cat"` sums LoRA, PiSSA, MiLoRA, LoRA-XS,
+            VeRA and TokenRows exactly, as a LoRA whose rank is the sum of the
+            ranks. `"svd"` sums any methods, as the nearest LoRA. `"ties"` and
+            `"dare"` keep a part of each update before they sum. They blend the
+            trained values if `"linear"` applies. Otherwise they blend the kernel
+            updates and return the nearest LoRA.
+        rank: Rank of the nearest LoRA of `"svd"`, `"ties"` and `"dare"`. `None`
+            without `energy` selects the largest rank of the adapters.
+        energy: Share of the sum of squares that the nearest LoRA must hold;
+            instead of `rank`.
+        density: Share of the entries that `"ties"` and `"dare"` keep; 0.2 if
+            `None`.
+        seed: Random seed of the entries that `"dare"` keeps; 0 if `None`.
 
     Returns:
-        An `Approximation`, which tells how far each kernel's change is from the
-        sum that was asked for; print it. Of `"ties"` and `"dare"` it tells how
-        far a nearest LoRA is from their blend, which is not the weighted sum;
-        the error is 0 where they blend trained values.
+        An `Approximation` with the error of each kernel's update, relative to
+        the weighted sum; print it. For `"ties"` and `"dare"`, it has the error
+        of the nearest LoRA relative to the blend, which is not the weighted sum.
+        The error is 0 if trained values are blended.
 
     Raises:
-        ValueError: If an adapter is unknown, the name is taken, an argument has
-            no part in this `how`, the methods do not suit it, their singular
-            vectors differ, or values are not finite. The model is left as it
-            was.
+        ValueError: If an adapter is unknown, the name is taken, or values are
+            not finite. Also if an argument has no effect with this `how`, the
+            methods do not allow this `how`, or their singular vectors differ.
+            The model stays unchanged.
 
     Example:
 

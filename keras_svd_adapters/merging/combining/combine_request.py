@@ -1,4 +1,4 @@
-"""What `combine` is asked for, and whether it can be."""
+"""Arguments of `combine` and their checks."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ USED_BY = {"rank": NEAREST, "energy": NEAREST, "density": PARTIAL, "seed": ("dar
 
 @dataclass(frozen=True)
 class CombineRequest:
-    """The arguments of `combine`; raises `ValueError` where they make no sense."""
+    """Arguments of `combine`; invalid ones raise `ValueError`."""
 
     weights: Mapping[str, float]
     how: str
@@ -53,7 +53,7 @@ class CombineRequest:
             )
 
     def check_used(self, nearest: bool) -> None:
-        """Raises where the size of a nearest LoRA is given, and none is made."""
+        """Raise if the size of a nearest LoRA is given but no such LoRA is made."""
         if not nearest and (self.rank, self.energy) != (None, None):
             raise ValueError(
                 f"The trained values of these adapters add, so `how={self.how!r}` makes one of "
@@ -62,7 +62,7 @@ class CombineRequest:
             )
 
     def blend(self, place: int) -> Blend:
-        """What makes one change of several of a kernel, always the same for its place."""
+        """Return the function that blends updates of the kernel at a place, reproducibly."""
         density = DENSITY if self.density is None else self.density
         if self.how == "ties":
             return partial(ties, density=density)
@@ -73,7 +73,7 @@ class CombineRequest:
 
     @property
     def goal(self) -> str:
-        """In words, what the new adapter is to add."""
+        """The target update of the new adapter, in words."""
         partial = f"the blend of {self.how!r}, which is not the weighted sum,"
         return partial if self.how in PARTIAL else "the weighted sum"
 

@@ -1,4 +1,4 @@
-"""What is made of the adapters of one kernel."""
+"""Combine the adapters of one kernel."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ LARGEST = float(np.finfo("float32").max)
 
 @dataclass(frozen=True)
 class KernelCombination:
-    """Those adapters of a kernel that a recipe names, and what it makes of them.
+    """Combination of the adapters of a kernel that a request names.
 
     Args:
         site: The kernel.
-        place: Its number among those that are combined.
-        recipe: What is asked for.
+        place: The number of the kernel among the combined kernels.
+        recipe: The arguments of `combine`.
     """
 
     site: Site
@@ -34,12 +34,12 @@ class KernelCombination:
     recipe: CombineRequest
 
     def new_adapter(self) -> NewAdapter:
-        """One of their own kind where their values add and may, else a LoRA."""
+        """Return an adapter of the same method if trained values can add, else a LoRA."""
         coordinates = self._coordinates()
         if coordinates is None:
             return lora_of(self.site, self._factors(), self._changes)
         wanted: Callable[[], list[np.ndarray]] | None = self._changes
-        if self.recipe.how in PARTIAL:  # then what is blended are the values, not the changes
+        if self.recipe.how in PARTIAL:  # these blend trained values, not kernel updates
             wanted = None
         return NewAdapter(self.site, coordinates.method, coordinates.form, self._values, wanted)
 
@@ -49,7 +49,7 @@ class KernelCombination:
         return {name: carried[name] for name in self.recipe.weights if name in carried}
 
     def _coordinates(self) -> SharedBasis | None:
-        """Raises where values must add and do not."""
+        """Return the shared basis, or `None`; raise if trained values must add but cannot."""
         if self.recipe.how in ("cat", "svd"):
             return None
         try:
@@ -64,7 +64,7 @@ class KernelCombination:
         return coordinates.blended(self.recipe.blend(self.place), self.recipe.weights)
 
     def _changes(self) -> list[np.ndarray]:
-        """The blend of the changes of each matrix of the kernel."""
+        """Return the blend of the updates of each matrix of the kernel."""
         names = list(self._adapters)
         weights = [self.recipe.weights[name] for name in names]
         blend = self.recipe.blend(self.place)
@@ -92,7 +92,7 @@ class KernelCombination:
         return [concatenate(each, [weights[name] for name in names]) for each in factors]
 
     def _rank(self) -> int | None:
-        """The largest rank of the adapters, where neither rank nor energy is given."""
+        """Return the given rank; the largest of the adapters if no rank or energy is given."""
         if self.recipe.rank is not None or self.recipe.energy is not None:
             return self.recipe.rank
         methods = [adapter.method for adapter in self._adapters.values()]

@@ -1,4 +1,4 @@
-"""Adapters of one kernel whose trained values add, since what lies around them is the same."""
+"""Adapters of one kernel whose trained values add, because they share a basis."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ SAME = 1e-4
 
 @dataclass(frozen=True)
 class SharedBasis:
-    """What adapters change, as values that add.
+    """Changes by several adapters of one kernel, as values that add.
 
     Args:
-        method: The method of an adapter that can hold any sum of them.
-        form: Its formulation.
-        frozen: Its frozen arrays.
-        changes: For each trained array, the change from its value at the base
-            model that each adapter, by name, makes.
+        method: The method of an adapter that can hold any sum of the changes.
+        form: The formulation of that adapter.
+        frozen: The frozen arrays of that adapter.
+        changes: For each trained array, the change by each adapter, by name,
+            from the array's value at the base model.
     """
 
     method: Method
@@ -36,7 +36,7 @@ class SharedBasis:
     changes: dict[str, dict[str, np.ndarray]]
 
     def blended(self, blend: Blend, weights: Mapping[str, float]) -> dict[str, np.ndarray]:
-        """The arrays of an adapter with a blend of the changes."""
+        """Return the arrays of an adapter with a blend of the changes."""
         trained = {}
         for array, changes in self.changes.items():
             origin = self.method.linear[array]
@@ -46,7 +46,7 @@ class SharedBasis:
 
 
 def shared_basis_of(adapters: Mapping[str, Adapter], path: str) -> SharedBasis:
-    """What these adapters of a kernel change; raises `ValueError` where it does not add."""
+    """Return the changes by these adapters of a kernel; raise `ValueError` if they do not add."""
     first = next(iter(adapters.values()))
     received = f"Received: {', '.join(str(a.method) for a in adapters.values())} on `{path}`"
     other = "`how='svd'` makes the nearest LoRA of any"
@@ -86,7 +86,7 @@ def _agree(one: Adapter, other: Adapter, name: str) -> bool:
 
 
 def _same_meaning(adapters: Mapping[str, Adapter]) -> bool:
-    """Whether values at one place of the trained arrays mean the same in all of them."""
+    """Whether equal places of the trained arrays have the same meaning in all adapters."""
     first, *others = adapters.values()
     ours = _hyperparameters(first.method)
     return all(
@@ -97,7 +97,7 @@ def _same_meaning(adapters: Mapping[str, Adapter]) -> bool:
 
 
 def _hyperparameters(method: Method) -> dict[str, object]:
-    """Those on which the meaning of the values depends."""
+    """Return the hyperparameters that determine the meaning of the trained values."""
     skipped = ("formulation", "init_std", "seed", "alpha")
     scale = {"scale": getattr(method, "scale", 1.0)}
     return scale | {k: v for k, v in method.get_config().items() if k not in skipped}
@@ -119,7 +119,7 @@ def _changes(adapters: Mapping[str, Adapter]) -> dict[str, dict[str, np.ndarray]
 
 
 def _pattern_union(adapters: Mapping[str, Adapter]) -> SharedBasis:
-    """The union of the patterns of SVFT, as that of one of them where it holds the others."""
+    """Unite the patterns of SVFT; keep the pattern of an adapter if it contains the others."""
     first = next(iter(adapters.values()))
     frozen = {name: to_float_array(v) for name, v in first.arrays.items() if name in FACTORS}
     places = {name: _places(adapter) for name, adapter in adapters.items()}
@@ -140,7 +140,7 @@ def _pattern_union(adapters: Mapping[str, Adapter]) -> SharedBasis:
 
 
 def _rows_united(adapters: Mapping[str, Adapter]) -> SharedBasis:
-    """The union of the rows of TokenRows; a row that an adapter lacks is 0 in it."""
+    """Unite the rows of TokenRows; a row that an adapter lacks counts as 0."""
     rows = sorted({row for adapter in adapters.values() for row in _rows(adapter)})
     changes = {}
     for name, adapter in adapters.items():
@@ -162,6 +162,6 @@ def _svft(adapter: Adapter) -> SVFT:
 
 
 def _places(adapter: Adapter) -> np.ndarray:
-    """For each entry of M its place among the trained values, -1 for one that has none."""
+    """Return the place of each entry of M among the trained values; -1 for an untrained entry."""
     pairs = _pairs(adapter) if "pairs" in adapter.arrays else None
     return _svft(adapter).places(min(adapter.view.m, adapter.view.n), pairs)

@@ -2,8 +2,8 @@
 
     K' = V f      V = K + c A B,  f_j = magnitude_j / |V_:j|,  magnitude starts at |K_:j|
 
-Liu et al. 2024, arXiv:2402.09353; one magnitude per output element, as in the authors' code. The
-norm needs no (m, n) temporary:
+Liu et al. 2024, arXiv:2402.09353. Each output element has one magnitude, as in the authors' code.
+The norm needs no temporary array of shape (m, n):
 
     |V_:j|^2 = |K_:j|^2 + 2 c (K^T A)_j . B_:j + c^2 B_:j^T (A^T A) B_:j
 """
@@ -29,17 +29,18 @@ TINY = 1e-12
 class DoRA(LoRA):
     """Weight-decomposed low-rank adaptation: LoRA plus a magnitude per output.
 
-    Trains `rank * (m + n) + n` values per `(m, n)` kernel.
+    The method trains `rank * (m + n) + n` values per `(m, n)` kernel.
 
     Args:
         rank: Integer, the rank of the update. The paper uses 16 and 32.
-        alpha: Float, numerator of the scale `c = alpha / rank`. `None` means
-            `rank`; the paper has twice that.
+        alpha: Float, numerator of the scale `c = alpha / rank`. `None` sets
+            alpha to `rank`; the paper uses twice the rank.
         rslora: Boolean. Whether to scale by `alpha / sqrt(rank)` instead.
-        dropout: Float in [0, 1), applied to the input of all that differs from
-            the base layer; it costs a second product with the kernel.
-        detach_norm: Boolean. Whether the norm is constant in the gradient, as
-            the paper proposes to save memory.
+        dropout: Float in [0, 1), the dropout rate for the input of every term
+            added to the base layer's output. Dropout costs a second product
+            with the kernel.
+        detach_norm: Boolean. Whether the gradient treats the norm as a
+            constant, as the paper proposes to save memory.
 
     Raises:
         ValueError: If a hyperparameter is out of its range.
@@ -49,8 +50,8 @@ class DoRA(LoRA):
     >>> keras_svd_adapters.DoRA(rank=4).trainable_count(384, 1536)
     9216
 
-    The authors advise a rate a little below LoRA's. Weight decay leaves the
-    magnitudes alone here.
+    The authors advise a learning rate slightly below LoRA's. Weight decay does
+    not apply to the magnitudes here.
 
     Reference:
         - [Liu et al., 2024](https://arxiv.org/abs/2402.09353)
@@ -90,7 +91,7 @@ class DoRA(LoRA):
         return {**vars(v), "gain": self.gain(v.magnitude, v.norm, change)}
 
     def gain(self, magnitude: Any, norm: Any, change: Any) -> Any:
-        """`f`, exactly 1 while nothing has changed, and 1 where a column of the kernel is zero."""
+        """Return `f`: exactly 1 before any change, and 1 for zero columns of the kernel."""
         filled = where(norm > 0, norm, ones_like(norm))
         growth = sqrt(maximum(1 + change / (filled * filled), TINY))  # |V_:j| / |K_:j|
         if self.detach_norm:
@@ -108,4 +109,4 @@ class DoRA(LoRA):
         c = SimpleNamespace(**self.coefficients(v, form, lambda: K))
         return (c.gain - 1) * K + c.gain * super().delta(K, v, form)
 
-    low_rank = Method.low_rank  # there is none
+    low_rank = Method.low_rank  # DoRA has no low-rank form

@@ -3,9 +3,9 @@
     K' = K + c A B        A (m, r), B (r, n),  c = alpha / r,  rsLoRA: alpha / sqrt(r)
 
 Hu et al. 2021, arXiv:2106.09685; Kalajdzievski 2023, arXiv:2312.03732. As in HF PEFT, `A` starts
-uniform in +-1/sqrt(m) and `B` at zero; for an embedding `A` at zero and `B` normal. `K` is the
-kernel as a matrix, so that the heads of an attention kernel share one rank, unlike in Keras's own
-`enable_lora`.
+uniform in +-1/sqrt(m) and `B` starts at zero. For an embedding, `A` starts at zero and `B` starts
+normal. `K` is the kernel as a matrix, so the heads of an attention kernel share one rank. Keras's
+own `enable_lora` differs in this.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ from keras_svd_adapters.methods.method import Method, check_rank
 
 @dataclass(frozen=True, repr=False)
 class LoRA(Method):
-    """Low-rank adaptation: adds `c A B`, a product of two thin matrices.
+    """Low-rank adaptation: add `c A B`, a product of two thin matrices.
 
-    Trains `rank * (m + n)` values per `(m, n)` kernel.
+    The method trains `rank * (m + n)` values per `(m, n)` kernel.
 
     Args:
         rank: Integer, the rank of the update. Papers use 4 to 64.
-        alpha: Float, numerator of the scale `c = alpha / rank`. `None` means
-            `rank`, a scale of 1. Changing the rank changes the step unless
-            alpha is set.
+        alpha: Float, numerator of the scale `c = alpha / rank`. `None` sets
+            alpha to `rank`, for a scale of 1. Unless alpha is set, changing the
+            rank also changes the update step.
         rslora: Boolean. Whether to scale by `alpha / sqrt(rank)` instead.
-        dropout: Float in [0, 1), applied to the input of the branch only;
-            an embedding has none.
+        dropout: Float in [0, 1), the dropout rate for the input of the branch
+            only. An embedding has no dropout.
 
     Raises:
         ValueError: If a hyperparameter is out of its range.

@@ -1,4 +1,4 @@
-"""MiLoRA: the smallest singular values train."""
+"""MiLoRA: LoRA that starts at the smallest singular triplets."""
 
 from __future__ import annotations
 
@@ -12,14 +12,15 @@ from keras_svd_adapters.methods.low_rank.pissa import PiSSA
 class MiLoRA(PiSSA):
     """Minor singular components adaptation: LoRA on the smallest singular triplets.
 
-    Trains `rank * (m + n)` values per `(m, n)` kernel and leaves what the
-    kernel knows best alone. Triplets of value zero never move: choose a
+    The method trains `rank * (m + n)` values per `(m, n)` kernel. The factors
+    exclude the largest triplets, which hold most of what the kernel has
+    learned. Triplets with a singular value of zero never train: choose a
     smaller rank for a kernel that was pruned or merged.
 
     Args:
         rank: Integer, the number of triplets. The paper uses 32 and 64.
-        alpha: Float, numerator of the scale `c = alpha / rank`; the paper has
-            `alpha = rank`, which `None` means.
+        alpha: Float, numerator of the scale `c = alpha / rank`. `None` sets
+            alpha to `rank`, as in the paper.
 
     Raises:
         ValueError: If a hyperparameter is out of its range.
@@ -29,13 +30,14 @@ class MiLoRA(PiSSA):
     >>> keras_svd_adapters.MiLoRA(rank=4).trainable_count(384, 1536)
     7680
 
-    The paper's rate is 3e-4, without weight decay (left off here).
+    The paper's learning rate is 3e-4, without weight decay. This package also
+    applies no weight decay to the factors.
 
     Reference:
         - [Wang et al., 2024](https://arxiv.org/abs/2406.09044)
     """
 
-    svd: str = field(default="exact", init=False)  # only the largest come cheaply
+    svd: str = field(default="exact", init=False)  # truncation finds the largest only
     oversampling: int = field(default=8, init=False)
     seed: int = field(default=0, init=False)
 

@@ -3,8 +3,9 @@
     K' = K + c (A B - A0 B0)      A0 = U_r diag(s_r / c)^1/2,  B0 = diag(s_r / c)^1/2 Vt_r
 
 Meng et al. 2024, arXiv:2404.02948 (r largest triplets); Wang et al. 2024, arXiv:2406.09044 (r
-smallest). The papers subtract A0 B0 from the kernel; here the kernel stays, and the difference is
-computed as (A - A0) B + A0 (B - B0), which is exactly zero at the start in every precision.
+smallest). The papers subtract A0 B0 from the kernel. Here the kernel stays unchanged, and the code
+computes the difference as (A - A0) B + A0 (B - B0). This form is exactly zero at the start in every
+precision.
 """
 
 from __future__ import annotations
@@ -24,17 +25,20 @@ from keras_svd_adapters.methods.low_rank.lora import LoRA
 class PiSSA(LoRA):
     """Principal singular values adaptation: LoRA on the largest singular triplets.
 
-    Trains `rank * (m + n)` values per `(m, n)` kernel, as LoRA does, and learns
-    faster at first, since the directions that matter most move at once.
+    The method trains `rank * (m + n)` values per `(m, n)` kernel, as LoRA does.
+    PiSSA learns faster at first, because the most important directions train
+    from the start.
 
     Args:
         rank: Integer, the number of triplets. The paper uses 16 to 128.
-        alpha: Float, numerator of the scale `c = alpha / rank`; the paper has
-            `alpha = rank`, which `None` means.
-        svd: `"exact"`, or `"randomized"`: quicker, and close to the largest
-            triplets; at step 0 the model is the base model either way.
-        oversampling: Integer, how many more triplets `"randomized"` computes.
-        seed: Integer, for `"randomized"`.
+        alpha: Float, numerator of the scale `c = alpha / rank`. `None` sets
+            alpha to `rank`, as in the paper.
+        svd: `"exact"` or `"randomized"`. `"randomized"` is faster and
+            approximates the largest triplets. With either, the model equals the
+            base model at step 0.
+        oversampling: Integer, the number of extra triplets that `"randomized"`
+            computes.
+        seed: Integer, the seed of `"randomized"`.
 
     Raises:
         ValueError: If a hyperparameter is out of its range.
@@ -44,8 +48,9 @@ class PiSSA(LoRA):
     >>> keras_svd_adapters.PiSSA(rank=4).trainable_count(384, 1536)
     7680
 
-    The paper's rate is 2e-5 for large language models, without weight decay
-    (left off here) or dropout (harmful, and not offered).
+    The paper's learning rate is 2e-5 for large language models, without weight
+    decay or dropout. This package also applies no weight decay to the factors.
+    The package offers no dropout, because dropout is harmful here.
 
     Reference:
         - [Meng et al., 2024](https://arxiv.org/abs/2404.02948)
@@ -83,7 +88,7 @@ class PiSSA(LoRA):
         return 1e-4
 
     def triplets(self, k: int) -> slice:
-        """Which of the `k` singular triplets the factors start at."""
+        """Return the slice of the `k` singular triplets that the factors start at."""
         return slice(0, self.rank)
 
     def arrays(self, m: int, n: int, form: str) -> dict[str, Array]:

@@ -2,9 +2,10 @@
 
     K' = K + A diag(d) B diag(b)      A = A_shared[:m],  B = B_shared[:, :n],  d = 0.1,  b = 0
 
-Kopiczko et al. 2023, arXiv:2310.11454. The paper does not say how kernels of several sizes share
-a pair; as in HF PEFT, each reads the leading part of one that holds the largest. Both start
-uniform in +-sqrt(6 / fan), where the fan is the rows of A_shared, and the rank for B.
+Kopiczko et al. 2023, arXiv:2310.11454. The paper does not say how kernels of several sizes share a
+pair. As in HF PEFT, the pair fits the largest kernel, and each kernel reads the leading part of the
+pair. Both matrices start uniform in +-sqrt(6 / fan). The fan is the number of rows of A_shared for
+A, and the rank for B.
 """
 
 from __future__ import annotations
@@ -23,21 +24,22 @@ from keras_svd_adapters.methods.method import Method
 
 @dataclass(frozen=True, repr=False)
 class VeRA(Method):
-    """Vector-based random matrix adaptation: trains `rank + n` values per kernel.
+    """Vector-based random matrix adaptation: train `rank + n` values per kernel.
 
-    All layers that one call adapts, and later ones, share one random pair,
-    which costs as many operations as LoRA of that rank; a layer that is
-    adapted by itself has its own.
+    All layers that one call adapts share one random pair, and so do layers
+    adapted later. The pair costs as many operations as LoRA of the same rank. A
+    layer that is adapted by itself has its own pair.
 
     Args:
-        rank: Integer, the rank of the random pair; it may exceed that of a
-            kernel. The paper uses 256 to 1024.
-        d_initial: Float, the start of the vector between the two matrices.
-            The paper uses 0.1 and less.
-        dropout: Float in [0, 1), applied to the input of the branch only.
-        seed: Integer, for the random pair: the same numbers on every backend
-            and platform. All VeRA adapters of a model share one pair.
-        save_projections: Boolean. Whether an adapter file holds the pair, or
+        rank: Integer, the rank of the random pair, which may exceed the rank of
+            a kernel. The paper uses 256 to 1024.
+        d_initial: Float, the start of the vector between the two matrices. The
+            paper uses 0.1 and less.
+        dropout: Float in [0, 1), the dropout rate for the input of the branch
+            only.
+        seed: Integer, the seed of the random pair: the same numbers on every
+            backend and platform. All VeRA adapters of a model share one pair.
+        save_projections: Boolean. Whether an adapter file stores the pair, or
             only the seed.
 
     Raises:
@@ -48,8 +50,9 @@ class VeRA(Method):
     >>> keras_svd_adapters.VeRA(rank=256).trainable_count(384, 1536)
     1792
 
-    The paper's rates are about ten times LoRA's: 4e-3 for language models,
-    2e-2 to 7e-2 for image classification, with a separate one for the head.
+    The paper's learning rates are about ten times LoRA's: 4e-3 for language
+    models, 2e-2 to 7e-2 for image classification. The paper uses a separate
+    rate for the head.
 
     Reference:
         - [Kopiczko et al., 2023](https://arxiv.org/abs/2310.11454)
@@ -91,7 +94,7 @@ class VeRA(Method):
         }
 
     def start_shared(self, shapes: dict[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
-        bits = np.random.Philox(key=self.seed)  # its raw bits are the same in every NumPy
+        bits = np.random.Philox(key=self.seed)  # raw bits are equal in every NumPy
 
         def uniform(shape: tuple[int, ...], bound: float) -> np.ndarray:
             raw = bits.random_raw(shape[0] * shape[1]) >> np.uint64(40)

@@ -1,8 +1,8 @@
-"""TokenRows: some rows of a table, each trained as a whole.
+"""TokenRows: train selected rows of a table, each as a whole.
 
     K' = K + S D      S (m, r) selects the rows,  D (r, n) starts at 0
 
-For tokens that are new to a model, or mean something else in a task.
+This method suits tokens that are new to a model, or that have another meaning in a task.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from keras_svd_adapters.methods.method import Method
 
 @dataclass(frozen=True, repr=False)
 class TokenRows(Method):
-    """Trains chosen rows of a kernel, as of an embedding, and `n` values for each.
+    """Train selected rows of a kernel, such as an embedding, with `n` values per row.
 
     Args:
-        rows: Integers, the numbers of the rows: for an embedding the ids of
+        rows: Integers, the indices of the rows: for an embedding the ids of
             tokens.
 
     Raises:
-        ValueError: If `rows` are not distinct numbers of rows.
+        ValueError: If `rows` are not distinct row indices.
 
     Example:
 
@@ -74,7 +74,7 @@ class TokenRows(Method):
         return {"shift": Array((len(tuple(self.rows)), n), trainable=True, start=0.0, axes=".n")}
 
     def apply(self, x: Any, base: Base, c: SimpleNamespace, form: str, dropout: Dropout) -> Any:
-        if form == "lookup":  # x holds indices, of which few are chosen
+        if form == "lookup":  # x holds indices; few are selected
             chosen = cast(equal(x[..., None], convert_to_tensor(self.rows, x.dtype)), c.shift.dtype)
         else:
             chosen = base.times(x, self._select(base.shape[0], c))

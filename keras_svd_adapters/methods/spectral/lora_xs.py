@@ -2,8 +2,8 @@
 
     K' = K + c A R B      A = U_r diag(s_r),  B = Vt_r,  R (r, r) starts at 0,  c = alpha / r
 
-Balazy et al. 2024, arXiv:2405.17604. All singular values sit on the input side, as in the
-authors' code, which starts R at noise of 1e-5 (`init_std`).
+Balazy et al. 2024, arXiv:2405.17604. The input side holds all singular values, as in the authors'
+code. The authors' code starts R at noise of 1e-5 (`init_std`).
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from keras_svd_adapters.methods.method import Method, check_rank
 
 @dataclass(frozen=True, repr=False)
 class LoRAXS(Method):
-    """LoRA-XS: trains `rank ** 2` values per kernel, whatever its size.
+    """LoRA-XS: train `rank ** 2` values per kernel of any size.
 
     Args:
         rank: Integer, the number of singular triplets. The paper uses 4 to 25
             for encoders and 32 to 64 for language models.
-        alpha: Float, numerator of the scale `c = alpha / rank`. `None` means
-            `rank`, a scale of 1.
-        init_std: Float, standard deviation of R at the start; 0 starts exactly
-            at the base model.
+        alpha: Float, numerator of the scale `c = alpha / rank`. `None` sets
+            alpha to `rank`, for a scale of 1.
+        init_std: Float, standard deviation of R at the start. With 0, the model
+            starts exactly at the base model.
 
     Raises:
         ValueError: If a hyperparameter is out of its range.
@@ -39,7 +39,8 @@ class LoRAXS(Method):
     >>> keras_svd_adapters.LoRAXS(rank=16).trainable_count(384, 1536)
     256
 
-    The paper's rates are 2e-3 to 4e-3 for language models, 1e-4 to 1e-3 on GLUE.
+    The paper's learning rates are 2e-3 to 4e-3 for language models and 1e-4 to
+    1e-3 on GLUE.
 
     Reference:
         - [Balazy et al., 2024](https://arxiv.org/abs/2405.17604)

@@ -1,4 +1,4 @@
-"""Sparse square matrices as flat values: which entries, and the product with them."""
+"""Sparse square matrices stored as flat values: their index pairs and their products."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ import numpy as np
 from keras import ops
 
 BLOCK = 64
-FEW = 16  # tokens; a step of generation has one for each sentence
+FEW = 16  # tokens; a generation step has one for each sentence
 
 
 def banded_count(k: int, d: int) -> int:
-    """Number of entries `|i - j| <= d` of a `(k, k)` matrix."""
+    """Return the number of entries `|i - j| <= d` of a `(k, k)` matrix."""
     return k * (2 * d + 1) - d * (d + 1)
 
 
 def random_pairs(k: int, count: int, seed: int) -> np.ndarray:
-    """`(count, 2)` distinct index pairs of a `(k, k)` matrix, row by row."""
+    """Return `(count, 2)` distinct index pairs of a `(k, k)` matrix, row by row."""
     flat = np.random.default_rng(seed).choice(k * k, count, replace=False)
     return _pairs(flat, k)
 
 
 def top_pairs(score: np.ndarray, count: int) -> np.ndarray:
-    """The index pairs of the largest entries of a `(k, k)` score, row by row."""
+    """Return the index pairs of the largest entries of a `(k, k)` score, row by row."""
     flat = np.argsort(-score.ravel(), kind="stable")[:count]
     return _pairs(flat, score.shape[1])
 
@@ -35,19 +35,19 @@ def _pairs(flat: np.ndarray, k: int) -> np.ndarray:
 
 
 def scattered_product(h: Any, values: Any, pairs: Any) -> Any:
-    """`h M` for the values of M at any pairs: `(..., k)` to `(..., k)`."""
+    """Return `h M` for the values of M at any index pairs: `(..., k)` to `(..., k)`."""
     k = h.shape[-1]
     flat = pairs[:, 0] * k + pairs[:, 1]
-    dense = ops.segment_sum(values, flat, num_segments=k * k)  # unlike a scatter, it can be mapped
+    dense = ops.segment_sum(values, flat, num_segments=k * k)  # supports vmap, unlike a scatter
     return ops.matmul(h, ops.reshape(dense, (k, k)))
 
 
 def banded_product(h: Any, values: Any, d: int) -> Any:
-    """`h M` for a banded M, by blocks: `(..., k)` to `(..., k)`.
+    """Return `h M` for a banded M, computed by blocks: `(..., k)` to `(..., k)`.
 
-    The output columns are cut into blocks of `b`, each of which needs `b + 2 d` columns of
-    `h`: a batched matmul over windows, without a scatter and with static shapes. For a few tokens
-    the diagonals are summed instead.
+    The function divides the output columns into blocks of `b`. Each block needs `b + 2 d` columns
+    of `h`, so a batched matmul over windows computes the product. No scatter is needed, and
+    all shapes are static. For few tokens, the function sums over the diagonals instead.
     """
     k = h.shape[-1]
     sizes = h.shape[:-1]
@@ -65,9 +65,9 @@ def banded_product(h: Any, values: Any, d: int) -> Any:
 
 
 def _by_shifts(h: Any, band: Any, d: int) -> Any:
-    """`h M` as a sum over the diagonals of M.
+    """Return `h M` as a sum over the diagonals of M.
 
-    `h` is used once: XLA would compute the product that it comes from again for every use.
+    The code uses `h` once, because XLA would recompute the product behind `h` for every use.
     """
     k = h.shape[-1]
     given = ops.reshape(h, (-1, 1, k)) * ops.transpose(band)  # [o, i] goes to column i + o - d
@@ -75,7 +75,7 @@ def _by_shifts(h: Any, band: Any, d: int) -> Any:
 
 
 def _band(values: Any, k: int, d: int) -> Any:
-    """The flat values as `(k, 2 d + 1)`: row i, offset o is M[i, i + o - d], else 0."""
+    """Return the flat values as `(k, 2 d + 1)`: row i, offset o is M[i, i + o - d], else 0."""
     if k <= 2 * d:
         return _lookup(values, _band_places(k, 0, k, d))
     head = (d * (3 * d + 1)) // 2  # entries in the first d rows, and in the last d
@@ -88,7 +88,10 @@ def _band(values: Any, k: int, d: int) -> Any:
 
 @lru_cache(maxsize=256)
 def _band_places(k: int, start: int, stop: int, d: int) -> np.ndarray:
-    """For rows start to stop, the place of each cell in their values; outside: the end."""
+    """Return the index of each cell among the values of rows `start` to `stop`.
+
+    Cells outside M get the index one past the last value.
+    """
     i = np.arange(start, stop)[:, None]
     j = i + np.arange(-d, d + 1)[None, :]
     inside = (j >= 0) & (j < k)
@@ -102,7 +105,10 @@ def _lookup(values: Any, places: np.ndarray) -> Any:
 
 
 def _windows(x: Any, d: int) -> Any:
-    """`(l, blocks, b, r)` to `(l, blocks, b + 2 d, r)`: each block with its neighbours' rims."""
+    """Extend each block by the rims of its neighbours.
+
+    The shape changes from `(l, blocks, b, r)` to `(l, blocks, b + 2 d, r)`.
+    """
     b = x.shape[2]
     before = ops.pad(x[:, :-1, b - d :], ((0, 0), (1, 0), (0, 0), (0, 0)))
     after = ops.pad(x[:, 1:, :d], ((0, 0), (0, 1), (0, 0), (0, 0)))
@@ -110,15 +116,16 @@ def _windows(x: Any, d: int) -> Any:
 
 
 def _skew(rows: Any, b: int) -> Any:
-    """Rows `(c, p, 2 d + 1)` of a band as blocks `(c, p, b)`: row p is moved right by p - 2 d."""
+    """Turn band rows `(c, p, 2 d + 1)` into blocks `(c, p, b)`: move row p right by p - 2 d."""
     before = rows.shape[2] - 1
     return _slide(rows)[:, :, before : before + b]
 
 
 def _slide(rows: Any) -> Any:
-    """`(c, p, q)` to `(c, p, q + p - 1)`: row p is moved right by p.
+    """Move row p right by p: `(c, p, q)` to `(c, p, q + p - 1)`.
 
-    By padding each row to one cell more than the new width, and reading the cells with that width.
+    The function pads each row to one cell more than the new width and reads the cells with the new
+    width.
     """
     p, q = rows.shape[1:]
     width = q + p - 1

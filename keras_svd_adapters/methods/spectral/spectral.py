@@ -9,8 +9,9 @@ Four forms compute the same `x K'`:
     output      y + ((y V / s) C) V^T, y = x K   n <= m: only Vt is stored
     factored    ((x U) (diag(s) + C)) Vt         K is not read; equal to about 1e-6
 
-The first three keep the kernel and return exactly `x K` while C is zero. In float32 and with
-tokens enough, each makes `K' - K`, or K' if factored, once a step: `x (K + U C Vt)`.
+The first three keep the kernel and return exactly `x K` while C is zero. In float32 and with enough
+tokens, each form computes `K' - K` once per step, for `x (K + U C Vt)`. The factored form computes
+K' instead.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ class Spectral(Method):
             )
 
     def one_sided_is_safe(self, m: int, n: int, s: np.ndarray | None) -> bool:
-        """Whether one factor will do, by the shape and, where they are known, by the values."""
+        """Return whether one factor suffices, by the shape and, if known, the singular values."""
         return True
 
     def form(self, m: int, n: int, s: np.ndarray | None = None) -> str:
@@ -64,11 +65,11 @@ class Spectral(Method):
         return "two_sided" if form == "input" else form
 
     def core(self, k: int) -> dict[str, Array]:
-        """The arrays that make up C."""
+        """Return the arrays that make up C."""
         raise NotImplementedError
 
     def start_core(self, svd: SVD) -> dict[str, np.ndarray]:
-        """Initial values of those that declare no `start`."""
+        """Return initial values of the arrays of `core` that declare no `start`."""
         return {}
 
     def arrays(self, m: int, n: int, form: str) -> dict[str, Array]:
@@ -92,13 +93,13 @@ class Spectral(Method):
         return self.start_core(svd) | factors
 
     def mix(self, h: Any, c: SimpleNamespace, form: str) -> Any:
-        """`h C`, scaled as `form` wants it: `(..., k)` to `(..., k)`."""
+        """Return `h C`, scaled as `form` requires: `(..., k)` to `(..., k)`."""
         raise NotImplementedError
 
     def project(
         self, x: Any, basis: Any, c: SimpleNamespace, form: str, times: Times = matmul
     ) -> Any:
-        """`(x basis) C`: `(..., m)` to `(..., k)`."""
+        """Return `(x basis) C`: `(..., m)` to `(..., k)`."""
         return self.mix(times(x, basis), c, form)
 
     def apply(self, x: Any, base: Base, c: SimpleNamespace, form: str, dropout: Dropout) -> Any:
@@ -121,7 +122,7 @@ class Spectral(Method):
         )
 
     def change(self, kernel: Kernel, c: SimpleNamespace, form: str) -> Any:
-        """`K' - K`, or `K'` itself if `factored`."""
+        """Return `K' - K`, or `K'` itself if `factored`."""
         if form == "input":
             return matmul(self.mix(c.U, c, form), matmul(transpose(c.U), kernel()))
         if form == "output":
@@ -130,15 +131,15 @@ class Spectral(Method):
 
 
 def is_float32(x: Any) -> bool:
-    """Whether a kernel plus a small delta keeps the delta."""
+    """Return whether `x` is float32, so that a kernel plus a small delta keeps the delta."""
     return bool(standardize_dtype(x.dtype) == "float32")
 
 
 def break_even(m: int, n: int, form: str) -> float:
-    """The number of tokens from which on `x (K + delta)` takes fewer operations.
+    """Return the number of tokens above which `x (K + delta)` takes fewer operations.
 
-    In products with the kernel, forward and backward, it takes 1.5 and what making the delta takes,
-    which does not grow with the tokens.
+    The unit is a product with the kernel, forward and backward. `x (K + delta)` takes 1.5 units
+    plus the cost of making the delta. The cost of making the delta does not grow with the tokens.
     """
     k, ratio = min(m, n), min(m, n) / max(m, n)
     made, otherwise = {

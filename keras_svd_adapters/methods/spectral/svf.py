@@ -2,8 +2,8 @@
 
     K' = U diag(s * z) Vt        z (k,), starts at 1,  k = min(m, n)
 
-Sun et al. 2025 (Transformer^2), arXiv:2501.06252. Written as a delta, `K + U diag(s (z - 1)) Vt`,
-so that the kernel itself is kept. The authors' code instead trains `p`, `z = sigmoid(p)`, and
+Sun et al. 2025 (Transformer^2), arXiv:2501.06252. The code keeps the kernel itself and computes a
+delta, `K + U diag(s (z - 1)) Vt`. The authors' code instead trains `p`, `z = sigmoid(p)`, and
 rescales the kernel to keep the sum of its singular values.
 """
 
@@ -19,15 +19,16 @@ from keras_svd_adapters.methods.spectral.spectral import Spectral
 
 @dataclass(frozen=True, repr=False)
 class SVF(Spectral):
-    """Singular value fine-tuning: scales each singular value of a kernel.
+    """Singular value fine-tuning: scale each singular value of a kernel.
 
-    Trains `min(m, n)` values per `(m, n)` kernel, the fewest of all methods.
-    Tuned models compose: on one base, `1 + sum_i w_i (z_i - 1)` adds up skills.
+    The method trains `min(m, n)` values per `(m, n)` kernel, the fewest of all
+    methods. Tuned models compose: on one base, `1 + sum_i w_i (z_i - 1)` adds
+    up skills.
 
     Args:
-        formulation: `"auto"` keeps the kernel and is exact at step 0;
-            `"factored"` computes with the factors in its place, which is
-            fastest in float32 and equal to about 1e-6.
+        formulation: `"auto"` keeps the kernel and is exact at step 0.
+            `"factored"` computes with the factors instead of the kernel, which
+            is fastest in float32 and equal to about 1e-6.
 
     Raises:
         ValueError: If `formulation` is unknown.

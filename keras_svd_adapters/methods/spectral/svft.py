@@ -2,10 +2,10 @@
 
     K' = U (diag(s) + M) Vt        M (k, k) sparse, starts at 0,  k = min(m, n)
 
-Lingam et al. 2024, arXiv:2405.19597. `d` counts the diagonals on each side of the main one.
-The authors' code starts M at random values behind a gate, draws random entries with
-replacement and scores top-k by other products; here M starts at zero without a gate, entries
-are distinct, and the top-k are the largest |u_i . v_j|.
+Lingam et al. 2024, arXiv:2405.19597. `d` counts the diagonals on each side of the main diagonal.
+The authors' code starts M at random values behind a gate, draws random entries with replacement and
+scores top-k by other products. Here M starts at zero without a gate, and entries are distinct.
+Top-k selects the largest |u_i . v_j|.
 """
 
 from __future__ import annotations
@@ -35,30 +35,34 @@ SMALLEST_TO_MEDIAN, SMALLEST_TO_LARGEST = 0.05, 1e-3
 class SVFT(Spectral):
     """Singular vectors guided fine-tuning: a sparse matrix between the factors.
 
-    Trains `k (2 d + 1) - d (d + 1)` values per `(m, n)` kernel, `k = min(m, n)`.
+    The method trains `k (2 d + 1) - d (d + 1)` values per `(m, n)` kernel, with
+    `k = min(m, n)`.
 
     Args:
-        pattern: Which entries of M are trained: `"plain"` its diagonal,
-            `"banded"` also `d` diagonals on each side, `"random"` as many
-            entries at random places, `"top_k"` as many where the left and
-            right singular vectors are most alike (square kernels only).
-        d: Integer, diagonals on each side. The papers use 2 to 24.
-        nnz: Integer, the number of entries of `"random"` and `"top_k"`, in
-            place of `d`.
-        seed: Integer, for `"random"`.
-        formulation: `"auto"` keeps the kernel and is exact at step 0;
-            `"factored"` computes with the factors in its place, which is
-            fastest in float32 and equal to about 1e-6.
+        pattern: The trained entries of M. `"plain"` trains the diagonal.
+            `"banded"` also trains `d` diagonals on each side. `"random"` trains
+            as many entries at random places. `"top_k"` trains as many entries
+            at the places with the most similar left and right singular vectors
+            (square kernels only).
+        d: Integer, the number of diagonals on each side. The papers use 2 to
+            24.
+        nnz: Integer, the number of entries of `"random"` and `"top_k"`, instead
+            of `d`.
+        seed: Integer, the seed of `"random"`.
+        formulation: `"auto"` keeps the kernel and is exact at step 0.
+            `"factored"` computes with the factors instead of the kernel, which
+            is fastest in float32 and equal to about 1e-6.
 
     Raises:
-        ValueError: If a hyperparameter is out of range or of no effect.
+        ValueError: If a hyperparameter is out of range or has no effect.
 
     Example:
 
     >>> keras_svd_adapters.SVFT(pattern="banded", d=2).trainable_count(384, 1536)
     1914
 
-    The rate matters: plain wants about 2.5e-2, `d >= 8` about 1e-3.
+    The learning rate matters: use about 2.5e-2 for `"plain"` and about 1e-3 for
+    `d >= 8`.
 
     Reference:
         - [Lingam et al., 2024](https://arxiv.org/abs/2405.19597)
@@ -109,7 +113,7 @@ class SVFT(Spectral):
 
     @property
     def basis_matters(self) -> bool:  # type: ignore[override]
-        """Whether the values mean something only between these very factors."""
+        """Whether the trained values are valid only with the same singular vectors."""
         return self.pattern != "plain"
 
     @property
@@ -120,7 +124,7 @@ class SVFT(Spectral):
 
     @property
     def scattered(self) -> bool:
-        """Whether the trained entries lie anywhere in M."""
+        """Whether the trained entries can be anywhere in M."""
         return self.pattern in ("random", "top_k")
 
     def check(self, m: int, n: int) -> None:
@@ -144,7 +148,7 @@ class SVFT(Spectral):
             )
 
     def count(self, k: int) -> int:
-        """Number of trained entries of a `(k, k)` M."""
+        """Return the number of trained entries of a `(k, k)` M."""
         return banded_count(k, self.d) if self.nnz is None else self.nnz
 
     def core(self, k: int) -> dict[str, Array]:
@@ -162,7 +166,7 @@ class SVFT(Spectral):
         return {}
 
     def places(self, k: int, pairs: np.ndarray | None) -> np.ndarray:
-        """For each entry of M its place among the trained values, -1 for one that has none."""
+        """Return the index of each entry of M among the trained values, or -1 if untrained."""
         i = np.arange(k)
         band = np.abs(i[:, None] - i) <= self.d
         rows, columns = np.nonzero(band) if pairs is None else pairs.T
@@ -171,7 +175,7 @@ class SVFT(Spectral):
         return found
 
     def one_sided_is_safe(self, m: int, n: int, s: np.ndarray | None) -> bool:
-        if 2 * min(m, n) > max(m, n):  # the smallest values of a square are next to nothing
+        if 2 * min(m, n) > max(m, n):  # the smallest values of a square kernel are near 0
             return False
         return s is None or bool(
             s[0] > 0
@@ -185,7 +189,7 @@ class SVFT(Spectral):
         return vars(v)
 
     def product(self, h: Any, c: SimpleNamespace) -> Any:
-        """`h M`: `(..., k)` to `(..., k)`."""
+        """Return `h M`: `(..., k)` to `(..., k)`."""
         if self.pattern == "plain":
             return h * c.m
         if self.pattern == "banded":

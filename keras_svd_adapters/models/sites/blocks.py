@@ -1,4 +1,4 @@
-"""The structure of a model: its repeated blocks, what in them is attention, its output head."""
+"""The structure of a model: its repeated blocks, their attention layers, its output head."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ ATTENTION = re.compile("attention|attn|mha|qkv", re.IGNORECASE)
 
 
 def default_sites(model: keras.layers.Layer, sites: list[Site]) -> list[Site]:
-    """The kernels inside repeated blocks, else every one but the output head.
+    """Return the kernels inside repeated blocks, or else all except the output head.
 
-    Convolutions are meant only where no other kernel is left.
+    Convolutions are selected only if no other kernel is left.
     """
     linear = [site for site in sites if site.linear]
     for some in (linear, sites):
@@ -31,21 +31,22 @@ def default_sites(model: keras.layers.Layer, sites: list[Site]) -> list[Site]:
 
 
 def preset_sites(preset: str, model: keras.layers.Layer, sites: list[Site]) -> list[Site]:
-    """The kernels that a word means, whatever the model calls them."""
+    """Return the kernels that a preset selects, whatever the model calls them."""
     if preset == "all":
         return all_but_head(model, sites)
     attention = attention_keys(sites)
-    if preset == "attention":  # which is no head, also where nothing repeats
+    if preset == "attention":  # which is no head, even if nothing repeats
         found = [site for site in _inside(sites) or sites if site.key in attention]
         return [site for site in found if site.linear] or found
     return [site for site in default_sites(model, sites) if site.key not in attention]
 
 
 def attention_keys(sites: Iterable[Site]) -> set[str]:
-    """The keys of the kernels that belong to an attention layer.
+    """Return the keys of the kernels that belong to an attention layer.
 
-    Such a layer, or the kernel, is called so. The name of a block that holds an attention layer,
-    as `ResidualAttentionBlock`, says nothing of the kernels beside that.
+    The class or the name of such a layer, or of the kernel, contains a word for attention. The name
+    of a block that holds an attention layer, such as `ResidualAttentionBlock`, does not count for
+    the other kernels of the block.
     """
     sites = list(sites)
     blocks = {
@@ -67,7 +68,7 @@ def _called_attention(layer: keras.layers.Layer) -> bool:
 
 
 def all_but_head(model: keras.layers.Layer, sites: list[Site]) -> list[Site]:
-    """Every kernel but that of the output head; of a layer alone, its own."""
+    """Return every kernel except that of the output head; for a single layer, its own kernel."""
     sites = [site for site in sites if not site.host.is_lookup]
     if not sites or sites[0].owner is model:
         return sites
@@ -78,13 +79,13 @@ def all_but_head(model: keras.layers.Layer, sites: list[Site]) -> list[Site]:
 
 
 def output_layers(model: keras.layers.Layer) -> list[keras.layers.Layer]:
-    """The layers that make a functional model's outputs; none for other models."""
+    """Return the layers that compute a functional model's outputs; none for other models."""
     outputs = keras.tree.flatten(getattr(model, "outputs", None) or [])
     return [layer for output in outputs for layer in _makers(output)]
 
 
 def _makers(output: Any) -> list[Any]:
-    """The last layers with weights before an output, within nested models as well."""
+    """Return the last layers with weights before an output, also inside nested models."""
     made_by, before = producer(output)
     if isinstance(made_by, keras.Model) and getattr(made_by, "outputs", None):
         return output_layers(made_by)
@@ -94,7 +95,7 @@ def _makers(output: Any) -> list[Any]:
 
 
 def numbered(sites: Iterable[Site]) -> dict[str, tuple[int, int]]:
-    """For each kernel inside repeated blocks, the number of its outermost block, and of how many.
+    """Number the kernels inside repeated blocks by their outermost block, and count the blocks.
 
     Args:
         sites: All kernels of a model.
@@ -114,7 +115,7 @@ def numbered(sites: Iterable[Site]) -> dict[str, tuple[int, int]]:
 
 
 def _inside(sites: list[Site]) -> list[Site]:
-    """The kernels inside repeated blocks."""
+    """Return the kernels inside repeated blocks."""
     families = _families(sites)
     return [
         site
@@ -124,7 +125,7 @@ def _inside(sites: list[Site]) -> list[Site]:
 
 
 def _families(sites: Iterable[Site]) -> dict[int, list[int]]:
-    """Layers that hold kernels and have a sibling of their class that does, too; with these."""
+    """Map each layer with kernels to the siblings of its class with kernels, if there are any."""
     parents = {
         id(child): (id(parent), type(child))
         for site in sites
@@ -140,10 +141,10 @@ def _families(sites: Iterable[Site]) -> dict[int, list[int]]:
 
 
 def _whole(site: Site) -> keras.layers.Layer:
-    """The layer with the kernel, or the recurrent layer with its cell."""
+    """Return the layer with the kernel, or the recurrent layer around its cell."""
     return site.chain[len(site.around)]
 
 
 def _natural(key: str) -> list[str | int]:
-    """So that block 10 comes after block 9."""
+    """Return a sort key that puts block 10 after block 9."""
     return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", key)]

@@ -1,4 +1,4 @@
-"""The layers of a model as few lines of text."""
+"""The layers of a model as a few lines of text."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from keras_svd_adapters.runtime.path_groups import group_paths
 
 
 def format_layer_tree(sites: Iterable[Site]) -> str:
-    """Paths with their numbers collapsed: `layer_{0..5}/query  EinsumDense (384, 12, 32)`."""
+    """Format paths with collapsed numbers: `layer_{0..5}/query  EinsumDense (384, 12, 32)`."""
     lines = [
         (path, what) for path, what, _ in group_paths((site.path, _what(site)) for site in sites)
     ]

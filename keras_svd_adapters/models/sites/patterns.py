@@ -34,7 +34,7 @@ def _matching(
 
 
 def sites_matching(pattern: Pattern, model: keras.layers.Layer, sites: list[Site]) -> list[Site]:
-    """Those of all sites of a model that one pattern means."""
+    """Return the sites of a model that one pattern selects."""
     found = [site for site in sites if matches(site, pattern)]
     if not found and isinstance(pattern, str) and pattern in PRESETS:
         return preset_sites(pattern, model, sites)
@@ -42,7 +42,7 @@ def sites_matching(pattern: Pattern, model: keras.layers.Layer, sites: list[Site
 
 
 def matches(site: Site, pattern: Pattern) -> bool:
-    """Whether a pattern means a site; an embedding is meant by name, path or callable only."""
+    """Whether a pattern selects a site; only a name, a path or a callable selects an embedding."""
     if isinstance(pattern, re.Pattern):
         return not site.host.is_lookup and pattern.search(site.path) is not None
     is_layer = isinstance(pattern, (keras.layers.Layer, type))
@@ -60,7 +60,7 @@ def matches(site: Site, pattern: Pattern) -> bool:
 
 
 def _paths(site: Site) -> list[str]:
-    """The path of a kernel, and those of the layers that read it, as of an LSTM and its cell."""
+    """Return the paths of a kernel and of the layers that read it, such as an LSTM and its cell."""
     above = len(site.chain) - 1 - len(site.around)
     return [site.path.rsplit("/", count)[0] for count in range(above + 1)]
 

@@ -14,7 +14,7 @@ from keras_svd_adapters.runtime.layer_attributes import walk
 
 
 def find_sites(model: keras.layers.Layer) -> list[Site]:
-    """Every kernel of a model, in the order of its weight files."""
+    """Return every kernel of a model, in the order of its weight files."""
     if not isinstance(model, keras.layers.Layer):
         raise ValueError(f"The model comes first, a Keras model or layer. Received: {model!r}")
     return list(_sites(model))
@@ -38,12 +38,12 @@ def _path(chain: tuple[keras.layers.Layer, ...]) -> str:
 
 
 def adapter_names(sites: list[Site]) -> list[str]:
-    """The names of the adapters on these sites, in their order."""
+    """Return the names of the adapters on these sites, in their order."""
     return list(dict.fromkeys(name for site in sites for name in adapters_of(site.layer)))
 
 
 def adapted_sites(model: keras.layers.Layer, name: str | None = None) -> list[Site]:
-    """The sites that carry an adapter, of this name if one is given."""
+    """Return the sites that carry an adapter, of this name if one is given."""
     return [
         site
         for site in find_sites(model)

@@ -1,4 +1,4 @@
-"""From patterns to sites, with errors that say what there is."""
+"""Selection of sites by patterns, with errors that list the layers of the model."""
 
 from __future__ import annotations
 
@@ -24,24 +24,24 @@ def select_sites(
     last: int | None = None,
     tied: bool = False,
 ) -> list[Site]:
-    """The sites of a model that `targets` names and `exclude` does not.
+    """Return the sites of a model that `targets` names and `exclude` does not.
 
     Args:
         model: A built Keras model or layer.
-        targets: `None` for every Dense, EinsumDense and kernel of an expert inside
-            the repeated blocks (in a model without such, every one but the
-            output head; in one of convolutions, these); or
-            an exact layer name or path, a glob with `*` or `?`, a compiled
-            regular expression searched in the path, a callable on a `Site`, or
-            a list of these. A glob or a regular expression never means an
-            embedding. Where no layer has such a name, `"attention"` and
-            `"mlp"` mean these parts of the blocks, and `"all"` every kernel
-            but the output head.
-        exclude: Likewise, what to leave out.
-        layers: Numbers of the outermost repeated blocks, from 0; what lies
-            outside of such is not touched by it.
-        last: How many of these blocks, from the end.
-        tied: Whether a table that also makes the logits can be adapted.
+        targets: `None` selects every Dense, EinsumDense and expert kernel inside
+            the repeated blocks. In a model without such blocks, it selects every
+            kernel except the output head; if no other kernel is left, the
+            convolutions. Otherwise: an exact layer name or path, a glob with `*`
+            or `?`, a compiled regular expression searched in the path, a callable
+            on a `Site`, or a list of these. A glob or a regular expression never
+            selects an embedding. If no layer has such a name, `"attention"` and
+            `"mlp"` select these parts of the blocks, and `"all"` every kernel
+            except the output head.
+        exclude: The kernels to leave out, as patterns of the same kinds.
+        layers: Numbers of the outermost repeated blocks, from 0. Kernels outside
+            such blocks are not affected.
+        last: Number of these blocks, counted from the end.
+        tied: Whether a table that also computes the logits can be adapted.
 
     Returns:
         A list of `Site`.
@@ -88,7 +88,7 @@ def select_sites(
 
 
 def _all_words(targets: Targets, sites: list[Site]) -> bool:
-    """Whether targets are nothing but words such as `"mlp"`, which name no layer."""
+    """Whether all targets are words such as `"mlp"` that name no layer."""
     listed = [targets] if isinstance(targets, str) else targets
     if not isinstance(listed, (list, tuple)):
         return False
@@ -124,7 +124,7 @@ def _nothing_to_adapt(model: keras.layers.Layer) -> str:
 def _in_blocks(
     sites: list[Site], chosen: list[Site], layers: Iterable[int] | None, last: int | None
 ) -> list[Site]:
-    """Those that lie in some of the repeated blocks, or in none."""
+    """Return the chosen sites inside the given repeated blocks, or outside all blocks."""
     numbers = numbered(sites)
     received = f"Received: layers={layers!r}, last={last!r}"
     if layers is not None and last is not None:

@@ -45,14 +45,14 @@ KINDS = (AdaptedProjection, AdaptedConvolution, AdaptedEmbedding, AdaptedReadKer
 
 @dataclass(frozen=True, eq=False)
 class Site:
-    """One kernel of one layer, seen as a matrix, or as a stack of such, of experts.
+    """One kernel of one layer, seen as a matrix, or as a stack of matrices for experts.
 
     Args:
-        key: The traversal path that Keras's weight files use; the same in
+        key: The traversal path that Keras's weight files use, the same in
             every instance of a model.
         path: The names of the layers from the model to this one.
-        layer: The layer itself; of a weight that its layer reads, a
-            `ReadKernel`, which stands for the weight.
+        layer: The layer itself. For a weight that its layer reads, a
+            `ReadKernel` that represents the weight.
         chain: The layers from the model to this one.
     """
 
@@ -78,14 +78,14 @@ class Site:
 
     @property
     def host(self) -> type[AdaptedLayer]:
-        """What the layer becomes while it carries adapters."""
+        """The `AdaptedLayer` subclass of the layer while it carries adapters."""
         kind = adapted_class_of(self.layer)
         assert kind is not None
         return kind
 
     @property
     def around(self) -> tuple[keras.layers.Layer, ...]:
-        """The layers around the one with the kernel; a recurrent layer is one as a whole."""
+        """The layers around the layer with the kernel; a recurrent layer counts as a whole."""
         outer = self.chain[: self.chain.index(self.owner)]
         return tuple(takewhile(lambda layer: not isinstance(layer, RECURRENT), outer))
 
@@ -96,11 +96,11 @@ class Site:
 
     @property
     def linear(self) -> bool:
-        """Whether the kernel is meant where no target is named; those of convolutions are not."""
+        """Whether the kernel is selected if no target is named; kernels of convolutions are not."""
         return self.host.linear and not slides(self.owner)
 
     def form(self, method: Method, spectra: Sequence[np.ndarray] = ()) -> str:
-        """The formulation of a method for this kernel, with these singular values."""
+        """Return the formulation of a method for this kernel, given these singular values."""
         if self.host.is_lookup:
             return str(method.lookup_form)
         s = min(spectra, key=lambda s: float(s[-1]) / (float(s[0]) or 1.0), default=None)
@@ -110,7 +110,7 @@ class Site:
         return choose(self.view.m, self.view.n, s)
 
     def check(self, method: Method) -> None:
-        """Raises `ValueError` where a method cannot adapt this kernel."""
+        """Raise `ValueError` if a method cannot adapt this kernel."""
         if self.host.is_lookup and method.lookup_form is None:
             raise ValueError(
                 "It is an embedding, which LoRA, DoRA and TokenRows adapt; give it one of these by "
@@ -124,7 +124,7 @@ class Site:
         method.check(self.view.m, self.view.n)
 
     def arrays(self, method: Method, form: str | None = None) -> dict[str, Array]:
-        """The arrays of an adapter of this kernel, as `Method.arrays` declares those of one."""
+        """Return the arrays of an adapter of this kernel, from `Method.arrays` for one matrix."""
         return declared_arrays(method, self.view, form or self.form(method))
 
     @property
@@ -139,11 +139,11 @@ class Site:
         return integers or str(base_kernel_variable(self.layer).dtype)
 
     def matrix(self) -> np.ndarray:
-        """The kernel as a float32 array on the host, `(m, n)` or a stack of such; no adapters."""
+        """Return the kernel without adapters as float32 on the host, `(m, n)` or a stack."""
         return self.view.to_matrix(_float32(base_kernel_value(self.layer)))
 
     def matrices(self) -> list[tuple[str, Callable[[], np.ndarray]]]:
-        """The path of each matrix of the kernel, and what brings it to the host."""
+        """Return the path of each matrix of the kernel, and a function that copies it to host."""
         if self.view.count is None:
             return [(self.path, self.matrix)]
         return [(f"{self.path}[{i}]", partial(self._slice, i)) for i in range(self.view.count)]
@@ -160,16 +160,16 @@ class Site:
         values: dict[str, np.ndarray] | None = None,
         shared: SharedArrays | None = None,
     ) -> Adapter:
-        """An adapter of this name for the kernel, not attached yet; else as `Adapter` has it."""
+        """Create an unattached adapter of this name for the kernel, with arguments of `Adapter`."""
         with name_scopes(self._scope), mirrored_scope(base_kernel_variable(self.layer)):
             dtype = float_policy(self.layer)
             layout = partial(array_layout, base_kernel_variable(self.layer), self.view)
             return Adapter(method, self.view, form, values, dtype, shared, PREFIX + name, layout)
 
     def paths(self, method: Method, name: str) -> dict[str, tuple[int, ...] | None]:
-        """The paths and shapes of the variables that an adapter of this name may have.
+        """Return the paths and shapes of the variables that an adapter of this name may have.
 
-        A shape is `None` where other kernels or the spectrum have a say in it.
+        A shape is `None` if it depends on other kernels or on the spectrum.
         """
         found: dict[str, tuple[int, ...] | None] = {}
         sure = self.arrays(method)
@@ -184,13 +184,13 @@ class Site:
 
     @property
     def _scope(self) -> str:
-        """The path under which adapters have their variables, which no weight may have."""
+        """The path of the variables of adapters, which no weight may have."""
         if not isinstance(self.layer, ReadKernel):
             return self.path
         return self.path.removesuffix(self.name) + place(self.layer.attribute)
 
     def exclusion_reason(self, tied: bool = False) -> str | None:
-        """Why this layer cannot be adapted, or not unless `tied`; `None` if it can."""
+        """Return why this layer cannot be adapted, or not unless `tied`; `None` if it can."""
         layer = self.layer
         if why := obstacle_of_quantization(self.owner):
             return why

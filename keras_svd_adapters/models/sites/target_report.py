@@ -1,4 +1,4 @@
-"""What `targets` means on a model, shown before anything is touched."""
+"""Report of the kernels that `targets` selects, before the model changes."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from keras_svd_adapters.runtime.tables import Table, TableReport
 
 @dataclass(frozen=True, repr=False)
 class Choice(TableReport):
-    """Every kernel of a model that can be named, and which of them are meant.
+    """Every kernel of a model that can be named, and the selected ones among them.
 
-    Printing it shows a table, in which paths that differ by numbers are one.
+    Printing it shows a table, in which paths that differ only in numbers share a row.
 
     Args:
-        sites: The kernels that are meant.
+        sites: The selected kernels.
         known: All kernels of the model.
     """
 
@@ -33,7 +33,7 @@ class Choice(TableReport):
 
     @property
     def values(self) -> int:
-        """Number of values of the kernels that are meant."""
+        """Number of values of the selected kernels."""
         return sum(prod(site.shape) for site in self.sites)
 
     def as_table(self) -> Table:
@@ -56,7 +56,7 @@ def targets(
     last: int | None = None,
     tied: bool = False,
 ) -> Choice:
-    """Shows which kernels of a model some targets mean, and touches nothing.
+    """Show the kernels that some targets select, without changing the model.
 
     Args:
         model: A built Keras model.

@@ -1,1 +1,1 @@
-"""What a model trains, saves and compiles while it has adapters."""
+"""State of a model with adapters: trained weights, saving and compiled functions."""

@@ -1,4 +1,4 @@
-"""What a model becomes while it carries adapters, so that saving it whole keeps them."""
+"""Mixin for models with adapters, so that saving the whole model keeps the adapters."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ PACKAGE = "keras_svd_adapters"
 class AdaptedModel:
     """Mixin that puts the adapters into the configuration of a model.
 
-    Its configuration is that of the plain model and a list of adapters.
-    Deserializing builds the plain model, then attaches empty adapters, whose
-    values come with the weights.
+    The configuration holds the plain model's configuration and a list of adapters.
+    Deserializing builds the plain model, then attaches empty adapters. Their values
+    are loaded with the weights.
     """
 
     def get_config(self) -> dict[str, Any]:
@@ -56,7 +56,7 @@ class AdaptedModel:
 
 
 def mark_adapted(model: keras.layers.Layer) -> None:
-    """Lets a model's configuration carry its adapters."""
+    """Include the adapters of a model in its configuration."""
     if isinstance(model, keras.Model) and not isinstance(model, AdaptedModel):
         add_mixin(model, AdaptedModel, serialized_as=f"{PACKAGE}>AdaptedModel")
         object.__setattr__(model, "quantize_at_first", model.quantize)
@@ -64,13 +64,13 @@ def mark_adapted(model: keras.layers.Layer) -> None:
 
 
 def unmark_adapted(model: keras.layers.Layer) -> None:
-    """Takes back `mark_adapted`."""
+    """Undo `mark_adapted`."""
     if isinstance(model, AdaptedModel):
         object.__setattr__(model, "quantize", vars(model).pop("quantize_at_first"))
         remove_mixin(model, AdaptedModel)
 
 
 def models_of(sites: list[Site]) -> list[keras.Model]:
-    """The models that hold one of these sites."""
+    """Return the models that hold one of these sites."""
     holders = [layer for site in sites for layer in site.chain]
     return list({id(x): x for x in holders if isinstance(x, keras.Model)}.values())

@@ -1,4 +1,4 @@
-"""Which adapters of a model share their frozen arrays, and that they agree."""
+"""The frozen arrays that adapters of a model share, and checks that the adapters agree."""
 
 from __future__ import annotations
 
@@ -33,19 +33,19 @@ Chosen = list[tuple[Site, Method]]
 def shared_arrays_for(
     model: keras.layers.Layer, chosen: Chosen, values: Values | None = None
 ) -> Shared:
-    """The shared arrays for new adapters, by method: those of the model, or new ones.
+    """Return the shared arrays for new adapters, by method: those of the model, or new ones.
 
     Args:
         model: The model, adapted or not.
         chosen: The sites to adapt, each with its method.
-        values: Values for new ones, by method; without, they start as the
-            method says.
+        values: Values for new arrays, by method. Without them, the arrays start
+            as the method defines.
 
     Returns:
         A dictionary of `SharedArrays` by the name of the method.
 
     Raises:
-        ValueError: If adapters that would share disagree.
+        ValueError: If adapters that would share arrays disagree.
     """
     found = check_sharing(model, chosen)
     for name, own in _by_method(chosen).items():
@@ -60,9 +60,10 @@ def shared_arrays_for(
 
 
 def check_sharing(model: keras.layers.Layer, chosen: Chosen) -> Shared:
-    """The shared arrays that there are, in this model and those around it.
+    """Return the existing shared arrays of this model and of the models around it.
 
-    Raises where adapters that would share disagree, or one wants more than there is.
+    Adapters that disagree about shared arrays raise an error. So does an adapter that needs
+    larger arrays than there are.
     """
     sharing = _by_method(chosen)
     if not sharing:
@@ -78,7 +79,7 @@ def check_sharing(model: keras.layers.Layer, chosen: Chosen) -> Shared:
 
 
 def _by_method(chosen: Chosen) -> dict[str, Chosen]:
-    """The sites of each method that shares arrays."""
+    """Group the sites by method, for methods that share arrays."""
     groups: dict[str, Chosen] = {}
     for site, method in chosen:
         if method.shared_by:
@@ -87,7 +88,7 @@ def _by_method(chosen: Chosen) -> dict[str, Chosen]:
 
 
 def single_shared_arrays(sites: Iterable[Site], name: str | None = None) -> Shared:
-    """As `find_shared_arrays`; raises where adapters of one method read different arrays."""
+    """Return the one set of arrays per method; raise an error if adapters read different sets."""
     several = find_shared_arrays(sites, name)
     for method, found in several.items():
         if len(found) > 1:
@@ -103,7 +104,7 @@ def single_shared_arrays(sites: Iterable[Site], name: str | None = None) -> Shar
 def find_shared_arrays(
     sites: Iterable[Site], name: str | None = None
 ) -> dict[str, list[SharedArrays]]:
-    """The shared arrays that the adapters of these sites read, by method."""
+    """Return the shared arrays that the adapters of these sites read, by method."""
     found: dict[str, dict[int, SharedArrays]] = {}
     for site in sites:
         for key, adapter in adapters_of(site.layer).items():
@@ -113,7 +114,7 @@ def find_shared_arrays(
 
 
 def share_one_set(sites: Iterable[Site], shared: Shared) -> None:
-    """Makes all adapters of a method read the same arrays."""
+    """Make all adapters of a method read the same arrays."""
     for site in sites:
         for adapter in adapters_of(site.layer).values():
             one = shared.get(adapter.method.name)
@@ -123,25 +124,25 @@ def share_one_set(sites: Iterable[Site], shared: Shared) -> None:
 
 
 def shared_shapes(chosen: Chosen, saved: bool = False) -> Shapes:
-    """Shapes that hold what each site reads of the shared arrays, or of those in files alone."""
+    """Return shapes that cover the shared arrays of each site; if `saved`, only those in files."""
     declared = [m.arrays(site.view.m, site.view.n, site.form(m)) for site, m in chosen]
     wanted = [{k: a for k, a in arrays.items() if a.saved or not saved} for arrays in declared]
     return covering_shapes(wanted)
 
 
 def shared_dtype(chosen: Chosen) -> str:
-    """The widest compute dtype of these sites."""
+    """Return the widest compute dtype of these sites."""
     dtypes = [site.layer.compute_dtype for site, _ in chosen]
     return "float32" if "float32" in dtypes else str(dtypes[0])
 
 
 def reproducible_from_seed(shared: SharedArrays) -> bool:
-    """Whether the method starts these arrays at just the values that they have."""
+    """Whether the method's start values for these arrays equal their current values."""
     return same_values(shared, shared.method.start_shared(shared.shapes))
 
 
 def same_values(shared: SharedArrays, values: dict[str, np.ndarray]) -> bool:
-    """Whether shared arrays have these values, in their own dtype."""
+    """Whether shared arrays have these values, compared in the dtype of the arrays."""
     return values.keys() == shared.shapes.keys() and all(
         tuple(values[name].shape) == shared.shapes[name]
         and bool(ops.all(ops.equal(variable, ops.cast(values[name], variable.dtype))))

@@ -1,4 +1,4 @@
-"""The functions that Keras compiled for a model, which must learn of its adapters."""
+"""Compiled functions of a model: cleared or reused when its adapters change."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from keras_svd_adapters.runtime.warnings import warn
 
 TRAINED = ("train_function", "test_function")
 INFERRED = ("predict_function", "generate_function")
-KEPT = 32  # sets of compiled functions that wait for their adapters
+KEPT = 32  # sets of compiled functions cached for later reuse
 
 
 def clear_functions(model: keras.layers.Layer, new_trainables: bool = True) -> None:
-    """Makes every model that shares layers with this one trace and build again.
+    """Clear the compiled functions of every model that shares layers with this one.
 
     Args:
         model: A model that gained, lost or switched an adapter.
@@ -49,10 +49,10 @@ def clear_functions(model: keras.layers.Layer, new_trainables: bool = True) -> N
 
 
 def forget_traces(model: keras.Model) -> None:
-    """Makes JAX trace the steps of a model again (Keras 3.0 and later).
+    """Make JAX trace the steps of a model again (Keras 3.0 and later).
 
-    Keras hands JAX the bound methods `train_step` and `test_step`. These are equal each time, and
-    JAX remembers by them what it traced, whatever the layers within compute by now.
+    Keras passes the bound methods `train_step` and `test_step` to JAX. These methods compare equal
+    each time, so JAX reuses its traces of them, even if the layers inside compute something else.
     """
     if keras.backend.backend() == "jax":
         import jax
@@ -62,7 +62,7 @@ def forget_traces(model: keras.Model) -> None:
 
 
 def fresh_optimizer(optimizer: keras.optimizers.Optimizer) -> keras.optimizers.Optimizer:
-    """An unbuilt copy of an optimizer, with what it excludes from weight decay."""
+    """Return an unbuilt copy of an optimizer, with its exclusions from weight decay."""
     copy = type(optimizer).from_config(optimizer.get_config())
     copy_decay_exclusions(optimizer, copy)
     if hasattr(optimizer, "inner_optimizer"):
@@ -72,23 +72,23 @@ def fresh_optimizer(optimizer: keras.optimizers.Optimizer) -> keras.optimizers.O
 
 @dataclass(eq=False)
 class FunctionCache:
-    """What a model traced to predict and to generate, by adapters and by call of `compile`."""
+    """Functions traced to predict and to generate, by adapters and by call of `compile`."""
 
     graphs: list[tuple[tuple[Any, ...], dict[str, Any]]] = field(default_factory=list)
 
     def of(self, key: tuple[Any, ...]) -> dict[str, Any]:
-        """The functions that were compiled under a key."""
+        """Return the functions that were compiled under a key."""
         return next((found for known, found in self.graphs if _same(known, key)), {})
 
     def put(self, key: tuple[Any, ...], graphs: dict[str, Any]) -> None:
-        """Sets functions aside under a key."""
+        """Store functions under a key."""
         self.graphs = [(k, found) for k, found in self.graphs if not _same(k, key)]
         self.graphs.append((key, graphs))
         self.graphs = self.graphs[-KEPT:]
 
 
 def store_functions(model: keras.layers.Layer) -> list[tuple[keras.Model, FunctionCache]]:
-    """What the models around this one compiled, for `reuse_functions` after a switch."""
+    """Store the compiled functions of the models around this one, for `reuse_functions`."""
     aside = []
     for around in models_containing(all_layers(model)):
         waiting = vars(around).get("waiting_graphs", FunctionCache())
@@ -99,7 +99,7 @@ def store_functions(model: keras.layers.Layer) -> list[tuple[keras.Model, Functi
 
 
 def reuse_functions(aside: list[tuple[keras.Model, FunctionCache]]) -> None:
-    """Gives models back what they compiled when these adapters were active before."""
+    """Restore the functions that models compiled when these adapters were active before."""
     for around, waiting in aside:
         object.__setattr__(around, "waiting_graphs", waiting)
         for graph, function in waiting.of(_key(around)).items():
@@ -107,7 +107,7 @@ def reuse_functions(aside: list[tuple[keras.Model, FunctionCache]]) -> None:
 
 
 def _key(model: keras.Model) -> tuple[Any, ...]:
-    """On what a compiled function depends besides the values of the weights."""
+    """Return the state, besides the values of weights, that a compiled function depends on."""
     sites = adapted_sites(model)
     active = tuple((site.key, site.layer.trace_key) for site in sites)
     return (active, compiled_as(model))
@@ -119,7 +119,7 @@ def _same(one: tuple[Any, ...], other: tuple[Any, ...]) -> bool:
 
 @contextmanager
 def with_base_functions(model: keras.layers.Layer, sites: list[Site]) -> Iterator[None]:
-    """Within, these layers compute as before they were adapted, in compiled functions as well."""
+    """Context manager: layers and compiled functions compute as before the layers were adapted."""
     with with_temporary_functions(model, [site.layer.base() for site in sites]):
         yield
 
@@ -128,7 +128,7 @@ def with_base_functions(model: keras.layers.Layer, sites: list[Site]) -> Iterato
 def with_temporary_functions(
     model: keras.layers.Layer, ways: list[AbstractContextManager[None]]
 ) -> Iterator[None]:
-    """Within these contexts the layers compute in another way, in compiled functions as well."""
+    """Context manager: enter contexts that change the layers, in compiled functions as well."""
     with cached_model_search():
         kept = [
             (around, graph, getattr(around, graph), getattr(around, "optimizer", None))

@@ -1,4 +1,4 @@
-"""What trains in an adapted model."""
+"""Freezing of weights and layers in an adapted model."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from keras_svd_adapters.runtime.live_models import models_containing
 
 
 def freeze_all_except(model: keras.layers.Layer, free: Iterable[keras.Variable]) -> None:
-    """Freezes every weight outside the adapters but these, for good.
+    """Freeze every weight outside the adapters except these, whatever is set on their layers.
 
-    A batch normalization that is frozen keeps its moving statistics, too.
+    A frozen batch normalization keeps its moving statistics, too.
     """
     kept = {id(weight) for weight in free}
     for _, _, weight in base_weights(model):
@@ -34,7 +34,7 @@ def freeze_all_except(model: keras.layers.Layer, free: Iterable[keras.Variable])
 
 
 def unfreeze(model: keras.layers.Layer, weights: Iterable[keras.Variable]) -> None:
-    """Lets these weights train, and the layers above them."""
+    """Make these weights, and the layers above them, trainable."""
     wanted = {id(weight) for weight in weights}
     for layer in all_layers(model):
         for weight in trainable_by_birth(layer):
@@ -45,9 +45,9 @@ def unfreeze(model: keras.layers.Layer, weights: Iterable[keras.Variable]) -> No
 
 
 def restore_all_trainable(model: keras.layers.Layer) -> None:
-    """Gives weights and layers back the `trainable` that they had before the first adapter.
+    """Restore the `trainable` that weights and layers had before the first adapter.
 
-    Also in the models around this one, but nowhere that an adapter remains.
+    This includes the models around this one, except those in which an adapter remains.
     """
     around = models_containing(all_layers(model))
     adapted = [other for other in around if adapted_sites(other)]
@@ -60,36 +60,36 @@ def restore_all_trainable(model: keras.layers.Layer) -> None:
 
 
 def train_layer(layer: keras.layers.Layer) -> None:
-    """Sets a layer's own `trainable`, and that of nothing below it, until `restore_trainable`."""
+    """Make a layer's own `trainable` true, and nothing below it, until `restore_trainable`."""
     _remember_trainable(layer)
     set_own_trainable(layer, True)
 
 
 def freeze_layer(layer: keras.layers.Layer) -> None:
-    """Freezes a layer as a whole until `restore_trainable`."""
+    """Freeze a layer as a whole until `restore_trainable`."""
     _remember_trainable(layer)
     set_own_trainable(layer, False)
 
 
 def restore_trainable(layer: keras.layers.Layer) -> None:
-    """Takes back `train_layer` and `freeze_layer`."""
+    """Undo `train_layer` and `freeze_layer`."""
     if "trainable_at_first" in vars(layer):
         set_own_trainable(layer, vars(layer).pop("trainable_at_first"))
 
 
 def force_trainable(layer: keras.layers.Layer, value: bool) -> None:
-    """`train_layer` or `freeze_layer`."""
+    """Call `train_layer` or `freeze_layer`."""
     train_layer(layer) if value else freeze_layer(layer)
 
 
 def changed_layers(model: keras.layers.Layer) -> list[keras.layers.Layer]:
-    """The layers that `restore_trainable` would set back."""
+    """Return the layers that `restore_trainable` would restore."""
     return [layer for layer in all_layers(model) if "trainable_at_first" in vars(layer)]
 
 
 @contextmanager
 def trainable_as_at_first(model: keras.layers.Layer) -> Iterator[None]:
-    """Within, each layer's own `trainable` is what `restore_trainable` would restore."""
+    """Context manager: give each layer the `trainable` that `restore_trainable` would restore."""
     now = [(layer, layer.trainable) for layer in changed_layers(model)]
     for layer, _ in now:
         set_own_trainable(layer, vars(layer)["trainable_at_first"])

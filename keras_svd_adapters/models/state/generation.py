@@ -1,4 +1,4 @@
-"""Advice to merge before text is generated, one token at a time."""
+"""Advice to merge adapters before generating text, one token at a time."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ ADVICE = (
 
 
 def advise_merging(cls: Any) -> None:
-    """Wraps `generate` of a class of KerasHub, so that it says once what would be quicker."""
+    """Wrap `generate` of a KerasHub class, so that it advises once to merge for speed."""
     original = cls.generate
 
     @wraps(original)
@@ -29,7 +29,7 @@ def advise_merging(cls: Any) -> None:
 
 
 def computes_adapters(model: Any, of_one: bool = False) -> bool:
-    """Whether a call of the model runs an adapter, or, `of_one`, the same one for all samples."""
+    """Whether a call of the model runs an adapter; with `of_one`, one adapter for all samples."""
     layers = [site.layer for site in adapted_sites(model)]
     return any(
         not (layer.is_inactive or (of_one and layer.mixture is not None)) for layer in layers

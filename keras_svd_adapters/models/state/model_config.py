@@ -26,7 +26,7 @@ from keras_svd_adapters.runtime.layer_attributes import walk
 
 
 def describe_adapters(model: keras.layers.Layer) -> list[dict[str, Any]]:
-    """The adapters of a model without their values, as plain data."""
+    """Return the adapters of a model without their values, as plain data."""
     sites = adapted_sites(model)
     return [
         {
@@ -43,7 +43,7 @@ def describe_adapters(model: keras.layers.Layer) -> list[dict[str, Any]]:
 
 
 def describe_shared(model: keras.layers.Layer) -> dict[str, Any]:
-    """The arrays that all adapters of a method share, without their values."""
+    """Return the arrays that all adapters of a method share, without their values."""
     return {
         method: {"shapes": found[0].shapes, "dtype": found[0].compute_dtype}
         for method, found in find_shared_arrays(adapted_sites(model)).items()
@@ -62,7 +62,7 @@ def _describe(site: Site, name: str) -> dict[str, Any]:
 
 
 def describe_freezing(model: keras.layers.Layer) -> dict[str, Any]:
-    """The weights that adapters did not freeze, and the layers whose `trainable` they set."""
+    """Return the weights that adapters did not freeze, and the layers whose `trainable` changed."""
     changed = {id(layer) for layer in changed_layers(model)}
     layers = {key: chain[-1] for key, chain in walk(model) if id(chain[-1]) in changed}
     return {
@@ -72,7 +72,7 @@ def describe_freezing(model: keras.layers.Layer) -> dict[str, Any]:
 
 
 def restore_freezing(model: keras.layers.Layer, told: dict[str, Any]) -> None:
-    """Freezes what `describe_freezing` tells."""
+    """Freeze weights and layers as `describe_freezing` recorded."""
     free = set(told["free"])
     weights = [weight for key, _, weight in base_weights(model) if key in free]
     freeze_all_except(model, weights)
@@ -85,12 +85,12 @@ def restore_freezing(model: keras.layers.Layer, told: dict[str, Any]) -> None:
 def restore_adapters(
     model: keras.layers.Layer, adapters: list[dict[str, Any]], shared: dict[str, Any]
 ) -> None:
-    """Attaches empty adapters, as `describe_adapters` tells, where there are none yet.
+    """Attach the empty adapters that `describe_adapters` recorded, if they are missing.
 
     Args:
-        model: A plain model, or one whose parts have their adapters.
-        adapters: What `describe_adapters` told.
-        shared: What `describe_shared` told.
+        model: A plain model, or one whose parts already have their adapters.
+        adapters: The result of `describe_adapters`.
+        shared: The result of `describe_shared`.
     """
     by_key = {site.key: site for site in find_sites(model)}
     weights = {key: weight for key, _, weight in base_weights(model)}
@@ -114,7 +114,7 @@ def restore_adapters(
 
 
 def _restore_shared(adapters: list[dict[str, Any]], shared: dict[str, Any]) -> Shared:
-    """The arrays that `describe_shared` tells of, still empty."""
+    """Create the arrays that `describe_shared` recorded, still without values."""
     sites = [site for adapter in adapters for site in adapter["sites"].values()]
     methods = {site["method"]: site["config"] for site in sites}
     return {

@@ -1,7 +1,7 @@
-"""What Keras's own saving must know of adapters, told once at import.
+"""Hooks that make Keras's saving aware of adapters; installed at import.
 
-`keras.Model.save` keeps the adapters of a model that was built around adapted layers, and
-`keras.Model.load_weights` says so where a file holds adapters that the model does not have.
+`keras.Model.save` keeps the adapters of a model that was built around adapted layers.
+`keras.Model.load_weights` warns if a file holds adapters that the model does not have.
 `set_weights` and `set_state_tree` (Orbax) fill adapters that were rebuilt from a configuration.
 """
 
@@ -26,7 +26,7 @@ from keras_svd_adapters.runtime.warnings import warn
 
 
 def install_saving_hooks() -> None:
-    """Wraps the methods of `keras.Model` that save and load, once."""
+    """Wrap the methods of `keras.Model` that save and load, once."""
     save, load = keras.Model.save, keras.Model.load_weights
     if getattr(save, "cares_for_adapters", False):
         return
@@ -47,7 +47,7 @@ def install_saving_hooks() -> None:
 
 
 def _rooted(save: Any) -> Any:
-    """A function that saves a model whole, which first lets its configuration tell of adapters."""
+    """Wrap a function that saves a whole model, so that the configuration includes the adapters."""
 
     @wraps(save)
     def save_all(model: keras.Model, *args: Any, **kwargs: Any) -> Any:
@@ -59,7 +59,7 @@ def _rooted(save: Any) -> Any:
 
 
 def _noticed(assign: Any, of_all: bool) -> Any:
-    """A method that assigns weights, after which empty adapters look whether theirs came."""
+    """Wrap a method that assigns weights; afterwards, empty adapters check for their values."""
 
     @wraps(assign)
     def assign_and_notice(self: keras.Model, *args: Any, **kwargs: Any) -> None:
@@ -72,7 +72,7 @@ def _noticed(assign: Any, of_all: bool) -> Any:
 
 
 def tell_of_adapters_left_out(model: keras.Model, filepath: Any) -> None:
-    """Warns where a weight file holds adapters that a model lacks: Keras skips them in silence."""
+    """Warn if a weight file holds adapters that a model lacks: Keras skips these silently."""
     if not (found := set(adapters_in(filepath))):
         return
     there = {key for key, _ in walk(model)}
@@ -87,7 +87,7 @@ def tell_of_adapters_left_out(model: keras.Model, filepath: Any) -> None:
 
 
 def adapters_in(filepath: Any) -> Iterator[str]:
-    """The paths of the adapters in a file of weights, its shards, or a whole model."""
+    """Yield the paths of the adapters in a file of weights, its shards, or a whole model."""
     path = Path(os.fspath(filepath))
     if path.name.endswith(".weights.json") and path.exists():
         shards = keras.tree.flatten(json.loads(path.read_text()).get("weight_map", {}))

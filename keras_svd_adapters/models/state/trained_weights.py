@@ -1,4 +1,4 @@
-"""The weights of a model outside its adapters, and which of them train besides."""
+"""The weights of a model outside its adapters, and the selection of those that also train."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ BIASES = ("none", "adapted", "all")
 
 
 def base_weights(model: keras.layers.Layer) -> Iterator[tuple[str, str, keras.Variable]]:
-    """Every weight outside the adapters: its key in files, its path of names, itself."""
+    """Yield every weight outside the adapters: its key in files, its path of names, itself."""
     seen: set[int] = set()
     for key, chain in walk(model):
         if any(isinstance(parent, Adapter) for parent in chain):
@@ -35,21 +35,21 @@ def base_weights(model: keras.layers.Layer) -> Iterator[tuple[str, str, keras.Va
 def select_weights(
     model: keras.layers.Layer, train: str | Iterable[str] | None, name: str, sites: list[Site]
 ) -> list[keras.Variable]:
-    """The weights that `train` names: those of a layer, or of a path such as `*/bias`.
+    """Return the weights that `train` names: those of a layer, or of a path such as `*/bias`.
 
     Args:
         model: A built model.
         train: Names, paths or globs.
-        name: Name of the adapter with which they train.
-        sites: The kernels that it adapts, which cannot train themselves.
+        name: Name of the adapter that the weights train with.
+        sites: The adapted kernels, which cannot train themselves.
 
     Returns:
-        A list of weights. With a weight of a batch normalization come all of
-        that layer's, since its statistics then move.
+        A list of weights. If one belongs to a batch normalization, the list has
+        all weights of that layer, since its statistics then move.
 
     Raises:
-        ValueError: If a pattern names nothing, an adapted kernel, or what
-            trains with another adapter.
+        ValueError: If a pattern names nothing, an adapted kernel, or a weight
+            that trains with another adapter.
     """
     chosen: dict[str, keras.Variable] = {}
     listed = train if isinstance(train, Iterable) and not isinstance(train, str) else [train]
@@ -82,7 +82,7 @@ def check_weights(
     name: str,
     sites: list[Site],
 ) -> None:
-    """Raises where weights cannot train with an adapter of this name on these sites."""
+    """Raise an error if weights cannot train with an adapter of this name on these sites."""
     kernels = {
         id(base_kernel_variable(site.layer)): site.path for site in [*sites, *adapted_sites(model)]
     }
@@ -103,13 +103,13 @@ def check_weights(
 def select_biases(
     model: keras.layers.Layer, bias: str, name: str, sites: list[Site]
 ) -> list[keras.Variable]:
-    """The biases that train besides: of no layer, of the adapted ones, or of all.
+    """Return the biases that also train: of no layer, of the adapted layers, or of all layers.
 
     Args:
         model: A built model.
         bias: `"none"`, `"adapted"` or `"all"`.
-        name: Name of the adapter with which they train.
-        sites: The kernels that it adapts.
+        name: Name of the adapter that the biases train with.
+        sites: The kernels that the adapter covers.
 
     Returns:
         A list of weights.
@@ -148,7 +148,7 @@ def _with_statistics(
 
 
 def weights_with(model: keras.layers.Layer, name: str) -> Iterator[tuple[str, str, keras.Variable]]:
-    """As `base_weights`, those that train with an adapter of this name, or with none."""
+    """Yield, as `base_weights`, the weights that train with this adapter or with none."""
     for key, path, weight in base_weights(model):
         owner = trained_with(weight)
         if owner == name or (weight.trainable and owner is None):
@@ -156,7 +156,7 @@ def weights_with(model: keras.layers.Layer, name: str) -> Iterator[tuple[str, st
 
 
 def trained_with(weight: keras.Variable) -> str | None:
-    """The name of the adapter together with which a weight of the model trains."""
+    """Return the name of the adapter that a weight of the model trains with."""
     return getattr(weight, "trained_with", None)
 
 

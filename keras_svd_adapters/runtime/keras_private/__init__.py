@@ -1,1 +1,1 @@
-"""Every use of private Keras, and nothing else."""
+"""All uses of Keras's private API, and nothing else."""

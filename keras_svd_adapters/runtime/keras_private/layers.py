@@ -1,10 +1,10 @@
-"""Private Keras that changes a layer which is built. Checked on Keras 3.15.
+"""Private Keras API that changes built layers. Checked on Keras 3.15.
 
 - `_tracker`: a built layer is locked, and an adapter is a new child of a built layer.
-- `REGISTERED_OBJS_TO_NAMES`, `GLOBAL_CUSTOM_NAMES`: the name that a configuration gives to a class
-  of `class_mixing`; the public decorator would also redirect the name of the class itself.
-- `_trainable`: setting `trainable` on a parent would change all that lies below it.
-- `_track_variables` (torch): new variables join `model.parameters()` only when asked.
+- `REGISTERED_OBJS_TO_NAMES`, `GLOBAL_CUSTOM_NAMES`: the name of a class of `class_mixing` in a
+  configuration. The public decorator would also redirect the name of the class itself.
+- `_trainable`: setting `trainable` on a parent would also change all layers below the parent.
+- `_track_variables` (torch): `model.parameters()` lists new variables only after this call.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from keras_svd_adapters.runtime.keras_private.traversal import all_layers
 
 @contextmanager
 def unlocked(layer: keras.layers.Layer) -> Iterator[None]:
-    """Within, a built layer may get new weights and children."""
+    """Context manager: allow new weights and children on a built layer."""
     locked = layer._tracker.locked
     layer._tracker.unlock()
     try:
@@ -32,19 +32,19 @@ def unlocked(layer: keras.layers.Layer) -> Iterator[None]:
 
 
 def attach_child(layer: keras.layers.Layer, name: str, child: keras.layers.Layer) -> None:
-    """Makes a layer the child of a built one, as an attribute."""
+    """Attach a layer to a built layer, as a child and an attribute."""
     with unlocked(layer):
         setattr(layer, name, child)
 
 
 def detach_child(layer: keras.layers.Layer, name: str) -> None:
-    """Takes back `attach_child`."""
+    """Undo `attach_child`."""
     layer._tracker.untrack(getattr(layer, name))
     delattr(layer, name)
 
 
 def serialize_as(cls: type, like: type, name: str | None = None) -> None:
-    """Lets configurations name a class as they name the class `like`, or by a registered name."""
+    """Give a class the name of the class `like` in configurations, or a registered name."""
     if name is None and like in REGISTERED_OBJS_TO_NAMES:
         REGISTERED_OBJS_TO_NAMES[cls] = REGISTERED_OBJS_TO_NAMES[like]
     elif name := name or GLOBAL_CUSTOM_NAMES.get(like):
@@ -52,11 +52,11 @@ def serialize_as(cls: type, like: type, name: str | None = None) -> None:
 
 
 def set_own_trainable(layer: keras.layers.Layer, value: bool) -> None:
-    """Sets the `trainable` of a layer, and that of nothing below it."""
+    """Set `trainable` of a layer, but not of the layers below it."""
     layer._trainable = value
 
 
 def refresh_torch_parameters(model: keras.layers.Layer) -> None:
-    """Lets `model.parameters()` see variables that came or went. Torch only."""
+    """Update `model.parameters()` after variables were added or removed. Torch only."""
     for layer in all_layers(model) if keras.backend.backend() == "torch" else []:
         layer._track_variables()

@@ -1,10 +1,10 @@
-"""Private Keras that tells how a model is called or traced. Checked on Keras 3.15.
+"""Private Keras API for how a model is called or traced. Checked on Keras 3.15.
 
-- `in_symbolic_scope`: Keras calls layers before their weights are loaded, for their shapes.
-- `current_call_ctx`: convolutions take no `training`, and the dropout of an adapter must know.
-- `uninitialized_variables`: a model built for its shapes must not be filled with values later.
-- `compute_output_spec`: the public methods of that name put another message on an error.
-- `_compile_config`: the only trace of a call of `compile`, after which nothing traced before holds.
+- `in_symbolic_scope`: Keras calls layers for their shapes before it loads their weights.
+- `current_call_ctx`: convolutions take no `training`, but the dropout of an adapter needs it.
+- `uninitialized_variables`: a model built for its shapes must not receive values later.
+- `compute_output_spec`: the public methods of this name change the message of an error.
+- `_compile_config`: the only trace of a call of `compile`, which invalidates all earlier traces.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ from keras.src.backend.common.symbolic_scope import in_symbolic_scope
 
 
 def only_shapes_matter() -> bool:
-    """Whether Keras is working out shapes, without values."""
+    """Return whether Keras computes shapes only, without values."""
     return bool(in_symbolic_scope())
 
 
 def is_training() -> bool:
-    """Whether a layer that takes no `training` argument is called to be trained."""
+    """Return whether a layer without a `training` argument is called for training."""
     context = global_state.get_global_attribute("current_call_ctx")
     return bool(context is not None and context.get_value("training"))
 
 
 @contextmanager
 def shapes_only() -> Iterator[list[keras.Variable]]:
-    """Within, models are built without values; afterwards, the list has their variables."""
+    """Context manager: build models without values; afterwards, the list holds their variables."""
     waiting = list(global_state.get_global_attribute("uninitialized_variables") or [])
     made: list[keras.Variable] = []
     try:
@@ -44,10 +44,10 @@ def shapes_only() -> Iterator[list[keras.Variable]]:
 
 
 def trace_shapes(function: Callable[..., Any], *specs: Any) -> None:
-    """Calls a function, and the layers in it, with inputs that have shapes and no values."""
+    """Call a function, and the layers in it, with inputs that have shapes but no values."""
     compute_output_spec(function, *specs)
 
 
 def compiled_as(model: keras.Model) -> Any:
-    """An object that each call of `model.compile` replaces."""
+    """Return an object that each call of `model.compile` replaces."""
     return getattr(model, "_compile_config", None)

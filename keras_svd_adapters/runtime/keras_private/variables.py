@@ -1,12 +1,12 @@
-"""Private Keras of variables, their files and their optimizer. Checked on Keras 3.15.
+"""Private Keras API of variables, their files and their optimizer. Checked on Keras 3.15.
 
 - `_value`, `_initialize`, `_deferred_initialize`, `_initializer`: first values come from a file.
-- `H5IOStore`, `ShardedH5IOStore`: layers load from them, and they refuse links out of a file.
-- `_layout`: `add_weight` takes no layout, and a `LayoutMap` would have to know our names.
+- `H5IOStore`, `ShardedH5IOStore`: layers load from these stores, which reject links out of a file.
+- `_layout`: `add_weight` takes no layout, and a `LayoutMap` would need the names of this package.
 - `_exclude_from_weight_decay`, its pattern and cache, `_use_weight_decay`, `_var_key`: the public
-  setter forgets what was excluded before. `_apply_weight_decay`: torch fails without any to decay.
+  setter drops earlier exclusions. `_apply_weight_decay`: torch fails if no variable decays.
 - `_learning_rate`: the schedule behind `learning_rate`, also one without `get_config`.
-- `_kernel`, `_is_quantized`: how a layer is quantized; Keras has no way back.
+- `_kernel`, `_is_quantized`: the quantization of a layer, which Keras cannot undo.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from keras.src.saving.saving_lib import H5IOStore, ShardedH5IOStore
 
 
 def has_value(variable: keras.Variable) -> bool:
-    """Whether a variable of `shapes_only` has its first value."""
+    """Return whether a variable of `shapes_only` has its first value."""
     return variable._value is not None
 
 
 def initialize(variable: keras.Variable, value: Any = None) -> None:
-    """Gives a variable without a value its first, by default that of its initializer."""
+    """Give a variable its first value, by default the value of its initializer."""
     if value is None:
         variable._deferred_initialize()
     else:
@@ -33,22 +33,22 @@ def initialize(variable: keras.Variable, value: Any = None) -> None:
 
 
 def weights_store(path: Path) -> Any:
-    """What Keras reads a file of weights with, or the index of several; to be closed."""
+    """Return Keras's reader of a weights file, or of an index of files; the caller closes it."""
     return (ShardedH5IOStore if path.suffix == ".json" else H5IOStore)(path, mode="r")
 
 
 def layout_of(variable: keras.Variable) -> Any:
-    """The layout of a variable, `None` where it has none of its own."""
+    """Return the layout of a variable, or `None` if it has no layout of its own."""
     return variable._layout
 
 
 def set_layout(variable: keras.Variable, layout: Any) -> None:
-    """Sets how a variable will lie on the devices when it is next assigned (JAX)."""
+    """Set the placement of a variable on the devices from its next assignment on (JAX)."""
     variable._layout = layout
 
 
 def exclude_from_weight_decay(optimizer: Any, variables: list[Any], among: list[Any]) -> None:
-    """Excludes more variables from decay, and skips decay where none is left to decay."""
+    """Exclude more variables from decay, and skip decay if no variable is left to decay."""
     before: set[Any] = getattr(optimizer, "_exclude_from_weight_decay", set())
     optimizer._exclude_from_weight_decay = before | {optimizer._var_key(v) for v in variables}
     optimizer._exclude_from_weight_decay_cache = {}
@@ -57,19 +57,19 @@ def exclude_from_weight_decay(optimizer: Any, variables: list[Any], among: list[
 
 
 def copy_decay_exclusions(source: Any, target: Any) -> None:
-    """Lets an optimizer exclude from weight decay what another excludes."""
+    """Copy the weight decay exclusions of one optimizer to another."""
     for name in ("_exclude_from_weight_decay", "_exclude_from_weight_decay_pattern"):
         if hasattr(source, name):
             setattr(target, name, getattr(source, name))
 
 
 def rate_or_schedule(optimizer: keras.optimizers.Optimizer) -> Any:
-    """The learning rate as it was given: a variable, a schedule or a function."""
+    """Return the learning rate as given: a variable, a schedule or a function."""
     return optimizer._learning_rate
 
 
 def replace_kernel(layer: Any, kernel: keras.Variable, quantized: bool) -> keras.Variable:
-    """Gives an unlocked layer another kernel, before the bias if it trains; returns the old one."""
+    """Replace the kernel of an unlocked layer, before the bias if it trains; return the old one."""
     before = layer._kernel
     del layer._kernel
     layer._kernel, layer._is_quantized = kernel, quantized
