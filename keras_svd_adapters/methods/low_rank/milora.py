@@ -15,7 +15,7 @@ class MiLoRA(PiSSA):
     The method trains `rank * (m + n)` values per `(m, n)` kernel. The factors
     exclude the largest triplets, which hold most of what the kernel has
     learned. Triplets with a singular value of zero never train: choose a
-    smaller rank for a kernel that was pruned or merged.
+    larger rank for a kernel that was pruned or merged and has many of these.
 
     Args:
         rank: Integer, the number of triplets. The paper uses 32 and 64.

@@ -21,9 +21,8 @@ from keras_svd_adapters.methods.spectral.spectral import Spectral
 class SVF(Spectral):
     """Singular value fine-tuning: scale each singular value of a kernel.
 
-    The method trains `min(m, n)` values per `(m, n)` kernel, the fewest of all
-    methods. Tuned models compose: on one base, `1 + sum_i w_i (z_i - 1)` adds
-    up skills.
+    The method trains `min(m, n)` values per `(m, n)` kernel. Tuned models
+    compose: on one base, `1 + sum_i w_i (z_i - 1)` adds up skills.
 
     Args:
         formulation: `"auto"` keeps the kernel and is exact at step 0.
