@@ -17,7 +17,7 @@ def refuse_to_quantize(*args: Any, **kwargs: Any) -> None:
 def refuse_keras_lora(where: str) -> None:
     """Raise an error for Keras's own LoRA on a layer or model with an adapter of this package."""
     raise ValueError(
-        "An adapter of keras_svd_adapters is there, and Keras's own LoRA would be a second one. "
+        "Keras's own LoRA cannot be added to an adapter of keras_svd_adapters. "
         "Use `keras_svd_adapters.enable(model, LoRA(...))`, or `merge` first. "
         f"Received: enable_lora on {where}"
     )

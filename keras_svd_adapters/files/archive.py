@@ -105,7 +105,7 @@ def warn_of_nan(values: dict[str, np.ndarray], path: Any) -> None:
     """Warn if values are NaN or infinite."""
     if broken := [key for key, value in values.items() if not np.isfinite(value).all()]:
         warn(
-            "The adapter has NaN or infinite values, in its file as well. "
+            "The adapter contains NaN or infinite values, and so does its file. "
             f"Received: {str(path)!r}, {broken[0]}"
         )
 

@@ -80,7 +80,7 @@ def _outside_any_graph() -> AbstractContextManager[Any]:
 def _advice(method: Method, rate: float) -> str:
     best = method.recommended_learning_rate
     return (
-        f"At a learning rate of {rate:.1e} {method} will hardly move: it wants about "
+        f"At a learning rate of {rate:.1e}, {method} barely changes; use a learning rate of about "
         f"{best:.1e}. Type `model.compile(optimizer=keras.optimizers.Adam({best:.0e}), ...)`. "
         f"Received: learning_rate={rate:.1e}"
     )

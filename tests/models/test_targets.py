@@ -303,7 +303,7 @@ def test_what_is_meant_is_shown():
     text = str(shown)
     assert re.search(r"\*  transformer_layer_1/self_attention_layer/query +EinsumDense", text)
     assert "transformer_layer_{0..1}/self_attention_layer/key" in text
-    assert "* 3 of 15 kernels are meant, 768 values" in text
+    assert "* 3 of 15 kernels selected, 768 values" in text
     assert "- `token_embedding` cannot be adapted: its table also makes the logits" in text
     assert not ksa.status(backbone).adapters
 

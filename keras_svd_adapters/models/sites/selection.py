@@ -102,8 +102,8 @@ def _warn_skipped(blocked: list[tuple[Site, str]], targets: Targets) -> None:
     shown = "; ".join(f"`{site.path}`: {why}" for site, why in blocked[:3])
     more = "; ..." * (len(blocked) > 3)
     warn(
-        f"{len(blocked)} of the layers that are meant without a name cannot be adapted: "
-        f"{shown}{more}. To go without them and without this warning, name them in `exclude`. "
+        f"{len(blocked)} of the layers selected by default cannot be adapted: "
+        f"{shown}{more}. Name them in `exclude` to silence this warning. "
         f"Received: targets={targets!r}"
     )
 

@@ -38,14 +38,12 @@ class Choice(TableReport):
 
     def as_table(self) -> Table:
         head = ("", "kernel", "layer", "shape", "part")
-        notes = (
-            f"* {len(self.sites)} of {len(self.known)} kernels are meant, {self.values:,} values"
-        )
-        meant = {site.key for site in self.sites}
-        obstacles = ((s.path, s.exclusion_reason()) for s in self.known if s.key not in meant)
+        notes = f"* {len(self.sites)} of {len(self.known)} kernels selected, {self.values:,} values"
+        selected = {site.key for site in self.sites}
+        obstacles = ((s.path, s.exclusion_reason()) for s in self.known if s.key not in selected)
         for path, why, _ in group_paths(each for each in obstacles if each[1]):
             notes += f"\n- `{path}` cannot be adapted: {why}"
-        return Table(head, _rows(self.known, meant), notes)
+        return Table(head, _rows(self.known, selected), notes)
 
 
 def targets(
@@ -84,14 +82,16 @@ def targets(
     return Choice(tuple(chosen), tuple(find_sites(model)))
 
 
-def _rows(sites: Sequence[Site], meant: set[str]) -> list[tuple[str, ...]]:
+def _rows(sites: Sequence[Site], selected: set[str]) -> list[tuple[str, ...]]:
     inside, attention = numbered(sites), attention_keys(sites)
     parts = {key: "attention" if key in attention else "mlp" for key in inside}
-    items = [(site.path, _what(site, site.key in meant, parts.get(site.key, ""))) for site in sites]
+    items = [
+        (site.path, _what(site, site.key in selected, parts.get(site.key, ""))) for site in sites
+    ]
     return [(what[0], path, *what[1:]) for path, what, _ in group_paths(items)]
 
 
-def _what(site: Site, meant: bool, part: str) -> tuple[str, ...]:
+def _what(site: Site, selected: bool, part: str) -> tuple[str, ...]:
     part = "embedding" if site.host.is_lookup else part
-    mark = "*" if meant else "-" if site.exclusion_reason() else ""
+    mark = "*" if selected else "-" if site.exclusion_reason() else ""
     return mark, site.kind, str(site.shape), part
