@@ -17,7 +17,7 @@ from safetensors.numpy import load_file, save_file
 from transformers_pairs import DECODER, ENCODER, PAIRS, VOCABULARY, Pair, settle, text
 
 import keras_svd_adapters as ksa
-from keras_svd_adapters.files.peft.families import FAMILIES
+from keras_svd_adapters.files.peft.families import BERT, DISTILBERT, FAMILIES, ROBERTA, VIT
 
 MODULES = {"up": "mlp.up_proj", "down": "mlp.down_proj"}
 METHODS = {
@@ -560,3 +560,38 @@ def test_names_of_transformers_before_5_are_read(pairs, tmp_path):
 def test_the_families_are_classes_of_keras_hub():
     for name in FAMILIES:
         assert issubclass(getattr(keras_hub.models, name), keras_hub.models.Backbone)
+
+
+SMALL = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
+WITH_HEADS = {
+    "bert": (
+        BERT,
+        lambda: transformers.BertForSequenceClassification(transformers.BertConfig(**SMALL)),
+    ),
+    "roberta": (
+        ROBERTA,
+        lambda: transformers.RobertaForSequenceClassification(transformers.RobertaConfig(**SMALL)),
+    ),
+    "distilbert": (
+        DISTILBERT,
+        lambda: transformers.DistilBertForSequenceClassification(
+            transformers.DistilBertConfig(dim=8, n_layers=1, n_heads=2, hidden_dim=8)
+        ),
+    ),
+    "vit": (
+        VIT,
+        lambda: transformers.ViTForImageClassification(
+            transformers.ViTConfig(**SMALL, image_size=8, patch_size=4)
+        ),
+    ),
+}
+
+
+@pytest.mark.backend_free("names of modules")
+@pytest.mark.parametrize("name", WITH_HEADS)
+def test_heads_are_modules_of_transformers(name):
+    family, build = WITH_HEADS[name]
+    modules = dict(build().named_modules())
+    assert family.heads
+    assert set(family.heads.values()) <= modules.keys()
+    assert family.prefix in modules
