@@ -3,11 +3,13 @@
 import inspect
 
 import keras
+import keras_hub
 import numpy as np
 import pytest
 from cases import METHODS, batch, numpy, wrapped_layer
 
 import keras_svd_adapters as ksa
+from keras_svd_adapters.adapters.adapted_layer import AdaptedLayer
 
 METHOD = METHODS["svft_banded"].method
 
@@ -102,3 +104,14 @@ def test_pissa_from_a_randomized_decomposition():
 def test_what_pissa_does_not_take(bad):
     with pytest.raises((ValueError, TypeError)):
         ksa.PiSSA(rank=4, **bad)
+
+
+@pytest.mark.backend_free("names of classes")
+def test_no_name_of_the_mixin_is_one_of_a_layer():
+    """But for those that the mixin overrides on purpose."""
+    ours = {name for name in vars(AdaptedLayer) if not name.startswith("__")}
+    ours -= {"save_own_variables", "enable_lora", "_abc_impl"}
+    classes = [*vars(keras.layers).values(), *vars(keras_hub.layers).values()]
+    for cls in classes:
+        if inspect.isclass(cls) and not issubclass(cls, AdaptedLayer):
+            assert not ours & set(dir(cls)), cls
