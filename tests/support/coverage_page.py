@@ -1,6 +1,6 @@
 """What is adapted in every backbone of KerasHub without targets, as a table for the guides.
 
-python tests/coverage_page.py writes `guides/coverage.md`.
+python tests/support/coverage_page.py writes `guides/coverage.md`.
 """
 
 from __future__ import annotations
