@@ -8,10 +8,9 @@ from typing import Any
 import keras
 from keras import ops
 
+from keras_svd_adapters.kernels.quantized import BESIDE_KERNEL
 from keras_svd_adapters.runtime.keras_private.layers import unlocked
 from keras_svd_adapters.runtime.keras_private.variables import replace_kernel
-
-OF_INTEGERS = ("kernel_scale", "kernel_zero", "g_idx")
 
 
 def make_float(layer: Any, kernel: Any, policy: Any) -> Callable[[], None]:
@@ -20,7 +19,7 @@ def make_float(layer: Any, kernel: Any, policy: Any) -> Callable[[], None]:
     Returns:
         A function that restores the quantized kernel.
     """
-    names = [name for name in OF_INTEGERS if hasattr(layer, name)]
+    names = [name for name in BESIDE_KERNEL if hasattr(layer, name)]
     before = {name: getattr(layer, name) for name in names}
     quantized_policy, config = _own_policy(layer), layer.quantization_config
     with unlocked(layer):

@@ -13,7 +13,8 @@ from keras_svd_adapters.kernels.matrix_view import KernelView
 from keras_svd_adapters.runtime.keras_private.traversal import direct_weights
 
 MODES = ("int8", "int4")
-STORED = ("kernel", "kernel_scale", "kernel_zero", "g_idx")
+BESIDE_KERNEL = ("kernel_scale", "kernel_zero", "g_idx")
+STORED = ("kernel", *BESIDE_KERNEL)
 ADAPTED = (keras.layers.Dense, keras.layers.EinsumDense)
 
 
@@ -63,7 +64,7 @@ def dequantized(layer: Any, integers: Any) -> Any:
     """
     shape = tuple(integers.shape)
     kernel, scale = ops.cast(integers, "float32"), ops.cast(layer.kernel_scale, "float32")
-    if layer.quantization_mode == "int8":
+    if mode_of(layer) == "int8":
         if isinstance(layer, keras.layers.EinsumDense):
             scale = _beside_kernel(scale, KernelView.from_equation(layer.equation, shape))
         return ops.divide(kernel, scale)

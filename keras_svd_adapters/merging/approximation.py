@@ -47,10 +47,9 @@ class Approximation(TableReport):
 
     def as_table(self) -> Table:
         rows = []
-        for path, places in group_similar_paths(kernel.path for kernel in self.kernels).items():
-            some = [self.kernels[place] for place in places]
-            methods = " ".join(dict.fromkeys(kernel.method for kernel in some))
-            rows.append((path, methods, f"{max(kernel.error for kernel in some):.1e}"))
+        for path, kernels in group_similar_paths(self.kernels).items():
+            methods = " ".join(dict.fromkeys(kernel.method for kernel in kernels))
+            rows.append((path, methods, f"{max(kernel.error for kernel in kernels):.1e}"))
         place = self.place or f"{self.name!r} is active"
         error = f"by {self.error:.1e} of its norm at most"
         notes = f"{place}; what it adds differs from {self.goal} {error}"

@@ -62,10 +62,7 @@ class MergeReport(TableReport):
 
     def as_table(self) -> Table:
         head = ("kernel", "change by the adapter", "lost", "largest error", "relative error")
-        rows = [
-            _row(path, [self.kernels[place] for place in places])
-            for path, places in group_similar_paths(kernel.path for kernel in self.kernels).items()
-        ]
+        rows = [_row(path, kernels) for path, kernels in group_similar_paths(self.kernels).items()]
         notes = f"The worst kernel's outputs changed by {self.relative:.1e} of their norm"
         if self.probe:
             notes = (

@@ -101,9 +101,8 @@ def _rows(pair: PairSimilarity) -> Iterator[tuple[str, ...]]:
     names = ", ".join(pair.names)
     what = "all that both adapt" if pair.kernels else "they adapt none in common"
     yield names, what, str(len(pair.kernels)), _shown(pair.cosine)
-    for path, places in group_similar_paths(kernel.path for kernel in pair.kernels).items():
-        cosine = _cosine([pair.kernels[place] for place in places])
-        yield names, path, str(len(places)), _shown(cosine)
+    for path, kernels in group_similar_paths(pair.kernels).items():
+        yield names, path, str(len(kernels)), _shown(_cosine(kernels))
 
 
 def _shown(cosine: float | None) -> str:

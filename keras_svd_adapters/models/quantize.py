@@ -60,9 +60,8 @@ class Compensation(TableReport):
 
     def as_table(self) -> Table:
         rows = []
-        for path, places in group_similar_paths(kernel.path for kernel in self.kernels).items():
-            some = [self.kernels[place] for place in places]
-            alone, error = max(k.alone for k in some), max(k.error for k in some)
+        for path, kernels in group_similar_paths(self.kernels).items():
+            alone, error = max(k.alone for k in kernels), max(k.error for k in kernels)
             rows.append((path, f"{alone:.2%}", f"{error:.2%}"))
         head = ("kernel", f"error of {self.mode}", "with the adapter")
         return Table(head, rows, f"{self.name!r} is active; the largest errors of kernels alike")

@@ -78,8 +78,7 @@ class Coefficients(TableReport):
         Returns:
             A matplotlib `Figure`.
         """
-        groups = by_layer_name(kernel.path for kernel in self.kernels)
-        rows = {name: [self.kernels[i] for i in _some(places)] for name, places in groups.items()}
+        rows = {name: _some(kernels) for name, kernels in by_layer_name(self.kernels).items()}
         return plot_cells(
             {name: [(f"{k.relative:.1%}", k.cells) for k in row] for name, row in rows.items()}
         )
@@ -190,10 +189,10 @@ def _cells(squares: np.ndarray) -> np.ndarray:
     return sums / np.outer(sizes, sizes)
 
 
-def _some(places: list[int]) -> list[int]:
-    """Return at most eight of these places, evenly spread."""
-    count = min(len(places), MOST_LAYERS)
-    return [places[i] for i in np.linspace(0, len(places) - 1, count).round().astype(int)]
+def _some(kernels: list[KernelCoefficients]) -> list[KernelCoefficients]:
+    """Return at most eight of these kernels, evenly spread."""
+    count = min(len(kernels), MOST_LAYERS)
+    return [kernels[i] for i in np.linspace(0, len(kernels) - 1, count).round().astype(int)]
 
 
 def _row(path: str, kernels: list[KernelCoefficients]) -> tuple[str, ...]:

@@ -118,8 +118,8 @@ class Plan(TableReport):
         Returns:
             A matplotlib `Figure`.
         """
-        groups = group_similar_paths(site.path for site in self.sites)
-        sites = [[self.sites[place] for place in places] for places in groups.values()]
+        groups = group_similar_paths(self.sites)
+        sites = groups.values()
         series: dict[str, list[float]] = {
             "values that would train": [
                 sum(s.trainable_parameters for s in each) for each in sites

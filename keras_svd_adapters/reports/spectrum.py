@@ -86,10 +86,8 @@ class Spectrum(TableReport):
         Returns:
             A matplotlib `Figure`.
         """
-        groups = by_layer_name(kernel.path for kernel in self.kernels)
-        return plot_spectra(
-            dict(_panel(name, [self.kernels[i] for i in places]) for name, places in groups.items())
-        )
+        groups = by_layer_name(self.kernels)
+        return plot_spectra(dict(_panel(name, kernels) for name, kernels in groups.items()))
 
 
 def spectrum(

@@ -3,21 +3,32 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import Any, Protocol, TypeVar
 
 
-def group_similar_paths(paths: Iterable[str]) -> dict[str, list[int]]:
-    """Map each path with collapsed numbers to the indices of the paths in its group."""
-    return {path: places for path, _, places in group_paths((path, "") for path in paths)}
+class HasPath(Protocol):
+    """A row of a report, which has the path of a layer."""
+
+    @property
+    def path(self) -> str: ...
 
 
-def by_layer_name(paths: Iterable[str]) -> dict[str, list[int]]:
-    """Group the indices of paths by the layer name at the end of each path."""
-    places: dict[str, list[int]] = {}
-    for place, path in enumerate(paths):
-        places.setdefault(path.rsplit("/", 1)[-1], []).append(place)
-    return places
+Row = TypeVar("Row", bound=HasPath)
+
+
+def group_similar_paths(rows: Sequence[Row]) -> dict[str, list[Row]]:
+    """Group rows whose paths differ only in numbers, by the path with collapsed numbers."""
+    groups = group_paths((row.path, "") for row in rows)
+    return {path: [rows[place] for place in places] for path, _, places in groups}
+
+
+def by_layer_name(rows: Iterable[Row]) -> dict[str, list[Row]]:
+    """Group rows by the layer name at the end of their paths."""
+    groups: dict[str, list[Row]] = {}
+    for row in rows:
+        groups.setdefault(row.path.rsplit("/", 1)[-1], []).append(row)
+    return groups
 
 
 def group_paths(items: Iterable[tuple[str, Any]]) -> list[tuple[str, Any, list[int]]]:

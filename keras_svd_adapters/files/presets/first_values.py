@@ -6,6 +6,7 @@ from typing import Any
 
 import keras
 
+from keras_svd_adapters.kernels.quantized import mode_of
 from keras_svd_adapters.runtime.keras_private.variables import has_value, initialize
 
 
@@ -48,5 +49,4 @@ PLAIN = {
 
 def loads_plainly(layer: keras.layers.Layer) -> bool:
     """Return whether a layer loads its weights one by one in their order, as Keras layers do."""
-    own = type(layer).load_own_variables in PLAIN
-    return own and getattr(layer, "quantization_mode", None) is None
+    return type(layer).load_own_variables in PLAIN and mode_of(layer) is None

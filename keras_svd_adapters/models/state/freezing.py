@@ -61,14 +61,12 @@ def restore_all_trainable(model: keras.layers.Layer) -> None:
 
 def train_layer(layer: keras.layers.Layer) -> None:
     """Make a layer's own `trainable` true, and nothing below it, until `restore_trainable`."""
-    _remember_trainable(layer)
-    set_own_trainable(layer, True)
+    force_trainable(layer, True)
 
 
 def freeze_layer(layer: keras.layers.Layer) -> None:
     """Freeze a layer as a whole until `restore_trainable`."""
-    _remember_trainable(layer)
-    set_own_trainable(layer, False)
+    force_trainable(layer, False)
 
 
 def restore_trainable(layer: keras.layers.Layer) -> None:
@@ -78,8 +76,9 @@ def restore_trainable(layer: keras.layers.Layer) -> None:
 
 
 def force_trainable(layer: keras.layers.Layer, value: bool) -> None:
-    """Call `train_layer` or `freeze_layer`."""
-    train_layer(layer) if value else freeze_layer(layer)
+    """Set a layer's own `trainable` until `restore_trainable`."""
+    vars(layer).setdefault("trainable_at_first", layer.trainable)
+    set_own_trainable(layer, value)
 
 
 def changed_layers(model: keras.layers.Layer) -> list[keras.layers.Layer]:
@@ -98,7 +97,3 @@ def trainable_as_at_first(model: keras.layers.Layer) -> Iterator[None]:
     finally:
         for layer, value in now:
             set_own_trainable(layer, value)
-
-
-def _remember_trainable(layer: keras.layers.Layer) -> None:
-    vars(layer).setdefault("trainable_at_first", layer.trainable)
