@@ -6,10 +6,13 @@ Prints what `guides/architecture.md` promises and draws `guides/architecture.svg
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
+from graphlib import TopologicalSorter
 from pathlib import Path
 from statistics import median
 
 import grimp
+import matplotlib
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
 
@@ -23,22 +26,24 @@ Arrows = dict[str, set[str]]
 
 def main() -> None:
     files = imports_of_files()
-    rooms = grouped(files, room_of)
-    floors = floors_of(rooms)
-    lengths = sorted((len(path.read_text().splitlines()), path) for path in python_files())
-    folders = grouped(files, folder_of)
-    longest, where = lengths[-1]
-    largest = max(len(list(folder.glob("*.py"))) for folder in {path.parent for _, path in lengths})
-    private = sum(len(path.read_text().splitlines()) for path in PRIVATE.glob("*.py"))
+    rooms, folders = grouped(files, room_of), grouped(files, folder_of)
     for what, arrows in (("rooms", rooms), ("folders", folders), ("files", files)):
-        text = f"{len(arrows)}, {count(arrows)} arrows, {circles(arrows)} in circles"
-        print(f"{what:<9}{text}, {max(floors_of(arrows).values())} floors")
-    print(f"lines    median {median(n for n, _ in lengths):.0f}, ", end="")
-    print(f"longest {longest} ({where.relative_to(ROOT)})")
+        floors = max(floors_of(arrows).values())
+        print(f"{what:<9}{len(arrows)}, {sum(map(len, arrows.values()))} arrows, {floors} floors")
+    lengths = {path: lines(path) for path in python_files()}
+    longest = max(lengths, key=lambda path: lengths[path])
+    print(f"lines    median {median(lengths.values()):.0f}, ", end="")
+    print(f"longest {lengths[longest]} ({longest.relative_to(ROOT)})")
+    largest = max(len(list(folder.glob("*.py"))) for folder in {path.parent for path in lengths})
     print(f"folder   at most {largest} files")
-    print(f"private  {private} lines of private Keras")
+    print(f"private  {sum(map(lines, PRIVATE.glob('*.py')))} lines of private Keras")
     if "--no-picture" not in sys.argv:
-        draw(rooms, floors).savefig(ROOT / "guides" / "architecture.svg", metadata={"Date": None})
+        matplotlib.rcParams["svg.hashsalt"] = PACKAGE  # the same file for the same imports
+        draw(rooms).savefig(ROOT / "guides" / "architecture.svg", metadata={"Date": None})
+
+
+def lines(path: Path) -> int:
+    return len(path.read_text().splitlines())
 
 
 def python_files() -> list[Path]:
@@ -50,11 +55,8 @@ def python_files() -> list[Path]:
 def imports_of_files() -> Arrows:
     """Which file imports which, inside functions and for annotations included."""
     graph = grimp.build_graph(PACKAGE, cache_dir=None)
-    names = {path: name_of(path) for path in python_files()}
-    return {
-        name: graph.find_modules_directly_imported_by(name) & set(names.values())
-        for name in names.values()
-    }
+    names = set(map(name_of, python_files()))
+    return {name: graph.find_modules_directly_imported_by(name) & names for name in sorted(names)}
 
 
 def name_of(path: Path) -> str:
@@ -72,46 +74,29 @@ def folder_of(module: str) -> str:
     return module.rpartition(".")[0] if room_of(module) != "faces" else "faces"
 
 
-def grouped(files: Arrows, group: object) -> Arrows:
+def grouped(files: Arrows, group: Callable[[str], str]) -> Arrows:
     """Arrows between groups of files."""
     found: Arrows = {}
     for name, others in files.items():
-        found.setdefault(group(name), set()).update(group(other) for other in others)  # type: ignore[operator]
+        found.setdefault(group(name), set()).update(map(group, others))
     return {name: others - {name} for name, others in found.items()}
 
 
-def count(arrows: Arrows) -> int:
-    return sum(map(len, arrows.values()))
-
-
 def floors_of(arrows: Arrows) -> dict[str, int]:
-    """One more than the highest floor that is imported; 1 for what imports nothing."""
+    """One more than the highest floor that is imported; 1 for what imports nothing.
+
+    Raises:
+        graphlib.CycleError: If imports run in a circle, which has no floor.
+    """
     floors: dict[str, int] = {}
-
-    def floor(name: str, above: tuple[str, ...] = ()) -> int:
-        if name in above:
-            raise SystemExit(f"A circle of imports: {' -> '.join([*above, name])}")
-        if name not in floors:
-            floors[name] = 1 + max((floor(o, (*above, name)) for o in arrows[name]), default=0)
-        return floors[name]
-
-    for name in arrows:
-        floor(name)
+    for name in TopologicalSorter(arrows).static_order():
+        floors[name] = 1 + max((floors[other] for other in arrows[name]), default=0)
     return floors
 
 
-def circles(arrows: Arrows) -> int:
-    """How many names import themselves by way of others."""
-    reach = {name: set(others) for name, others in arrows.items()}
-    for middle in arrows:
-        for name in arrows:
-            if middle in reach[name]:
-                reach[name] |= reach[middle]
-    return sum(name in others for name, others in reach.items())
-
-
-def draw(rooms: Arrows, floors: dict[str, int]) -> Figure:
-    """The rooms on their floors, with an arrow to each room that they import directly below."""
+def draw(rooms: Arrows) -> Figure:
+    """The rooms on their floors, with the arrows that no other arrows imply."""
+    floors = floors_of(rooms)
     height, figure = max(floors.values()), Figure(figsize=(8, 7), layout="constrained")
     axis = figure.add_subplot()
     axis.set(xlim=(0, 3), ylim=(0.4, height + 0.6))
@@ -122,7 +107,7 @@ def draw(rooms: Arrows, floors: dict[str, int]) -> Figure:
         for index, name in enumerate(row):
             places[name] = (3 * (index + 0.5) / len(row), level)
     for name, others in rooms.items():
-        for other in needed(name, others, rooms):
+        for other in sorted(needed(name, others, rooms)):
             (x, y), (to_x, to_y) = places[name], places[other]
             arrow = {"arrowstyle": "->", "color": "0.55", "shrinkA": 2, "shrinkB": 2}
             axis.annotate("", (to_x, to_y + 0.2), (x, y - 0.2), arrowprops=arrow)

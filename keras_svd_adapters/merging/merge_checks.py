@@ -39,8 +39,8 @@ def _check(site: Site, holders: dict[int, list[keras.layers.Layer]], quantized: 
     if holds_integers(site.layer) and quantized is None:
         raise ValueError(
             "Say what becomes of quantized kernels: `quantized='float'` makes the adapted ones "
-            "float kernels, `quantized='requantize'` rounds them to integers anew and tells what "
-            "that loses; or load the adapter's file onto the float model and merge there. "
+            "float kernels, `quantized='requantize'` rounds them to integers again and reports "
+            "what that loses; or load the adapter's file onto the float model and merge there. "
             f"Received: a kernel in {site.dtype}, `{site.path}`, quantized=None"
         )
     others = [x.path for x in holders[id(base_kernel_variable(site.layer))] if x is not site.owner]

@@ -45,7 +45,7 @@ def difference(site: Site, twins: ModelPair) -> list[np.ndarray]:
     change = _change(site, twins)
     if not np.isfinite(change).all():
         raise ValueError(
-            "A kernel has NaN or infinite values, of which no LoRA can be made. "
+            "A kernel has NaN or infinite values: no LoRA can be made of it. "
             f"Received: `{site.path}`"
         )
     return site.view.split(site.view.to_matrix(change))

@@ -92,7 +92,7 @@ def test_other_backends_read_the_file(tmp_path):
     ksa.save_adapter(backbone, tmp_path / "a.keras")
     expected = models.output(backbone(x))
     others = {"jax", "tensorflow", "torch"} - {keras.backend.backend()}
-    runs = [fresh_process("load_elsewhere.py", tmp_path, backend) for backend in sorted(others)]
+    runs = [fresh_process("load_elsewhere.py", tmp_path, KERAS_BACKEND=b) for b in sorted(others)]
     for run in runs:
         assert run.wait() == 0
     for backend in others:

@@ -1,20 +1,17 @@
 """Models that lie in parts on several devices: on JAX, by Keras's own distribution."""
 
-import os
 import socket
 import subprocess
-import sys
-from pathlib import Path
 
 import keras
 import numpy as np
 import pytest
+from fresh_process import fresh_process
 
 import keras_svd_adapters as ksa
 from keras_svd_adapters.kernels.matrix_view import KernelView
 from keras_svd_adapters.kernels.placement import array_layout
 
-TESTS = Path(__file__).parents[1]
 RUNS = [("llama", "2x4"), ("gemma3", "4x2"), ("llama", "8")]
 
 
@@ -53,14 +50,10 @@ if keras.backend.backend() == "tensorflow":
 
 def start(script, folder, *arguments):
     """A process that runs a script, with a cache of its own."""
-    path = os.pathsep.join([str(TESTS / "support"), os.environ.get("PYTHONPATH", "")])
     cache = folder / " ".join(["cache", *map(str, arguments)])
-    return subprocess.Popen(
-        [sys.executable, str(TESTS / "processes" / script), str(folder), *map(str, arguments)],
-        env=os.environ | {"PYTHONPATH": path, "KERAS_SVD_ADAPTERS_CACHE": str(cache)},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
+    pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
+    return fresh_process(
+        script, folder, *arguments, pipes=pipes, KERAS_SVD_ADAPTERS_CACHE=str(cache)
     )
 
 

@@ -37,9 +37,7 @@ def blocks(path):
 
 
 def found(identifier):
-    """What mkdocstrings finds: where a function is named as its module, the module."""
-    if identifier in sys.modules:
-        return sys.modules[identifier]
+    """What mkdocstrings finds."""
     owner, _, name = identifier.rpartition(".")
     return getattr(sys.modules[owner], name)
 

@@ -76,7 +76,7 @@ def test_the_paths_of_variables(name):
 
 
 def test_reports_cannot_be_changed_by_accident():
-    """Every dataclass of the package is frozen, but for a cache of compiled functions."""
+    """Every dataclass of the package is frozen, except a cache of compiled functions."""
     found = set()
     for info in pkgutil.walk_packages(ksa.__path__, "keras_svd_adapters."):
         if not info.name.endswith("fused_products_torch"):

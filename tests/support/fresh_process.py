@@ -8,8 +8,9 @@ from pathlib import Path
 TESTS = Path(__file__).parents[1]
 
 
-def fresh_process(script, folder, backend):
+def fresh_process(script, *arguments, pipes=None, **environment):
+    """Starts a script with this environment, and else that of the test: backend, package, cache."""
     path = os.pathsep.join([str(TESTS / "support"), os.environ.get("PYTHONPATH", "")])
-    environment = os.environ | {"KERAS_BACKEND": backend, "PYTHONPATH": path}
-    command = [sys.executable, str(TESTS / "processes" / script), str(folder)]
-    return subprocess.Popen(command, env=environment)
+    command = [sys.executable, str(TESTS / "processes" / script), *map(str, arguments)]
+    environment = os.environ | environment | {"PYTHONPATH": path}
+    return subprocess.Popen(command, env=environment, **pipes or {})

@@ -137,7 +137,7 @@ def test_a_callback_is_made_again_from_its_configuration():
 
 
 def test_updates_are_counted_over_epochs():
-    """At the first update, all that is multiplied by 0 rests; at the second nothing may."""
+    """At the first update, what is multiplied by 0 stays still; at the second all must move."""
     model, health = compiled(cut=True), ksa.AdapterHealth(steps=10)
     x, y = np.ones((2, 6)), np.ones((2, 1))
     with pytest.warns(UserWarning, match=r"after epoch 2, 1 of 2 .* not moved"):
