@@ -131,8 +131,8 @@ def refuse_to_export_unmerged(cls: Any) -> None:
         if computes_adapters(self):
             raise ValueError(
                 "Some families would export the kernels without the adapter: call "
-                "`keras_svd_adapters.merge(model)` first, and `unmerge` after it, or write the "
-                f"adapter alone by `export_peft`. Received: an adapted {type(self).__name__}"
+                "`keras_svd_adapters.merge(model)` first, and `unmerge` after it, or write only "
+                f"the adapter with `export_peft`. Received: an adapted {type(self).__name__}"
             )
         return original(self, *args, **kwargs)
 

@@ -181,10 +181,10 @@ class Adapter(StoredArrays):
 
         if self.shared is not None and self.shared_mark not in (None, self.shared.mark):
             raise RuntimeError(
-                "The weights that were loaded hold this adapter, but not the random arrays that "
-                "it shares with others: they lie with an adapter that this model lacks or has in "
-                "another order. Use `load_adapter`, or give the model the same adapters in the "
-                f"same order before `load_weights`. Received: {self.method} at {self.path}"
+                "The loaded weights hold this adapter, but not the random arrays that it shares "
+                "with others: the file stores those with an adapter that this model lacks or has "
+                "in another order. Use `load_adapter`, or give the model the same adapters in "
+                f"the same order before `load_weights`. Received: {self.method} at {self.path}"
             )
 
     def quantize(self, *args: Any, **kwargs: Any) -> None:

@@ -8,9 +8,9 @@ from typing import Any
 def refuse_to_quantize(*args: Any, **kwargs: Any) -> None:
     """Raise an error for `quantize` on a model with adapters."""
     raise ValueError(
-        "An adapted model cannot be quantized: quantize first and adapt then. `save_adapter`, "
-        "`delete_adapter`, `model.quantize`, `load_adapter` keep what was trained; float kernels "
-        f"can `merge` instead. Received: quantize{args}"
+        "An adapted model cannot be quantized: quantize first, then adapt. `save_adapter`, "
+        "`delete_adapter`, `model.quantize`, `load_adapter` in this order keep the trained "
+        f"values; float kernels can `merge` instead. Received: quantize{args}"
     )
 
 
@@ -30,7 +30,7 @@ class PerSampleError(ValueError):
 def refuse_per_sample(where: str) -> None:
     """Raise an error for a layer that cannot have one adapter per sample."""
     raise PerSampleError(
-        "One adapter per sample needs layers that are called with the batch in front: this one "
-        "reads its kernel, or computes without the batch. Adapt without it, or run the samples of "
-        f"each adapter alone. Received: {where}"
+        "One adapter per sample needs layers whose input has the batch as its first axis: this "
+        "layer reads its kernel, or computes without the batch. Leave it out with `exclude`, or "
+        f"run the samples of each adapter separately. Received: {where}"
     )

@@ -92,8 +92,9 @@ def check_agreement(methods: list[Method]) -> None:
             if ours != theirs:
                 raise ValueError(
                     f"All {type(method).__name__} adapters of a model share the same random "
-                    f"arrays, so their `{field}` must agree: use `{field}={theirs!r}`, or take "
-                    f"the other adapter off. Received: {field}={ours!r} beside {other}"
+                    f"arrays, so their `{field}` must agree: use `{field}={theirs!r}`, or "
+                    f"`delete_adapter` the other one first. Received: {field}={ours!r}, and "
+                    f"{other} on the model"
                 )
 
 

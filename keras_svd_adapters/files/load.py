@@ -119,7 +119,7 @@ def load_adapter(
     lacking = len(contents.config["train"]) - len(weights)
     print_line(
         f"{os.path.basename(filepath)}: {len(chosen)} layers matched, 0 missing, {unexpected} "
-        f"unexpected; {len(weights)} weights besides matched, {lacking} unexpected",
+        f"unexpected; {len(weights)} other weights matched, {lacking} unexpected",
         verbose,
     )
     return status(model)

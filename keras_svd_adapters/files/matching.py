@@ -21,7 +21,7 @@ SAME_BASE, SAME_BASE_INT4, SHOWN = 0.05, 0.2, 3
 ANOTHER_BASE = "Load the base model that it was trained on"
 NEWER = "`pip install --upgrade keras-svd-adapters`, or import the module that defines the method"
 DAMAGED = "Fetch or save it again"
-TAKE_OFF = "Take those off with `delete_adapter` first"
+TAKE_OFF = "Remove those with `delete_adapter` first"
 
 
 def match_sites(
@@ -52,8 +52,8 @@ def match_sites(
     if dtypes:
         theirs, ours, far = max(dtypes, key=lambda told: told[2])
         _warn_of(
-            f"It was trained on {theirs} kernels and these are {ours}, {far:.1e} of their norm "
-            "apart at the most, so outputs will differ as well",
+            f"The adapter was trained on {theirs} kernels. These are {ours} and differ by "
+            f"{far:.1e} of their norm at most, so outputs differ as well",
             filepath,
         )
     if not chosen:
@@ -141,7 +141,7 @@ def _check_values(site: Site, method: Method, contents: Contents, filepath: Path
                 name == "pairs"
                 and not ((value >= 0) & (value < min(site.view.m, site.view.n))).all()
             ):
-                why = f"`pairs` of `{site.path}` lie outside the matrix"
+                why = f"`pairs` of `{site.path}` are outside the matrix"
                 raise _mismatch_error(filepath, why, DAMAGED)
 
 

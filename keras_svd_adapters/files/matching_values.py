@@ -55,7 +55,7 @@ def fit_shared(
         if name in values and not same_values(shared, values[name]):
             raise _mismatch_error(
                 filepath,
-                f"its {name} adapters share other random arrays than those that are on the model",
+                f"its {name} adapters share other random arrays than the adapters of the model",
                 TAKE_OFF,
             )
     return found
@@ -99,7 +99,9 @@ def fit_weights(
     try:
         check_weights(model, list(found.values()), f"file {str(filepath)!r}", name, sites)
     except ValueError as error:
-        raise AdapterFileError(f"The file trained weights besides. {error}") from None
+        raise AdapterFileError(
+            f"The file also holds trained weights of the model. {error}"
+        ) from None
     return found
 
 
@@ -114,10 +116,10 @@ def check_factors(site: Site, adapter: Adapter, contents: Contents, filepath: Pa
                 why = f"it was trained on {dtype} kernels and these are {site.dtype}"
             raise _mismatch_error(
                 filepath,
-                f"the singular vectors of `{site.path}` come out differently here ({why}), so "
-                "that its values would mean something else",
-                "Load the base as it was trained on, or save the adapter there again with "
-                "`include_basis=True`, which puts the vectors into the file",
+                f"the singular vectors of `{site.path}` come out differently here ({why}), so its "
+                "values would have another meaning",
+                "Load the base model that it was trained on, or save the adapter there again "
+                "with `include_basis=True`, which stores the vectors in the file",
             )
 
 

@@ -95,9 +95,9 @@ def save_adapter(
     )
     if others:
         warn(
-            f"Weights that trained with {', '.join(map(repr, others))} are part of what the model "
-            f"computes and not in this file, which holds {name!r}: save that adapter as well, and "
-            f"load both. Received: {str(filepath)!r}"
+            f"Weights that trained with {', '.join(map(repr, others))} also change the model's "
+            f"outputs, and they are not in this file, which holds {name!r}: save that adapter "
+            f"too, and load both. Received: {str(filepath)!r}"
         )
     warn_of_nan(values, filepath)
     identity = {"module": PACKAGE, "class_name": "AdapterFile", "config": config}

@@ -42,15 +42,15 @@ def check_layouts(layouts: Layouts | None, shapes: Callable[[], Shapes]) -> Any:
         found = {path: asked[path] for path in known}
     except (ValueError, AttributeError, TypeError, re.error) as error:
         raise ValueError(
-            "`layout` goes from regular expressions for paths to tuples with an axis of the mesh "
-            f"or None for each axis, as {{'.*lora_a': ({distribution.device_mesh.axis_names[0]!r}, "
+            "`layout` maps regular expressions for paths to tuples with an axis of the mesh or "
+            f"None for each axis, as {{'.*lora_a': ({distribution.device_mesh.axis_names[0]!r}, "
             f"None)}}: {error}. Received: layout={layouts!r}"
         ) from None
     for pattern, layout in asked.items():
         if not any(each is layout for each in found.values()):
             raise ValueError(
                 "A pattern of `layout` matches no variable of the adapter. It is a regular "
-                f"expression for the whole of a path: such are {', '.join([*known][:3])}. "
+                f"expression that must match a whole path, such as {', '.join([*known][:3])}. "
                 f"Received: {pattern!r}"
             )
     for path, layout in found.items():

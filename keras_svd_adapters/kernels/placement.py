@@ -119,7 +119,7 @@ def check_layout(kernel: keras.Variable) -> None:
     sharding = sharding_of(kernel)
     if sharding is not None and not hasattr(sharding, "spec"):
         raise ValueError(
-            "The model was built before `keras.distribution.set_distribution`, and lies on one "
-            "device: set the distribution first, and then build or load the model. "
-            f"Received: {kernel.path} on {sharding}"
+            "The model was built before `keras.distribution.set_distribution`, so it is on one "
+            "device: set the distribution first, and then build or load the model. Received: "
+            f"{kernel.path} on {sharding}"
         )

@@ -104,7 +104,7 @@ def obstacle_of_quantization(layer: keras.layers.Layer) -> str | None:
     if mode is None or holds_integers(layer):
         return None
     if mode in MODES:
-        return f"it is quantized ({mode}), and of such only Dense and EinsumDense are adapted"
+        return f"it is quantized ({mode}); only quantized Dense and EinsumDense can be adapted"
     if mode == "float8":
         return "it is quantized (float8), whose scales train with the kernel; adapt the float model"
     return f"it is quantized ({mode}), which keeps no float kernel; adapt the float model, or int4"

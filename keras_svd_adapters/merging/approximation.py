@@ -52,5 +52,5 @@ class Approximation(TableReport):
             rows.append((path, methods, f"{max(kernel.error for kernel in kernels):.1e}"))
         place = self.place or f"{self.name!r} is active"
         error = f"by {self.error:.1e} of its norm at most"
-        notes = f"{place}; what it adds differs from {self.goal} {error}"
+        notes = f"{place}; its update differs from {self.goal} {error}"
         return Table(("kernel", "method", "error"), rows, notes)

@@ -105,13 +105,13 @@ def _tell(any_differs: bool, others: list[str], asked: str) -> None:
     if not any_differs:
         raise ValueError(
             f"The targeted kernels are the same in both models. {rest} Name kernels that differ "
-            f"in `targets`, or take the model after its training. {asked}"
+            f"in `targets`, or pass the model after its training. {asked}"
         )
     if others:
         warn(
-            f"The LoRA does not hold all that differs. {rest} Name those of them that are kernels "
-            "in `targets`; of biases, norms and the like, give the base the values of the tuned "
-            f"model by `assign`, or do without. {asked}"
+            f"The LoRA does not hold every difference. {rest} Name the kernels among them in "
+            "`targets`. Copy biases, norms and other weights from the tuned model with `assign`, "
+            f"or do without them. {asked}"
         )
 
 

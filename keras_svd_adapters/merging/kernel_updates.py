@@ -17,8 +17,8 @@ def kernel_updates(site: Site, name: str) -> list[np.ndarray]:
     delta = to_float_array(adapters_of(site.layer)[name].delta(base_kernel_value(site.layer)))
     if not np.isfinite(delta).all():
         raise ValueError(
-            "An adapter has NaN or infinite values, of which nothing can be made. "
-            f"Received: {name!r} on `{site.path}`"
+            f"An adapter has NaN or infinite values and cannot be converted. Received: {name!r} "
+            f"on `{site.path}`"
         )
     return site.view.split(site.view.to_matrix(delta).astype("float64"))
 
@@ -32,9 +32,8 @@ def exact_factors(site: Site, name: str) -> list[Factors]:
         known = Method.registry.values()
         exact = sorted(m.__name__ for m in known if m.low_rank is not Method.low_rank)
         raise ValueError(
-            f"{adapter.method} changes the kernel by more than a low rank, so no LoRA is exactly "
-            f"it; {', '.join(exact)} have one. Give `rank=` or `energy=0.99` for the nearest one "
-            f"(to `combine`, with `how='svd'`), or `merge` it. "
+            f"{adapter.method} has no exact LoRA; {', '.join(exact)} have one. Give `rank=` or "
+            "`energy=0.99` for the nearest one (to `combine`, with `how='svd'`), or `merge` it. "
             f"Received: name={name!r}, on `{site.path}`"
         )
     return factors

@@ -66,9 +66,13 @@ def merge(
             stays unchanged.
     """
     if quantized not in (None, *QUANTIZED):
-        raise ValueError(f"`quantized` is one of {QUANTIZED}. Received: quantized={quantized!r}")
+        raise ValueError(
+            f"`quantized` must be one of {QUANTIZED}. Received: quantized={quantized!r}"
+        )
     if tolerance is not None and not isinstance(tolerance, int | float):
-        raise ValueError(f"`tolerance` is a number such as 1e-3. Received: tolerance={tolerance!r}")
+        raise ValueError(
+            f"`tolerance` must be a number such as 1e-3. Received: tolerance={tolerance!r}"
+        )
     sites = require_adapter(model)
     holders = _holders(model)
     for site in sites:
@@ -115,22 +119,21 @@ def unmerge(model: keras.layers.Layer) -> None:
     record = vars(model).get("merge_record")
     if record is not None and adapted_sites(model):
         raise ValueError(
-            "The model has got adapters since its `merge`: take them off with `delete_adapter` "
-            "before `unmerge`. "
-            f"Received: {model!r}"
+            "The model received adapters after its `merge`: remove them with `delete_adapter` "
+            f"before `unmerge`. Received: {model!r}"
         )
     if record is None:
         raise ValueError(
-            "There is no merge to take back, or it was taken back already: `unmerge` works on the "
-            "model object that `merge(model)` was called with, unless `keep_base=False`. "
-            f"Received: {model!r}"
+            "There is no merge to undo, or it was undone already: `unmerge` works on the model "
+            "object that `merge(model)` was called with, unless `keep_base=False`. Received: "
+            f"{model!r}"
         )
     for merged in record.kernels:
         lora = getattr(merged.layer, "lora_enabled", False)
         if lora or _sha256(merged.layer) != merged.sha256:
             raise ValueError(
-                "A kernel changed since the merge, by training or loading, which `unmerge` would "
-                f"lose. Received: the kernel of `{merged.layer.path}`"
+                "A kernel changed after the merge, by training or loading, and `unmerge` would "
+                f"lose that change. Received: the kernel of `{merged.layer.path}`"
             )
     object.__setattr__(model, "merge_record", None)
     _undo_merge(model, record)
@@ -154,6 +157,6 @@ def _check_tolerance(report: MergeReport, tolerance: float | None) -> None:
     if tolerance is not None and not report.relative <= tolerance:
         raise ValueError(
             f"Merging would change outputs by {report.relative:.1e} of their norm, more than "
-            "`tolerance`. Go on with the adapter unmerged, or merge a float32 copy of the "
-            f"model. Received: tolerance={tolerance}\n{report}"
+            "`tolerance`. Leave the adapter unmerged, or merge a float32 copy of the model. "
+            f"Received: tolerance={tolerance}\n{report}"
         )

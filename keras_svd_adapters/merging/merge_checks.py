@@ -28,7 +28,7 @@ def _check(site: Site, holders: dict[int, list[keras.layers.Layer]], quantized: 
     names = sorted(adapters_of(site.layer))
     if len(names) > 1:
         raise ValueError(
-            "Merging changes the kernels that the other adapters belong to. Take them off with "
+            "Merging changes the kernels of the other adapters. Remove those with "
             f"`delete_adapter(model, name)` first. Received: adapters {names} on `{site.path}`"
         )
     if site.layer.active_adapter is None:
@@ -46,9 +46,9 @@ def _check(site: Site, holders: dict[int, list[keras.layers.Layer]], quantized: 
     others = [x.path for x in holders[id(base_kernel_variable(site.layer))] if x is not site.owner]
     if others:
         raise ValueError(
-            f"The kernel of `{site.path}` also belongs to {', '.join(map(repr, others))}, which "
-            "merging would change as well. Go on with the adapter unmerged. "
-            f"Received: adapter {names[0]!r}"
+            f"The kernel of `{site.path}` also belongs to {', '.join(map(repr, others))}, and "
+            "merging would change that too. Leave the adapter unmerged. Received: adapter "
+            f"{names[0]!r}"
         )
     for name, value in site.layer.adapter().trained.items():
         if not bool(ops.all(ops.isfinite(value))):

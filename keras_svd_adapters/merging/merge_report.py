@@ -114,8 +114,8 @@ def _measure(site: Site, quantized: str | None) -> list[MergedKernel]:
     delta, rounded = (site.view.to_matrix(to_float_array(k)) for k in (delta, rounded))
     if not np.isfinite(rounded).all():
         raise ValueError(
-            f"The merged kernel does not fit into {dtype}: it has NaN or infinite values. Go "
-            f"on with the adapter unmerged. Received: the adapter of `{site.path}`"
+            f"The merged kernel does not fit into {dtype}: it has NaN or infinite values. Leave "
+            f"the adapter unmerged. Received: the adapter of `{site.path}`"
         )
     paths = (path for path, _ in site.matrices())
     return list(map(measure, paths, *map(site.view.split, (site.matrix(), delta, rounded))))

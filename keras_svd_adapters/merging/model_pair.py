@@ -26,9 +26,9 @@ def pair_models(base: keras.layers.Layer, tuned: keras.layers.Layer) -> ModelPai
     for one, other in zip_longest(find_sites(base), theirs):
         if one is None or other is None or (one.key, one.shape) != (other.key, other.shape):
             raise ValueError(
-                "The models must have the same kernels, of the same shapes: of a task, take the "
-                "`backbone` where the other one is a backbone. Received: first of what differs, "
-                f"{_told(one)} in the base and {_told(other)} in the tuned model"
+                "The models must have the same kernels, of the same shapes: if one is a task and "
+                "the other a backbone, pass the task's `backbone`. Received: the first "
+                f"difference, {_told(one)} in the base and {_told(other)} in the tuned model"
             )
         why = None if one.exclusion_reason(tied=True) else other.exclusion_reason(tied=True)
         if why:

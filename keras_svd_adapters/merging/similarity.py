@@ -69,7 +69,7 @@ def _chosen(model: keras.layers.Layer, names: Sequence[str] | None) -> list[str]
         require_adapter(model, name)
     if len(chosen) < 2:
         raise ValueError(
-            "It takes two adapters to compare: `enable` or `load_adapter` another one, with a "
+            "A comparison needs two adapters: `enable` or `load_adapter` another one, with a "
             f"`name=` of its own. Received: adapters {chosen}"
         )
     return chosen

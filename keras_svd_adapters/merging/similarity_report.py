@@ -83,7 +83,7 @@ class Similarity(TableReport):
 
     def as_table(self) -> Table:
         rows = [row for pair in self.pairs for row in _rows(pair)]
-        notes = "cosine of what they add to the kernels: 1 the same, 0 unrelated, -1 the opposite"
+        notes = "cosine of their updates of the kernels: 1 the same, 0 unrelated, -1 the opposite"
         if any(row[-1] == NONE for row in rows):
             notes += f"\n{NONE}: one of the two changes nothing there, and so has no direction"
         return Table(("adapters", "kernel", "kernels", "cosine"), rows, notes)

@@ -37,8 +37,9 @@ def choose_methods(
         return [(site, _require_method(method)) for site in select_sites(model, targets, *which)]
     if method is not None and all(targets.values()):
         raise ValueError(
-            "Each of these targets has a method of its own, so `method` has no part: leave it "
-            f"out, or give it to a target by `None`. Received: method={method!r}, {targets!r}"
+            "Each of these targets has its own method, so `method` has no effect: leave it out, "
+            f"or give a target the value `None` to use it there. Received: method={method!r}, "
+            f"{targets!r}"
         )
     sites = select_sites(model, list(targets), *which)
     everything = find_sites(model)
@@ -52,8 +53,8 @@ def choose_methods(
 def _require_method(method: Any) -> Method:
     if not isinstance(method, Method):
         raise ValueError(
-            "`method` is one such as `SVFT(pattern='banded', d=2)` or `LoRA(rank=8)`, with its "
-            f"arguments in brackets. Received: method={method!r}"
+            "`method` must be an instance such as `SVFT(pattern='banded', d=2)` or "
+            f"`LoRA(rank=8)`, not a class. Received: method={method!r}"
         )
     return method
 
@@ -82,7 +83,7 @@ def check_shapes(chosen: Chosen) -> None:
     dry = [site.path for site, m in chosen if getattr(m, "dropout", 0) and not site.host.called]
     if dry:
         warn(
-            f"The layers of {len(dry)} kernels read them, without an input for the dropout: they "
-            "adapt without it. Give them a method with `dropout=0` to go without this "
-            f"warning. Received: {', '.join(dry[:3])}{', ...' * (len(dry) > 3)}"
+            f"The layers of {len(dry)} kernels read them and give dropout no input: these kernels "
+            "train without dropout. Give them a method with `dropout=0` to silence this warning. "
+            f"Received: {', '.join(dry[:3])}{', ...' * (len(dry) > 3)}"
         )

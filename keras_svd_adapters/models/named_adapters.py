@@ -16,7 +16,7 @@ def require_adapter(model: keras.layers.Layer, name: str | None = None) -> list[
         names = sorted(adapter_names(adapted_sites(model)))
         if not names:
             merged = vars(model).get("merge_record") is not None
-            first = "it was merged, `unmerge` takes that back" if merged else "`enable` one first"
+            first = "it was merged, and `unmerge` undoes that" if merged else "`enable` one first"
             raise ValueError(f"The model has no adapter: {first}. Received: {model!r}")
         known = f"It has {', '.join(map(repr, names))}."
         raise ValueError(f"The model has no such adapter. {known} Received: name={name!r}")

@@ -95,7 +95,7 @@ def generate(model: keras.Model, inputs: Any, adapter_ids: Any, **how: Any) -> A
     """
     if not hasattr(model, "generate"):
         raise ValueError(
-            "A KerasHub task generates, such as a `GemmaCausalLM`, not its backbone. "
+            "Only a KerasHub task, such as a `GemmaCausalLM`, can generate; its backbone cannot. "
             f"Received: {type(model).__name__} {model.name!r}"
         )
     if isinstance(inputs, str):
@@ -117,8 +117,8 @@ def _arrays(x: Any) -> tuple[Any, int]:
     sizes = {len(part) if np.ndim(part) else 0 for part in keras.tree.flatten(x)}
     if len(sizes) != 1 or not min(sizes):
         raise ValueError(
-            "`x` is an array, or a list or dictionary of such, each with as many samples. "
-            f"Received: samples {sorted(sizes)}"
+            "`x` must be an array, or a list or dictionary of arrays with the same number of "
+            f"samples. Received: samples {sorted(sizes)}"
         )
     return x, min(sizes)
 
@@ -145,8 +145,8 @@ def _check(model: keras.Model, adapter_ids: Any, count: int) -> list[str | None]
     ids = list(adapter_ids)
     if len(ids) != count or not count:
         raise ValueError(
-            f"Each sample has one adapter: there are {count} samples. "
-            f"Received: {len(ids)} adapter_ids"
+            f"Each sample needs one adapter: there are {count} samples. Received: {len(ids)} "
+            "adapter_ids"
         )
     for name in set(ids) - {None}:
         require_adapter(model, name)

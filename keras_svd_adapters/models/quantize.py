@@ -64,7 +64,7 @@ class Compensation(TableReport):
             alone, error = max(k.alone for k in kernels), max(k.error for k in kernels)
             rows.append((path, f"{alone:.2%}", f"{error:.2%}"))
         head = ("kernel", f"error of {self.mode}", "with the adapter")
-        return Table(head, rows, f"{self.name!r} is active; the largest errors of kernels alike")
+        return Table(head, rows, f"{self.name!r} is active; the largest errors of similar kernels")
 
 
 def quantize(
@@ -132,8 +132,8 @@ def quantize(
     for site, _ in chosen:
         if type(site.layer) not in ADAPTED:
             raise ValueError(
-                "Keras quantizes Dense and EinsumDense: choose such by `targets`, or leave this "
-                f"one out with `exclude`. Received: `{site.path}`, {site.kind}"
+                "Keras quantizes Dense and EinsumDense: name such layers in `targets`, or leave "
+                f"this one out with `exclude`. Received: `{site.path}`, {site.kind}"
             )
     sites = [site for site, _ in chosen]
     found = {}
@@ -154,9 +154,9 @@ def _check(mode: str, method: LoRA, start: str, iterations: int) -> None:
         raise ValueError(f"`mode` is one of {MODES}. Received: mode={mode!r}")
     if type(method) is not LoRA:
         raise ValueError(
-            "Factors that make up for the rounding are those of LoRA: use `LoRA(rank=16)`; any "
-            "other method by `model.quantize(mode)` and `enable`. "
-            f"Received: method={method!r}"
+            "Only LoRA can compensate for the quantization error: use `LoRA(rank=16)`. For "
+            "another method, call `model.quantize(mode)`, then `enable`. Received: "
+            f"method={method!r}"
         )
     if start not in STARTS:
         raise ValueError(f"`start` is one of {STARTS}. Received: start={start!r}")
@@ -167,15 +167,15 @@ def _check(mode: str, method: LoRA, start: str, iterations: int) -> None:
 def _check_model(model: keras.layers.Layer) -> None:
     for site in adapted_sites(model):
         raise ValueError(
-            "The model has adapters: `quantize` gives a model its first one. Take them off with "
+            "The model has adapters, and `quantize` adds the first one. Remove them with "
             f"`delete_adapter`, or `merge` them. Received: an adapter on `{site.path}`"
         )
     for site in find_sites(model):
         if mode_of(site.owner) is not None:
             raise ValueError(
-                "The model is quantized, and the floats are gone that an adapter would make up "
-                "for: take the float model, or `enable` on this one. "
-                f"Received: `{site.path}` in {mode_of(site.owner)}"
+                "The model is already quantized, so its quantization error is no longer known: "
+                f"pass the float model, or call `enable` on this one. Received: `{site.path}` in "
+                f"{mode_of(site.owner)}"
             )
 
 

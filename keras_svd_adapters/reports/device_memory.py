@@ -79,8 +79,8 @@ def check_devices(distribution: Any, memory: Any) -> None:
         return
     if distribution is None:
         raise ValueError(
-            "`device_memory` is that of each device of a `distribution`: give that as well. "
-            f"Received: device_memory={memory!r}"
+            "`device_memory` is the memory of each device of a `distribution`: give "
+            f"`distribution` too. Received: device_memory={memory!r}"
         )
     if isinstance(memory, bool) or not isinstance(memory, (int, float)) or not memory > 0:
         raise ValueError(

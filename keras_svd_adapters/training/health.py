@@ -117,7 +117,7 @@ class AdapterHealth(TableReport, keras.callbacks.Callback):
         if still:
             warn(
                 f"{when}, {len(still)} of {len(found)} arrays of adapters have not moved at all: "
-                "raise the learning rate, and see that the loss depends on these layers. "
+                "raise the learning rate, and check that the loss depends on these layers. "
                 f"Received: {_listed(still)}"
             )
 
@@ -137,7 +137,7 @@ class AdapterHealth(TableReport, keras.callbacks.Callback):
         """Return the last check as a table."""
         head = ("layer", "array", "largest move", "move / values", "finite")
         if not self.history:
-            return Table(head, (), "AdapterHealth has not looked yet.")
+            return Table(head, (), "AdapterHealth has not checked the adapters yet.")
         rows = [
             (each.path, each.name, f"{each.moved:.2g}", f"{each.ratio:.2g}", str(each.finite))
             for each in self.history[-1]

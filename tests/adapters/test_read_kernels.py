@@ -138,7 +138,7 @@ def test_converts_each_expert():
 
 def test_dropout_has_no_input_there():
     layer, x = experts(), batch((TOKENS, WIDTH))
-    with pytest.warns(UserWarning, match="without an input for the dropout"):
+    with pytest.warns(UserWarning, match="give dropout no input"):
         ksa.enable(layer, ksa.LoRA(rank=2, dropout=0.5))
     shake(layer)
     np.testing.assert_array_equal(numpy(layer(x, training=True)), numpy(layer(x)))
@@ -464,7 +464,7 @@ def test_an_own_call_of_a_known_class(register):
         (Heads, {"w": 3}, "a letter per axis"),
         (Heads, {"w": "smm"}, "a letter per axis"),
         (keras.layers.Dense, {"kernel": "mn"}, "without being registered"),
-        (keras.layers.LSTMCell, {"kernel": "mn"}, "registered already"),
+        (keras.layers.LSTMCell, {"kernel": "mn"}, "already registered"),
         (keras.Model, {"w": "mn"}, "layers of a model"),
         ("Heads", {"w": "mn"}, "class of Keras layers"),
     ],
@@ -517,7 +517,7 @@ def test_a_model_that_reads_kernels_itself_is_left_alone():
 
 def test_registered_twice(register):
     ksa.register_kernels(Heads, w="nmn")
-    with pytest.raises(ValueError, match="registered already"):
+    with pytest.raises(ValueError, match="already registered"):
         ksa.register_kernels(Heads, w="nmn")
 
 

@@ -202,7 +202,10 @@ def test_without_weights_there_are_no_adapters(tmp_path):
         ('{"format_version": 2, "adapters": {}}', "version 2.*upgrade"),
         ('{"format_version": 1, "adapters": {"../a": {"of": "backbone", "active": []}}}', "well"),
         ('{"format_version": 1, "adapters": {"a": {"of": "backbone"}}}', "not well formed"),
-        ('{"format_version": 1, "adapters": {"a": {"of": "backbone", "active": []}}}', "not there"),
+        (
+            '{"format_version": 1, "adapters": {"a": {"of": "backbone", "active": []}}}',
+            "is missing",
+        ),
     ],
 )
 def test_an_index_that_lies(index, says, tmp_path):

@@ -275,7 +275,7 @@ def test_another_folder(tmp_path):
 @backend_free
 def test_a_folder_that_cannot_be_written(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
-    with pytest.warns(UserWarning, match="are not kept.*cache=False.*Received: "):
+    with pytest.warns(UserWarning, match="cannot be cached.*cache=False.*Received: "):
         SVDService(cache_dir=tmp_path / "file").decompose(kernels(1)[0])
 
     def full(*_):

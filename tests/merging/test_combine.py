@@ -211,7 +211,7 @@ BAD = {
         for density in (0.0, 1.5, True, "all", float("nan"))
     },
     **{
-        f"seed_{seed}": ({"a": 1}, {"how": "dare", "seed": seed}, "integer from 0 on")
+        f"seed_{seed}": ({"a": 1}, {"how": "dare", "seed": seed}, "non-negative integer")
         for seed in (-1, 0.5, True, "one", float("nan"))
     },
     **{
@@ -225,7 +225,11 @@ BAD = {
     },
     "rank_of_exact": ({"a": 1}, {"rank": 2}, "`rank` has a part in `how='svd'`"),
     "energy_of_cat": ({"a": 1}, {"how": "cat", "energy": 0.9}, "`energy` has a part in"),
-    "rank_of_values": ({"a": 1}, {"how": "ties", "rank": 2}, "makes one of their kind and no LoRA"),
+    "rank_of_values": (
+        {"a": 1},
+        {"how": "ties", "rank": 2},
+        "makes an adapter of the same method, not a LoRA",
+    ),
     "density_of_svd": (
         {"a": 1},
         {"how": "svd", "rank": 2, "density": 0.2},
@@ -254,7 +258,7 @@ METHODS = {
         "how='svd'",
     ),
     "nothing_exact": (ksa.SVF(), ksa.LoRA(rank=2), {}, "how='svd'"),
-    "cat_of_svf": (ksa.SVF(), None, {"how": "cat"}, "more than a low rank"),
+    "cat_of_svf": (ksa.SVF(), None, {"how": "cat"}, "has no exact LoRA"),
     "svd_without_rank": (ksa.SVF(), None, {"how": "svd"}, "`rank=` or `energy=`"),
 }
 
@@ -323,7 +327,7 @@ def test_other_singular_vectors():
     adapter = adapters_of(adapted_sites(model)[0].layer)["a"]
     factor = adapter.arrays.get("U", adapter.arrays.get("Vt"))
     factor.assign(keras.ops.negative(factor))
-    refused(model, {"a": 1, "b": 1}, "other singular vectors", how="linear")
+    refused(model, {"a": 1, "b": 1}, "different singular vectors", how="linear")
 
 
 @pytest.mark.parametrize(("method", "other"), CAT.values(), ids=CAT)

@@ -48,7 +48,7 @@ def test_no_lora_is_exactly_that(method):
     before = [w.path for w in model.weights]
     with pytest.raises(ValueError, match=r"; LoRA, .*Received: name='default'") as caught:
         ksa.to_lora(model)
-    listed = str(caught.value).split("exactly it; ")[1].split(" have one")[0].split(", ")
+    listed = str(caught.value).split("no exact LoRA; ")[1].split(" have one")[0].split(", ")
     assert set(listed) == {"LoRA", "PiSSA", "MiLoRA", "LoRAXS", "TokenRows", "VeRA"}
     assert [w.path for w in model.weights] == before
 

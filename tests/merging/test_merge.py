@@ -64,7 +64,7 @@ def test_other_adapters_are_in_the_way():
     backbone, _ = models.bert()
     ksa.enable(backbone, ksa.SVF())
     ksa.enable(backbone, ksa.LoRA(rank=2), name="second")
-    with pytest.raises(ValueError, match="Take them off"):
+    with pytest.raises(ValueError, match="Remove those"):
         ksa.merge(backbone)
     ksa.delete_adapter(backbone, "default")
     ksa.set_adapter(backbone, None)
@@ -107,14 +107,14 @@ def test_unmerging_restores_every_bit(method, dtype):
 
 def test_nothing_to_unmerge():
     backbone, _ = models.bert()
-    with pytest.raises(ValueError, match=r"no merge to take back.*Received: "):
+    with pytest.raises(ValueError, match=r"no merge to undo.*Received: "):
         ksa.unmerge(backbone)
     ksa.enable(backbone, ksa.LoRA(rank=2))
-    with pytest.raises(ValueError, match="no merge to take back"):
+    with pytest.raises(ValueError, match="no merge to undo"):
         ksa.unmerge(backbone)
     ksa.merge(backbone)
     ksa.enable(backbone, ksa.LoRA(rank=2))
-    with pytest.raises(ValueError, match="adapters since its `merge`"):
+    with pytest.raises(ValueError, match="adapters after its `merge`"):
         ksa.unmerge(backbone)
     ksa.merge(backbone, keep_base=False)
     with pytest.raises(ValueError, match="keep_base=False"):
@@ -130,7 +130,7 @@ def test_kernels_that_changed_since():
     kernel = backbone.get_layer("transformer_layer_1")._feedforward_output_dense.kernel
     old = kernel.numpy()
     kernel.assign(old + 1)
-    with pytest.raises(ValueError, match="changed since the merge"):
+    with pytest.raises(ValueError, match="changed after the merge"):
         ksa.unmerge(backbone)
     kernel.assign(old)
     assert bits(backbone) == before
@@ -216,7 +216,7 @@ def test_what_goes_wrong_leaves_the_model_adapted(how, monkeypatch):
         with pytest.raises(ValueError, match="no output on `probe`.*Received: "):
             ksa.merge(model, probe=empty)
     elif how == "no number":
-        with pytest.raises(ValueError, match="`tolerance` is a number.*Received: "):
+        with pytest.raises(ValueError, match="`tolerance` must be a number.*Received: "):
             ksa.merge(model, tolerance="1e-3", probe=x)
     else:
         detach, calls = merge_record.detach, []
@@ -264,7 +264,7 @@ def test_kernels_under_keras_lora_since():
     backbone.enable_svf()
     ksa.merge(backbone)
     backbone.enable_lora(2)
-    with pytest.raises(ValueError, match="changed since the merge"):
+    with pytest.raises(ValueError, match="changed after the merge"):
         ksa.unmerge(backbone)
 
 

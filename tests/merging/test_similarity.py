@@ -112,7 +112,7 @@ def test_too_few_adapters():
     with pytest.raises(ValueError, match="no adapter: `enable` one first"):
         ksa.similarity(model)
     ksa.enable(model, ksa.LoRA(rank=2))
-    with pytest.raises(ValueError, match=r"two adapters to compare.*Received: adapters"):
+    with pytest.raises(ValueError, match=r"needs two adapters.*Received: adapters"):
         ksa.similarity(model)
     with pytest.raises(ValueError, match="were not compared"):
         ksa.similarity(adapted(ksa.LoRA(rank=2))).cosine("a", "a")

@@ -173,7 +173,7 @@ def test_layers_without_the_batch_in_front_are_refused(layer, samples):
     x = np.random.default_rng(0).normal(size=(samples, 6, 10)).astype("float32")
     before = model.predict(x, verbose=0)
     for _ in range(2):
-        with pytest.raises(ValueError, match="with the batch in front"):
+        with pytest.raises(ValueError, match="the batch as its first axis"):
             ksa.predict(model, x, ["a", "b", "a", "b", "a", "b"][:samples])
     np.testing.assert_array_equal(model.predict(x, verbose=0), before)
 
@@ -253,9 +253,9 @@ def test_inputs_of_other_kinds():
         np.testing.assert_allclose(ksa.predict(model, x, IDS), expected, rtol=0, atol=1e-6)
     ksa.predict(model, batch(), np.array([name or "a" for name in IDS]))
     for x in ([], None, "abc", {"one": batch(), "two": batch()[:2]}):
-        with pytest.raises(ValueError, match="each with as many samples.*Received"):
+        with pytest.raises(ValueError, match="with the same number of samples.*Received"):
             ksa.predict(model, x, IDS)
-    with pytest.raises(ValueError, match="KerasHub task generates"):
+    with pytest.raises(ValueError, match="Only a KerasHub task"):
         ksa.generate(model, ["a"], ["a"])
 
 

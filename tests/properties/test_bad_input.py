@@ -58,7 +58,7 @@ def test_hyperparameters(make, words):
         ({"method": ksa.SVFT(pattern="banded", d=16)}, ["`d` can be 15", "Received: d=16"]),
         ({"method": ksa.SVFT(pattern="random", nnz=257)}, ["nnz=256", "Received: nnz=257"]),
         ({"method": ksa.SVFT(pattern="top_k", d=1)}, ["square", "Received: pattern='top_k'"]),
-        ({"method": ksa.SVFT}, ["arguments in brackets", "Received: method="]),
+        ({"method": ksa.SVFT}, ["not a class", "Received: method="]),
         ({"method": None}, ["Received: method=None"]),
         ({"method": ksa.SVF(), "targets": "nothing"}, ["Received: targets='nothing'"]),
         ({"method": ksa.SVF(), "train": "nothing"}, ["Received: train='nothing'"]),
@@ -286,7 +286,7 @@ def test_more_than_one_matrix():
 @backend_free
 def test_a_method_that_no_target_has_a_use_for():
     backbone, _ = models.bert()
-    with pytest.raises(ValueError, match="has a method of its own.*Received: method=LoRA"):
+    with pytest.raises(ValueError, match="has its own method.*Received: method=LoRA"):
         ksa.enable(backbone, ksa.LoRA(rank=2), targets={"attention": ksa.SVF()})
 
 
@@ -302,7 +302,7 @@ def test_a_method_that_no_target_has_a_use_for():
     ],
 )
 def test_arguments_in_the_wrong_order(swapped):
-    with pytest.raises(ValueError, match="model comes first|`filepath` is the path"):
+    with pytest.raises(ValueError, match="first argument must be|`filepath` is the path"):
         swapped(models.bert()[0])
 
 
@@ -339,9 +339,9 @@ def test_what_a_merged_model_says():
     ksa.enable(backbone, ksa.PiSSA(rank=1))
     assert "nan" not in str(ksa.status(backbone))
     ksa.merge(backbone)
-    with pytest.raises(ValueError, match="it was merged, `unmerge`"):
+    with pytest.raises(ValueError, match="it was merged, and `unmerge`"):
         ksa.merge(backbone)
     ksa.unmerge(backbone)
-    with pytest.raises(ValueError, match="was taken back already"):
+    with pytest.raises(ValueError, match="was undone already"):
         ksa.unmerge(backbone)
     assert ksa.status(backbone).adapters

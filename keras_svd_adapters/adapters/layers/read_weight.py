@@ -150,8 +150,8 @@ def _read_as(layer: Any, attribute: str, axes: dict[str, str]) -> list[ReadKerne
     names = tuple(name for name, value in vars(layer).items() if value is weight)
     if not isinstance(weight, keras.Variable) or not names:
         raise ValueError(
-            f"`register_kernels` named `{attribute}`, which is no weight of this layer; those are "
-            f"{', '.join(repr(w.name) for w in layer.weights)}. Received: {layer!r}"
+            f"`register_kernels` named `{attribute}`, which is not a weight of this layer; its "
+            f"weights are {', '.join(repr(w.name) for w in layer.weights)}. Received: {layer!r}"
         )
     known = _seen.setdefault(layer, {})
     if attribute not in known or known[attribute].kernel is not weight:

@@ -68,8 +68,8 @@ def register_kernels(cls: type[keras.layers.Layer], **axes: str) -> None:
         raise ValueError(f"Layers of this class are adapted without being registered. {received}")
     if cls in _registered:
         raise ValueError(
-            f"This class is registered already, with {_registered[cls]}, and cannot be twice. "
-            f"{received}"
+            f"This class is already registered, with {_registered[cls]}; a class is registered "
+            f"once. {received}"
         )
     if not axes or not all(
         isinstance(a, str) and {*"mn"} <= {*a} <= {*"mns"} for a in axes.values()

@@ -85,9 +85,9 @@ def _without_values(place: Path) -> Exception:
     if not pickled:
         return FileNotFoundError(f"It has no {VALUES}. Received: {str(place)!r}")
     return ValueError(
-        f"Its weights are in {pickled[0]}, a pickle, which can run any program as it is read, and "
-        f"is refused. Save it again in PEFT by `save_pretrained(..., safe_serialization=True)`. "
-        f"Received: {str(place)!r}"
+        f"Its weights are in {pickled[0]}, a pickle. Reading a pickle can run any program, so it "
+        "is refused. Save the adapter again in PEFT with `save_pretrained(..., "
+        f"safe_serialization=True)`. Received: {str(place)!r}"
     )
 
 
@@ -103,5 +103,5 @@ def _float32(told: dict[str, Any]) -> np.ndarray:
     elif told["dtype"] in FLOATS:
         values = np.frombuffer(told["data"], FLOATS[told["dtype"]]).astype("float32")
     else:
-        raise ValueError(f"it holds {told['dtype']} values, of which no adapter is made")
+        raise ValueError(f"it holds {told['dtype']} values, which no adapter can use")
     return values.reshape(told["shape"])

@@ -130,17 +130,18 @@ def _check(site: Site, name: str, names: Names) -> None:
         )
     if site.view.count is not None or not site.host.has_row_inputs or not site.host.called:
         raise ValueError(
-            "PEFT directories are written for kernels of Dense, EinsumDense and Embedding layers; "
-            f"those of experts and convolutions lie otherwise there. `merge` holds all. {received}"
+            "PEFT directories are written for kernels of Dense, EinsumDense and Embedding "
+            "layers; PEFT stores those of experts and convolutions in another way. `merge` "
+            f"covers all of them. {received}"
         )
     if tie := site.host.tied_reason(site.layer):
         raise ValueError(
-            f"PEFT would change the look-up alone: {tie}. `merge` holds both. {received}"
+            f"PEFT would change only the look-up: {tie}. `merge` covers both. {received}"
         )
     if site.host.is_lookup and isinstance(method, DoRA):
         raise ValueError(
-            "DoRA of an embedding has another magnitude in PEFT. Give `rank=` or `energy=`, or "
-            f"`merge`. {received}"
+            "PEFT computes the magnitude of an embedding's DoRA in another way. Give `rank=` or "
+            f"`energy=`, or `merge`. {received}"
         )
 
 

@@ -74,8 +74,8 @@ def values_for(
     received = f"Received: `{module}.{part}` of shape {tensor.shape}"
     if site.host.is_lookup and site.host.tied_reason(site.layer):
         raise ValueError(
-            f"`{site.path}` makes the logits as well, and PEFT trained a table of the look-up "
-            f"alone: merge it in PEFT and load the whole model. {received}"
+            f"`{site.path}` also makes the logits, and PEFT trained a table for the look-up only: "
+            f"merge it in PEFT and load the whole model. {received}"
         )
     weight = _weights(site).get(part)
     if weight is None:
@@ -107,9 +107,9 @@ def check_owners(heads: list[tuple[keras.Variable, np.ndarray]], name: str) -> N
 
 def _refuse(paths: list[str], strict: bool) -> None:
     text = (
-        "A PEFT directory holds adapters and whole Dense layers of known names, and other weights "
-        "trained as well: without them the adapter computes something else. `merge` holds all{}. "
-        f"Received: {', '.join(paths[:4])}{', ...' * (len(paths) > 4)}"
+        "A PEFT directory holds adapters and whole Dense layers of known names, and other "
+        "weights also trained: without them the adapter has other outputs. `merge` covers all of "
+        f"them{{}}. Received: {', '.join(paths[:4])}{', ...' * (len(paths) > 4)}"
     )
     if strict:
         raise ValueError(text.format("; `strict=False` leaves them out"))

@@ -97,7 +97,9 @@ def import_peft(
     ]
     check_places([m for m in (*tensors, *others) if m not in sites], directory, strict)
     if not chosen:
-        raise ValueError(f"It has no adapter of this model. Received: {os.fspath(directory)!r}")
+        raise ValueError(
+            f"The directory has no adapter of this model. Received: {os.fspath(directory)!r}"
+        )
     check_methods(chosen, name)
     check_owners(heads, name)
     weights = [weight for weight, _ in heads]

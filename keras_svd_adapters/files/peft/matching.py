@@ -106,15 +106,15 @@ def shared_of(model: keras.layers.Layer, chosen: Chosen, tensors: dict[str, np.n
         return {}
     if VERA_A not in tensors or VERA_B not in tensors:
         raise ValueError(
-            "The random pair of VeRA is not in the directory, and its seed gives it in PyTorch "
-            "alone. Save it in PEFT with `save_projection=True`. "
-            f"Received: tensors {sorted(tensors)[:3]}"
+            "The directory lacks the random pair of VeRA, which only PyTorch can make from the "
+            "seed. Save it in PEFT with `save_projection=True`. Received: tensors "
+            f"{sorted(tensors)[:3]}"
         )
     pair = {"vera_a": tensors[VERA_A].T, "vera_b": tensors[VERA_B].T}
     shared = shared_arrays_for(model, chosen, {VeRA.name: pair})
     if not same_values(shared[VeRA.name], pair):
         raise ValueError(
-            "The model has VeRA adapters with another random pair, which all share. Take these "
-            f"off, or load onto a model without. Received: {chosen[0][1]}"
+            "The model has VeRA adapters with another random pair, which all share. Remove these "
+            f"with `delete_adapter`, or load onto a model without VeRA. Received: {chosen[0][1]}"
         )
     return shared

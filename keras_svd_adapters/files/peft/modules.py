@@ -67,10 +67,10 @@ def name_modules(
     if family is None:
         if not own:
             raise ValueError(
-                "The transformers names of this model's kernels are not known; they are for "
-                f"{', '.join(FAMILIES)}. Give them by `modules=`, such as "
-                "`{'block_{}/query': 'encoder.layer.{}.attention.self.query'}`, where `{}` stands "
-                f"for a number. Received: {type(model).__name__} {model.name!r}"
+                "The transformers names of this model's kernels are not known; known are those "
+                f"of {', '.join(FAMILIES)}. Give them with `modules=`, such as "
+                "`{'block_{}/query': 'encoder.layer.{}.attention.self.query'}`, where "
+                f"`{{}}` stands for a number. Received: {type(model).__name__} {model.name!r}"
             )
         return Names(_each_once(own))
     heads = {}
@@ -131,14 +131,14 @@ def _own_names(modules: Modules, paths: dict[str, str]) -> dict[str, str]:
     )
     if not texts:
         raise ValueError(
-            "`modules` gives paths of kernels their modules, such as `{'up_{}': 'layers.{}.fc'}`. "
-            f"Received: modules={modules!r}"
+            "`modules` maps paths of kernels to modules, such as `{'up_{}': "
+            f"'layers.{{}}.fc'}}`. Received: modules={modules!r}"
         )
     for pattern, module in modules.items():
         if pattern.count("{}") != module.count("{}"):
             raise ValueError(
-                "A path and its module in `modules` have as many `{}`. "
-                f"Received: {pattern!r}: {module!r}"
+                "A path and its module in `modules` need the same number of `{}`. Received: "
+                f"{pattern!r}: {module!r}"
             )
         if not _matched({pattern: module}, paths):
             raise ValueError(

@@ -38,36 +38,36 @@ def check_settings(config: dict[str, Any]) -> None:
     """
     kind = config.get("peft_type")
     if kind not in ("LORA", "VERA"):
-        raise ValueError(f"LoRA, DoRA and VeRA are read. Received: peft_type={kind!r}")
+        raise ValueError(f"Only LoRA, DoRA and VeRA can be loaded. Received: peft_type={kind!r}")
     for setting in CHANGING:
         if config.get(setting):
             raise ValueError(
-                "The adapter has a setting that changes what it computes and is not read here: "
-                "merge it in PEFT (`merge_and_unload`) and load the whole model. "
-                f"Received: {setting}={config[setting]!r}"
+                "The adapter has a setting that changes its outputs and is not supported: merge "
+                "it in PEFT (`merge_and_unload`) and load the whole model. Received: "
+                f"{setting}={config[setting]!r}"
             )
     if (config.get("bias") or "none") != "none":
         raise ValueError(
-            "The adapter trained biases as well, which are not read here: merge it in PEFT "
+            "The adapter also trained biases, which are not supported: merge it in PEFT "
             f"(`merge_and_unload`) and load the whole model. Received: bias={config['bias']!r}"
         )
     start = config.get("init_lora_weights")
     if start not in PLAIN_STARTS:
         raise ValueError(
-            "Its start changed the base model, and the adapter belongs to what was left. Save it "
-            "in PEFT by `save_pretrained(..., path_initial_model_for_weight_conversion=...)`, "
-            "which makes it a LoRA of the base as it was. "
-            f"Received: init_lora_weights={start!r}"
+            "Its initialization changed the base model, and the adapter fits only the changed "
+            "one. Save it in PEFT with `save_pretrained(..., "
+            "path_initial_model_for_weight_conversion=...)`, which makes it a LoRA of the "
+            f"original base. Received: init_lora_weights={start!r}"
         )
     named = ("r", "lora_alpha", "lora_dropout", "vera_dropout", "d_initial")
     numbers = {key: config[key] for key in named if key in config}
     for pattern in ("rank_pattern", "alpha_pattern"):
         if not isinstance(config.get(pattern) or {}, dict):
-            raise ValueError(f"`{pattern}` is no mapping. Received: {config[pattern]!r}")
+            raise ValueError(f"`{pattern}` must be a mapping. Received: {config[pattern]!r}")
         numbers |= {f"{pattern}[{k!r}]": v for k, v in (config.get(pattern) or {}).items()}
     for name, number in numbers.items():
         if not _is_number(number):
-            raise ValueError(f"A setting is no number. Received: {name}={number!r}")
+            raise ValueError(f"A setting must be a number. Received: {name}={number!r}")
 
 
 def _is_number(value: Any) -> bool:
@@ -95,7 +95,9 @@ def _of(patterns: dict[str, Any] | None, module: str, otherwise: Any) -> Any:
             if re.match(rf"(.*\.)?({pattern})$", module):
                 return value
         except re.error as error:
-            raise ValueError(f"A pattern is none: {error}. Received: {pattern!r}") from None
+            raise ValueError(
+                f"A pattern is not a regular expression: {error}. Received: {pattern!r}"
+            ) from None
     return otherwise
 
 

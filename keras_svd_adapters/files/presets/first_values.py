@@ -19,8 +19,8 @@ def give_first_value(variable: keras.Variable, value: Any = None) -> None:
         return
     if tuple(value.shape) != tuple(variable.shape):
         raise ValueError(
-            f"The file has another shape for {variable.path} than {tuple(variable.shape)}: it is "
-            f"of another model. Received: {tuple(value.shape)}"
+            f"The file has another shape for {variable.path} than {tuple(variable.shape)}: it "
+            f"belongs to another model. Received: {tuple(value.shape)}"
         )
     if keras.backend.backend() == "jax" and keras.distribution.distribution() is not None:
         value = _spread(variable, value.astype(variable.dtype))

@@ -68,9 +68,9 @@ def from_preset(
     files = [folder / name for name in (ONE_FILE, SEVERAL_FILES) if (folder / name).exists()]
     if not files:
         raise ValueError(
-            f"`from_preset` reads a directory with {ONE_FILE} or {SEVERAL_FILES}: load any other "
-            "by `from_preset` of `keras_hub.models.Backbone` or a task, and `enable` then. "
-            f"Received: {str(preset)!r}"
+            f"`from_preset` reads a directory with {ONE_FILE} or {SEVERAL_FILES}: load another "
+            "preset with `from_preset` of `keras_hub.models.Backbone` or a task, then call "
+            f"`enable`. Received: {str(preset)!r}"
         )
     require_keras_hub(preset)
     options = {key: how.pop(key) for key in [*how] if key not in signature(enable).parameters}
@@ -78,7 +78,7 @@ def from_preset(
     if how and not adapts:
         raise ValueError(
             "Without a method, nothing is adapted: give one, as in `from_preset(preset, "
-            f"SVFT())`, or leave out what is for `enable`. Received: {', '.join(how)}"
+            f"SVFT())`, or leave out the arguments of `enable`. Received: {', '.join(how)}"
         )
     check = partial(_check, method=method, how=how) if adapts else None
     model = _load(folder, files[0], cls, options, check)

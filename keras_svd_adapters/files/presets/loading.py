@@ -55,9 +55,9 @@ def _find_holder(model: Any, kind: str, name: str, preset: Any) -> Any:
     if kind == type(model).__name__:
         return model
     warn(
-        f"The preset's adapter {name!r} belongs to a {kind} as a whole and was left out: this is "
-        f"its base. `{kind}.from_preset` loads it. "
-        f"Received: {type(model).__name__}.from_preset({str(preset)!r})"
+        f"The preset's adapter {name!r} belongs to a {kind} as a whole and was left out: this "
+        f"model is only its backbone. `{kind}.from_preset` loads it. Received: "
+        f"{type(model).__name__}.from_preset({str(preset)!r})"
     )
     return None
 
@@ -82,7 +82,7 @@ def _read_index(path: str | None, preset: Any) -> dict[str, Any]:
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise AdapterFileError(
             f"`{INDEX}` of the preset is not well formed: {error}. Save the model again with "
-            f"`save_to_preset`, or take the file out. Received: {str(preset)!r}"
+            f"`save_to_preset`, or remove the file. Received: {str(preset)!r}"
         ) from None
     return dict(adapters)
 
@@ -91,7 +91,7 @@ def _require(path: str | None, name: str, preset: Any) -> str:
     if path is None:
         raise AdapterFileError(
             f"`{INDEX}` of the preset names the adapter {name!r}, and `{FOLDER}/{name}.keras` is "
-            f"not there. Received: {str(preset)!r}"
+            f"missing. Received: {str(preset)!r}"
         )
     return path
 

@@ -150,8 +150,8 @@ def save(found: SVD, path: Path) -> None:
         _evict(path)
     except OSError as error:
         warn(
-            f"The decompositions are not kept ({error}). Give another folder as `cache_dir=`, or "
-            f"`cache=False`. Received: {str(path.parent)!r}"
+            f"The decompositions cannot be cached ({error}). Give another folder as `cache_dir=`, "
+            f"or `cache=False`. Received: {str(path.parent)!r}"
         )
 
 

@@ -48,7 +48,7 @@ class CombineRequest:
         if value is not None and self.how not in hows:
             one = " or ".join(f"`how={how!r}`" for how in hows)
             raise ValueError(
-                f"`{argument}` has a part in {one} only: leave it out, or choose that. "
+                f"`{argument}` has an effect only with {one}: leave it out, or choose that. "
                 f"Received: how={self.how!r}, {argument}={value!r}"
             )
 
@@ -56,9 +56,9 @@ class CombineRequest:
         """Raise if the size of a nearest LoRA is given but no such LoRA is made."""
         if not nearest and (self.rank, self.energy) != (None, None):
             raise ValueError(
-                f"The trained values of these adapters add, so `how={self.how!r}` makes one of "
-                "their kind and no LoRA: leave `rank` and `energy` out, or take `how='svd'`. "
-                f"Received: rank={self.rank!r}, energy={self.energy!r}"
+                f"The trained values of these adapters add up, so `how={self.how!r}` makes an "
+                "adapter of the same method, not a LoRA: leave `rank` and `energy` out, or use "
+                f"`how='svd'`. Received: rank={self.rank!r}, energy={self.energy!r}"
             )
 
     def blend(self, place: int) -> Blend:
@@ -95,14 +95,16 @@ def _is_finite(weight: Any) -> bool:
 def _check_density(density: float | None) -> None:
     if density is not None and not is_share(density):
         raise ValueError(
-            "`density` is a share between 0 and 1, such as 0.2: of the entries that are kept. "
-            f"Received: density={density!r}"
+            "`density` is the share of entries to keep, between 0 and 1, such as 0.2. Received: "
+            f"density={density!r}"
         )
 
 
 def _check_seed(seed: int | None) -> None:
     if seed is not None and not _is_seed(seed):
-        raise ValueError(f"`seed` is an integer from 0 on, such as 1. Received: seed={seed!r}")
+        raise ValueError(
+            f"`seed` must be a non-negative integer, such as 1. Received: seed={seed!r}"
+        )
 
 
 def _is_seed(seed: Any) -> bool:

@@ -74,8 +74,8 @@ class KernelCombination:
     def _finite(self, change: np.ndarray) -> np.ndarray:
         if not np.abs(change).max() <= LARGEST:
             raise ValueError(
-                "The sum is too large for float32, in which it would be NaN or infinite: lower "
-                f"the weights. Received: weights={self.recipe.weights!r}, on `{self.site.path}`"
+                "The sum is too large for float32 and would be NaN or infinite: lower the "
+                f"weights. Received: weights={self.recipe.weights!r}, on `{self.site.path}`"
             )
         return change
 
@@ -99,7 +99,8 @@ class KernelCombination:
         ranks = [int(getattr(method, "rank", 0)) for method in methods]
         if 0 in ranks:
             raise ValueError(
-                "A nearest LoRA needs `rank=` or `energy=`, such as 0.99, as an adapter has no "
-                f"rank. Received: {', '.join(map(str, methods))} on `{self.site.path}`"
+                "A nearest LoRA needs `rank=` or `energy=`, such as `energy=0.99`: an adapter "
+                f"here has no rank of its own. Received: {', '.join(map(str, methods))} on "
+                f"`{self.site.path}`"
             )
         return max(ranks)

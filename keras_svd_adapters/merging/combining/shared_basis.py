@@ -53,15 +53,15 @@ def shared_basis_of(adapters: Mapping[str, Adapter], path: str) -> SharedBasis:
     for adapter in adapters.values():
         if not adapter.method.linear:
             raise ValueError(
-                "Only values of SVF, SVFT, LoRA-XS and TokenRows add exactly; `how='cat'` is exact "
-                f"for LoRA and its kin, {other}. {received}"
+                "Only values of SVF, SVFT, LoRA-XS and TokenRows add exactly; `how='cat'` is "
+                f"exact for LoRA and its variants, {other}. {received}"
             )
         if type(adapter.method) is not type(first.method):
             raise ValueError(f"Values of different methods do not add; {other}. {received}")
         for name in FACTORS:
             if not _agree(first, adapter, name):
                 raise ValueError(
-                    "The adapters were made between other singular vectors, as of another base "
+                    "The adapters use different singular vectors, such as those of another base "
                     f"or another `svd_device`; {other}. {received}"
                 )
     if isinstance(first.method, SVFT) and not _same_meaning(adapters):
@@ -71,7 +71,7 @@ def shared_basis_of(adapters: Mapping[str, Adapter], path: str) -> SharedBasis:
     if isinstance(first.method, TokenRows) and not _same_meaning(adapters):
         return _rows_united(adapters)
     if not _same_meaning(adapters):
-        raise ValueError(f"Only values of equal hyperparameters add; {other}. {received}")
+        raise ValueError(f"Values add only if the hyperparameters are equal; {other}. {received}")
     frozen = {
         name: to_float_array(v) for name, v in first.arrays.items() if name not in first.trained
     }

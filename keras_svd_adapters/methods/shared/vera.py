@@ -76,8 +76,8 @@ class VeRA(Method):
             raise ValueError(f"`dropout` must be in [0, 1). Received: dropout={self.dropout!r}")
         if self.d_initial == 0 or not isfinite(self.d_initial):
             raise ValueError(
-                "`d_initial` must be a number other than zero, at which nothing would ever move. "
-                f"Received: d_initial={self.d_initial!r}"
+                "`d_initial` must be a number other than zero: at zero, no value would ever "
+                f"change. Received: d_initial={self.d_initial!r}"
             )
 
     @property

@@ -53,7 +53,7 @@ class TokenRows(Method):
         listed = list(self.rows) if isinstance(self.rows, Iterable) else []
         if not listed or not all(isinstance(row, Integral) and row >= 0 for row in listed):
             raise ValueError(
-                "`rows` are the numbers of rows, such as the ids of tokens, `TokenRows([48, 49])`. "
+                "`rows` holds row numbers, such as the ids of tokens, `TokenRows([48, 49])`. "
                 f"Received: rows={self.rows!r}"
             )
         if len(set(listed)) < len(listed):
@@ -66,9 +66,7 @@ class TokenRows(Method):
 
     def check(self, m: int, n: int) -> None:
         if max(self.rows) >= m:
-            raise ValueError(
-                f"It has {m} rows, the last of which is {m - 1}. Received: rows={self.rows}"
-            )
+            raise ValueError(f"The table has {m} rows, 0 to {m - 1}. Received: rows={self.rows}")
 
     def arrays(self, m: int, n: int, form: str) -> dict[str, Array]:
         return {"shift": Array((len(tuple(self.rows)), n), trainable=True, start=0.0, axes=".n")}

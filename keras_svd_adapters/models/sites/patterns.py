@@ -74,7 +74,7 @@ def _no_match(sites: list[Site], pattern: Any, argument: str) -> str:
     names = sorted({site.name for site in sites} | {site.path for site in sites} | set(PRESETS))
     near = difflib.get_close_matches(str(pattern), names, n=3, cutoff=0.4)
     tables = any(site.host.is_lookup for site in sites)
-    rule = "An embedding is named by its exact name. " if tables else ""
+    rule = "Name an embedding by its exact name. " if tables else ""
     hint = f"Did you mean {' or '.join(repr(name) for name in near)}? " if near else ""
     return (
         f"`{argument}` matches no layer that can be adapted. {hint}{rule}The model has\n"

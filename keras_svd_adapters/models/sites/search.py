@@ -16,7 +16,7 @@ from keras_svd_adapters.runtime.layer_attributes import walk
 def find_sites(model: keras.layers.Layer) -> list[Site]:
     """Return every kernel of a model, in the order of its weight files."""
     if not isinstance(model, keras.layers.Layer):
-        raise ValueError(f"The model comes first, a Keras model or layer. Received: {model!r}")
+        raise ValueError(f"The first argument must be a Keras model or layer. Received: {model!r}")
     return list(_sites(model))
 
 

@@ -131,10 +131,10 @@ def _in_blocks(
         raise ValueError(f"Give `layers` or `last`, not both. {received}")
     most = max((count for _, count in numbers.values()), default=0)
     if not most:
-        raise ValueError(f"The model has no repeated blocks to choose among. {received}")
+        raise ValueError(f"The model has no repeated blocks to choose from. {received}")
     if last is not None:
         if not _is_number(last) or not 0 < last <= most:
-            raise ValueError(f"`last` is a number of blocks, of {most} at most. {received}")
+            raise ValueError(f"`last` is a number of blocks, {most} at most. {received}")
         return [s for s in chosen if s.key not in numbers or _from_end(numbers[s.key]) <= last]
     wanted = list(layers) if isinstance(layers, Iterable) else []
     if not wanted or not all(_is_number(each) and 0 <= each < most for each in wanted):

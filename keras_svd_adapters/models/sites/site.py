@@ -113,13 +113,13 @@ class Site:
         """Raise `ValueError` if a method cannot adapt this kernel."""
         if self.host.is_lookup and method.lookup_form is None:
             raise ValueError(
-                "It is an embedding, which LoRA, DoRA and TokenRows adapt; give it one of these by "
-                f"a mapping in `targets`, or leave it out. Received: {self.kind}"
+                "Only LoRA, DoRA and TokenRows adapt an embedding: give it one of these with a "
+                f"mapping in `targets`, or leave it out. Received: {self.kind}"
             )
         if holds_integers(self.owner) and getattr(method, "formulation", "auto") == "factored":
             raise ValueError(
-                "The factors would take the place of the quantized kernel, and its memory with it: "
-                f"use `formulation='auto'`. Received: {method}"
+                "The factors would replace the quantized kernel and use more memory than it: use "
+                f"`formulation='auto'`. Received: {method}"
             )
         method.check(self.view.m, self.view.n)
 

@@ -94,8 +94,8 @@ def single_shared_arrays(sites: Iterable[Site], name: str | None = None) -> Shar
         if len(found) > 1:
             raise ValueError(
                 f"The {method} adapters of this model read {len(found)} different sets of shared "
-                "arrays, as layers that were adapted one by one do, and an adapter of the model "
-                "has one. Adapt the model by one `enable`, or save it whole with `model.save`. "
+                "arrays, because their layers were adapted one by one. An adapter of a model has "
+                "one set: adapt the model with one `enable`, or save it whole with `model.save`. "
                 f"Received: {', '.join(str(shared.method) for shared in found)}"
             )
     return {method: found[0] for method, found in several.items()}

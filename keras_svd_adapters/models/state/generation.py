@@ -9,8 +9,8 @@ from keras_svd_adapters.models.sites.search import adapted_sites
 from keras_svd_adapters.runtime.warnings import warn
 
 ADVICE = (
-    "Unmerged, every token pays for the adapter: before you serve the model or generate much,\n"
-    "`keras_svd_adapters.merge(model)`; `unmerge` takes that back."
+    "An unmerged adapter costs time for every token. Before you serve the model or generate "
+    "much, call\n`keras_svd_adapters.merge(model)`; `unmerge` undoes it."
 )
 
 

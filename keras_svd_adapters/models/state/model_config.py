@@ -100,10 +100,9 @@ def restore_adapters(
         missing = [key for key in adapter["sites"] if key not in by_key]
         if missing:
             raise ValueError(
-                "The configuration names adapted layers that the rebuilt model does not have; "
-                "does its `from_config` build every layer, and was `register_kernels` called as "
-                "where it was saved? "
-                f"Received: {', '.join(missing)}"
+                "The configuration names adapted layers that the rebuilt model does not have. "
+                "Does its `from_config` build every layer, and was `register_kernels` called as "
+                f"before saving? Received: {', '.join(missing)}"
             )
         for key, told in adapter["sites"].items():
             _restore(by_key[key], name, told, arrays)

@@ -80,9 +80,9 @@ def tell_of_adapters_left_out(model: keras.Model, filepath: Any) -> None:
         names = sorted({key.rpartition("/")[2].removeprefix(PREFIX) for key in left_out})
         warn(
             f"The file holds adapters {names} of {len(left_out)} layers, which this model does "
-            "not have: those were left out. Type "
-            "`keras_svd_adapters.enable(model, method, name=...)` as when it was saved, before "
-            f"`load_weights`. Received: {str(filepath)!r}, {left_out[0]}"
+            "not have: those were left out. Call `keras_svd_adapters.enable(model, method, "
+            f"name=...)` as before saving, then `load_weights`. Received: {str(filepath)!r}, "
+            f"{left_out[0]}"
         )
 
 
