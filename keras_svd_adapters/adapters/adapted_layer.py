@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any, ClassVar
 
@@ -11,7 +10,8 @@ import keras
 from keras import ops
 
 from keras_svd_adapters.adapters.adapter import Adapter
-from keras_svd_adapters.adapters.carried import PREFIX, _remember, adapters_of
+from keras_svd_adapters.adapters.carried import PREFIX, adapters_of
+from keras_svd_adapters.adapters.mode import current_mode, with_own_kernels
 from keras_svd_adapters.adapters.per_sample import Compute, PerSampleAdapters
 from keras_svd_adapters.adapters.refusals import refuse_keras_lora, refuse_per_sample
 from keras_svd_adapters.kernels.matrix_view import KernelView
@@ -43,8 +43,6 @@ class AdaptedLayer:
 
     carried_adapters: tuple[str, ...] = ()
     active_adapter: str | None = None
-    mixture: PerSampleAdapters | None = None
-    reads_base: bool = False
 
     def __init_subclass__(cls) -> None:
         if "adapts" in vars(cls):
@@ -74,21 +72,24 @@ class AdaptedLayer:
         """Undo `join`."""
 
     @property
-    def is_inactive(self) -> bool:
-        """Whether the layer computes with its own kernel."""
-        return self.reads_base or (self.active_adapter is None and self.mixture is None)
+    def mixture(self) -> PerSampleAdapters | None:
+        """The adapters among which each sample has its own, if the running thread mixes them."""
+        return current_mode().per_sample.get(id(self))
 
     @property
-    def trace_key(self) -> Any:
-        """The state, besides the values of weights, that a compiled function depends on."""
-        if self.is_inactive:
-            return None
-        return self.active_adapter if self.mixture is None else self.mixture.key
+    def is_inactive(self) -> bool:
+        """Whether the layer computes with its own kernel, in the running thread."""
+        mode = current_mode()
+        return id(self) in mode.base or (
+            self.active_adapter is None and id(self) not in mode.per_sample
+        )
 
     def adapted(self, inputs: Any, compute: Compute, training: bool | None) -> Any:
         """Run `compute` on inputs with the active adapter, or with the adapter of each sample."""
-        if self.mixture is not None:
-            return self.mixture.outputs(inputs, compute, adapters_of(self))  # type: ignore[arg-type]
+        mode = current_mode()
+        if (mixture := mode.per_sample.get(id(self))) is not None:
+            assert mode.ids is not None
+            return mixture.outputs(inputs, compute, adapters_of(self), mode.ids)  # type: ignore[arg-type]
         return compute(inputs, partial(self.adapter().adapt, training=training))
 
     @property
@@ -135,24 +136,9 @@ class AdaptedLayer:
         """The active adapter."""
         return getattr(self, PREFIX + str(self.active_adapter))
 
-    @contextmanager
-    def base(self) -> Iterator[None]:
-        """Context manager: the layer computes as it did before it was adapted."""
-        before = self.reads_base
-        _remember(self, "reads_base", True)
-        try:
-            yield
-        finally:
-            _remember(self, "reads_base", before)
-
-    @contextmanager
-    def mixed(self, mixture: PerSampleAdapters) -> Iterator[None]:
-        """Context manager: each sample of a batch has its own adapter."""
-        _remember(self, "mixture", mixture)
-        try:
-            yield
-        finally:
-            vars(self).pop("mixture", None)
+    def base(self) -> AbstractContextManager[None]:
+        """Context manager: the layer computes as it did before it was adapted, in this thread."""
+        return with_own_kernels(frozenset((id(self),)))
 
     def save_own_variables(self, store: Any) -> None:
         with self.base():

@@ -48,7 +48,7 @@ def detach(layer: keras.layers.Layer, name: str) -> None:
     if layer.active_adapter == name:
         _remember(layer, "active_adapter", None)
     if not layer.carried_adapters:
-        for attribute in ("carried_adapters", "active_adapter", "reads_base"):
+        for attribute in ("carried_adapters", "active_adapter"):
             vars(layer).pop(attribute, None)
         layer.leave(layer)
         remove_mixin(layer, AdaptedLayer)

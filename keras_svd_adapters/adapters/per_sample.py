@@ -19,28 +19,19 @@ Compute = Callable[[Any, Adapt], Any]
 Names = tuple[str | None, ...]
 
 
-class AdapterIds(keras.layers.Layer):
-    """Layer that stores the adapter of each sample as a weight, so that a graph reads it.
+@dataclass(frozen=True, eq=False)
+class AdapterIds:
+    """The adapter of each sample of a batch, an input of the function that computes the batch.
 
     Args:
         names: Names of the adapters, `None` for the plain model.
-        size: Number of samples in a batch.
+        ids: `(samples,)` indices of names.
+        probe_rows: Number of rows in a test that shows whether layers keep the batch in front.
     """
 
-    def __init__(self, names: Names, size: int):
-        super().__init__(name="adapter_ids")
-        self.names = names
-        self.size = size
-        self.probe_rows: int | None = None
-        self.is_checked = False
-        self.ids = self.add_weight(
-            name="ids", shape=(size,), dtype="int32", initializer="zeros", trainable=False
-        )
-        self.built = True
-
-    def choose(self, ids: list[str | None]) -> None:
-        """Assign an adapter to each sample."""
-        self.ids.assign(np.array([self.names.index(name) for name in ids], "int32"))
+    names: Names
+    ids: Any
+    probe_rows: int | None = None
 
 
 @dataclass(frozen=True)
@@ -84,22 +75,17 @@ class PerSampleAdapters:
     """Computation of a layer if each sample of a batch has its own adapter.
 
     Args:
-        chosen: The adapter of each sample.
         groups: The layer's adapters.
         maps: Whether the backend maps the layer's work over samples. PyTorch does not map
             convolutions of images. No backend maps layers that Keras quantized.
     """
 
-    chosen: AdapterIds
     groups: list[Group]
     maps: bool = True
 
-    @property
-    def key(self) -> AdapterIds:
-        """The state that a compiled function depends on."""
-        return self.chosen
-
-    def outputs(self, inputs: Any, compute: Compute, adapters: Mapping[str, Adapter]) -> Any:
+    def outputs(
+        self, inputs: Any, compute: Compute, adapters: Mapping[str, Adapter], chosen: AdapterIds
+    ) -> Any:
         """Compute the outputs of the layer, each sample with its own adapter.
 
         Args:
@@ -107,33 +93,38 @@ class PerSampleAdapters:
             compute: Function that does the layer's work on some rows, given a function
                 `adapt(x, operation)`.
             adapters: The layer's adapters.
+            chosen: The adapter of each sample.
         """
-        rows, size = inputs.shape[0], self.chosen.probe_rows or self.chosen.size
-        if type(rows) is int and rows % size:
+        rows, size = inputs.shape[0], chosen.probe_rows or chosen.ids.shape[0]
+        if type(rows) is int and type(size) is int and rows % size:
             refuse_per_sample(f"{rows} rows for a batch of {size} samples")
-        if self.chosen.probe_rows:
+        if chosen.probe_rows:
             return compute(inputs, _plain)
-        shape = ops.shape(inputs)
-        samples = ops.reshape(inputs, (self.chosen.size, -1, *shape[1:]))
+        samples = ops.reshape(inputs, (ops.shape(chosen.ids)[0], -1, *ops.shape(inputs)[1:]))
         known = {name for group in self.groups for name in group.names}
         y = None
-        if set(self.chosen.names) - known:
+        if set(chosen.names) - known:
             y = self._mapped(lambda x: compute(x, _plain), samples)
         for group in self.groups:
-            found = self._of(group, samples, compute, adapters)
-            y = found if y is None else ops.where(self._is_in(group, len(y.shape)), found, y)
+            found = self._of(group, samples, compute, adapters, chosen)
+            y = found if y is None else ops.where(_is_in(group, chosen, len(y.shape)), found, y)
         return ops.reshape(y, (-1, *ops.shape(y)[2:]))
 
     def _of(
-        self, group: Group, samples: Any, compute: Compute, adapters: Mapping[str, Adapter]
+        self,
+        group: Group,
+        samples: Any,
+        compute: Compute,
+        adapters: Mapping[str, Adapter],
+        chosen: AdapterIds,
     ) -> Any:
         """Compute outputs with the adapters of a group; outputs of other samples are not used."""
         first = adapters[group.names[0]]
         each = [adapters[name].coefficients() for name in group.names]
         common = {name: value for name, value in each[0].items() if name in group.common}
         own = each[0].keys() - common.keys()
-        places = [group.names.index(n) if n in group.names else 0 for n in self.chosen.names]
-        which = ops.take(np.array(places, "int32"), self.chosen.ids, axis=0)
+        places = [group.names.index(n) if n in group.names else 0 for n in chosen.names]
+        which = ops.take(np.array(places, "int32"), chosen.ids, axis=0)
         stacks = {name: ops.take(ops.stack([c[name] for c in each]), which, axis=0) for name in own}
 
         def one(args: Any) -> Any:
@@ -146,13 +137,17 @@ class PerSampleAdapters:
         """Apply a function to the values of each sample."""
         if self.maps:
             return ops.vectorized_map(function, values)
-        each = (keras.tree.map_structure(lambda v: v[i], values) for i in range(self.chosen.size))  # noqa: B023
+        size = keras.tree.flatten(values)[0].shape[0]
+        if type(size) is not int:
+            return ops.map(function, values)
+        each = (keras.tree.map_structure(lambda v: v[i], values) for i in range(size))  # noqa: B023
         return ops.stack([function(value) for value in each])
 
-    def _is_in(self, group: Group, rank: int) -> Any:
-        """Whether each sample has an adapter of the group."""
-        here = np.array([name in group.names for name in self.chosen.names])
-        return ops.reshape(ops.take(here, self.chosen.ids, axis=0), (-1,) + (1,) * (rank - 1))
+
+def _is_in(group: Group, chosen: AdapterIds, rank: int) -> Any:
+    """Whether each sample has an adapter of the group."""
+    here = np.array([name in group.names for name in chosen.names])
+    return ops.reshape(ops.take(here, chosen.ids, axis=0), (-1,) + (1,) * (rank - 1))
 
 
 def _plain(x: Any, base: Any) -> Any:

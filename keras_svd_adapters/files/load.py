@@ -32,12 +32,14 @@ from keras_svd_adapters.models.refresh import train_and_sync
 from keras_svd_adapters.models.sites.search import adapted_sites
 from keras_svd_adapters.models.sites.site import Site
 from keras_svd_adapters.models.state.array_sharing import Shared
+from keras_svd_adapters.models.state.changes import changes_model
 from keras_svd_adapters.models.status import Status, status
 from keras_svd_adapters.models.switching import restore_active_on_error
 from keras_svd_adapters.runtime.host_values import restore_values_on_error
 from keras_svd_adapters.runtime.progress import print_line
 
 
+@changes_model
 def load_adapter(
     model: keras.layers.Layer,
     filepath: Path,

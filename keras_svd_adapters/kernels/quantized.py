@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import keras
@@ -85,17 +83,14 @@ def _beside_kernel(scale: Any, view: KernelView) -> Any:
     return ops.reshape(scale, [n if i in columns else 1 for i, n in enumerate(view.shape)])
 
 
-@contextmanager
-def without(layer: Any, *attributes: str) -> Iterator[None]:
-    """Context manager: set these attributes to `None`, such as a bias that a call must not add."""
-    before = {name: getattr(layer, name) for name in attributes}
-    for name in attributes:
-        object.__setattr__(layer, name, None)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            object.__setattr__(layer, name, value)
+def copy_without(layer: Any, *attributes: str) -> Any:
+    """Return a shallow copy of a layer in which attributes, such as a bias, are `None`.
+
+    Other threads may call the layer, so the layer itself does not change.
+    """
+    copy = object.__new__(type(layer))
+    vars(copy).update(vars(layer), **dict.fromkeys(attributes))
+    return copy
 
 
 def obstacle_of_quantization(layer: keras.layers.Layer) -> str | None:

@@ -25,11 +25,11 @@ from keras_svd_adapters.models.named_adapters import require_values
 from keras_svd_adapters.models.sites.patterns import Targets
 from keras_svd_adapters.models.sites.selection import select_sites
 from keras_svd_adapters.models.sites.site import Site
-from keras_svd_adapters.runtime.live_models import cached_model_search
+from keras_svd_adapters.models.state.changes import changes_model
 from keras_svd_adapters.runtime.warnings import warn
 
 
-@cached_model_search()
+@changes_model
 def extract_lora(
     base: keras.layers.Layer,
     tuned: keras.layers.Layer,

@@ -20,13 +20,14 @@ from keras_svd_adapters.merging.merge_report import MergeReport, _measure, outpu
 from keras_svd_adapters.models.named_adapters import require_adapter
 from keras_svd_adapters.models.refresh import restore_base_model
 from keras_svd_adapters.models.sites.search import adapted_sites
+from keras_svd_adapters.models.state.changes import changes_model
 from keras_svd_adapters.models.state.trained_weights import base_weights, trained_with
 from keras_svd_adapters.runtime.host_values import to_float_array
-from keras_svd_adapters.runtime.live_models import cached_model_search
 
 QUANTIZED = ("float", "requantize")
 
 
+@changes_model
 def merge(
     model: keras.layers.Layer,
     tolerance: float | None = None,
@@ -104,7 +105,7 @@ def merge(
     return report
 
 
-@cached_model_search()
+@changes_model
 def unmerge(model: keras.layers.Layer) -> None:
     """Undo the last `merge`: restore the kernels bit for bit and reattach the adapter.
 

@@ -12,11 +12,11 @@ from keras_svd_adapters.merging.kernel_updates import exact_factors, kernel_upda
 from keras_svd_adapters.merging.new_adapters import attach_and_report, check_name_is_free, lora_of
 from keras_svd_adapters.models.named_adapters import only_adapter, require_adapter, require_values
 from keras_svd_adapters.models.sites.site import Site
+from keras_svd_adapters.models.state.changes import changes_model
 from keras_svd_adapters.models.state.trained_weights import base_weights, trained_with
-from keras_svd_adapters.runtime.live_models import cached_model_search
 
 
-@cached_model_search()
+@changes_model
 def to_lora(
     model: keras.layers.Layer,
     name: str | None = None,

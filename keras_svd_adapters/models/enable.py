@@ -22,10 +22,12 @@ from keras_svd_adapters.models.attaching import (
 from keras_svd_adapters.models.refresh import train_and_sync
 from keras_svd_adapters.models.sites.patterns import Targets
 from keras_svd_adapters.models.state.array_sharing import shared_arrays_for
+from keras_svd_adapters.models.state.changes import changes_model
 from keras_svd_adapters.models.state.trained_weights import select_biases, select_weights
 from keras_svd_adapters.models.status import Status, status
 
 
+@changes_model
 def enable(
     model: keras.layers.Layer,
     method: Method | None = None,

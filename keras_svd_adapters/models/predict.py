@@ -2,29 +2,17 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import keras
 import numpy as np
 
-from keras_svd_adapters.adapters.carried import adapters_of
-from keras_svd_adapters.adapters.per_sample import AdapterIds, Names, PerSampleAdapters, groups_of
-from keras_svd_adapters.adapters.refusals import PerSampleError
-from keras_svd_adapters.kernels.quantized import holds_integers
+from keras_svd_adapters.adapters.mode import in_mode
+from keras_svd_adapters.models.batches import array_batches, dataset_batches, is_dataset
 from keras_svd_adapters.models.named_adapters import require_adapter, require_values
-from keras_svd_adapters.models.sites.search import adapted_sites
-from keras_svd_adapters.models.sites.site import Site
-from keras_svd_adapters.models.state.compiled_functions import KEPT, with_temporary_functions
-from keras_svd_adapters.runtime.keras_private.layers import attach_child, detach_child
-from keras_svd_adapters.runtime.keras_private.tracing import trace_shapes
-
-CHILD = "adapter_ids"
-PRIMES = (11, 13)
-_HOLDERS: WeakKeyDictionary[keras.Model, OrderedDict[Any, AdapterIds]] = WeakKeyDictionary()
+from keras_svd_adapters.models.per_sample_model import per_sample_model
+from keras_svd_adapters.models.state.locked_model import running
 
 
 def predict(
@@ -32,18 +20,27 @@ def predict(
     x: Any,
     adapter_ids: Sequence[str | None],
     batch_size: int = 32,
+    verbose: int | str = 0,
+    steps: int | None = None,
+    callbacks: Any = None,
 ) -> Any:
     """Predict as `model.predict(x)`, with one adapter per sample.
 
     A batch may hold samples of many adapters; the base model runs once per batch.
-    Weights that `train=` trained are part of the model, whatever the adapter.
+    Several threads may predict at the same time. Weights that `train=` trained are
+    part of the model, whatever the adapter.
 
     Args:
         model: A model with adapters.
-        x: A NumPy array or tensor, or a list or dictionary of these.
+        x: A NumPy array or tensor, or a list or dictionary of these. Or a dataset
+            of batches: a `tf.data.Dataset`, a `keras.utils.PyDataset`, a PyTorch
+            `DataLoader` or any other iterable.
         adapter_ids: For each sample, the name of its adapter, or `None` for the
             plain model.
-        batch_size: Number of samples per batch.
+        batch_size: Number of samples per batch, unless `x` is a dataset.
+        verbose: As in `model.predict`: 0 for silence, 1 for a progress bar.
+        steps: Number of batches after which to stop; `None` for all.
+        callbacks: As in `model.predict`.
 
     Returns:
         The result of `model.predict`: NumPy arrays.
@@ -61,19 +58,47 @@ def predict(
     >>> ksa.predict(model, keras.ops.ones((3, 8)), ["a", None, "b"]).shape
     (3, 2)
     """
-    x, count = _arrays(x)
-    ids = _check(model, adapter_ids, count)
     if type(batch_size) is not int or batch_size < 1:
         raise ValueError(f"`batch_size` is a positive integer. Received: {batch_size!r}")
-    size = min(batch_size, count)
-    found = []
-    with _mixed(model, ids, size, x) as chosen:
-        for start in range(0, count, size):
-            places = np.minimum(np.arange(start, start + size), count - 1)
-            chosen.choose([ids[place] for place in places])
-            y = model.predict_on_batch(keras.tree.map_structure(lambda a: a[places], x))  # noqa: B023
-            found.append(y)
-    return keras.tree.map_structure(lambda *parts: np.concatenate(parts)[:count], *found)
+    ids = _listed(adapter_ids)
+    if is_dataset(x):
+        batches, total = dataset_batches(x)
+    else:
+        batches, total, count = array_batches(x, batch_size)
+        _check_count(ids, count)
+    with running(model, alone=True):
+        _check_names(model, ids)
+        mixed = None
+        calls = keras.callbacks.CallbackList(
+            callbacks,
+            add_progbar=verbose != 0,
+            model=model,
+            verbose=verbose,
+            epochs=1,
+            steps=steps or total,
+        )
+        model.stop_predicting = False
+        calls.on_predict_begin()
+        found: list[Any] = []
+        done = 0
+        for step, (batch, rows) in enumerate(batches):
+            if step == steps or model.stop_predicting:
+                break
+            own = ids[done : done + rows]
+            done += rows
+            if len(own) < rows:
+                _check_count(ids, done)
+            if hasattr(model, "preprocess_samples"):
+                batch = model.preprocess_samples(batch)
+            mixed = mixed or per_sample_model(model, ids, batch)
+            calls.on_predict_batch_begin(step)
+            y = mixed.predict_batch(batch, own)
+            found.append(keras.tree.map_structure(lambda part: part[:rows], y))  # noqa: B023
+            calls.on_predict_batch_end(step, {"outputs": found[-1]})
+        else:
+            _check_count(ids, done)
+        calls.on_predict_end()
+    return keras.tree.map_structure(lambda *parts: np.concatenate(parts), *found)
 
 
 def generate(model: keras.Model, inputs: Any, adapter_ids: Any, **how: Any) -> Any:
@@ -103,38 +128,16 @@ def generate(model: keras.Model, inputs: Any, adapter_ids: Any, **how: Any) -> A
         count = 1
     else:
         count = len(inputs if isinstance(inputs, list | tuple) else keras.tree.flatten(inputs)[0])
-    ids = _check(model, adapter_ids, count)
-    with _mixed(model, ids, count, getattr(model, "input", None)) as chosen:
-        chosen.choose(ids)
-        return model.generate(inputs, **how)
+    ids = _listed(adapter_ids)
+    _check_count(ids, count)
+    with running(model):
+        _check_names(model, ids)
+        mixed = per_sample_model(model, ids, getattr(model, "input", None))
+        with in_mode(mixed.mode(keras.ops.convert_to_tensor(mixed.indices(ids)))):
+            return model.generate(inputs, **how)
 
 
-def _arrays(x: Any) -> tuple[Any, int]:
-    """Return inputs as NumPy arrays, and their number of samples."""
-    if isinstance(x, list | tuple) and all(np.ndim(part) == 0 for part in keras.tree.flatten(x)):
-        x = np.array(x)
-    x = keras.tree.map_structure(_to_numpy, x)
-    sizes = {len(part) if np.ndim(part) else 0 for part in keras.tree.flatten(x)}
-    if len(sizes) != 1 or not min(sizes):
-        raise ValueError(
-            "`x` must be an array, or a list or dictionary of arrays with the same number of "
-            f"samples. Received: samples {sorted(sizes)}"
-        )
-    return x, min(sizes)
-
-
-def _to_numpy(value: Any) -> np.ndarray:
-    is_tensor = keras.ops.is_tensor(value) or isinstance(value, keras.Variable)
-    return keras.ops.convert_to_numpy(value) if is_tensor else np.asarray(value)
-
-
-def _of_rows(value: Any, rows: int) -> keras.KerasTensor:
-    """Return the shape of an input with `rows` samples; any other open size becomes 8."""
-    shape = tuple(8 if size is None else size for size in value.shape[1:])
-    return keras.KerasTensor((rows, *shape), str(value.dtype))
-
-
-def _check(model: keras.Model, adapter_ids: Any, count: int) -> list[str | None]:
+def _listed(adapter_ids: Any) -> list[str | None]:
     if isinstance(adapter_ids, np.ndarray):
         adapter_ids = adapter_ids.tolist()
     if not isinstance(adapter_ids, Sequence) or isinstance(adapter_ids, str):
@@ -142,74 +145,18 @@ def _check(model: keras.Model, adapter_ids: Any, count: int) -> list[str | None]
             "`adapter_ids` has the name of an adapter for each sample, such as `['a', 'b', None]`. "
             f"Received: adapter_ids={adapter_ids!r}"
         )
-    ids = list(adapter_ids)
+    return list(adapter_ids)
+
+
+def _check_count(ids: list[str | None], count: int) -> None:
     if len(ids) != count or not count:
         raise ValueError(
             f"Each sample needs one adapter: there are {count} samples. Received: {len(ids)} "
             "adapter_ids"
         )
+
+
+def _check_names(model: keras.Model, ids: list[str | None]) -> None:
     for name in set(ids) - {None}:
         require_adapter(model, name)
     require_values(model, "a mixed batch")
-    return ids
-
-
-@contextmanager
-def _mixed(
-    model: keras.Model, ids: list[str | None], size: int, inputs: Any
-) -> Iterator[AdapterIds]:
-    """Context manager: each sample of a batch has the adapter that is chosen for it."""
-    names = tuple(sorted(set(ids), key=lambda name: name or ""))
-    chosen = _holder(model, names, size)
-    ways, carrier = [], None
-    for site in adapted_sites(model):
-        groups = groups_of(adapters_of(site.layer), names)
-        mixture = PerSampleAdapters(chosen, groups, _maps(site))
-        ways.append(site.layer.mixed(mixture) if groups else site.layer.base())
-        carrier = carrier or (site.layer if groups else None)
-    with with_temporary_functions(model, ways):
-        if carrier is not None:
-            attach_child(carrier, CHILD, chosen)
-        try:
-            if not chosen.is_checked:
-                _probe(model, chosen, inputs)
-            yield chosen
-        finally:
-            if carrier is not None:
-                detach_child(carrier, CHILD)
-
-
-def _maps(site: Site) -> bool:
-    if holds_integers(site.owner):
-        return False
-    return keras.backend.backend() != "torch" or site.host.has_row_inputs or site.host.is_lookup
-
-
-def _probe(model: keras.Model, chosen: AdapterIds, inputs: Any) -> None:
-    """Raise an error if an adapted layer is called without the batch in front.
-
-    The rows of such a layer are not samples. A prime number of samples reveals this.
-    """
-    try:
-        for rows in PRIMES:
-            chosen.probe_rows = rows
-            specs = keras.tree.map_structure(lambda x: _of_rows(x, rows), inputs)  # noqa: B023
-            trace_shapes(lambda x: model(x, training=False), specs)
-    except PerSampleError:
-        raise
-    except Exception:  # a model that cannot be traced is not checked
-        pass
-    finally:
-        chosen.probe_rows = None
-    chosen.is_checked = True
-
-
-def _holder(model: keras.Model, names: Names, size: int) -> AdapterIds:
-    """Return the `AdapterIds` that graphs traced for these names and this size read."""
-    holders = _HOLDERS.setdefault(model, OrderedDict())
-    if (names, size) not in holders:
-        holders[names, size] = AdapterIds(names, size)
-    holders.move_to_end((names, size))
-    if len(holders) > KEPT:
-        holders.popitem(last=False)
-    return holders[names, size]

@@ -22,6 +22,7 @@ from keras_svd_adapters.models.refresh import train_and_sync
 from keras_svd_adapters.models.sites.patterns import Targets
 from keras_svd_adapters.models.sites.search import adapted_sites, find_sites
 from keras_svd_adapters.models.sites.site import Site
+from keras_svd_adapters.models.state.changes import changes_model
 from keras_svd_adapters.runtime.host_values import restore_values_on_error
 from keras_svd_adapters.runtime.path_groups import group_similar_paths
 from keras_svd_adapters.runtime.progress import KernelProgress
@@ -67,6 +68,7 @@ class Compensation(TableReport):
         return Table(head, rows, f"{self.name!r} is active; the largest errors of similar kernels")
 
 
+@changes_model
 def quantize(
     model: keras.Model,
     mode: str,

@@ -10,7 +10,7 @@ from keras_svd_adapters.adapters.layers.quantized_logits import (
 )
 from keras_svd_adapters.models.sites.search import adapted_sites
 from keras_svd_adapters.models.state.adapted_model import mark_adapted, unmark_adapted
-from keras_svd_adapters.models.state.compiled_functions import clear_functions
+from keras_svd_adapters.models.state.changes import update_functions
 from keras_svd_adapters.models.state.freezing import (
     freeze_all_except,
     restore_all_trainable,
@@ -30,7 +30,7 @@ def train_and_sync(model: keras.layers.Layer, name: str, extra: list[keras.Varia
 
 
 @cached_model_search()
-def sync_model(model: keras.layers.Layer) -> None:
+def sync_model(model: keras.layers.Layer, only_switched: bool = False) -> None:
     """Make the trained weights, the saving and the compiled functions agree with the adapters."""
     sites = adapted_sites(model)
     active = {site.layer.active_adapter for site in sites} - {None}
@@ -43,7 +43,7 @@ def sync_model(model: keras.layers.Layer) -> None:
         mark_adapted(around)
         add_logit_gradient(around)
     add_logit_gradient(model)
-    clear_functions(model)
+    update_functions(model, only_switched)
 
 
 @cached_model_search()
@@ -54,4 +54,4 @@ def restore_base_model(model: keras.layers.Layer) -> None:
         if not adapted_sites(around):
             unmark_adapted(around)
             remove_logit_gradient(around)
-    clear_functions(model)
+    update_functions(model)

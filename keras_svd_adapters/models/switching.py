@@ -9,19 +9,16 @@ import keras
 
 from keras_svd_adapters.adapters.attachment import activate, detach
 from keras_svd_adapters.adapters.carried import adapters_of
+from keras_svd_adapters.adapters.mode import with_own_kernels
 from keras_svd_adapters.models.named_adapters import require_adapter
 from keras_svd_adapters.models.refresh import restore_base_model, sync_model
 from keras_svd_adapters.models.sites.search import adapted_sites
-from keras_svd_adapters.models.state.compiled_functions import (
-    reuse_functions,
-    store_functions,
-    with_base_functions,
-)
+from keras_svd_adapters.models.state.changes import changes_model
+from keras_svd_adapters.models.state.locked_model import running
 from keras_svd_adapters.models.state.trained_weights import base_weights, trained_with
-from keras_svd_adapters.runtime.live_models import cached_model_search
 
 
-@cached_model_search()
+@changes_model
 def delete_adapter(model: keras.layers.Layer, name: str) -> None:
     """Delete an adapter; without its last adapter, the model is an ordinary model again.
 
@@ -45,7 +42,7 @@ def delete_adapter(model: keras.layers.Layer, name: str) -> None:
     sync_model(model) if adapted_sites(model) else restore_base_model(model)
 
 
-@cached_model_search()
+@changes_model
 def set_adapter(model: keras.layers.Layer, name: str | list[str] | None) -> None:
     """Switch to another adapter, or with `None` to the plain model.
 
@@ -77,12 +74,10 @@ def set_adapter(model: keras.layers.Layer, name: str | list[str] | None) -> None
                 "One adapter of a layer can be active at a time. "
                 f"Received: name={name!r}, both on `{site.path}`"
             )
-    aside = store_functions(model)
     with restore_active_on_error(model):
         for site, found in zip(sites, chosen, strict=True):
             activate(site.layer, found[0] if found else None)
-        sync_model(model)
-    reuse_functions(aside)
+        sync_model(model, only_switched=True)
 
 
 @contextmanager
@@ -101,6 +96,7 @@ def restore_active_on_error(model: keras.layers.Layer) -> Iterator[None]:
 def disabled(model: keras.layers.Layer) -> Iterator[keras.layers.Layer]:
     """Context manager: the model computes with its own kernels, as before it was adapted.
 
+    Other threads that use the model at the same time compute with its adapters.
     Weights that `train` named at `enable` keep their trained values.
 
     Args:
@@ -117,5 +113,8 @@ def disabled(model: keras.layers.Layer) -> Iterator[keras.layers.Layer]:
     >>> with ksa.disabled(model):
     ...     before = model.predict(keras.ops.ones((1, 8)), verbose=0)
     """
-    with with_base_functions(model, require_adapter(model)):
+    layers = frozenset(id(site.layer) for site in require_adapter(model))
+    strategy = getattr(model, "distribute_strategy", None)  # TensorFlow only
+    replicas = getattr(strategy, "num_replicas_in_sync", 1)
+    with running(model), with_own_kernels(layers, in_all_threads=replicas > 1):
         yield model

@@ -1,48 +1,77 @@
-"""Search for the live models that contain a layer."""
+"""The live models, and the search for those that contain a layer."""
 
 from __future__ import annotations
 
 import gc
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from itertools import compress
+from functools import wraps
+from typing import Any
+from weakref import WeakSet
 
 import keras
 
 from keras_svd_adapters.runtime.keras_private.traversal import all_layers
 
 _models_found: ContextVar[list[keras.Model] | None] = ContextVar("_models_found", default=None)
+_live: WeakSet[keras.Model] = WeakSet()
+_lock = threading.Lock()
+
+
+def watch_models() -> None:
+    """Note every model that exists and every model that is made from now on; called at import.
+
+    A search among all live objects would need no note. But it holds tuples that other threads
+    are just making, and Python then fails in those threads.
+    """
+    original = keras.Model.__new__
+    if getattr(original, "is_watched", False):
+        return
+    _live.update(x for x in gc.get_objects() if issubclass(type(x), keras.Model))
+
+    @wraps(original)
+    def new(cls: type, *args: Any, **kwargs: Any) -> Any:
+        model = original(cls, *args, **kwargs)
+        with _lock:
+            _live.add(model)
+        return model
+
+    new.is_watched = True  # type: ignore[attr-defined]
+    keras.Model.__new__ = new
+
+
+watch_models()
 
 
 def models_containing(layers: list[keras.layers.Layer]) -> list[keras.Model]:
     """Return every live model that contains one of these layers.
 
     A layer does not know its parents, and a backbone does not know its task. The function therefore
-    searches the live objects, once per change of the adapters.
+    looks into all live models. Models of this package, which have an attribute `is_internal`, do
+    not count.
     """
     wanted = {id(layer) for layer in layers}
-    return [model for model in _live_models() if any(id(x) in wanted for x in all_layers(model))]
+    return [
+        model
+        for model in _live_models()
+        if not getattr(model, "is_internal", False)
+        and any(id(x) in wanted for x in all_layers(model))
+    ]
 
 
 def _live_models() -> list[keras.Model]:
     found = _models_found.get()
     if found is None:
-        live, classes = gc.get_objects(), set(map(id, _with_subclasses(keras.Model)))
-        found = list(compress(live, map(classes.__contains__, map(id, map(type, live)))))
+        with _lock:
+            found = list(_live)
     return found
-
-
-def _with_subclasses(cls: type) -> set[type]:
-    return {cls}.union(*map(_with_subclasses, cls.__subclasses__()))
 
 
 @contextmanager
 def cached_model_search() -> Iterator[None]:
-    """Context manager: search the live objects only once.
-
-    A search takes 0.1 s. Code within this context must create no model.
-    """
+    """Context manager: list the live models only once; code within must create no model."""
     token = _models_found.set(_live_models())
     try:
         yield

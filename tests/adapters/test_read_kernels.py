@@ -479,7 +479,7 @@ def test_a_name_that_is_no_weight(register):
     ksa.register_kernels(Heads, weight="nmn")
     layer = Heads()
     layer.build((None, 4))
-    with pytest.raises(ValueError, match="is no weight of this layer; those are 'w'"):
+    with pytest.raises(ValueError, match="is not a weight of this layer; its weights are 'w'"):
         ksa.enable(layer, ksa.SVF())
 
 

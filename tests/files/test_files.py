@@ -2,6 +2,7 @@
 
 import importlib
 import os
+import re
 import zipfile
 from pathlib import Path
 
@@ -224,10 +225,11 @@ def test_another_precision(method, tmp_path):
     half, x = tuned(method, family=lambda: models.bert("bfloat16"))
     ksa.save_adapter(half, tmp_path / "a.keras", include_basis=method.basis_matters)
     full, _ = models.bert()
-    with pytest.warns(UserWarning, match=r"trained on bfloat16 .* are float32, (\d\S+) of") as told:
+    words = r"trained on bfloat16 .* are float32 and differ by (\d\S+) of"
+    with pytest.warns(UserWarning, match=words) as told:
         ksa.load_adapter(full, tmp_path / "a.keras")
     message = next(str(w.message) for w in told if "trained on" in str(w.message))
-    far = float(message.split("float32, ")[1].split(" of")[0])
+    far = float(re.search(words, message)[1])
     assert 1e-4 < far < 5e-3
     expected = models.output(half(x))
     found = models.output(full(x))
@@ -390,7 +392,7 @@ def test_what_fits_is_loaded_if_not_strict(tmp_path, capsys):
     with pytest.warns(UserWarning, match="12 of its 13"):
         ksa.load_adapter(fresh, tmp_path / "a.keras", strict=False, verbose=1)
     assert capsys.readouterr().out.splitlines()[-1] == (
-        "a.keras: 12 layers matched, 0 missing, 1 unexpected; 10 weights besides matched, "
+        "a.keras: 12 layers matched, 0 missing, 1 unexpected; 10 other weights matched, "
         "0 unexpected"
     )
     np.testing.assert_array_equal(models.output(fresh(x)), models.output(backbone(x)))

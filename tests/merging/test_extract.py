@@ -50,9 +50,7 @@ def test_of_the_whole_rank_it_computes_what_the_tuned_model_does(tmp_path):
     weights = [(w, numpy(w)) for w in [*base.weights, *tuned.weights]]
     report = ksa.extract_lora(base, tuned, rank=3, into="tuned")
     assert report.error < 1e-5
-    assert "'tuned' is active; what it adds differs from the difference of the models" in str(
-        report
-    )
+    assert "'tuned' is active; its update differs from the difference of the models" in str(report)
     expected = models.output(tuned(x))
     np.testing.assert_allclose(models.output(base(x)), expected, atol=1e-4)
     with ksa.disabled(base):

@@ -194,7 +194,7 @@ def test_an_adapter_fits_floats_and_integers(mode, tmp_path):
         ksa.enable(one, ksa.LoRA(rank=2))
         shake(one)
         ksa.save_adapter(one, tmp_path / "adapter.keras")
-        with pytest.warns(UserWarning, match="The adapter was trained on .* kernels and these are"):
+        with pytest.warns(UserWarning, match="The adapter was trained on .* kernels. These are"):
             ksa.load_adapter(other, tmp_path / "adapter.keras")
         far = {"int8": 0.1, "int4": 0.3}[how]
         assert norm(numpy(one(tokens())), numpy(other(tokens()))) < far
@@ -326,7 +326,7 @@ def test_integers_merge_to_integers(kernel, mode):
     ksa.unmerge(model)
     np.testing.assert_array_equal(numpy(model(x)), expected)
     ksa.merge(model, quantized="requantize", keep_base=False)
-    with pytest.raises(ValueError, match="no merge to take back"):
+    with pytest.raises(ValueError, match="no merge to undo"):
         ksa.unmerge(model)
 
 
@@ -443,7 +443,7 @@ def test_a_compensated_language_model_is_near_its_floats_and_learns(tmp_path):
     [
         ({"mode": "float8"}, "`mode` is one of"),
         ({"method": ksa.DoRA(rank=2)}, "LoRA.rank=16"),
-        ({"method": ksa.SVF()}, "`model.quantize.mode.` and `enable`"),
+        ({"method": ksa.SVF()}, "`model.quantize.mode.`, then `enable`"),
         ({"start": "pissa"}, "`start` is one of"),
         ({"iterations": 0}, "positive integer"),
         ({"targets": "token_embedding"}, "cannot be adapted"),

@@ -235,9 +235,9 @@ def test_some_of_the_blocks(how, blocks):
 @pytest.mark.parametrize(
     ("how", "message"),
     [
-        ({"last": 0}, "of 2 at most. Received: layers=None, last=0"),
-        ({"last": 3}, "of 2 at most"),
-        ({"last": "one"}, "of 2 at most"),
+        ({"last": 0}, "2 at most. Received: layers=None, last=0"),
+        ({"last": 3}, "2 at most"),
+        ({"last": "one"}, "2 at most"),
         ({"last": 1, "layers": [0]}, "`layers` or `last`, not both"),
         ({"layers": [2]}, "numbers of the 2 repeated blocks"),
         ({"layers": [-1]}, "numbers of the 2 repeated blocks"),
@@ -245,7 +245,7 @@ def test_some_of_the_blocks(how, blocks):
         ({"layers": 1}, "numbers of the 2 repeated blocks"),
         ({"layers": 3.5}, "numbers of the 2 repeated blocks"),
         ({"layers": [True]}, "numbers of the 2 repeated blocks"),
-        ({"last": True}, "of 2 at most"),
+        ({"last": True}, "2 at most"),
         ({"targets": "pooled_dense", "exclude": "pooled_dense", "last": 1}, "No layer is left"),
     ],
 )

@@ -327,9 +327,7 @@ def test_what_another_adapter_trained_is_not_in_the_file(tmp_path):
     backbone, _ = models.bert()
     ksa.enable(backbone, ksa.SVF(), train="*norm*")
     ksa.enable(backbone, ksa.SVF(), name="second")
-    with pytest.warns(
-        UserWarning, match="trained with 'default' are part of what the model computes"
-    ):
+    with pytest.warns(UserWarning, match="trained with 'default' also change the model's outputs"):
         ksa.save_adapter(backbone, tmp_path / "second.keras", name="second")
 
 

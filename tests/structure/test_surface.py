@@ -87,5 +87,5 @@ def test_reports_cannot_be_changed_by_accident():
             }
     assert len(found) > 30
     assert {cls.__name__ for cls in found if not cls.__dataclass_params__.frozen} == {
-        "FunctionCache"
+        "FunctionStore"
     }

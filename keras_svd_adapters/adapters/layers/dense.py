@@ -14,7 +14,7 @@ from keras_svd_adapters.adapters.per_sample import Adapt
 from keras_svd_adapters.kernels.axes import leading_shape
 from keras_svd_adapters.kernels.fused_products import MANY_TOKENS, sums_are_rounded_once
 from keras_svd_adapters.kernels.matrix_view import KernelView
-from keras_svd_adapters.kernels.quantized import holds_integers, kernel_shape, without
+from keras_svd_adapters.kernels.quantized import copy_without, holds_integers, kernel_shape
 
 FEW_COLUMNS = 64
 
@@ -87,8 +87,9 @@ class AdaptedProjection(AdaptedKernel):
         """Compute `x (K + delta)` by the layer's own operation, for bitwise equal results."""
         view = self.kernel_view
         if holds_integers(self):  # type: ignore[arg-type]
-            with without(self, "bias", "activation"):
-                return view.flatten_output(super().quantized_call(view.unflatten_input(x)))  # type: ignore[misc]
+            bare = copy_without(self, "bias", "activation")
+            y = super(AdaptedProjection, bare).quantized_call(view.unflatten_input(x))  # type: ignore[misc]
+            return view.flatten_output(y)
         kernel = self.base_kernel
         if delta is not None:
             kernel = ops.add(kernel, view.from_matrix(delta))

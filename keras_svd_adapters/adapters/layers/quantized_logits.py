@@ -14,7 +14,7 @@ import keras
 from keras import ops
 
 from keras_svd_adapters.adapters.class_mixing import add_mixin, remove_mixin
-from keras_svd_adapters.kernels.quantized import MODES, mode_of, without
+from keras_svd_adapters.kernels.quantized import MODES, copy_without, mode_of
 from keras_svd_adapters.runtime.keras_private.traversal import all_layers
 
 
@@ -22,9 +22,9 @@ class QuantizedLogits:
     """Mixin that gives the logits of an integer table the gradient of the float table."""
 
     def quantized_call(self, inputs: Any, reverse: bool = False) -> Any:
-        plain = super().quantized_call  # type: ignore[misc]
         if not reverse:
-            return plain(inputs)
+            return super().quantized_call(inputs)  # type: ignore[misc]
+        plain = super(QuantizedLogits, copy_without(self, "logit_soft_cap")).quantized_call  # type: ignore[misc]
         cap, inputs = self.logit_soft_cap, ops.convert_to_tensor(inputs)  # type: ignore[attr-defined]
 
         @ops.custom_gradient
@@ -36,8 +36,7 @@ class QuantizedLogits:
 
             return plain(x, reverse=True), gradient
 
-        with without(self, "logit_soft_cap"):
-            logits = product(inputs, *self._table())
+        logits = product(inputs, *self._table())
         return logits if cap is None else ops.tanh(logits / cap) * cap
 
     def _table(self) -> tuple[Any, Any]:

@@ -30,11 +30,13 @@ from keras_svd_adapters.models.named_adapters import require_values
 from keras_svd_adapters.models.refresh import train_and_sync
 from keras_svd_adapters.models.sites.site import Site
 from keras_svd_adapters.models.state.array_sharing import Shared
+from keras_svd_adapters.models.state.changes import changes_model
 from keras_svd_adapters.models.state.trained_weights import check_weights
 from keras_svd_adapters.models.status import Status, status
 from keras_svd_adapters.runtime.host_values import restore_values_on_error
 
 
+@changes_model
 def import_peft(
     model: keras.layers.Layer,
     directory: str | os.PathLike[str],

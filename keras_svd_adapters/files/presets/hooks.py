@@ -9,6 +9,8 @@ from functools import wraps
 from pathlib import Path
 from typing import Any
 
+import keras
+
 from keras_svd_adapters.adapters.attachment import detach, reattach
 from keras_svd_adapters.adapters.carried import adapters_of
 from keras_svd_adapters.adapters.class_mixing import without_mixin
@@ -41,7 +43,9 @@ def keep_adapters_in_presets(cls: Any) -> None:
 
     @wraps(load)
     def from_preset(cls: Any, preset: Any, load_weights: bool = True, **kwargs: Any) -> Any:
-        plain = next(c for c in cls.__mro__ if not issubclass(c, AdaptedModel))
+        plain = next(
+            c for c in cls.__mro__ if issubclass(c, keras.Model) and not issubclass(c, AdaptedModel)
+        )
         model = load(plain, preset, load_weights, **kwargs)
         if load_weights:
             load_adapters(model, preset, strict="num_classes" not in kwargs)

@@ -14,10 +14,10 @@ from keras_svd_adapters.merging.new_adapters import attach_and_report, check_nam
 from keras_svd_adapters.methods.low_rank.lora import LoRA
 from keras_svd_adapters.models.named_adapters import require_adapter, require_values
 from keras_svd_adapters.models.sites.search import adapted_sites
-from keras_svd_adapters.runtime.live_models import cached_model_search
+from keras_svd_adapters.models.state.changes import changes_model
 
 
-@cached_model_search()
+@changes_model
 def combine(
     model: keras.layers.Layer,
     weights: Mapping[str, float],

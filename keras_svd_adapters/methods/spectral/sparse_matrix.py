@@ -56,9 +56,9 @@ def banded_product(h: Any, values: Any, d: int) -> Any:
     b = min(max(BLOCK, d), k)
     blocks = -(-k // b)
     spare = blocks * b - k
-    tokens = ops.pad(ops.reshape(h, (-1, k)), ((0, 0), (0, spare)))
+    tokens = _zeros_after(ops.reshape(h, (-1, k)), spare, 1)
     windows = _windows(ops.reshape(tokens, (-1, blocks, b, 1)), d)[..., 0]
-    band = ops.pad(_band(values, k, d), ((0, spare), (0, 0)))
+    band = _zeros_after(_band(values, k, d), spare, 0)
     weights = _skew(_windows(ops.reshape(band, (1, blocks, b, 2 * d + 1)), d)[0], b)
     y = ops.einsum("tcp,cpq->tcq", windows, weights)
     return ops.reshape(ops.reshape(y, (-1, blocks * b))[:, :k], ops.shape(h))
@@ -100,7 +100,7 @@ def _band_places(k: int, start: int, stop: int, d: int) -> np.ndarray:
 
 
 def _lookup(values: Any, places: np.ndarray) -> Any:
-    padded = ops.pad(values, ((0, 1),))
+    padded = _zeros_after(values, 1, 0)
     return ops.reshape(ops.take(padded, places.ravel(), axis=0), places.shape)
 
 
@@ -110,8 +110,9 @@ def _windows(x: Any, d: int) -> Any:
     The shape changes from `(l, blocks, b, r)` to `(l, blocks, b + 2 d, r)`.
     """
     b = x.shape[2]
-    before = ops.pad(x[:, :-1, b - d :], ((0, 0), (1, 0), (0, 0), (0, 0)))
-    after = ops.pad(x[:, 1:, :d], ((0, 0), (0, 1), (0, 0), (0, 0)))
+    edge = ops.zeros_like(x[:, :1, :d])
+    before = ops.concatenate([edge, x[:, :-1, b - d :]], axis=1)
+    after = ops.concatenate([x[:, 1:, :d], edge], axis=1)
     return ops.concatenate([before, x, after], axis=2)
 
 
@@ -129,6 +130,19 @@ def _slide(rows: Any) -> Any:
     """
     p, q = rows.shape[1:]
     width = q + p - 1
-    padded = ops.pad(rows, ((0, 0), (0, 0), (0, p)))
+    padded = _zeros_after(rows, p, 2)
     flat = ops.reshape(padded, (-1, p * (width + 1)))[:, : p * width]
     return ops.reshape(flat, (-1, p, width))
+
+
+def _zeros_after(x: Any, count: int, axis: int) -> Any:
+    """Append zeros along an axis.
+
+    `ops.pad` is an operation of its own under `RematScope`. PyTorch recomputes it in a thread that
+    has no such scope, and then fails.
+    """
+    if count == 0:
+        return x
+    shape = [*ops.shape(x)]
+    shape[axis] = count
+    return ops.concatenate([x, ops.zeros(shape, dtype=x.dtype)], axis=axis)

@@ -10,7 +10,13 @@ from keras_svd_adapters.adapters.class_mixing import add_mixin, remove_mixin, wi
 from keras_svd_adapters.adapters.refusals import refuse_keras_lora, refuse_to_quantize
 from keras_svd_adapters.models.sites.search import adapted_sites
 from keras_svd_adapters.models.sites.site import Site
+from keras_svd_adapters.models.state.compiled_functions import (
+    ModelFunctions,
+    generate_step_with_ids,
+    store_of,
+)
 from keras_svd_adapters.models.state.freezing import trainable_as_at_first
+from keras_svd_adapters.models.state.locked_model import LockedModel
 from keras_svd_adapters.models.state.model_config import (
     describe_adapters,
     describe_freezing,
@@ -18,6 +24,7 @@ from keras_svd_adapters.models.state.model_config import (
     restore_adapters,
     restore_freezing,
 )
+from keras_svd_adapters.runtime.model_lock import model_lock
 
 PACKAGE = "keras_svd_adapters"
 
@@ -32,7 +39,11 @@ class AdaptedModel:
     """
 
     def get_config(self) -> dict[str, Any]:
-        with without_mixin(self, AdaptedModel), trainable_as_at_first(self):
+        with (
+            model_lock([self], alone=True),
+            without_mixin(self, AdaptedModel),
+            trainable_as_at_first(self),  # type: ignore[arg-type]
+        ):
             model = keras.saving.serialize_keras_object(self)
         model.pop("compile_config", None)
         return {
@@ -55,10 +66,17 @@ class AdaptedModel:
         refuse_keras_lora(self.name)  # type: ignore[attr-defined]
 
 
+class ModelInUse(LockedModel, ModelFunctions, AdaptedModel):
+    """Mixin of a model with adapters: its lock, its compiled functions, its configuration."""
+
+
 def mark_adapted(model: keras.layers.Layer) -> None:
     """Include the adapters of a model in its configuration."""
     if isinstance(model, keras.Model) and not isinstance(model, AdaptedModel):
-        add_mixin(model, AdaptedModel, serialized_as=f"{PACKAGE}>AdaptedModel")
+        store_of(model)
+        add_mixin(model, ModelInUse, serialized_as=f"{PACKAGE}>AdaptedModel")
+        if hasattr(model, "generate_step"):
+            object.__setattr__(model, "generate_step", generate_step_with_ids(model))
         object.__setattr__(model, "quantize_at_first", model.quantize)
         object.__setattr__(model, "quantize", refuse_to_quantize)
 
@@ -67,6 +85,7 @@ def unmark_adapted(model: keras.layers.Layer) -> None:
     """Undo `mark_adapted`."""
     if isinstance(model, AdaptedModel):
         object.__setattr__(model, "quantize", vars(model).pop("quantize_at_first"))
+        vars(model).pop("generate_step", None)
         remove_mixin(model, AdaptedModel)
 
 

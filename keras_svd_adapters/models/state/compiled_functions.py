@@ -1,153 +1,224 @@
-"""Compiled functions of a model: cleared or reused when its adapters change."""
+"""Compiled functions of a model, stored for each set of active adapters and each mode.
+
+Keras stores one function to train, to test, to predict and to generate in a model. The mixin
+`ModelFunctions` stores several of each. A thread finds the function for the adapters that are
+active and for its own mode, so no thread uses a function that another mode compiled.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import keras
 
-from keras_svd_adapters.models.sites.search import adapted_sites
-from keras_svd_adapters.models.sites.site import Site
-from keras_svd_adapters.runtime.keras_private.layers import refresh_torch_parameters
-from keras_svd_adapters.runtime.keras_private.tracing import compiled_as
-from keras_svd_adapters.runtime.keras_private.traversal import all_layers
-from keras_svd_adapters.runtime.keras_private.variables import copy_decay_exclusions
-from keras_svd_adapters.runtime.live_models import cached_model_search, models_containing
-from keras_svd_adapters.runtime.warnings import warn
+from keras_svd_adapters.adapters.mode import Mode, current_mode, in_mode
+from keras_svd_adapters.adapters.per_sample import AdapterIds
+from keras_svd_adapters.runtime.keras_private.variables import has_value, initialize
 
-TRAINED = ("train_function", "test_function")
-INFERRED = ("predict_function", "generate_function")
-KEPT = 32  # sets of compiled functions cached for later reuse
-
-
-def clear_functions(model: keras.layers.Layer, new_trainables: bool = True) -> None:
-    """Clear the compiled functions of every model that shares layers with this one.
-
-    Args:
-        model: A model that gained, lost or switched an adapter.
-        new_trainables: Whether other variables train than before, so that an
-            optimizer that is built must start over.
-    """
-    for around in models_containing(all_layers(model)):
-        vars(around).pop("waiting_graphs", None)
-        for graph in TRAINED + INFERRED:
-            if getattr(around, graph, None) is not None:
-                setattr(around, graph, None)
-        forget_traces(around)
-        refresh_torch_parameters(around)
-        optimizer = getattr(around, "optimizer", None)
-        if new_trainables and optimizer is not None and optimizer.built:
-            around.optimizer = fresh_optimizer(optimizer)
-            warn(
-                f"The optimizer of `{around.name}` was built for other variables; it was replaced "
-                "by a fresh copy with the same settings, `model.optimizer`. Call "
-                "`model.compile(...)` to choose another."
-            )
-
-
-def forget_traces(model: keras.Model) -> None:
-    """Make JAX trace the steps of a model again (Keras 3.0 and later).
-
-    Keras passes the bound methods `train_step` and `test_step` to JAX. These methods compare equal
-    each time, so JAX reuses its traces of them, even if the layers inside compute something else.
-    """
-    if keras.backend.backend() == "jax":
-        import jax
-
-        for step in (model.train_step, model.test_step):
-            jax.jit(step).clear_cache()
-
-
-def fresh_optimizer(optimizer: keras.optimizers.Optimizer) -> keras.optimizers.Optimizer:
-    """Return an unbuilt copy of an optimizer, with its exclusions from weight decay."""
-    copy = type(optimizer).from_config(optimizer.get_config())
-    copy_decay_exclusions(optimizer, copy)
-    if hasattr(optimizer, "inner_optimizer"):
-        copy.inner_optimizer = fresh_optimizer(optimizer.inner_optimizer)
-    return copy
+SLOTS = {
+    "train_function": "train_step",
+    "test_function": "test_step",
+    "predict_function": "predict_step",
+    "generate_function": "generate_step",
+}
+IDS = "adapter_ids"  # key of the adapter of each prompt among the inputs of `generate_step`
+KEPT = 32  # sets of compiled functions that wait for reuse
+_making: ContextVar[bool] = ContextVar("_making", default=False)
+_making_lock = threading.RLock()
 
 
 @dataclass(eq=False)
-class FunctionCache:
-    """Functions traced to predict and to generate, by adapters and by call of `compile`."""
+class FunctionStore:
+    """Compiled functions of one model.
 
-    graphs: list[tuple[tuple[Any, ...], dict[str, Any]]] = field(default_factory=list)
+    Args:
+        active: The active adapter of each adapted layer.
+        layers: Identities of the adapted layers.
+        made: Names of the functions that Keras made since the last `compile`.
+        functions: Functions by name, with the optimizer that each of them trains with, for each
+            set of active adapters and each mode.
+        per_sample: Models that predict with one adapter per sample.
+        fits: Number of calls of `fit` and `train_on_batch` that run now.
+        trains: Whether the model had a trainable variable after the last change of its adapters.
+    """
 
-    def of(self, key: tuple[Any, ...]) -> dict[str, Any]:
-        """Return the functions that were compiled under a key."""
-        return next((found for known, found in self.graphs if _same(known, key)), {})
+    active: tuple[Any, ...] = ()
+    layers: frozenset[int] = frozenset()
+    made: set[str] = field(default_factory=set)
+    functions: OrderedDict[Any, dict[str, tuple[Any, Any]]] = field(default_factory=OrderedDict)
+    per_sample: OrderedDict[Any, Any] = field(default_factory=OrderedDict)
+    fits: int = 0
+    trains: bool = True
 
-    def put(self, key: tuple[Any, ...], graphs: dict[str, Any]) -> None:
-        """Store functions under a key."""
-        self.graphs = [(k, found) for k, found in self.graphs if not _same(k, key)]
-        self.graphs.append((key, graphs))
-        self.graphs = self.graphs[-KEPT:]
+    @property
+    def now(self) -> dict[str, tuple[Any, Any]]:
+        """The functions for the active adapters and the mode of this thread."""
+        key = (self.active, current_mode().key(self.layers))
+        found = self.functions.setdefault(key, {})
+        self.functions.move_to_end(key)
+        while len(self.functions) > KEPT:
+            self.functions.popitem(last=False)
+        return found
 
-
-def store_functions(model: keras.layers.Layer) -> list[tuple[keras.Model, FunctionCache]]:
-    """Store the compiled functions of the models around this one, for `reuse_functions`."""
-    aside = []
-    for around in models_containing(all_layers(model)):
-        waiting = vars(around).get("waiting_graphs", FunctionCache())
-        graphs = {g: f for g in INFERRED if (f := getattr(around, g, None)) is not None}
-        waiting.put(_key(around), graphs)
-        aside.append((around, waiting))
-    return aside
-
-
-def reuse_functions(aside: list[tuple[keras.Model, FunctionCache]]) -> None:
-    """Restore the functions that models compiled when these adapters were active before."""
-    for around, waiting in aside:
-        object.__setattr__(around, "waiting_graphs", waiting)
-        for graph, function in waiting.of(_key(around)).items():
-            setattr(around, graph, function)
-
-
-def _key(model: keras.Model) -> tuple[Any, ...]:
-    """Return the state, besides the values of weights, that a compiled function depends on."""
-    sites = adapted_sites(model)
-    active = tuple((site.key, site.layer.trace_key) for site in sites)
-    return (active, compiled_as(model))
+    def forget(self) -> None:
+        """Discard all functions; each one is made again when a loop of Keras needs it."""
+        self.functions.clear()
+        self.per_sample.clear()
 
 
-def _same(one: tuple[Any, ...], other: tuple[Any, ...]) -> bool:
-    return one[0] == other[0] and one[1] is other[1]
+def store_of(model: keras.Model) -> FunctionStore:
+    """Return the compiled functions of a model."""
+    store = vars(model).get("function_store")
+    if store is None:
+        made = {slot for slot in SLOTS if vars(model).get(slot) is not None}
+        store = FunctionStore(made=made)
+        object.__setattr__(model, "function_store", store)
+    return store
+
+
+class ModelFunctions:
+    """Mixin that gives a model several sets of compiled functions."""
+
+
+def _make(slot: str) -> Callable[..., Any]:
+    def make(self: Any, *args: Any, **kwargs: Any) -> Any:
+        with _own_step(self, SLOTS[slot]):
+            return getattr(super(ModelFunctions, self), make.__name__)(*args, **kwargs)
+
+    make.__name__ = f"make_{slot}"
+    return make
+
+
+def _slot(slot: str) -> property:
+    def get(self: Any) -> Any:
+        if not hasattr(self, f"make_{slot}"):
+            raise AttributeError(f"{type(self).__name__} has no attribute {slot!r}")
+        with _making_lock:
+            store = store_of(self)
+            function, optimizer = store.now.get(slot, (None, None))
+            if optimizer is not _optimizer(self, slot):
+                function = None
+            if function is None and slot in store.made and not _making.get():
+                getattr(self, f"make_{slot}")()
+                function = store.now[slot][0]
+        if slot == "train_function" and function is not None and not store.trains:
+            return _returns_state(self, slot, partial(_refuse_to_train, self))
+        ids = current_mode().ids
+        if slot == "generate_function" and function is not None and ids is not None:
+            return _with_ids(function, ids)
+        return function
+
+    def put(self: Any, function: Any) -> None:
+        store = store_of(self)
+        if function is None:  # `compile` and others: all functions of this name are out of date
+            store.made.discard(slot)
+            store.per_sample.clear()
+            for found in store.functions.values():
+                found.pop(slot, None)
+            return
+        store.made.add(slot)
+        if slot != "generate_function":
+            function = _returns_state(self, slot, function)
+        store.now[slot] = function, _optimizer(self, slot)
+
+    return property(get, put)
+
+
+for _name in SLOTS:
+    setattr(ModelFunctions, _name, _slot(_name))
+    setattr(ModelFunctions, f"make_{_name}", _make(_name))
+
+
+def check_trains(model: Any) -> None:
+    """Raise an error if nothing in a model would train."""
+    if model.built and not model.trainable_weights:
+        raise ValueError(
+            "No adapter is active, so no value of the model trains: activate one with "
+            f"`set_adapter(model, name)`. Received: a call of `fit` on {model.name!r}"
+        )
+
+
+def _refuse_to_train(model: Any, *args: Any) -> Any:
+    check_trains(model)
+
+
+def _optimizer(model: Any, slot: str) -> Any:
+    return getattr(model, "optimizer", None) if slot == "train_function" else None
 
 
 @contextmanager
-def with_base_functions(model: keras.layers.Layer, sites: list[Site]) -> Iterator[None]:
-    """Context manager: layers and compiled functions compute as before the layers were adapted."""
-    with with_temporary_functions(model, [site.layer.base() for site in sites]):
-        yield
+def _own_step(model: Any, step: str) -> Iterator[None]:
+    """Context manager: functions that are made have a step that equals no other function.
 
-
-@contextmanager
-def with_temporary_functions(
-    model: keras.layers.Layer, ways: list[AbstractContextManager[None]]
-) -> Iterator[None]:
-    """Context manager: enter contexts that change the layers, in compiled functions as well."""
-    with cached_model_search():
-        kept = [
-            (around, graph, getattr(around, graph), getattr(around, "optimizer", None))
-            for around in models_containing(all_layers(model))
-            for graph in TRAINED
-            if getattr(around, graph, None) is not None
-        ]
-        aside = store_functions(model)
-        clear_functions(model, new_trainables=False)
-    try:
-        with ExitStack() as stack:
-            for way in ways:
-                stack.enter_context(way)
-            reuse_functions(aside)
+    JAX stores what it traced by function, and bound methods of one model are equal: a function
+    made for another mode would reuse the trace of this one (Keras 3.0 and later).
+    """
+    method = getattr(type(model), step, None)
+    with _making_lock:
+        if step != "generate_step" and method is not None:
+            object.__setattr__(model, step, lambda *args, **kwargs: method(model, *args, **kwargs))
+        token = _making.set(True)
+        try:
             yield
-            aside = store_functions(model)
-    finally:
-        clear_functions(model, new_trainables=False)
-        reuse_functions(aside)
-        for around, graph, function, optimizer in kept:
-            if getattr(around, "optimizer", None) is optimizer:
-                setattr(around, graph, function)
+        finally:
+            _making.reset(token)
+            if step != "generate_step":
+                vars(model).pop(step, None)
+
+
+def _with_ids(function: Callable[..., Any], ids: AdapterIds) -> Callable[..., Any]:
+    """Return a function that passes the adapter of each prompt on, as an input."""
+
+    def generate(inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        return function({**inputs, IDS: ids.ids}, *args, **kwargs)
+
+    return generate
+
+
+def generate_step_with_ids(model: Any) -> Callable[..., Any]:
+    """Return a `generate_step` that takes the adapter of each prompt from its inputs."""
+
+    def generate_step(inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        step = type(model).generate_step
+        if IDS not in inputs:
+            return step(model, inputs, *args, **kwargs)
+        inputs, mode = dict(inputs), current_mode()
+        assert mode.ids is not None
+        ids = AdapterIds(mode.ids.names, inputs.pop(IDS))
+        with in_mode(Mode(mode.base, mode.per_sample, ids)):
+            return step(model, inputs, *args, **kwargs)
+
+    return generate_step
+
+
+def _returns_state(model: Any, slot: str, function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a function that gives variables their values back if it fails.
+
+    On JAX, Keras takes the values out of the variables before a loop. A batch that cannot be
+    read would leave the model without them.
+    """
+
+    if keras.backend.backend() != "jax":
+        return function
+
+    def step(state: Any, iterator: Any) -> Any:
+        try:
+            return function(state, iterator)
+        except BaseException:
+            lists = [model.trainable_variables, model.non_trainable_variables]
+            lists += [model.optimizer.variables] if slot == "train_function" else []
+            lists += [model.metrics_variables] if slot != "predict_function" else []
+            for variables, values in zip(lists, state, strict=True):
+                for variable, value in zip(variables, values, strict=True):
+                    if not has_value(variable) and not value.is_deleted():
+                        initialize(variable, value)
+            raise
+
+    return step

@@ -3,20 +3,21 @@
 - `in_symbolic_scope`: Keras calls layers for their shapes before it loads their weights.
 - `current_call_ctx`: convolutions take no `training`, but the dropout of an adapter needs it.
 - `uninitialized_variables`: a model built for its shapes must not receive values later.
+- `_jax_state`: the values of a loop on JAX, in the order of variables that train before a change.
 - `compute_output_spec`: the public methods of this name change the message of an error.
-- `_compile_config`: the only trace of a call of `compile`, which invalidates all earlier traces.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import keras
 from keras.src.backend import compute_output_spec
 from keras.src.backend.common import global_state
 from keras.src.backend.common.symbolic_scope import in_symbolic_scope
+
+trace_shapes = compute_output_spec  # call a function with inputs that have shapes but no values
 
 
 def only_shapes_matter() -> bool:
@@ -43,11 +44,8 @@ def shapes_only() -> Iterator[list[keras.Variable]]:
         global_state.set_global_attribute("uninitialized_variables", waiting)
 
 
-def trace_shapes(function: Callable[..., Any], *specs: Any) -> None:
-    """Call a function, and the layers in it, with inputs that have shapes but no values."""
-    compute_output_spec(function, *specs)
-
-
-def compiled_as(model: keras.Model) -> Any:
-    """Return an object that each call of `model.compile` replaces."""
-    return getattr(model, "_compile_config", None)
+def end_loop_state(model: keras.Model) -> None:
+    """Return the values that a loop of Keras holds on JAX to the variables, for good."""
+    if hasattr(model, "jax_state_sync"):
+        model.jax_state_sync()
+        model._jax_state = None

@@ -1,0 +1,66 @@
+"""How adapted layers compute: each thread, and each asynchronous task, has a mode of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from keras_svd_adapters.adapters.per_sample import AdapterIds, PerSampleAdapters
+
+
+@dataclass(frozen=True, eq=False)
+class Mode:
+    """The layers that do not compute with their active adapter; others do.
+
+    Args:
+        base: Identities of layers that compute with their own kernels.
+        per_sample: The adapters of layers, by identity, in which each sample has its own.
+        ids: The adapter of each sample.
+    """
+
+    base: frozenset[int] = frozenset()
+    per_sample: Mapping[int, PerSampleAdapters] = field(default_factory=dict)
+    ids: AdapterIds | None = None
+
+    def key(self, layers: frozenset[int]) -> tuple[Any, ...]:
+        """Return what a function that is compiled for a model with these layers depends on."""
+        names = self.ids.names if self.ids is not None and layers & self.per_sample.keys() else ()
+        return self.base & layers, names
+
+
+_mode: ContextVar[Mode | None] = ContextVar("_mode", default=None)
+_of_all_threads = [Mode()]
+
+
+def current_mode() -> Mode:
+    """Return the mode of the running thread."""
+    return _mode.get() or _of_all_threads[-1]
+
+
+@contextmanager
+def in_mode(mode: Mode, in_all_threads: bool = False) -> Iterator[None]:
+    """Context manager: adapted layers compute in a mode, in this thread or in all threads.
+
+    TensorFlow's replicas run in threads of their own: a strategy with several needs
+    `in_all_threads`, while no other thread uses the model.
+    """
+    if in_all_threads:
+        _of_all_threads.append(mode)
+    token = _mode.set(mode)
+    try:
+        yield
+    finally:
+        _mode.reset(token)
+        if in_all_threads:
+            _of_all_threads.remove(mode)
+
+
+@contextmanager
+def with_own_kernels(layers: frozenset[int], in_all_threads: bool = False) -> Iterator[None]:
+    """Context manager: layers, given by identity, compute with their own kernels."""
+    mode = current_mode()
+    with in_mode(replace(mode, base=mode.base | layers), in_all_threads):
+        yield

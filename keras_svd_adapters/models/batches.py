@@ -1,0 +1,75 @@
+"""The batches of inputs that `predict` reads: slices of arrays, or the batches of a dataset."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import keras
+import numpy as np
+
+Batches = Iterator[tuple[Any, int]]
+
+
+def is_dataset(x: Any) -> bool:
+    """Return whether inputs come in batches already."""
+    if isinstance(x, list | tuple | dict | str) or hasattr(x, "__array__"):
+        return False
+    return not keras.ops.is_tensor(x) and (
+        hasattr(x, "__iter__") or isinstance(x, keras.utils.PyDataset)
+    )
+
+
+def dataset_batches(x: Any) -> tuple[Batches, int | None]:
+    """Return the batches of a dataset, each with its number of samples, and their number."""
+    total = len(x) if hasattr(x, "__len__") else None
+    if isinstance(x, keras.utils.PyDataset):
+        total = x.num_batches
+        numbers = range(total) if total is not None else iter(int, 1)
+        listed: Any = (x[number] for number in numbers)
+    else:
+        listed = x
+
+    def batches() -> Batches:
+        for batch in listed:
+            batch = tuple(batch) if isinstance(batch, list) else batch
+            inputs, _, _ = keras.utils.unpack_x_y_sample_weight(batch)
+            inputs = keras.tree.map_structure(_to_numpy, inputs)
+            yield inputs, len(keras.tree.flatten(inputs)[0])
+
+    return batches(), total
+
+
+def array_batches(x: Any, batch_size: int) -> tuple[Batches, int, int]:
+    """Return slices of arrays, the number of slices and the number of samples.
+
+    Each slice comes with the number of its samples. The last slice is filled up with copies of the
+    last sample, so that all have one shape and one compiled function.
+
+    Raises:
+        ValueError: If the arrays have no samples, or different numbers of samples.
+    """
+    if isinstance(x, list | tuple) and all(np.ndim(part) == 0 for part in keras.tree.flatten(x)):
+        x = np.array(x)
+    x = keras.tree.map_structure(_to_numpy, x)
+    sizes = {len(part) if np.ndim(part) else 0 for part in keras.tree.flatten(x)}
+    if len(sizes) != 1 or not min(sizes):
+        raise ValueError(
+            "`x` must be an array, or a list or dictionary of arrays with the same number of "
+            f"samples. Received: samples {sorted(sizes)}"
+        )
+    count = min(sizes)
+    size = min(batch_size, count)
+
+    def batches() -> Batches:
+        for start in range(0, count, size):
+            places = np.minimum(np.arange(start, start + size), count - 1)
+            slices = keras.tree.map_structure(lambda part: part[places], x)  # noqa: B023
+            yield slices, min(size, count - start)
+
+    return batches(), -(-count // size), count
+
+
+def _to_numpy(value: Any) -> np.ndarray:
+    is_tensor = keras.ops.is_tensor(value) or isinstance(value, keras.Variable)
+    return keras.ops.convert_to_numpy(value) if is_tensor else np.asarray(value)

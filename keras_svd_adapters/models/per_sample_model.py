@@ -1,0 +1,135 @@
+"""A model around a model, whose inputs include the adapter of each sample."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_svd_adapters.adapters.carried import adapters_of
+from keras_svd_adapters.adapters.mode import Mode, in_mode
+from keras_svd_adapters.adapters.per_sample import (
+    AdapterIds,
+    Group,
+    Names,
+    PerSampleAdapters,
+    groups_of,
+)
+from keras_svd_adapters.adapters.refusals import PerSampleError
+from keras_svd_adapters.kernels.quantized import holds_integers
+from keras_svd_adapters.models.sites.search import adapted_sites
+from keras_svd_adapters.models.sites.site import Site
+from keras_svd_adapters.models.state.compiled_functions import KEPT, store_of
+from keras_svd_adapters.runtime.keras_private.tracing import trace_shapes
+
+PRIMES = (11, 13)
+Groups = dict[int, list[Group]]
+
+
+class PerSampleModel(keras.Model):
+    """Model that predicts with one adapter per sample; nothing of the inner model changes.
+
+    The adapters of the samples are an input of its compiled function. Threads with other samples
+    and other adapters therefore share the function.
+
+    Args:
+        model: The adapted model.
+        names: Names of the adapters of a batch, `None` for the plain model.
+        groups: The adapters of each adapted layer, by its identity.
+    """
+
+    is_internal = True
+
+    def __init__(self, model: keras.Model, names: Names, groups: Groups):
+        super().__init__(name="per_sample", dtype=model.dtype_policy, autocast=False)
+        self.model = model
+        self.names = names
+        self.jit_compile = model.jit_compile
+        self.run_eagerly = model.run_eagerly
+        self.groups = groups
+        self.per_sample = {
+            id(site.layer): PerSampleAdapters(groups[id(site.layer)], _maps(site))
+            for site in adapted_sites(model)
+            if groups[id(site.layer)]
+        }
+        self.base = frozenset(groups.keys() - self.per_sample.keys())
+        self.built = True
+
+    @property
+    def trainable_variables(self) -> list[keras.Variable]:
+        """No variable: the order of the variables must not depend on the active adapter."""
+        return []
+
+    @property
+    def non_trainable_variables(self) -> list[keras.Variable]:
+        return self.model.variables
+
+    def mode(self, ids: Any, probe_rows: int | None = None) -> Mode:
+        """Return the mode for a batch, given the `indices` of its adapters."""
+        return Mode(self.base, self.per_sample, AdapterIds(self.names, ids, probe_rows))
+
+    def call(self, data: Any) -> Any:
+        with in_mode(self.mode(data["ids"])):
+            return self.model(data["x"], training=False)
+
+    def predict_batch(self, x: Any, ids: list[str | None]) -> Any:
+        """Return the outputs of a batch, which may have more samples than `ids`, as NumPy."""
+        rows = keras.tree.flatten(x)[0].shape[0]
+        filled = ids + ids[-1:] * (rows - len(ids))
+        return self.predict_on_batch({"x": x, "ids": self.indices(filled)})
+
+    def indices(self, ids: list[str | None]) -> np.ndarray:
+        """Return the adapter of each sample as an index of `names`."""
+        return np.array([self.names.index(name) for name in ids], "int32")
+
+    def probe(self, inputs: Any) -> None:
+        """Raise an error if an adapted layer is called without the batch in front.
+
+        The rows of such a layer are not samples. A prime number of samples reveals this.
+        """
+        try:
+            for rows in PRIMES:
+                specs = keras.tree.map_structure(lambda x: _of_rows(x, rows), inputs)  # noqa: B023
+                with in_mode(self.mode(None, probe_rows=rows)):
+                    trace_shapes(lambda x: self.model(x, training=False), specs)
+        except PerSampleError:
+            raise
+        except Exception:  # a model that cannot be traced is not checked
+            pass
+
+
+def per_sample_model(model: keras.Model, ids: list[str | None], inputs: Any) -> PerSampleModel:
+    """Return a model for the adapters of these samples; it is reused until adapters change.
+
+    Args:
+        model: The adapted model.
+        ids: The adapter of each sample.
+        inputs: Inputs, symbolic or not, that show the shape of a sample.
+    """
+    names = tuple(sorted(set(ids), key=lambda name: name or ""))
+    groups = {
+        id(site.layer): groups_of(adapters_of(site.layer), names) for site in adapted_sites(model)
+    }
+    waiting = store_of(model).per_sample
+    key = (names, model.jit_compile, model.run_eagerly)
+    found = waiting.get(key)
+    if found is None or found.groups != groups:
+        found = PerSampleModel(model, names, groups)
+        found.probe(inputs)
+        waiting[key] = found
+        while len(waiting) > KEPT:
+            waiting.popitem(last=False)
+    return found
+
+
+def _maps(site: Site) -> bool:
+    if holds_integers(site.owner):
+        return False
+    return keras.backend.backend() != "torch" or site.host.has_row_inputs or site.host.is_lookup
+
+
+def _of_rows(value: Any, rows: int) -> keras.KerasTensor:
+    """Return the shape of an input with `rows` samples; any other open size becomes 8."""
+    shape = tuple(8 if size is None else size for size in value.shape[1:])
+    return keras.KerasTensor((rows, *shape), keras.backend.standardize_dtype(value.dtype))
