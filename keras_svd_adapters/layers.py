@@ -36,9 +36,11 @@ class AdaptedDense(keras.layers.Layer):
     """
 
     def __init__(self, base_layer: keras.layers.Layer, method: Method, **kwargs: Any):
-        restoring = kwargs.pop("restoring", None)
-        super().__init__(**kwargs)
+        restoring, dtype = kwargs.pop("restoring", None), kwargs.pop("dtype", None)
         site = _only_site(base_layer)
+        if restoring is None and dtype is not None:
+            _set_compute_dtype(base_layer, dtype)
+        super().__init__(dtype=base_layer.dtype_policy, **kwargs)
         if restoring is None:
             check_methods([(site, method)], NAME)
             adapter = _start(site, method)
@@ -81,6 +83,18 @@ class AdaptedDense(keras.layers.Layer):
     def from_config(cls, config: dict[str, Any]) -> AdaptedDense:
         base_layer = keras.saving.deserialize_keras_object(config["base_layer"])
         return cls(**{**config, "base_layer": base_layer})
+
+
+def _set_compute_dtype(layer: keras.layers.Layer, dtype: Any) -> None:
+    """Make a layer compute in another dtype; its variables keep theirs."""
+    policy = keras.dtype_policies.get(dtype)
+    if policy.variable_dtype != layer.variable_dtype:
+        raise ValueError(
+            "The variables of `base_layer` keep their dtype: give a `dtype` with the same one, "
+            f"such as {layer.variable_dtype!r}, or build the base layer with this dtype. "
+            f"Received: dtype={dtype!r}, and a base layer in {layer.variable_dtype}"
+        )
+    layer.dtype_policy = policy
 
 
 def _start(site: Site, method: Method) -> Adapter:

@@ -62,12 +62,27 @@ def pytest_collection_modifyitems(config, items):
     items[:] = [item for item in items if item in chosen]
 
 
+def as_exact_as_a_cpu():
+    """Let a GPU multiply float32 as float32: by default it rounds the factors to TF32."""
+    if keras.backend.backend() == "torch":
+        import torch
+
+        torch.backends.cudnn.allow_tf32 = False
+        torch.set_float32_matmul_precision("highest")
+    elif keras.backend.backend() == "jax":
+        import jax
+
+        os.environ["JAX_DEFAULT_MATMUL_PRECISION"] = "highest"  # of the processes that tests start
+        jax.config.update("jax_default_matmul_precision", "highest")
+
+
 def pytest_sessionstart():
     if keras.backend.backend() != EXPECTED:
         pytest.exit(
             "Set KERAS_BACKEND to jax, tensorflow or torch; `make test` runs all three.",
             returncode=4,
         )
+    as_exact_as_a_cpu()
 
 
 @pytest.fixture(autouse=True)

@@ -13,7 +13,11 @@ from keras_svd_adapters.adapters.adapter import Adapter
 from keras_svd_adapters.adapters.carried import PREFIX, adapters_of
 from keras_svd_adapters.adapters.mode import current_mode, with_own_kernels
 from keras_svd_adapters.adapters.per_sample import Compute, PerSampleAdapters
-from keras_svd_adapters.adapters.refusals import refuse_keras_lora, refuse_per_sample
+from keras_svd_adapters.adapters.refusals import (
+    refuse_keras_lora,
+    refuse_per_sample,
+    refuse_to_clone,
+)
 from keras_svd_adapters.kernels.matrix_view import KernelView
 from keras_svd_adapters.kernels.quantized import dequantized, holds_integers, stored_kernel
 
@@ -143,6 +147,10 @@ class AdaptedLayer:
     def save_own_variables(self, store: Any) -> None:
         with self.base():
             super().save_own_variables(store)  # type: ignore[misc]
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> Any:
+        refuse_to_clone(config.get("name"))
 
     def enable_lora(self, *args: Any, **kwargs: Any) -> None:
         refuse_keras_lora(self.path)  # type: ignore[attr-defined]

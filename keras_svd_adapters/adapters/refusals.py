@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NoReturn
 
 
 def refuse_to_quantize(*args: Any, **kwargs: Any) -> None:
@@ -33,4 +33,13 @@ def refuse_per_sample(where: str) -> None:
         "One adapter per sample needs layers whose input has the batch as its first axis: this "
         "layer reads its kernel, or computes without the batch. Leave it out with `exclude`, or "
         f"run the samples of each adapter separately. Received: {where}"
+    )
+
+
+def refuse_to_clone(where: Any) -> NoReturn:
+    """Raise an error instead of a copy of an adapted layer that lacks its adapters."""
+    raise ValueError(
+        "A layer that is made from the configuration of an adapted one would lose the adapters: "
+        "copy the model with `copy.deepcopy(model)`, or call `clone_model` before `enable`. "
+        f"Received: the configuration of {where!r}"
     )

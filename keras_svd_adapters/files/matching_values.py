@@ -85,17 +85,23 @@ def fit_weights(
 
     A weight that the model lacks raises an error, or a warning without `strict`.
     """
-    weights = {key: weight for key, _, weight in base_weights(model)}
+    weights, paths = {}, {}
+    for key, path, weight in base_weights(model):
+        weights[key], paths[key] = weight, path
     found: dict[str, keras.Variable] = {}
     for key in contents.config["train"]:
         shape = contents.values[f"train/{key}"].shape
         if key in weights and tuple(weights[key].shape) == shape:
             found[key] = weights[key]
-        elif strict:
-            why = f"it trained `{key}` {shape}, which this model lacks"
-            raise _mismatch_error(filepath, why, f"{ANOTHER_BASE}, or the rest with `strict=False`")
-        else:
-            _warn_of(f"It trained `{key}` {shape}, which this model lacks", filepath)
+            continue
+        why, instead = f"it trained `{key}` {shape}, which this model lacks", ANOTHER_BASE
+        if key in weights:
+            here = tuple(weights[key].shape)
+            why = f"it trained `{paths[key]}` of shape {shape}, and here its shape is {here}"
+            instead = "Build the model with the shape of the file"
+        if strict:
+            raise _mismatch_error(filepath, why, f"{instead}, or the rest with `strict=False`")
+        _warn_of(why[0].upper() + why[1:], filepath)
     try:
         check_weights(model, list(found.values()), f"file {str(filepath)!r}", name, sites)
     except ValueError as error:

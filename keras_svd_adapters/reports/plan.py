@@ -28,7 +28,11 @@ from keras_svd_adapters.models.state.array_sharing import (
     shared_dtype,
     shared_shapes,
 )
-from keras_svd_adapters.models.state.trained_weights import base_weights
+from keras_svd_adapters.models.state.trained_weights import (
+    base_weights,
+    select_biases,
+    select_weights,
+)
 from keras_svd_adapters.models.without_weights import ModelSource, build_without_values
 from keras_svd_adapters.reports.device_memory import (
     DeviceBytes,
@@ -37,6 +41,7 @@ from keras_svd_adapters.reports.device_memory import (
     width,
 )
 from keras_svd_adapters.reports.plan_report import Plan, PlannedSite
+from keras_svd_adapters.runtime.keras_private.traversal import all_layers, trainable_by_birth
 
 
 def plan(
@@ -52,6 +57,9 @@ def plan(
     tied: bool = False,
     distribution: Any = None,
     device_memory: float | None = None,
+    train: Any = None,
+    bias: str = "none",
+    name: str = "default",
 ) -> Plan:
     """Estimate the cost of `enable` without changing the model.
 
@@ -76,6 +84,9 @@ def plan(
             `DeviceMesh((1, 8), ("batch", "model"), [f"tpu:{i}" for i in range(8)])`.
         device_memory: Bytes that one device has, such as 16e9. The plan then
             shows whether the memory is enough.
+        train: As in `enable`: these weights count as trained, and in the file.
+        bias: As in `enable`.
+        name: As in `enable`.
 
     Returns:
         A `Plan` with `.trainable_parameters`, `.frozen_bytes`, `.seconds`,
@@ -98,6 +109,9 @@ def plan(
         model = build_without_values(model)
     chosen = choose_methods(model, method, targets, exclude, layers, last, tied)
     check_shapes(chosen)
+    chosen_sites = [site for site, _ in chosen]
+    extra = select_weights(model, train, name, chosen_sites)
+    extra += select_biases(model, bias, name, chosen_sites)
     jobs = [jobs_for(site, m.truncation, needs_svd(site, m)) for site, m in chosen]
     every = list(chain.from_iterable(jobs))
     kept = iter(service.kept(every))
@@ -107,7 +121,15 @@ def plan(
     count = service.workers(every)
     values = sum(prod(weight.shape) for _, _, weight in base_weights(model))
     device = _on_devices(model, chosen, distribution, device_memory)
-    return Plan(sites, values, _shared_bytes(model, chosen), written, count, device)
+    others = _sizes(model, extra)
+    return Plan(sites, values, _shared_bytes(model, chosen), written, count, device, *others)
+
+
+def _sizes(model: keras.layers.Layer, weights: list[keras.Variable]) -> tuple[int, int]:
+    """Return how many values of weights train, and how many a file holds with their statistics."""
+    sizes = {id(weight): prod(weight.shape) for weight in weights}
+    trained = {id(w) for layer in all_layers(model) for w in trainable_by_birth(layer)}
+    return sum(size for key, size in sizes.items() if key in trained), sum(sizes.values())
 
 
 def _on_devices(

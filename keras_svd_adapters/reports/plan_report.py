@@ -44,6 +44,9 @@ class Plan(TableReport):
         shared_file_bytes: Bytes of shared arrays that an adapter file holds.
         workers: Number of kernels that are decomposed at the same time.
         device: Memory that each device needs, if a distribution was given.
+        other_parameters: Number of values that would train outside of the adapter.
+        other_file_parameters: Number of these values in the file, with the statistics of
+            batch normalizations.
     """
 
     sites: tuple[PlannedSite, ...]
@@ -52,11 +55,13 @@ class Plan(TableReport):
     shared_file_bytes: int = 0
     workers: int = 1
     device: DeviceBytes | None = None
+    other_parameters: int = 0
+    other_file_parameters: int = 0
 
     @property
     def trainable_parameters(self) -> int:
         """Number of values that would train."""
-        return sum(site.trainable_parameters for site in self.sites)
+        return self.other_parameters + sum(site.trainable_parameters for site in self.sites)
 
     @property
     def trainable_bytes(self) -> int:
@@ -66,7 +71,8 @@ class Plan(TableReport):
     @property
     def file_bytes(self) -> int:
         """Bytes of the values in the adapter file, without its few kB of text."""
-        return self.shared_file_bytes + sum(site.file_bytes for site in self.sites)
+        others = 4 * self.other_file_parameters
+        return others + self.shared_file_bytes + sum(site.file_bytes for site in self.sites)
 
     @property
     def frozen_bytes(self) -> int:
@@ -102,10 +108,12 @@ class Plan(TableReport):
         shared = f"; {self.shared_bytes / 1e6:,.1f} MB shared by them all" * bool(self.shared_bytes)
         kB = f"{self.file_bytes / 1e3:,.{int(self.file_bytes < 1e4)}f}"
         wait = f"; about {self.seconds:,.1f} s to decompose" * bool(self.seconds)
+        others = f", {self.other_parameters:,} of them outside of the adapter"
+        shown = others * bool(self.other_parameters)
         share = 100 * self.trainable_parameters / max(self.model_parameters, 1)
         notes = (
             f"{format_layer_tree(planned.site for planned in self.sites)}\n"
-            f"{self.trainable_parameters:,} values would train, {share:.3g} % of "
+            f"{self.trainable_parameters:,} values would train{shown}, {share:.3g} % of "
             f"{self.model_parameters:,}; file about {kB} kB{shared}{wait}"
             + f"\n{self.device}"
             * bool(self.device)

@@ -4,6 +4,7 @@ import importlib
 import os
 import re
 import zipfile
+from importlib.util import find_spec
 from pathlib import Path
 
 import keras
@@ -92,7 +93,8 @@ def test_other_backends_read_the_file(tmp_path):
     backbone, x = tuned(ksa.SVFT(pattern="random", d=2, seed=3), train="*norm*")
     ksa.save_adapter(backbone, tmp_path / "a.keras")
     expected = models.output(backbone(x))
-    others = {"jax", "tensorflow", "torch"} - {keras.backend.backend()}
+    backends = {name for name in ("jax", "tensorflow", "torch") if find_spec(name)}
+    others = backends - {keras.backend.backend()}
     runs = [fresh_process("load_elsewhere.py", tmp_path, KERAS_BACKEND=b) for b in sorted(others)]
     for run in runs:
         assert run.wait() == 0

@@ -117,7 +117,9 @@ def test_against_peft(method, config, monkeypatch):
         for attribute in ("lora_dropout", "vera_dropout"):
             if hasattr(module, attribute):
                 getattr(module, attribute)["default"] = Mask(torch.tensor(mask))
-        monkeypatch.setattr(keras.random, "dropout", lambda x, rate, seed: x * mask)
+        monkeypatch.setattr(
+            keras.random, "dropout", lambda x, rate, seed: x * keras.ops.array(mask)
+        )
 
     model.train()
     expected = model(torch.tensor(x))

@@ -25,14 +25,14 @@ FOLDER, PLACE, COUNT, PORT = Path(sys.argv[1]), *map(int, sys.argv[2:])
 def trained(model):
     """The losses of three steps."""
     part = slice(PLACE * 8 // COUNT, (PLACE + 1) * 8 // COUNT)
-    x = {name: torch.tensor(value[part]) for name, value in X.items()}
+    x = {name: keras.ops.array(value[part]) for name, value in X.items()}
     inner = model
     if COUNT > 1:
         model = torch.nn.parallel.DistributedDataParallel(model)
     optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], 1e-2)
     losses = []
     for _ in range(3):
-        loss = torch.nn.functional.cross_entropy(model(x), torch.tensor(Y[part]))
+        loss = torch.nn.functional.cross_entropy(model(x), keras.ops.array(Y[part]))
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -40,7 +40,7 @@ def trained(model):
     losses = torch.stack(losses)
     if COUNT > 1:
         torch.distributed.all_reduce(losses)
-    return (losses / COUNT).numpy(), inner
+    return (losses / COUNT).cpu().numpy(), inner
 
 
 def main():

@@ -1,6 +1,5 @@
 """Each private part of Keras that the package leans on, alone: a move by Keras fails here."""
 
-
 import keras
 import models
 import numpy as np
@@ -200,15 +199,18 @@ def test_int8_is_divided_by_the_scale_as_keras_does(equation):
 
 
 def test_values_of_a_loop_return_for_good():
-    """On JAX, Keras takes the values out of the variables while it trains."""
+    """On JAX, Keras takes the values out of the variables while it trains.
+
+    A callback that reads its own `self.model` gets them back, but one that knows the model does not.
+    """
     without_values = []
 
     class Look(keras.callbacks.Callback):
         def on_train_batch_end(self, batch, logs=None):
             for before in (True, False):
-                empty = [v for v in self.model.weights if not has_value(v)]
+                empty = [v for v in model.weights if not has_value(v)]
                 without_values.append((before, len(empty)))
-                end_loop_state(self.model)
+                end_loop_state(model)
 
     model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
     model.compile("sgd", "mse")

@@ -6,7 +6,12 @@ from typing import Any
 
 import keras
 
-from keras_svd_adapters.adapters.class_mixing import add_mixin, remove_mixin, without_mixin
+from keras_svd_adapters.adapters.class_mixing import (
+    add_mixin,
+    original_class,
+    remove_mixin,
+    without_mixin,
+)
 from keras_svd_adapters.adapters.refusals import refuse_keras_lora, refuse_to_quantize
 from keras_svd_adapters.models.sites.search import adapted_sites
 from keras_svd_adapters.models.sites.site import Site
@@ -61,6 +66,11 @@ class AdaptedModel:
             mark_adapted(root)
         restore_freezing(model, config["freezing"])
         return model
+
+    def __reduce__(self) -> Any:
+        # Pickle finds a class by its name, under which it finds the class without the mixin.
+        reduced: Any = super().__reduce__()
+        return getattr(original_class(self, AdaptedModel), reduced[0].__name__), reduced[1]
 
     def enable_lora(self, *args: Any, **kwargs: Any) -> None:
         refuse_keras_lora(self.name)  # type: ignore[attr-defined]

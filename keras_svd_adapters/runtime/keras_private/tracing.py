@@ -46,6 +46,6 @@ def shapes_only() -> Iterator[list[keras.Variable]]:
 
 def end_loop_state(model: keras.Model) -> None:
     """Return the values that a loop of Keras holds on JAX to the variables, for good."""
-    if hasattr(model, "jax_state_sync"):
+    if getattr(model, "_jax_state", None):
         model.jax_state_sync()
         model._jax_state = None
