@@ -201,7 +201,7 @@ def test_int8_is_divided_by_the_scale_as_keras_does(equation):
 def test_values_of_a_loop_return_for_good():
     """On JAX, Keras takes the values out of the variables while it trains.
 
-    A callback that reads its own `self.model` gets them back, but one that knows the model does not.
+    A callback that reads `self.model` gets them back; one that knows the model does not.
     """
     without_values = []
 
