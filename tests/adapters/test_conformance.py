@@ -1,0 +1,61 @@
+"""Keras's own test of layers, on the layer of each method."""
+
+import keras
+import pytest
+from cases import METHODS
+from keras.src.testing import TestCase
+
+import keras_svd_adapters as ksa
+
+BASES = {
+    "dense": lambda: keras.layers.Dense(6, activation="gelu"),
+    "einsum": lambda: keras.layers.EinsumDense("ab,bc->ac", (6,), bias_axes="c"),
+}
+NAMES = [name for name, case in METHODS.items() if not case.variant]
+
+
+@pytest.mark.parametrize("kind", BASES)
+@pytest.mark.parametrize("name", NAMES)
+def test_a_layer_behaves_as_keras_expects(name, kind):
+    method = METHODS[name].method
+    if name == "token_rows":
+        method = ksa.TokenRows([1, 3])
+    layer_class = getattr(ksa, f"{type(method).__name__}Dense")
+
+    @keras.saving.register_keras_serializable("conformance")
+    class Subject(layer_class):
+        """Makes its own base layer, since a base layer has one owner."""
+
+        def __init__(self, base_layer=None, **kwargs):
+            if base_layer is None:
+                base_layer = BASES[kind]()
+                base_layer.build((None, 6))
+            super().__init__(base_layer, **{**method.get_config(), **kwargs})
+
+    made = Subject()
+    TestCase().run_layer_test(
+        Subject,
+        init_kwargs={},
+        input_shape=(3, 6),
+        expected_output_shape=(3, 6),
+        expected_num_trainable_weights=len(made.trainable_weights),
+        expected_num_non_trainable_weights=len(made.non_trainable_weights),
+        expected_num_seed_generators=0,
+        expected_num_losses=0,
+        run_mixed_precision_check=True,
+    )
+
+
+def test_a_layer_computes_in_the_dtype_that_it_was_given():
+    base = keras.layers.Dense(4)
+    base.build((None, 6))
+    layer = ksa.LoRADense(base, rank=2, dtype="mixed_bfloat16")
+    y = layer(keras.ops.ones((2, 6)))
+    assert layer.compute_dtype == "bfloat16"
+    assert keras.backend.standardize_dtype(y.dtype) == "bfloat16"
+    assert {w.dtype for w in layer.trainable_weights} == {"float32"}
+    other = keras.layers.Dense(4)
+    other.build((None, 6))
+    with pytest.raises(ValueError, match="keep their dtype.*Received: dtype='bfloat16'"):
+        ksa.LoRADense(other, rank=2, dtype="bfloat16")
+    assert other.compute_dtype == "float32"
