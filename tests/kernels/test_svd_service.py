@@ -1,23 +1,21 @@
-"""Decompositions of many kernels: in order, side by side, interruptible, and kept on disk."""
+"""Decompositions of many kernels: in order, side by side, interruptible and shown."""
 
 import importlib
-import os
 import threading
 import time
-from pathlib import Path
 
 import keras
 import models
 import numpy as np
 import pytest
-from fresh_process import fresh_process
+from decompositions import equal, jobs, kernels
 from threadpoolctl import threadpool_info, threadpool_limits
 
 import keras_svd_adapters as ksa
 from keras_svd_adapters.kernels.matrix_view import KernelView
 from keras_svd_adapters.kernels.svd import cache as svd_cache
 from keras_svd_adapters.kernels.svd.accelerator import has_accelerator
-from keras_svd_adapters.kernels.svd.decomposition import Decomposition, decompose
+from keras_svd_adapters.kernels.svd.decomposition import decompose
 from keras_svd_adapters.kernels.svd.job import Job
 from keras_svd_adapters.kernels.svd.service import SVDService
 from keras_svd_adapters.methods.contract import Truncation
@@ -34,33 +32,6 @@ backend_free = pytest.mark.backend_free("the service and its cache know NumPy al
 def every_kernel_is_kept(monkeypatch, tmp_path):
     monkeypatch.setattr(svd_cache, "LEAST_OPERATIONS", 0)
     monkeypatch.setenv(svd_cache.VARIABLE, str(tmp_path / "svd"))
-
-
-@pytest.fixture
-def decomposed(monkeypatch):
-    """The shapes that were decomposed."""
-    shapes = []
-
-    def noted(K, part=None):
-        shapes.append(K.shape)
-        return decompose(K, part)
-
-    monkeypatch.setattr(service_module, "decompose", noted)
-    return shapes
-
-
-def kernels(count=6, seed=0):
-    rng = np.random.default_rng(seed)
-    return [rng.normal(size=(8 + i, 12)).astype("float32") for i in range(count)]
-
-
-def jobs(matrices, part=None, wanted=True):
-    return [Job(lambda K=K: K, K.shape, part, wanted) for K in matrices]
-
-
-def equal(one, other):
-    for name in ("U", "s", "Vt"):
-        np.testing.assert_array_equal(getattr(one, name), getattr(other, name))
 
 
 @backend_free
@@ -124,218 +95,10 @@ def test_what_one_worker_raises_ends_them_all(monkeypatch):
 
 
 @backend_free
-def test_methods_share_entries(decomposed):
-    backbone, _ = models.bert()
-    ksa.enable(backbone, ksa.PiSSA(rank=2))
-    assert len(decomposed) == 12
-    ksa.delete_adapter(backbone, "default")
-    for method in (ksa.SVFT(pattern="banded", d=2), ksa.MiLoRA(rank=2), ksa.LoRAXS(rank=2)):
-        ksa.enable(backbone, method)
-        ksa.delete_adapter(backbone, "default")
-    assert len(decomposed) == 12
-    ksa.enable(backbone, ksa.SVF(), cache=False)
-    assert len(decomposed) == 24
-
-
-@pytest.mark.parametrize("shape", [(20, 12), (12, 20), (16, 16)])
-@pytest.mark.parametrize("kind", ["ordinary", "ill-conditioned", "singular"])
-def test_warm_is_cold_bit_for_bit(shape, kind):
-    K = np.random.default_rng(0).normal(size=shape).astype("float32")
-    if kind != "ordinary":
-        U, s, Vt = np.linalg.svd(K, full_matrices=False)
-        s[-1] = 1e-3 * s[0] if kind == "ill-conditioned" else 0
-        K = (U * s @ Vt).astype("float32")
-    service = SVDService()
-    cold, warm = service.decompose(K), service.decompose(K)
-    assert warm is not cold
-    assert isinstance(warm, Decomposition) == (kind != "singular")
-    equal(cold, warm)
-    entry = next(svd_cache.default_folder().iterdir())
-    assert entry.stat().st_size < 8 * (min(shape) ** 2 + min(shape)) + 500 or kind == "singular"
-
-
-def test_an_adapter_is_the_same_with_and_without_the_cache():
-    outputs = []
-    for cache in (True, True, False):
-        backbone, x = models.bert()
-        keras.utils.set_random_seed(3)
-        ksa.enable(backbone, ksa.SVFT(pattern="top_k", d=1), ["query", "key"], cache=cache)
-        for site in adapted_sites(backbone):
-            site.layer.adapter().m.assign(np.linspace(-1, 1, site.layer.adapter().m.shape[0]))
-        outputs.append(models.output(backbone(x)))
-    np.testing.assert_array_equal(outputs[0], outputs[1])
-    np.testing.assert_array_equal(outputs[0], outputs[2])
-
-
-@backend_free
-@pytest.mark.parametrize("damage", ["cut", "empty", "flipped", "other arrays", "text"])
-def test_damaged_entries_are_made_anew(damage, decomposed):
-    K = kernels(1)[0]
-    service = SVDService()
-    right = service.decompose(K)
-    path = next(svd_cache.default_folder().iterdir())
-    data = bytearray(path.read_bytes())
-    if damage == "other arrays":
-        other = svd_cache.entry(kernels(1, seed=1)[0], path.parent)
-        service.decompose(kernels(1, seed=1)[0])
-        data = bytearray(other.read_bytes())
-        data[-9] ^= 1
-    data = {
-        "cut": data[: len(data) // 2],
-        "empty": b"",
-        "flipped": bytes(data[:-5]) + bytes([data[-5] ^ 8]) + bytes(data[-4:]),
-        "other arrays": data,
-        "text": b"nothing of the kind",
-    }[damage]
-    path.write_bytes(data)
-    before = len(decomposed)
-    with pytest.warns(UserWarning, match="damaged.*decomposed again.*Received: "):
-        equal(service.decompose(K), right)
-    assert len(decomposed) == before + 1
-    equal(service.decompose(K), right)
-    assert len(decomposed) == before + 1
-
-
-@backend_free
-def test_the_entries_that_were_not_read_for_longest_go_first(monkeypatch):
-    service, matrices = SVDService(), kernels(4)
-    paths = []
-    for i, K in enumerate(matrices[:3]):
-        service.decompose(K)
-        paths.append(svd_cache.entry(K, svd_cache.default_folder()))
-        os.utime(paths[-1], (i, i))
-    service.decompose(matrices[0])  # read again
-    told = svd_cache.info()
-    assert told.entries == 3
-    assert told.bytes == sum(path.stat().st_size for path in paths)
-    assert str(told.folder) in str(told)
-    monkeypatch.setattr(svd_cache, "MOST_BYTES", told.bytes + 10)
-    service.decompose(matrices[3])
-    assert [path.exists() for path in paths] == [True, False, False]
-    assert svd_cache.info().bytes <= told.bytes + 10
-    svd_cache.clear()
-    assert svd_cache.info().entries == 0
-
-
-@backend_free
-def test_devices_have_entries_of_their_own(monkeypatch, decomposed):
-    monkeypatch.setattr(service_module, "require_accelerator", lambda: None)
-    K = kernels(1)[0]
-    SVDService(device="accelerator").decompose(K)
-    assert svd_cache.info().entries == 1
-    equal(SVDService().decompose(K), decompose(K))
-    assert svd_cache.info().entries == 2
-    assert len(decomposed) == 1
-
-
-@backend_free
-def test_the_largest_triplets_do_not_depend_on_the_cache():
-    K = np.random.default_rng(0).normal(size=(300, 300)).astype("float32")
-    part = Truncation(4, 8, 0)
-    first = SVDService().decompose(K, part)
-    SVDService().decompose(K)
-    equal(SVDService().decompose(K, part), first)
-
-
-@backend_free
-def test_entries_are_as_readable_as_any_file(tmp_path):
-    (tmp_path / "any").write_text("")
-    SVDService(cache_dir=tmp_path).decompose(kernels(1)[0])
-    entry = next(tmp_path.glob(f"*{svd_cache.ENDING}"))
-    assert entry.stat().st_mode == (tmp_path / "any").stat().st_mode
-
-
-@backend_free
-def test_what_a_killed_process_left_goes(tmp_path):
-    litter = tmp_path / f".abc{svd_cache.ENDING}.0123"
-    for age, there in ((0, True), (2 * svd_cache.SECONDS_TO_WRITE, False)):
-        litter.write_text("half")
-        os.utime(litter, (time.time() - age, time.time() - age))
-        SVDService(cache_dir=tmp_path).decompose(kernels(1, seed=age)[0])
-        assert litter.exists() == there
-
-
-@backend_free
 def test_threads_are_never_more_than_before():
     with threadpool_limits(1, user_api="blas"):
         for _ in SVDService(cache=False).each(jobs(kernels(3))):
             assert {p["num_threads"] for p in threadpool_info() if p["user_api"] == "blas"} == {1}
-
-
-@backend_free
-def test_another_folder(tmp_path):
-    backbone, _ = models.bert()
-    ksa.enable(backbone, ksa.SVF(), ["query"], cache_dir=tmp_path / "mine")
-    assert svd_cache.info(tmp_path / "mine").entries == 2
-    assert svd_cache.info().entries == 0
-    svd_cache.clear(tmp_path / "mine")
-    assert svd_cache.info(tmp_path / "mine").entries == 0
-
-
-@backend_free
-def test_a_folder_that_cannot_be_written(tmp_path, monkeypatch):
-    (tmp_path / "file").write_text("")
-    with pytest.warns(UserWarning, match="cannot be cached.*cache=False.*Received: "):
-        SVDService(cache_dir=tmp_path / "file").decompose(kernels(1)[0])
-
-    def full(*_):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(os, "fsync", full)
-    with pytest.warns(UserWarning, match="No space left"):
-        SVDService(cache_dir=tmp_path / "full").decompose(kernels(1)[0])
-    assert not list((tmp_path / "full").iterdir())
-
-
-def test_two_processes_at_once(tmp_path):
-    processes = [fresh_process("share_the_cache.py", tmp_path) for _ in range(2)]
-    assert [process.wait() for process in processes] == [0, 0]
-    assert not list((tmp_path / "svd").glob(".*"))
-
-
-@backend_free
-@pytest.mark.parametrize("name", [f".9x12-a{svd_cache.ENDING}.b", f"9x12-a{svd_cache.ENDING}"])
-@pytest.mark.parametrize("looks", [0, 1])
-def test_files_that_another_process_takes_away(tmp_path, monkeypatch, recwarn, name, looks):
-    passing, stat, seen = tmp_path / name, Path.stat, []
-    passing.write_text("")
-
-    def fleeting(path, **options):
-        """Of that file nothing is left after a number of looks."""
-        if path.name == name:
-            seen.append(path)
-            if len(seen) > looks:
-                passing.unlink(missing_ok=True)
-        return stat(path, **options)
-
-    monkeypatch.setattr(Path, "stat", fleeting)
-    SVDService(cache_dir=tmp_path).decompose(kernels(1)[0])
-    assert svd_cache.info(tmp_path).entries >= 1
-    svd_cache.clear(tmp_path)
-    assert seen
-    assert not recwarn
-
-
-@backend_free
-def test_interrupted_the_cache_is_whole(monkeypatch, decomposed):
-    backbone, x = models.bert()
-    y = models.output(backbone(x))
-    with monkeypatch.context() as patched:
-        calls = []
-
-        def interrupted(K, part=None):
-            calls.append(K)
-            if len(calls) == 6:
-                raise KeyboardInterrupt
-            return decompose(K, part)
-
-        patched.setattr(service_module, "decompose", interrupted)
-        with pytest.raises(KeyboardInterrupt):
-            ksa.enable(backbone, ksa.SVF())
-    assert not adapted_sites(backbone)
-    np.testing.assert_array_equal(models.output(backbone(x)), y)
-    ksa.enable(backbone, ksa.SVF())
-    assert len(decomposed) <= 12 - 4
 
 
 @backend_free

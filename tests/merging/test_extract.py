@@ -9,23 +9,13 @@ import pytest
 from cases import batch, numpy, shake
 from experts import TOKENS, WIDTH, experts
 from two_adapters import deltas, peak
+from two_models import pair
 
 import keras_svd_adapters as ksa
 from keras_svd_adapters.adapters.layer_kinds import base_kernel_variable
 from keras_svd_adapters.models.sites.search import adapted_sites, find_sites
 
 backend_free = pytest.mark.backend_free("computed by NumPy, of kernels that are read as elsewhere")
-
-
-def pair(rank=16, size=0.1):
-    """A model, the same with kernels of its blocks moved by changes of a rank, and an input."""
-    (base, x), (tuned, _) = models.bert(), models.bert()
-    for site in ksa.targets(tuned).sites:
-        rng = np.random.default_rng(len(site.path))
-        m, n = site.view.m, site.view.n
-        change = size * rng.normal(size=(m, rank)) @ rng.normal(size=(rank, n))
-        base_kernel_variable(site.layer).assign_add(site.view.from_matrix(change.astype("float32")))
-    return base, tuned, x
 
 
 def differences(base, tuned):
@@ -115,28 +105,6 @@ def test_the_adapter_of_a_model_itself():
 
 
 @backend_free
-def test_what_it_cannot_hold_is_named():
-    base, tuned, _ = pair()
-    bias = ksa.targets(tuned, "query").sites[0].layer.bias
-    bias.assign_add(np.ones(bias.shape, "float32"))
-    key = ksa.targets(base, "key").sites[0].path
-    message = (
-        rf"3 other weights differ: `{key}`, .*query/bias`.*with `assign`.*Received: targets=None"
-    )
-    with pytest.warns(UserWarning, match=message):
-        ksa.extract_lora(base, tuned, rank=1, exclude="key")
-    assert "key" not in {site.name for site in adapted_sites(base)}
-
-
-@backend_free
-def test_nothing_is_touched_where_the_warning_is_an_error():
-    base, tuned, _ = pair()
-    with pytest.raises(UserWarning, match="does not hold every difference"):
-        ksa.extract_lora(base, tuned, rank=1, targets="query")
-    assert not adapted_sites(base)
-
-
-@backend_free
 def test_an_embedding_by_its_name():
     (base, x), (tuned, _) = models.bert(), models.bert()
     (site,) = ksa.targets(tuned, "token_embedding", tied=True).sites
@@ -185,26 +153,6 @@ def test_one_kernel_is_in_memory_at_a_time():
     assert peak(lambda: ksa.extract_lora(base, tuned, rank=1, targets="dense*")) < every / 2
 
 
-def dense(*sizes):
-    return keras.Sequential([keras.Input((4,)), *map(keras.layers.Dense, sizes)])
-
-
-MISMATCHES = {
-    "fewer": ((4, 5, 6), (4, 5), r"dense_\w+` \(5, 6\) in the base and none in the tuned model"),
-    "more": ((4,), (4, 5), r"none in the base and `dense_\w+` \(4, 5\) in the tuned model"),
-    "wider": ((4, 5, 6), (4, 7, 6), r"\(4, 5\) in the base and `dense_\w+` \(4, 7\) in the tuned"),
-}
-
-
-@backend_free
-@pytest.mark.parametrize(("ours", "theirs", "message"), MISMATCHES.values(), ids=MISMATCHES)
-def test_models_of_other_kernels(ours, theirs, message):
-    base = dense(*ours)
-    with pytest.raises(ValueError, match=rf"same kernels.*Received: .*{message}"):
-        ksa.extract_lora(base, dense(*theirs), rank=1)
-    assert not adapted_sites(base)
-
-
 BAD = {
     "no_size": ({}, "Give `rank=`.*Received: rank=None, energy=None"),
     "two_sizes": ({"rank": 1, "energy": 0.5}, "not both"),
@@ -225,43 +173,4 @@ def test_bad_requests(how, message):
     with pytest.raises(ValueError, match=message) as error:
         ksa.extract_lora(base, tuned, **how)
     assert "Received: " in str(error.value)
-    assert [w.path for w in base.weights] == before
-
-
-@backend_free
-def test_no_model():
-    with pytest.raises(ValueError, match="Received: 5"):
-        ksa.extract_lora(models.bert()[0], 5, rank=1)
-
-
-@backend_free
-def test_kernels_that_are_not_finite():
-    base, tuned, _ = pair()
-    layer = ksa.targets(tuned, "query").sites[0].layer
-    layer.kernel.assign(np.full(layer.kernel.shape, np.nan))
-    with pytest.raises(ValueError, match=r"NaN or infinite.*Received: .*query"):
-        ksa.extract_lora(base, tuned, rank=1)
-    assert not adapted_sites(base)
-
-
-@backend_free
-def test_a_tuned_model_that_is_quantized_or_has_the_lora_of_keras():
-    base, tuned = dense(4, 4), dense(4, 4)
-    tuned.layers[0].enable_lora(2)
-    with pytest.raises(ValueError, match=r"of the tuned model: Keras's own LoRA.*Received: "):
-        ksa.extract_lora(base, tuned, rank=1)
-    tuned = dense(4, 4)
-    tuned.quantize("float8")
-    with pytest.raises(ValueError, match=r"of the tuned model: it is quantized"):
-        ksa.extract_lora(base, tuned, rank=1)
-
-
-@backend_free
-def test_a_tuned_model_without_values_is_refused():
-    base, tuned, _ = pair()
-    ksa.enable(tuned, ksa.SVF())
-    empty = type(tuned).from_config(tuned.get_config())
-    before = [w.path for w in base.weights]
-    with pytest.raises(ValueError, match="holds no values yet"):
-        ksa.extract_lora(base, empty, rank=2)
     assert [w.path for w in base.weights] == before

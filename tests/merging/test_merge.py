@@ -9,14 +9,13 @@ import models
 import numpy as np
 import pytest
 from cases import adapted, batch, build_layer, method_kernel_pairs, numpy, shake
+from snapshots import bits
 
 import keras_svd_adapters as ksa
 from keras_svd_adapters.adapters.adapted_layer import AdaptedLayer
 from keras_svd_adapters.models.sites.search import adapted_sites
-from keras_svd_adapters.runtime.host_values import to_host_exact
 
 merge_record = importlib.import_module("keras_svd_adapters.merging.merge_record")
-SVFT = ksa.SVFT(pattern="banded", d=2)
 
 
 @pytest.mark.parametrize(("case", "build", "shape"), method_kernel_pairs())
@@ -72,109 +71,6 @@ def test_other_adapters_are_in_the_way():
         ksa.merge(backbone)
     ksa.set_adapter(backbone, "second")
     ksa.merge(backbone)
-
-
-def bits(model):
-    return {w.path: to_host_exact(w).tobytes() for w in model.weights}
-
-
-@pytest.mark.parametrize(
-    ("method", "dtype"),
-    [
-        (ksa.DoRA(rank=2), "float32"),
-        (ksa.VeRA(rank=4), "mixed_bfloat16"),
-        (SVFT, "bfloat16"),
-        (ksa.LoRA(rank=2), "float64"),
-    ],
-)
-def test_unmerging_restores_every_bit(method, dtype):
-    model, _, x = models.classifier(dtype)
-    ksa.enable(model, method, train="head")
-    shake(model)
-    before, trained = bits(model), [w.path for w in model.trainable_weights]
-    y = numpy(model(x))
-    kernels = [w.path for w in model.weights if w.name == "kernel"]
-    ksa.merge(model)
-    assert sum(bits(model)[path] != before[path] for path in kernels) == 12
-    ksa.unmerge(model)
-    assert bits(model) == before
-    assert [w.path for w in model.trainable_weights] == trained
-    np.testing.assert_array_equal(numpy(model(x)), y)
-    assert ksa.merge(model, probe=x).probe[1] < 0.05
-    ksa.unmerge(model)
-    assert bits(model) == before
-
-
-def test_nothing_to_unmerge():
-    backbone, _ = models.bert()
-    with pytest.raises(ValueError, match=r"no merge to undo.*Received: "):
-        ksa.unmerge(backbone)
-    ksa.enable(backbone, ksa.LoRA(rank=2))
-    with pytest.raises(ValueError, match="no merge to undo"):
-        ksa.unmerge(backbone)
-    ksa.merge(backbone)
-    ksa.enable(backbone, ksa.LoRA(rank=2))
-    with pytest.raises(ValueError, match="adapters after its `merge`"):
-        ksa.unmerge(backbone)
-    ksa.merge(backbone, keep_base=False)
-    with pytest.raises(ValueError, match="keep_base=False"):
-        ksa.unmerge(backbone)
-
-
-def test_kernels_that_changed_since():
-    backbone, _ = models.bert()
-    backbone.enable_svf()
-    shake(backbone)
-    backbone.merge_adapter()
-    before = bits(backbone)
-    kernel = backbone.get_layer("transformer_layer_1")._feedforward_output_dense.kernel
-    old = kernel.numpy()
-    kernel.assign(old + 1)
-    with pytest.raises(ValueError, match="changed after the merge"):
-        ksa.unmerge(backbone)
-    kernel.assign(old)
-    assert bits(backbone) == before
-    backbone.unmerge_adapter()
-
-
-def test_the_report_has_a_row_for_kernels_alike():
-    model = keras.Sequential([keras.Input((8,))])
-    for index in range(12):
-        model.add(keras.layers.Dense(8, name=f"block_{index}"))
-    model.add(keras.layers.Dense(3, name="head"))
-    ksa.enable(model, ksa.LoRA(rank=2), targets="*")
-    shake(model)
-    report = ksa.merge(model)
-    rows = [line.split() for line in str(report).splitlines()]
-    assert [row[0] for row in rows[2:-1]] == ["block_{0..11}", "head"]
-    assert rows[2][1] == f"{max(kernel.delta for kernel in report.kernels[:12]):.2e}"
-    assert len(report.kernels) == 13
-
-
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("size", [1e-3, 1e-1])
-def test_the_report_is_true(dtype, size):
-    """Against float64: the rounded kernel, the exact one, and the delta between."""
-    backbone, _ = models.bert(dtype)
-    ksa.enable(backbone, ksa.LoRA(rank=2), targets="query")
-    shake(backbone, size)
-    sites = adapted_sites(backbone)
-    wanted, base = [], [site.matrix().astype("float64") for site in sites]
-    for site, K in zip(sites, base, strict=True):
-        (v,) = site.layer.adapter().numpy_values()
-        wanted.append(K + v.lora_a @ v.lora_b)
-    report = ksa.merge(backbone)
-    for site, K, exact, told in zip(sites, base, wanted, report.kernels, strict=True):
-        error = site.matrix() - exact
-        x = np.random.default_rng(0).normal(size=(64, len(K)))
-        assert told.path == site.path
-        norm = np.linalg.norm
-        assert np.isclose(told.delta, norm(exact - K) / norm(K), rtol=1e-3)
-        rough = {"float32": 0.05, "bfloat16": 1e-3}[dtype]
-        assert np.isclose(told.lost, norm(error) / norm(exact - K), rtol=rough)
-        assert np.isclose(told.relative, norm(x @ error) / norm(x @ exact), rtol=rough)
-        assert np.isclose(told.largest, np.abs(x @ error).max(), rtol=2 * rough)
-    assert f"{report.relative:.1e}" in str(report)
 
 
 @pytest.mark.parametrize("with_probe", [False, True])
@@ -257,15 +153,6 @@ def test_a_kernel_too_large_for_its_dtype():
     with pytest.raises(ValueError, match="does not fit into float16.*Received: "):
         ksa.merge(model)
     assert adapted_sites(model)
-
-
-def test_kernels_under_keras_lora_since():
-    backbone, _ = models.bert()
-    backbone.enable_svf()
-    ksa.merge(backbone)
-    backbone.enable_lora(2)
-    with pytest.raises(ValueError, match="changed after the merge"):
-        ksa.unmerge(backbone)
 
 
 def test_a_merged_model_can_be_collected():

@@ -1,4 +1,4 @@
-"""The plan touches nothing and comes true; counts are the published ones."""
+"""The plan touches nothing and comes true, also for devices that are not there."""
 
 import importlib
 from pathlib import Path
@@ -90,153 +90,11 @@ def nbytes(weight):
     return int(np.prod(weight.shape)) * (2 if weight.dtype == "bfloat16" else 4)
 
 
-# Counts of the papers' tables; SVFT's there have a gate per kernel more, which ours do not have.
-GEMMA_2B = 18 * [(2048, 2048), (2048, 256), (2048, 256), (2048, 2048)]
-GEMMA_2B += 18 * [(2048, 16384), (2048, 16384), (16384, 2048)]
-VIT_L = 24 * [(1024, 1024)] * 4 + 24 * [(1024, 4096), (4096, 1024)]
-VIT_B = 12 * [(768, 768)] * 4 + 12 * [(768, 3072), (3072, 768)]
-
-
-@backend_free
-@pytest.mark.parametrize(
-    ("method", "shapes", "count"),
-    [
-        (ksa.SVFT(pattern="banded", d=2), VIT_B, 276_048),
-        (ksa.SVFT(pattern="random", d=2), VIT_B, 276_048),
-        (ksa.SVFT(pattern="banded", d=8), VIT_B, 934_848),
-        (ksa.SVF(), 24 * [(768, 768)], 18_432),
-        (ksa.SVFT(), 24 * [(768, 768)], 18_432),
-        (ksa.LoRA(rank=8), VIT_B, 1_327_104),
-        (ksa.LoRA(rank=1), VIT_B, 165_888),
-        (ksa.DoRA(rank=8), VIT_B, 1_410_048),
-        (ksa.DoRA(rank=1), VIT_B, 248_832),
-        (ksa.PiSSA(rank=8), VIT_B, 1_327_104),
-        (ksa.SVFT(), GEMMA_2B, 193_662 - 126),
-        (ksa.SVFT(pattern="banded", d=16), GEMMA_2B, 6_352_542 - 126),
-        (ksa.SVFT(pattern="top_k", d=12), 128 * [(4096, 4096)], 13_087_360 - 128),
-        (ksa.SVFT(), 48 * [(1024, 1024)], 49_200 - 48),
-        (ksa.SVFT(pattern="banded", d=2), VIT_L, 736_560 - 144),
-        (ksa.SVFT(pattern="banded", d=8), VIT_L, 2_496_528 - 144),
-        (ksa.LoRA(rank=8), VIT_L, 3_538_944),
-        (ksa.LoRA(rank=1), VIT_L, 442_368),
-        (ksa.DoRA(rank=8), VIT_L, 3_760_128),
-        (ksa.DoRA(rank=1), VIT_L, 663_552),
-        (ksa.VeRA(rank=256), 24 * [(768, 768)], 24_576),
-        (ksa.VeRA(rank=256), 48 * [(1024, 1024)], 61_440),
-        (ksa.LoRAXS(rank=25), 96 * [(1024, 1024)], 60_000),
-        (ksa.LoRAXS(rank=128), 224 * [(4096, 4096)], 3_670_016),
-    ],
-)
-def test_published_counts(method, shapes, count):
-    assert sum(method.trainable_count(m, n) for m, n in shapes) == count
-
-
-@backend_free
-@pytest.mark.parametrize(("k", "d"), [(5, 0), (5, 4), (64, 2), (100, 16)])
-def test_banded_count_is_the_number_of_entries(k, d):
-    method = ksa.SVFT(pattern="banded", d=d) if d else ksa.SVFT()
-    i, j = np.indices((k, k))
-    assert (
-        method.trainable_count(k, 2 * k) == (abs(i - j) <= d).sum() == k * (2 * d + 1) - d * (d + 1)
-    )
-
-
 @backend_free
 def test_a_plan_of_chosen_layers():
     backbone, _ = models.bert()
     plan = ksa.plan(backbone, ksa.LoRA(rank=2), targets={"query": ksa.SVF(), "*feedforward*": None})
     assert {str(site.method) for site in plan.sites} == {"SVF()", "LoRA(rank=2)"}
-
-
-GEMMA_7B = {
-    "class_name": "GemmaBackbone",
-    "config": {
-        "vocabulary_size": 256000,
-        "num_layers": 28,
-        "num_query_heads": 16,
-        "num_key_value_heads": 16,
-        "hidden_dim": 3072,
-        "intermediate_dim": 49152,
-        "head_dim": 256,
-    },
-}
-LLAMA_3 = {
-    "vocabulary_size": 128256,
-    "num_key_value_heads": 8,
-    "rope_max_wavelength": 500000,
-}
-LLAMA_3_8B = {
-    "class_name": "Llama3Backbone",
-    "config": LLAMA_3
-    | {"num_layers": 32, "num_query_heads": 32, "hidden_dim": 4096, "intermediate_dim": 14336},
-}
-LLAMA_3_70B = {
-    "class_name": "Llama3Backbone",
-    "config": LLAMA_3
-    | {"num_layers": 80, "num_query_heads": 64, "hidden_dim": 8192, "intermediate_dim": 28672},
-}
-QKV, UP, DOWN, GATE = ["query", "key", "value"], "ffw_gating_2", "ffw_linear", "ffw_gating"
-LLAMA_MLP = ["*feedforward_*_dense"]
-
-
-@backend_free
-@pytest.mark.parametrize(
-    ("model", "method", "targets", "count"),
-    [
-        # The repository's counts have one gate per kernel more.
-        (GEMMA_7B, ksa.SVFT(pattern="banded", d=16), None, 19_816_580 - 28 * 7),
-        (GEMMA_7B, ksa.SVFT(), [*QKV, UP, DOWN], 430_220 - 28 * 5),
-        (GEMMA_7B, ksa.LoRA(rank=8), ["query", "value"], 3_211_264),
-        (LLAMA_3_8B, ksa.SVF(), LLAMA_MLP, 393_216),
-        (LLAMA_3_8B, ksa.SVF(), ["query", "value"], 163_840),
-        (
-            LLAMA_3_8B,
-            ksa.SVFT(pattern="banded", d=16),
-            [*LLAMA_MLP, "attention_output"],
-            17_266_816 - 32 * 4,
-        ),
-        (
-            LLAMA_3_8B,
-            ksa.SVFT(pattern="banded", d=12),
-            [*LLAMA_MLP, "attention_output"],
-            13_087_360 - 32 * 4,
-        ),
-        (LLAMA_3_8B, ksa.LoRAXS(rank=128), None, 3_670_016),
-        (LLAMA_3_70B, ksa.LoRAXS(rank=64), None, 80 * 7 * 64**2),
-    ],
-)
-def test_plans_of_models_too_large_to_build(model, method, targets, count):
-    plan = ksa.plan(model, method, targets)
-    assert plan.trainable_parameters == count
-    assert plan.model_parameters > 7e9
-
-
-@backend_free
-def test_a_plan_of_a_preset_directory(tmp_path):
-    backbone, _ = models.llama()
-    backbone.save_to_preset(tmp_path / "preset")
-    planned = ksa.plan(tmp_path / "preset", ksa.SVFT(pattern="banded", d=2))
-    assert str(planned) == str(ksa.plan(backbone, ksa.SVFT(pattern="banded", d=2)))
-
-
-@backend_free
-def test_a_plan_of_a_configuration_of_any_model():
-    model = models.classifier()[0]
-    planned = ksa.plan(keras.saving.serialize_keras_object(model), ksa.LoRA(rank=2))
-    assert planned.trainable_parameters == ksa.plan(model, ksa.LoRA(rank=2)).trainable_parameters
-
-
-def test_planning_leaves_no_variables_to_fill():
-    ksa.plan(LLAMA_3_70B, ksa.LoRA(rank=2))
-    with keras.StatelessScope():
-        pass  # Keras fills what waits for a value when the scope ends: 280 GB
-
-
-@backend_free
-@pytest.mark.parametrize("source", [{"class_name": "NoSuch", "config": {}}, {"a": 1}, 7])
-def test_what_is_no_model(source):
-    with pytest.raises(ValueError, match=r"Received: "):
-        ksa.plan(source, ksa.SVF())
 
 
 @backend_free

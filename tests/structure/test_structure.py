@@ -9,6 +9,8 @@ import keras_svd_adapters as ksa
 
 PACKAGE = Path(__file__).parents[2] / "keras_svd_adapters"
 PRIVATE = PACKAGE / "runtime" / "keras_private"
+TESTS = Path(__file__).parents[1]
+TABLE = TESTS / "support" / "backbones.py"  # a row for every backbone of KerasHub
 BUDGET = 240  # lines of this folder: it only ever falls
 OURS = {"_replace", "_getframe"}  # public names of Python, whatever their first letter
 pytestmark = pytest.mark.backend_free("reads source files")
@@ -111,7 +113,8 @@ def test_private_keras_keeps_to_its_budget():
 
 
 def test_no_file_holds_two_ideas():
-    sizes = {path: len(path.read_text().splitlines()) for path in PACKAGE.rglob("*.py")}
+    files = {*PACKAGE.rglob("*.py"), *TESTS.rglob("*.py")} - {TABLE}
+    sizes = {path: len(path.read_text().splitlines()) for path in files}
     assert {str(path): size for path, size in sizes.items() if size > 250} == {}
 
 

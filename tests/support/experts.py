@@ -30,3 +30,11 @@ def experts(dtype="float32"):
     for weight in layer.weights:
         weight.assign(0.4 * rng.normal(size=weight.shape))
     return layer
+
+
+def model_of_experts():
+    keras.utils.set_random_seed(1)
+    inputs = keras.Input((WIDTH,), batch_size=TOKENS)
+    x = keras.layers.Dense(WIDTH, name="first")(inputs)
+    x = TinyExperts(name="experts")(x)
+    return keras.Model(inputs, ops.mean(x, axis=0))

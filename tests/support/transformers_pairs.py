@@ -1,5 +1,7 @@
 """Tiny models of HF transformers, and of KerasHub with the same weights."""
 
+import copy
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,6 +9,7 @@ from pathlib import Path
 import keras
 import keras_hub
 import numpy as np
+import peft
 import torch
 import transformers
 
@@ -191,3 +194,11 @@ PAIRS: dict[str, Callable[[Path], Pair]] = {
     "roberta": roberta,
     "distilbert": distilbert,
 }
+
+
+def in_peft(pair: Pair, directory: Path) -> np.ndarray:
+    """The outputs of the transformers model with the adapter that PEFT finds there."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)  # PEFT's way to tell of missing tensors
+        model = peft.PeftModel.from_pretrained(copy.deepcopy(pair.transformers), str(directory))
+    return pair.transformers_outputs(model.eval())

@@ -4,6 +4,7 @@ import tracemalloc
 
 import keras
 import models
+import numpy as np
 from cases import numpy, shake
 
 import keras_svd_adapters as ksa
@@ -11,6 +12,8 @@ from keras_svd_adapters.adapters.carried import adapters_of
 from keras_svd_adapters.adapters.layer_kinds import base_kernel_variable
 from keras_svd_adapters.models.sites.search import adapted_sites
 from keras_svd_adapters.runtime.live_models import cached_model_search
+
+WEIGHTS = {"a": 0.7, "b": -0.3}
 
 
 def adapted(method, other=None, build=lambda: models.bert()[0]):
@@ -43,3 +46,12 @@ def peak(work):
             return tracemalloc.get_traced_memory()[1]
         finally:
             tracemalloc.stop()
+
+
+def check(model, report, atol=1e-6):
+    """The adapter `both` is the sum of both adapters with `WEIGHTS`, and is active."""
+    for a, b, both in zip(deltas(model, "a"), deltas(model, "b"), deltas(model, "both")):
+        np.testing.assert_allclose(both, 0.7 * a - 0.3 * b, atol=atol)
+        assert np.abs(both).max() > 1e-3
+    assert report.error < 1e-5
+    assert {site.layer.active_adapter for site in adapted_sites(model)} == {"both"}

@@ -1,0 +1,83 @@
+"""Weight decay and learning rates where adapters train."""
+
+import warnings
+
+import keras
+import numpy as np
+import pytest
+from cases import METHODS, adapted, batch, build_layer, dense
+from compiled_models import RATE, around, compiled
+from snapshots import values
+
+
+def test_a_callable_rate_of_a_plain_model():
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
+    compiled(model, keras.optimizers.Adam(lambda: 1e-3))
+    model.fit(batch((8, 4)), batch((8, 2)), verbose=0)
+
+
+@pytest.mark.parametrize("name", ["svf", "lora", "svft_banded"])
+def test_weight_decay_never_pulls_towards_a_start_that_is_not_zero(name):
+    case = METHODS[name]
+    layer = adapted(case, build_layer(dense(12, 40)[0]))
+    weights = layer.trainable_weights
+    start = values(weights)
+    optimizer = keras.optimizers.AdamW(RATE, weight_decay=0.9)
+    for _ in range(5):
+        optimizer.apply([keras.ops.zeros(weight.shape) for weight in weights], weights)
+    for weight in weights:
+        np.testing.assert_array_equal(weight.numpy(), start[weight.path])
+    control = keras.Variable(np.ones(3))
+    optimizer = keras.optimizers.AdamW(RATE, weight_decay=0.9)
+    optimizer.apply([keras.ops.zeros(3)], [control])
+    assert control.numpy().max() < 1
+
+
+def test_weight_decay_keeps_what_the_user_excluded():
+    build, shape = dense(12, 40)
+    layer = adapted(METHODS["lora"], build_layer(build))
+    optimizer = keras.optimizers.AdamW(RATE)
+    model = around(layer, shape)
+    model.add(keras.layers.Dense(3))
+    optimizer.exclude_from_weight_decay(var_names=["bias"])
+    compiled(model, optimizer).fit(batch(shape), batch((5, 3)), verbose=0)
+    decays = [w.name for w in model.trainable_weights if optimizer._use_weight_decay(w)]
+    assert decays == ["lora_b", "kernel"]
+
+
+@pytest.mark.parametrize(
+    ("rate", "warns"),
+    [
+        (2e-5, True),
+        (1e-2, False),
+        (keras.optimizers.schedules.ExponentialDecay(2e-5, 10, 0.9), True),
+        (
+            keras.optimizers.schedules.CosineDecay(0.0, 99, warmup_target=1e-2, warmup_steps=9),
+            False,
+        ),
+    ],
+)
+def test_a_rate_at_which_nothing_moves_warns(rate, warns):
+    build, shape = dense(12, 40)
+    model = compiled(
+        around(adapted(METHODS["svf"], build_layer(build)), shape), keras.optimizers.Adam(rate)
+    )
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        model.fit(batch(shape), batch((5, 40)), verbose=0)
+    said = [str(w.message) for w in caught if "learning rate" in str(w.message)]
+    assert bool(said) == warns
+    assert all("SVF()" in text and "Received: learning_rate" in text for text in said)
+
+
+@pytest.mark.parametrize(("rate", "shown"), [(1e-2, None), (2e-5, "2.0e-05")])
+def test_a_rate_under_loss_scaling_is_the_inner_one(rate, shown):
+    build, shape = dense(12, 40)
+    optimizer = keras.optimizers.LossScaleOptimizer(keras.optimizers.Adam(rate))
+    model = compiled(around(adapted(METHODS["svf"], build_layer(build)), shape), optimizer)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        model.fit(batch(shape), batch((5, 40)), verbose=0)
+    said = [str(w.message) for w in caught if "learning rate" in str(w.message)]
+    assert len(said) == (shown is not None)
+    assert all(f"Received: learning_rate={shown}" in text for text in said)

@@ -1,0 +1,19 @@
+"""Kernels to decompose, jobs of them, and the comparison of what was found."""
+
+import numpy as np
+
+from keras_svd_adapters.kernels.svd.job import Job
+
+
+def kernels(count=6, seed=0):
+    rng = np.random.default_rng(seed)
+    return [rng.normal(size=(8 + i, 12)).astype("float32") for i in range(count)]
+
+
+def jobs(matrices, part=None, wanted=True):
+    return [Job(lambda K=K: K, K.shape, part, wanted) for K in matrices]
+
+
+def equal(one, other):
+    for name in ("U", "s", "Vt"):
+        np.testing.assert_array_equal(getattr(one, name), getattr(other, name))
