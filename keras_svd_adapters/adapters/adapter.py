@@ -12,11 +12,12 @@ import numpy as np
 from keras import ops
 
 from keras_svd_adapters.adapters.declared_arrays import declared_arrays
-from keras_svd_adapters.adapters.refusals import refuse_to_quantize
+from keras_svd_adapters.adapters.refusals import refuse_empty, refuse_to_quantize
 from keras_svd_adapters.adapters.shared_arrays import SharedArrays
 from keras_svd_adapters.adapters.stored_arrays import StoredArrays
 from keras_svd_adapters.kernels.matrix_view import KernelView
 from keras_svd_adapters.kernels.placement import place_variable, without_layout_map
+from keras_svd_adapters.kernels.stacked_map import map_stacked
 from keras_svd_adapters.kernels.svd.decomposition import decompose
 from keras_svd_adapters.methods.contract import Array, Base
 from keras_svd_adapters.methods.method import Method
@@ -152,7 +153,7 @@ class Adapter(StoredArrays):
             K, values = of_one
             return self.method.delta(K, SimpleNamespace(**values, **vars(v)), self.form)
 
-        return self.view.from_matrix(ops.vectorized_map(delta, (matrix, own)))
+        return self.view.from_matrix(map_stacked(delta, (matrix, own)))
 
     def numpy_values(self) -> list[SimpleNamespace]:
         """Return all arrays that the method reads, for each matrix, as float64 on the host."""
@@ -166,18 +167,15 @@ class Adapter(StoredArrays):
 
     def _float32_values(self) -> SimpleNamespace:
         values = {name: ops.convert_to_tensor(v) for name, v in self.arrays.items()}
-        for name, array in self.declared.items():
-            if array.shared and self.shared is not None:
-                values[name] = self.shared.part(name, array.shape)
+        if self.shared is not None:
+            values |= {
+                k: self.shared.part(k, a.shape) for k, a in self.declared.items() if a.shared
+            }
         return SimpleNamespace(**{k: cast_float(v, "float32") for k, v in values.items()})
 
     def _check_values(self) -> None:
         if not self.filled and not only_shapes_matter():
-            raise RuntimeError(
-                "This adapter was rebuilt from a configuration and holds no values yet. Load "
-                "the model's weights, or call `keras_svd_adapters.enable` on a model that is "
-                f"not adapted. Received: an empty adapter of {self.method}"
-            )
+            refuse_empty(self.method)
 
         if self.shared is not None and self.shared_mark not in (None, self.shared.mark):
             raise RuntimeError(

@@ -43,3 +43,12 @@ def refuse_to_clone(where: Any) -> NoReturn:
         "copy the model with `copy.deepcopy(model)`, or call `clone_model` before `enable`. "
         f"Received: the configuration of {where!r}"
     )
+
+
+def refuse_empty(method: Any) -> NoReturn:
+    """Raise an error for an adapter without values."""
+    raise RuntimeError(
+        "This adapter was rebuilt from a configuration and holds no values yet. Load the model's "
+        "weights, or call `keras_svd_adapters.enable` on a model that is not adapted. "
+        f"Received: an empty adapter of {method}"
+    )

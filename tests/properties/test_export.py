@@ -41,6 +41,35 @@ def test_without_this_package(merged, tmp_path):
             np.testing.assert_allclose(output, y, atol=1e-5)
 
 
+class Experts(keras.layers.Layer):
+    def build(self, shape):
+        self.w = self.add_weight(shape=(3, shape[-1], 4), name="w")
+
+    def call(self, x):
+        return keras.ops.einsum("bm,smn->bn", x, self.w)
+
+
+ksa.register_kernels(Experts, w="smn")
+STACKED = [ksa.SVFT("random", d=1), ksa.SVFT("banded", d=1), ksa.LoRA(rank=2)]
+
+
+@pytest.mark.parametrize("method", STACKED, ids=str)
+def test_stacked_kernels_with_their_adapter(method, tmp_path):
+    inputs = keras.Input((6,))
+    model = keras.Model(inputs, Experts()(inputs))
+    ksa.enable(model, method, targets=lambda site: True)
+    shake(model)
+    x = keras.ops.ones((2, 6))
+    if keras.backend.backend() == "torch":
+        served = __import__("torch").export.export(model, (x,), strict=False).module()(x)
+    else:
+        signature = [keras.InputSpec(shape=(2, 6), dtype="float32")]
+        model.export(tmp_path / "served", "tf_saved_model", False, input_signature=signature)
+        program = __import__("tensorflow").saved_model.load(tmp_path / "served")
+        served = program.serve(np.ones((2, 6), "float32"))
+    np.testing.assert_allclose(np.asarray(models.output(served)), numpy(model(x)), atol=1e-5)
+
+
 def test_for_serving(merged, tmp_path):
     backbone, x, y = merged
     if keras.backend.backend() == "torch":  # there Keras makes a graph of PyTorch's own
