@@ -32,8 +32,8 @@ class AdaptedLayer:
 
     Class attributes: `kernel_name`, the attribute that holds the kernel;
     `is_lookup`, whether the input holds indices; `has_row_inputs`, whether the input
-    holds rows of `m` values, which a method may change; `linear`, whether kernels of
-    this kind are adapted if no target is named; `called`, whether the layer is called
+    holds rows of `m` values, which a method may change; `is_default_target`, whether kernels of
+    this kind are adapted if no target is named; `is_called`, whether the layer is called
     with an input, to which a method's dropout applies.
     """
 
@@ -41,8 +41,8 @@ class AdaptedLayer:
     kernel_name: ClassVar[str] = "kernel"
     is_lookup: ClassVar[bool] = False
     has_row_inputs: ClassVar[bool] = True
-    linear: ClassVar[bool] = True
-    called: ClassVar[bool] = True
+    is_default_target: ClassVar[bool] = True
+    is_called: ClassVar[bool] = True
     kinds: ClassVar[list[type[AdaptedLayer]]] = []
 
     carried_adapters: tuple[str, ...] = ()
@@ -68,12 +68,12 @@ class AdaptedLayer:
         return None
 
     @staticmethod
-    def join(layer: keras.layers.Layer) -> None:
+    def on_first_adapter(layer: keras.layers.Layer) -> None:
         """Do further work when a layer of this kind gets its first adapter."""
 
     @staticmethod
-    def leave(layer: keras.layers.Layer) -> None:
-        """Undo `join`."""
+    def on_last_adapter_removed(layer: keras.layers.Layer) -> None:
+        """Undo `on_first_adapter`."""
 
     @property
     def mixture(self) -> PerSampleAdapters | None:
@@ -101,14 +101,14 @@ class AdaptedLayer:
         """The kernel variable, without any adapter; for a quantized layer, the integer variable."""
         if holds_integers(self):  # type: ignore[arg-type]
             return stored_kernel(self)  # type: ignore[arg-type]
-        with self.base():
+        with self.base_only():
             return getattr(self, self.kernel_name)
 
     def base_kernel_value(self) -> Any:
         """Return the kernel without any adapter; for a quantized layer, as floats."""
         if not holds_integers(self):  # type: ignore[arg-type]
             return ops.convert_to_tensor(self.base_kernel)
-        with self.base():
+        with self.base_only():
             return dequantized(self, ops.convert_to_tensor(self.kernel))  # type: ignore[arg-type, attr-defined]
 
     def effective_kernel(self, base: Any) -> Any:
@@ -140,12 +140,12 @@ class AdaptedLayer:
         """The active adapter."""
         return getattr(self, PREFIX + str(self.active_adapter))
 
-    def base(self) -> AbstractContextManager[None]:
+    def base_only(self) -> AbstractContextManager[None]:
         """Context manager: the layer computes as it did before it was adapted, in this thread."""
         return with_own_kernels(frozenset((id(self),)))
 
     def save_own_variables(self, store: Any) -> None:
-        with self.base():
+        with self.base_only():
             super().save_own_variables(store)  # type: ignore[misc]
 
     @classmethod

@@ -27,7 +27,7 @@ def attach_inactive(layer: keras.layers.Layer, name: str, adapter: Adapter) -> N
         kind = adapted_class_of(layer)
         assert kind is not None
         add_mixin(layer, kind)
-        kind.join(layer)
+        kind.on_first_adapter(layer)
     attach_child(layer, PREFIX + name, adapter)
     adapter.kernel = lambda: layer.base_kernel_value()
     _remember(layer, "carried_adapters", (*layer.carried_adapters, name))
@@ -50,7 +50,7 @@ def detach(layer: keras.layers.Layer, name: str) -> None:
     if not layer.carried_adapters:
         for attribute in ("carried_adapters", "active_adapter"):
             vars(layer).pop(attribute, None)
-        layer.leave(layer)
+        layer.on_last_adapter_removed(layer)
         remove_mixin(layer, AdaptedLayer)
 
 

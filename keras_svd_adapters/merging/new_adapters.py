@@ -20,7 +20,7 @@ from keras_svd_adapters.models.refresh import train_and_sync
 from keras_svd_adapters.models.sites.search import adapted_sites
 from keras_svd_adapters.models.sites.site import Site
 
-Wanted = Callable[[], list[np.ndarray]]
+TargetUpdate = Callable[[], list[np.ndarray]]
 
 
 class NewAdapter(NamedTuple):
@@ -31,7 +31,7 @@ class NewAdapter(NamedTuple):
         method: The method of the adapter.
         form: The formulation of the method.
         values: Function that returns the arrays; called on attachment.
-        wanted: Function that returns the target update of each matrix; called
+        target_update: Function that returns the target update of each matrix; called
             for the approximation error. `None` if the adapter's own update is
             the target.
     """
@@ -40,10 +40,10 @@ class NewAdapter(NamedTuple):
     method: Method
     form: str
     values: Callable[[], dict[str, np.ndarray]]
-    wanted: Wanted | None
+    target_update: TargetUpdate | None
 
 
-def lora_of(site: Site, factors: Sequence[Factors], wanted: Wanted) -> NewAdapter:
+def lora_of(site: Site, factors: Sequence[Factors], wanted: TargetUpdate) -> NewAdapter:
     """Return a LoRA of these factors, one pair for each matrix of a kernel."""
     pairs = padded(factors)
     values = site.view.joined([{"lora_a": A, "lora_b": B} for A, B in pairs])
@@ -65,10 +65,10 @@ def attach_and_report(
     model: keras.layers.Layer,
     new: Sequence[NewAdapter],
     into: str,
-    goal: str,
+    description: str,
     extra: Sequence[keras.Variable] = (),
 ) -> Approximation:
-    """Attach adapters and report their approximation error; `goal` is the target in words."""
+    """Attach adapters and report their approximation error from the target in `description`."""
     chosen = [(each.site, each.method) for each in new]
     check_methods(chosen, into)
     with detach_on_error(model, chosen, into):
@@ -76,12 +76,14 @@ def attach_and_report(
             adapter = each.site.new_adapter(each.method, each.form, into, each.values())
             attach(each.site.layer, into, adapter)
         train_and_sync(model, into, list(extra))
-        return Approximation(into, tuple(k for each in new for k in _measured(each, into)), goal)
+        return Approximation(
+            into, tuple(k for each in new for k in _measured(each, into)), description
+        )
 
 
 def _measured(new: NewAdapter, into: str) -> Iterator[ApproximateKernel]:
     """Yield the approximation error of an adapter, for each matrix of its kernel."""
     found = kernel_updates(new.site, into)
-    wanted = found if new.wanted is None else new.wanted()
+    wanted = found if new.target_update is None else new.target_update()
     for (path, _), ours, theirs in zip(new.site.matrices(), found, wanted, strict=True):
         yield ApproximateKernel(path, str(new.method), relative_error(ours, theirs))

@@ -80,7 +80,7 @@ def check_shapes(chosen: Chosen) -> None:
             site.check(method)
         except ValueError as error:
             raise ValueError(f"{method} does not suit `{site.path}`. {error}") from None
-    dry = [site.path for site, m in chosen if getattr(m, "dropout", 0) and not site.host.called]
+    dry = [site.path for site, m in chosen if getattr(m, "dropout", 0) and not site.host.is_called]
     if dry:
         warn(
             f"The layers of {len(dry)} kernels read them and give dropout no input: these kernels "

@@ -24,10 +24,10 @@ def needs_svd(site: Site, method: Method) -> bool:
     return method.needs_svd
 
 
-def jobs_for(site: Site, part: Truncation | None = None, wanted: bool = True) -> list[Job]:
+def jobs_for(site: Site, part: Truncation | None = None, is_required: bool = True) -> list[Job]:
     """Return the decomposition job of a kernel, or of each kernel in a stack."""
     shape = (site.view.m, site.view.n)
-    return [Job(matrix, shape, part, wanted) for _, matrix in site.matrices()]
+    return [Job(matrix, shape, part, is_required) for _, matrix in site.matrices()]
 
 
 def decompositions(

@@ -56,7 +56,7 @@ def test_other_convolutions(cls, shape, method):
     ksa.enable(layer, method)
     np.testing.assert_array_equal(numpy(layer(x)), before)
     (site,) = adapted_sites(layer)
-    assert not site.linear
+    assert not site.is_default_target
     assert (site.view.m, site.view.n) == (
         (6, 4) if "Sep" in cls.__name__ else (6, 4 * 3 ** (len(shape) - 1))
     )

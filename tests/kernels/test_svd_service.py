@@ -79,7 +79,7 @@ def test_memory_bounds_the_workers(monkeypatch):
     assert SVDService().workers(work) == 5
     monkeypatch.setattr(service_module, "free_bytes", lambda: 0)
     assert SVDService().workers(work) == 1
-    assert SVDService().workers(jobs(kernels(3), wanted=False)) == 1
+    assert SVDService().workers(jobs(kernels(3), is_required=False)) == 1
 
 
 @backend_free

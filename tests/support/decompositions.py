@@ -10,8 +10,8 @@ def kernels(count=6, seed=0):
     return [rng.normal(size=(8 + i, 12)).astype("float32") for i in range(count)]
 
 
-def jobs(matrices, part=None, wanted=True):
-    return [Job(lambda K=K: K, K.shape, part, wanted) for K in matrices]
+def jobs(matrices, part=None, is_required=True):
+    return [Job(lambda K=K: K, K.shape, part, is_required) for K in matrices]
 
 
 def equal(one, other):

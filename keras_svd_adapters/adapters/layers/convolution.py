@@ -27,7 +27,7 @@ class AdaptedConvolution(AdaptedKernel):
 
     adapts: ClassVar[tuple[type, ...]] = (ORDINARY, keras.layers.Conv1D)
     has_row_inputs: ClassVar[bool] = False
-    linear: ClassVar[bool] = False
+    is_default_target: ClassVar[bool] = False
 
     @staticmethod
     def view(layer: keras.layers.Layer) -> KernelView:
@@ -44,7 +44,7 @@ class AdaptedConvolution(AdaptedKernel):
 
     def call(self, inputs: Any) -> Any:
         if self.is_inactive:
-            with self.base():
+            with self.base_only():
                 return super().call(inputs)  # type: ignore[misc]
         y = self.adapted(inputs, self._adapted, is_training())
         if self.use_bias:  # type: ignore[attr-defined]

@@ -37,13 +37,13 @@ class AdaptedProjection(AdaptedKernel):
 
     def call(self, inputs: Any, training: bool | None = None) -> Any:
         if self.is_inactive:
-            with self.base():
+            with self.base_only():
                 return super().call(inputs, training=training)  # type: ignore[misc]
         return self._outputs(inputs, training)
 
     def quantized_call(self, inputs: Any, training: bool | None = None) -> Any:
         if self.is_inactive:
-            with self.base():
+            with self.base_only():
                 return super().quantized_call(inputs, training=training)  # type: ignore[misc]
         return self._outputs(inputs, training)
 

@@ -55,7 +55,7 @@ class AdaptedEmbedding(AdaptedLayer):
         if reverse and self.tied_reason(self):  # type: ignore[arg-type]
             return super().call(inputs, *args, **kwargs)  # type: ignore[misc]
         if self.is_inactive or reverse:
-            with self.base():
+            with self.base_only():
                 return super().call(inputs, *args, **kwargs)  # type: ignore[misc]
         return self.adapted(ops.cast(inputs, "int32"), self._adapted, False)
 
@@ -68,7 +68,7 @@ class AdaptedEmbedding(AdaptedLayer):
 
     def _rows(self, indices: Any, delta: Any = None) -> Any:
         """Look up rows of the table by the layer's own operation."""
-        with self.base():
+        with self.base_only():
             return super().call(indices)  # type: ignore[misc]
 
 

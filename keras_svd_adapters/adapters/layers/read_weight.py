@@ -58,7 +58,7 @@ class AdaptedReadKernel(AdaptedLayer):
     """Mixin for a `ReadKernel` with adapters."""
 
     adapts: ClassVar[tuple[type, ...]] = (ReadKernel,)
-    called: ClassVar[bool] = False
+    is_called: ClassVar[bool] = False
 
     @staticmethod
     def view(layer: keras.layers.Layer) -> KernelView:
@@ -73,7 +73,7 @@ class AdaptedReadKernel(AdaptedLayer):
         return None
 
     @staticmethod
-    def join(layer: keras.layers.Layer) -> None:
+    def on_first_adapter(layer: keras.layers.Layer) -> None:
         holder = layer.holder()
         reads = {name: place(k.attribute) for k in kernels_read(holder) for name in k.names}
         attach_child(holder, place(layer.attribute), layer)
@@ -81,7 +81,7 @@ class AdaptedReadKernel(AdaptedLayer):
             add_mixin(holder, _reading(tuple(reads.items())))
 
     @staticmethod
-    def leave(layer: keras.layers.Layer) -> None:
+    def on_last_adapter_removed(layer: keras.layers.Layer) -> None:
         holder = layer.holder()
         detach_child(holder, place(layer.attribute))
         if not any(hasattr(holder, other) for other in holder.reads.values()):

@@ -128,7 +128,7 @@ def _check(site: Site, name: str, names: Names) -> None:
             "The transformers module of an adapted kernel is not known. Name it by `modules=`, "
             f"or adapt without it by `exclude`. {received}"
         )
-    if site.view.count is not None or not site.host.has_row_inputs or not site.host.called:
+    if site.view.count is not None or not site.host.has_row_inputs or not site.host.is_called:
         raise ValueError(
             "PEFT directories are written for kernels of Dense, EinsumDense and Embedding "
             "layers; PEFT stores those of experts and convolutions in another way. `merge` "

@@ -54,7 +54,9 @@ def modules_to_save(
 
 
 def _is_free(site: Site, name: str) -> bool:
-    return site.linear and not site.host.is_lookup and name not in adapters_of(site.layer)
+    return (
+        site.is_default_target and not site.host.is_lookup and name not in adapters_of(site.layer)
+    )
 
 
 def _weights(site: Site) -> dict[str, keras.Variable]:

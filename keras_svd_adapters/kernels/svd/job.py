@@ -18,10 +18,10 @@ class Job:
         kernel: Function that brings the kernel to the host, as `(m, n)`.
         shape: Shape `(m, n)` of the kernel.
         part: The part of the decomposition to compute, `None` for all of it.
-        wanted: Whether to decompose the kernel at all.
+        is_required: Whether to decompose the kernel at all.
     """
 
     kernel: Callable[[], np.ndarray]
     shape: tuple[int, int]
     part: Truncation | None
-    wanted: bool = True
+    is_required: bool = True

@@ -75,7 +75,7 @@ class SVDService:
 
         A kernel is brought to the host only if the cache holds an entry of its shape.
         """
-        keeps = [job.wanted and self._keeps(job.shape, job.part) for job in jobs]
+        keeps = [job.is_required and self._keeps(job.shape, job.part) for job in jobs]
         if not any(keeps):
             return keeps
         shapes = processes.broadcast_from(0, lambda: svd_cache.shapes(self.folder))
@@ -90,7 +90,7 @@ class SVDService:
 
     def each(self, jobs: Sequence[Job]) -> Generator[tuple[np.ndarray, SVD | None]]:
         """Yield the kernels in order, each with its decomposition; several are computed at once."""
-        if not any(job.wanted for job in jobs):
+        if not any(job.is_required for job in jobs):
             yield from ((job.kernel(), None) for job in jobs)
             return
         count = processes.minimum(lambda: self.workers(jobs))
@@ -103,7 +103,7 @@ class SVDService:
             try:
                 for job in jobs:
                     K = job.kernel()
-                    future = pool.submit(self.decompose, K, job.part) if job.wanted else None
+                    future = pool.submit(self.decompose, K, job.part) if job.is_required else None
                     pending.append((K, future))
                     if len(pending) > count:
                         yield _result(*pending.popleft())
@@ -114,12 +114,12 @@ class SVDService:
 
     def workers(self, jobs: Sequence[Job]) -> int:
         """Return how many kernels to decompose at a time: as many as cores and memory allow."""
-        wanted = [job for job in jobs if job.wanted]
-        if self.device == "accelerator" or not wanted:
+        required = [job for job in jobs if job.is_required]
+        if self.device == "accelerator" or not required:
             return 1
-        largest = 4 * max(prod(job.shape) for job in wanted)
+        largest = 4 * max(prod(job.shape) for job in required)
         room = free_bytes() // (BYTES_OF_A_WORKER * largest)
-        return max(1, min(cores(), len(wanted), room))
+        return max(1, min(cores(), len(required), room))
 
 
 def _result(K: np.ndarray, future: Future[SVD] | None) -> tuple[np.ndarray, SVD | None]:

@@ -30,12 +30,12 @@ def each_by_share(
             some = jobs[first : first + several * workers]
             ours: dict[int, Future[SVD]] = {}
             for index, job in enumerate(some):
-                K = job.kernel() if job.wanted else None
+                K = job.kernel() if job.is_required else None
                 if K is not None and index % several == processes.process_index():
                     ours[index] = pool.submit(decompose, K, job.part)
             for index, job in enumerate(some):
                 K = job.kernel()
-                yield K, _found(K, index % several, ours.get(index)) if job.wanted else None
+                yield K, _found(K, index % several, ours.get(index)) if job.is_required else None
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
 

@@ -85,4 +85,4 @@ def combine(
     sites = [s for s in adapted_sites(model) if weights.keys() & adapters_of(s.layer).keys()]
     new = [KernelCombination(site, place, recipe).new_adapter() for place, site in enumerate(sites)]
     recipe.check_used(any(isinstance(each.method, LoRA) for each in new))
-    return attach_and_report(model, new, into, recipe.goal)
+    return attach_and_report(model, new, into, recipe.description)

@@ -72,7 +72,7 @@ class CombineRequest:
         return weighted_sum
 
     @property
-    def goal(self) -> str:
+    def description(self) -> str:
         """The target update of the new adapter, in words."""
         partial = f"the blend of {self.how!r}, which is not the weighted sum,"
         return partial if self.how in PARTIAL else "the weighted sum"

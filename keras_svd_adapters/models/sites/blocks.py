@@ -22,7 +22,7 @@ def default_sites(model: keras.layers.Layer, sites: list[Site]) -> list[Site]:
 
     Convolutions are selected only if no other kernel is left.
     """
-    linear = [site for site in sites if site.linear]
+    linear = [site for site in sites if site.is_default_target]
     for some in (linear, sites):
         found = _inside(some) or all_but_head(model, some)
         if found:
@@ -37,7 +37,7 @@ def preset_sites(preset: str, model: keras.layers.Layer, sites: list[Site]) -> l
     attention = attention_keys(sites)
     if preset == "attention":  # which is no head, even if nothing repeats
         found = [site for site in _inside(sites) or sites if site.key in attention]
-        return [site for site in found if site.linear] or found
+        return [site for site in found if site.is_default_target] or found
     return [site for site in default_sites(model, sites) if site.key not in attention]
 
 

@@ -95,9 +95,9 @@ class Site:
         return self.layer.holder() if isinstance(self.layer, ReadKernel) else self.layer
 
     @property
-    def linear(self) -> bool:
+    def is_default_target(self) -> bool:
         """Whether the kernel is selected if no target is named; kernels of convolutions are not."""
-        return self.host.linear and not slides(self.owner)
+        return self.host.is_default_target and not slides(self.owner)
 
     def form(self, method: Method, spectra: Sequence[np.ndarray] = ()) -> str:
         """Return the formulation of a method for this kernel, given these singular values."""
