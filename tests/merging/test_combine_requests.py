@@ -37,8 +37,8 @@ BAD = {
         f"rank_{rank}": ({"a": 1}, {"how": "svd", "rank": rank}, "positive integer")
         for rank in (0, 1.5, True, "two", float("nan"))
     },
-    "rank_of_exact": ({"a": 1}, {"rank": 2}, "`rank` has a part in `how='svd'`"),
-    "energy_of_cat": ({"a": 1}, {"how": "cat", "energy": 0.9}, "`energy` has a part in"),
+    "rank_of_exact": ({"a": 1}, {"rank": 2}, "`rank` has an effect only with `how='svd'`"),
+    "energy_of_cat": ({"a": 1}, {"how": "cat", "energy": 0.9}, "`energy` has an effect only with"),
     "rank_of_values": (
         {"a": 1},
         {"how": "ties", "rank": 2},
@@ -47,9 +47,13 @@ BAD = {
     "density_of_svd": (
         {"a": 1},
         {"how": "svd", "rank": 2, "density": 0.2},
-        "`density` has a part in `how='ties'` or `how='dare'` only",
+        "`density` has an effect only with `how='ties'` or `how='dare'`",
     ),
-    "seed_of_ties": ({"a": 1}, {"how": "ties", "seed": 0}, "`seed` has a part in `how='dare'`"),
+    "seed_of_ties": (
+        {"a": 1},
+        {"how": "ties", "seed": 0},
+        "`seed` has an effect only with `how='dare'`",
+    ),
     "taken": ({"a": 1}, {"into": "b"}, "has an adapter of this name"),
     "name": ({"a": 1}, {"into": "two words"}, "letters, digits"),
 }
