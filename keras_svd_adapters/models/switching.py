@@ -14,8 +14,8 @@ from keras_svd_adapters.models.named_adapters import require_adapter
 from keras_svd_adapters.models.refresh import restore_base_model, sync_model
 from keras_svd_adapters.models.sites.search import adapted_sites
 from keras_svd_adapters.models.state.changes import changes_model
-from keras_svd_adapters.models.state.locked_model import running
 from keras_svd_adapters.models.state.trained_weights import base_weights, trained_with
+from keras_svd_adapters.runtime.model_lock import model_lock
 
 
 @changes_model
@@ -116,5 +116,8 @@ def disabled(model: keras.layers.Layer) -> Iterator[keras.layers.Layer]:
     layers = frozenset(id(site.layer) for site in require_adapter(model))
     strategy = getattr(model, "distribute_strategy", None)  # TensorFlow only
     replicas = getattr(strategy, "num_replicas_in_sync", 1)
-    with running(model), with_own_kernels(layers, in_all_threads=replicas > 1):
+    with (
+        model_lock([model], alone=replicas > 1),
+        with_own_kernels(layers, in_all_threads=replicas > 1),
+    ):
         yield model

@@ -53,6 +53,13 @@ def main(folder):
             ours.numpy(), theirs.numpy(), rtol=0, atol=1e-4, err_msg=ours.path
         )
     y = np.asarray(model(X))
+    with ksa.disabled(model):  # replicas compute in threads of their own
+        plain = model.predict(X, batch_size=8, verbose=0)
+    np.testing.assert_allclose(model.predict(X, batch_size=8, verbose=0), y, rtol=0, atol=1e-5)
+    assert np.abs(plain - y).max() > 1e-3
+    mixed = ksa.predict(model, X, ["default", None] * 4)
+    np.testing.assert_allclose(mixed[::2], y[::2], rtol=0, atol=1e-5)
+    np.testing.assert_allclose(mixed[1::2], plain[1::2], rtol=0, atol=1e-5)
     ksa.save_adapter(model, folder / "adapter.keras")
     ksa.delete_adapter(alone, "default")
     ksa.load_adapter(alone, folder / "adapter.keras", verbose=0)

@@ -116,17 +116,18 @@ def _slot(slot: str) -> property:
         return function
 
     def put(self: Any, function: Any) -> None:
-        store = store_of(self)
-        if function is None:  # `compile` and others: all functions of this name are out of date
-            store.made.discard(slot)
-            store.per_sample.clear()
-            for found in store.functions.values():
-                found.pop(slot, None)
-            return
-        store.made.add(slot)
-        if slot != "generate_function":
-            function = _returns_state(self, slot, function)
-        store.now[slot] = function, _optimizer(self, slot)
+        with _making_lock:
+            store = store_of(self)
+            if function is None:  # `compile` and others: functions of this name are out of date
+                store.made.discard(slot)
+                store.per_sample.clear()
+                for found in store.functions.values():
+                    found.pop(slot, None)
+                return
+            store.made.add(slot)
+            if slot != "generate_function":
+                function = _returns_state(self, slot, function)
+            store.now[slot] = function, _optimizer(self, slot)
 
     return property(get, put)
 
