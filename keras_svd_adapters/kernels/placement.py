@@ -65,6 +65,15 @@ def mirrored_scope(kernel: keras.Variable) -> AbstractContextManager[Any]:
     return nullcontext() if strategy is None else strategy.scope()
 
 
+def is_replica() -> bool:
+    """Return whether this thread computes one replica of a step (TensorFlow)."""
+    if keras.backend.backend() != "tensorflow":
+        return False
+    import tensorflow as tf
+
+    return bool(tf.distribute.has_strategy() and not tf.distribute.in_cross_replica_context())
+
+
 def place_variable(variable: keras.Variable, layout: Any = None) -> None:
     """Place a variable made `without_layout_map`; without a layout, replicate it on all devices."""
     distribution = keras.distribution.distribution()

@@ -8,12 +8,14 @@ could never end raises an error instead.
 from __future__ import annotations
 
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 from weakref import WeakKeyDictionary
 
+PATIENCE = 1.0  # seconds for which a thread that would use a model lets others change it first
 _changed = threading.Condition()
 _waits_for: dict[int, Callable[[], set[int]]] = {}  # which threads a waiting thread waits for
 
@@ -26,12 +28,15 @@ class _Holders:
         self.exclusive: Counter[int] = Counter()
         self.waiting: Counter[int] = Counter()
 
-    def blockers(self, thread: int, alone: bool, is_outermost: bool) -> set[int]:
-        """Return the threads for which this thread must wait."""
+    def blockers(self, thread: int, alone: bool, is_polite: bool) -> set[int]:
+        """Return the threads for which this thread must wait.
+
+        A thread that waits to change the model comes before new users, unless they are impatient.
+        """
         found = set(self.exclusive)
         if alone:
             found |= set(self.shared)
-        elif is_outermost:  # a thread that waits to change the model comes before new users
+        elif is_polite:
             found |= set(self.waiting)
         return found - {thread}
 
@@ -56,18 +61,18 @@ def model_lock(models: Sequence[Any], alone: bool) -> Iterator[None]:
         records = [_holders.setdefault(model, _Holders()) for model in models]
         held = "exclusive" if alone else "shared"
         waiting = [record.waiting for record in records if alone]
+        deadline = time.monotonic() + PATIENCE
 
         def blockers() -> set[int]:
-            is_outermost = not _held[thread]
-            each = (record.blockers(thread, alone, is_outermost) for record in records)
-            return set().union(*each)
+            is_polite = not _held[thread] and time.monotonic() < deadline
+            return set().union(*(record.blockers(thread, alone, is_polite) for record in records))
 
         _add(waiting, thread, 1)
         try:
             while blockers():
                 _waits_for[thread] = blockers
                 _check_it_ends(thread)
-                _changed.wait()
+                _changed.wait(PATIENCE)
         finally:
             _waits_for.pop(thread, None)
             _add(waiting, thread, -1)

@@ -4,6 +4,8 @@ import random
 import threading
 
 import keras
+import keras_hub
+import models
 import numpy as np
 import pytest
 from cases import EVERY, METHODS, numpy, shake
@@ -87,6 +89,41 @@ def test_each_call_answers_as_alone():
     assert not in_threads(work)
     ksa.set_adapter(model, "b")
     near(as_array(model.predict(X, verbose=0)), "b")
+
+
+@pytest.mark.filterwarnings("ignore:An unmerged adapter")
+def test_generating_answers_as_alone():
+    backbone, _ = models.llama(num_layers=1)
+    task = keras_hub.models.LlamaCausalLM(backbone, preprocessor=None)
+    task.compile(sampler="greedy")
+    for name in "ab":
+        ksa.enable(task, ksa.LoRA(rank=2), name=name, verbose=0)
+        shake(task, 1.0, seed=ord(name))
+    prompt = models.text() | {"padding_mask": np.array([[1, 1, 0, 0, 0, 0, 0, 0]] * 2)}
+    alone = {}
+    for name in ("b", None, "a"):
+        ksa.set_adapter(task, name)
+        alone[name] = numpy(task.generate(prompt, stop_token_ids=None)["token_ids"])
+    assert not np.array_equal(alone["a"], alone["b"])
+
+    def mixed(draw):
+        ids = draw.sample(("a", "b"), 2)
+        found = ksa.generate(task, prompt, ids, stop_token_ids=None)["token_ids"]
+        expected = np.stack([alone[name][row] for row, name in enumerate(ids)])
+        np.testing.assert_array_equal(numpy(found), expected)
+
+    def plain(draw):
+        found = numpy(task.generate(prompt, stop_token_ids=None)["token_ids"])
+        assert any(np.array_equal(found, alone[name]) for name in "ab")
+
+    def switch(draw):
+        ksa.set_adapter(task, draw.choice("ab"))
+
+    def work(draw):
+        for _ in range(CALLS // 4):
+            draw.choice((mixed, plain, switch))(draw)
+
+    assert not in_threads(work)
 
 
 def test_a_change_waits_for_those_who_use_the_model():

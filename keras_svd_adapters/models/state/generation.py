@@ -6,6 +6,7 @@ from functools import wraps
 from typing import Any
 
 from keras_svd_adapters.models.sites.search import adapted_sites
+from keras_svd_adapters.models.state.locked_model import running
 from keras_svd_adapters.runtime.warnings import warn
 
 ADVICE = (
@@ -15,7 +16,7 @@ ADVICE = (
 
 
 def advise_merging(cls: Any) -> None:
-    """Wrap `generate` of a KerasHub class, so that it advises once to merge for speed."""
+    """Wrap `generate` of a KerasHub class: it advises once to merge, and adapters do not change."""
     original = cls.generate
 
     @wraps(original)
@@ -23,7 +24,8 @@ def advise_merging(cls: Any) -> None:
         if not vars(self).get("was_advised") and computes_adapters(self, of_one=True):
             object.__setattr__(self, "was_advised", True)
             warn(f"{ADVICE.replace(chr(10), ' ')} Received: generate on {self.name}")
-        return original(self, *args, **kwargs)
+        with running(self):
+            return original(self, *args, **kwargs)
 
     cls.generate = generate
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import keras
 
+from keras_svd_adapters.kernels.placement import is_replica
 from keras_svd_adapters.models.state.compiled_functions import check_trains, store_of
 from keras_svd_adapters.runtime.model_lock import model_lock
 
@@ -25,6 +26,9 @@ def running(model: Any, alone: bool = False) -> Iterator[None]:
         alone: Whether other threads must wait, as they must for Keras's loops on JAX: these take
             the values out of the variables.
     """
+    if is_replica():  # the thread that started it holds the lock
+        yield
+        return
     with model_lock([model], alone=alone and keras.backend.backend() == "jax"):
         try:
             yield
