@@ -96,7 +96,8 @@ def restore_active_on_error(model: keras.layers.Layer) -> Iterator[None]:
 def disabled(model: keras.layers.Layer) -> Iterator[keras.layers.Layer]:
     """Context manager: the model computes with its own kernels, as before it was adapted.
 
-    Other threads that use the model at the same time compute with its adapters.
+    Other threads that use the model at the same time compute with its adapters; on
+    JAX, they wait.
     Weights that `train` named at `enable` keep their trained values.
 
     Args:
@@ -116,8 +117,7 @@ def disabled(model: keras.layers.Layer) -> Iterator[keras.layers.Layer]:
     layers = frozenset(id(site.layer) for site in require_adapter(model))
     strategy = getattr(model, "distribute_strategy", None)  # TensorFlow only
     replicas = getattr(strategy, "num_replicas_in_sync", 1)
-    with (
-        model_lock([model], alone=replicas > 1),
-        with_own_kernels(layers, in_all_threads=replicas > 1),
-    ):
+    # On JAX, loops of Keras within need the model alone: two threads would wait for each other.
+    alone = replicas > 1 or keras.backend.backend() == "jax"
+    with model_lock([model], alone), with_own_kernels(layers, in_all_threads=replicas > 1):
         yield model

@@ -11,6 +11,7 @@ import pytest
 from cases import EVERY, METHODS, numpy, shake
 
 import keras_svd_adapters as ksa
+from keras_svd_adapters.models.state.locked_model import running
 
 THREADS, CALLS = 8, 200 if EVERY else 12
 X = np.random.default_rng(0).normal(size=(6, 8)).astype("float32")
@@ -157,7 +158,7 @@ def test_a_wait_that_never_ends_raises():
     errors = []
 
     def use_and_change():
-        with ksa.disabled(model):
+        with running(model):
             both.wait(60)
             try:
                 ksa.set_adapter(model, "a")
