@@ -87,7 +87,7 @@ def pytest_sessionstart():
 
 @pytest.fixture(autouse=True)
 def few_live_objects():
-    """A verb searches the live objects for models: those of earlier tests are set aside."""
+    """Keras collects garbage for each variable that it deletes: earlier tests leave none."""
     gc.collect()
     gc.freeze()
 
