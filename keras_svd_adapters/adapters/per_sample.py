@@ -13,6 +13,7 @@ from keras import ops
 
 from keras_svd_adapters.adapters.adapter import Adapter
 from keras_svd_adapters.adapters.refusals import refuse_per_sample
+from keras_svd_adapters.kernels.stacked_map import one_by_one
 
 Adapt = Callable[[Any, Any], Any]
 Compute = Callable[[Any, Adapt], Any]
@@ -137,11 +138,8 @@ class PerSampleAdapters:
         """Apply a function to the values of each sample."""
         if self.maps:
             return ops.vectorized_map(function, values)
-        size = keras.tree.flatten(values)[0].shape[0]
-        if type(size) is not int:
-            return ops.map(function, values)
-        each = (keras.tree.map_structure(lambda v: v[i], values) for i in range(size))  # noqa: B023
-        return ops.stack([function(value) for value in each])
+        is_known = type(keras.tree.flatten(values)[0].shape[0]) is int
+        return (one_by_one if is_known else ops.map)(function, values)
 
 
 def _is_in(group: Group, chosen: AdapterIds, rank: int) -> Any:

@@ -15,19 +15,20 @@ def map_stacked(function: Callable[[Any], Any], values: Any) -> Any:
     `torch.export` cannot map functions that read a size, such as a sum by segments. There, the
     exported program applies the function to one matrix after the other.
     """
-    if not _is_exporting():
-        return ops.vectorized_map(function, values)
+    return (one_by_one if _is_exporting() else ops.vectorized_map)(function, values)
+
+
+def one_by_one(function: Callable[[Any], Any], values: Any) -> Any:
+    """Apply a function to each part of values along their first axis; join the results."""
     count = keras.tree.flatten(values)[0].shape[0]
-    each = [keras.tree.map_structure(lambda v: v[i], values) for i in range(count)]  # noqa: B023
+    each = (keras.tree.map_structure(lambda v: v[i], values) for i in range(count))  # noqa: B023
     return ops.stack([function(value) for value in each])
 
 
 def _is_exporting() -> bool:
     if keras.backend.backend() != "torch":
         return False
-    import torch
+    from torch import compiler
 
-    is_exporting = getattr(
-        torch.compiler, "is_exporting", torch.compiler.is_compiling
-    )  # old PyTorch
-    return bool(is_exporting())
+    in_old_versions = compiler.is_compiling
+    return bool(getattr(compiler, "is_exporting", in_old_versions)())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from operator import length_hint
 from typing import Any
 
 import keras
@@ -22,7 +23,7 @@ def is_dataset(x: Any) -> bool:
 
 def dataset_batches(x: Any) -> tuple[Batches, int | None]:
     """Return the batches of a dataset, each with its number of samples, and their number."""
-    total = len(x) if hasattr(x, "__len__") else None
+    total = length_hint(x) or None  # a dataset may have a length and not know it
     if isinstance(x, keras.utils.PyDataset):
         total = x.num_batches
         numbers = range(total) if total is not None else iter(int, 1)

@@ -19,7 +19,7 @@ from keras_svd_adapters.models.state.freezing import (
 )
 from keras_svd_adapters.models.state.trained_weights import base_weights, trained_with
 from keras_svd_adapters.runtime.keras_private.traversal import all_layers
-from keras_svd_adapters.runtime.live_models import cached_model_search, models_containing
+from keras_svd_adapters.runtime.live_models import models_containing
 
 
 def train_and_sync(model: keras.layers.Layer, name: str, extra: list[keras.Variable]) -> None:
@@ -29,7 +29,6 @@ def train_and_sync(model: keras.layers.Layer, name: str, extra: list[keras.Varia
     sync_model(model)
 
 
-@cached_model_search()
 def sync_model(model: keras.layers.Layer, only_switched: bool = False) -> None:
     """Make the trained weights, the saving and the compiled functions agree with the adapters."""
     sites = adapted_sites(model)
@@ -46,7 +45,6 @@ def sync_model(model: keras.layers.Layer, only_switched: bool = False) -> None:
     update_functions(model, only_switched)
 
 
-@cached_model_search()
 def restore_base_model(model: keras.layers.Layer) -> None:
     """Turn a model without adapters, and the models around it, back into ordinary models."""
     restore_all_trainable(model)

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import gc
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
 from functools import wraps
+from itertools import compress
 from typing import Any
 from weakref import WeakSet
 
@@ -15,7 +13,6 @@ import keras
 
 from keras_svd_adapters.runtime.keras_private.traversal import all_layers
 
-_models_found: ContextVar[list[keras.Model] | None] = ContextVar("_models_found", default=None)
 _live: WeakSet[keras.Model] = WeakSet()
 _lock = threading.Lock()
 
@@ -29,7 +26,8 @@ def watch_models() -> None:
     original = keras.Model.__new__
     if getattr(original, "is_watched", False):
         return
-    _live.update(x for x in gc.get_objects() if issubclass(type(x), keras.Model))
+    live, classes = gc.get_objects(), _with_subclasses(keras.Model)
+    _live.update(compress(live, map(classes.__contains__, map(type, live))))
 
     @wraps(original)
     def new(cls: type, *args: Any, **kwargs: Any) -> Any:
@@ -40,6 +38,10 @@ def watch_models() -> None:
 
     new.is_watched = True  # type: ignore[attr-defined]
     keras.Model.__new__ = new
+
+
+def _with_subclasses(cls: type) -> set[type]:
+    return {cls}.union(*map(_with_subclasses, cls.__subclasses__()))
 
 
 watch_models()
@@ -53,27 +55,11 @@ def models_containing(layers: list[keras.layers.Layer]) -> list[keras.Model]:
     not count.
     """
     wanted = {id(layer) for layer in layers}
+    with _lock:
+        live = list(_live)
     return [
         model
-        for model in _live_models()
+        for model in live
         if not getattr(model, "is_internal", False)
         and any(id(x) in wanted for x in all_layers(model))
     ]
-
-
-def _live_models() -> list[keras.Model]:
-    found = _models_found.get()
-    if found is None:
-        with _lock:
-            found = list(_live)
-    return found
-
-
-@contextmanager
-def cached_model_search() -> Iterator[None]:
-    """Context manager: list the live models only once; code within must create no model."""
-    token = _models_found.set(_live_models())
-    try:
-        yield
-    finally:
-        _models_found.reset(token)

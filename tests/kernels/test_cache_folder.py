@@ -6,20 +6,14 @@ from pathlib import Path
 
 import models
 import pytest
-from decompositions import kernels
+from decompositions import backend_free, kernels
 from fresh_process import fresh_process
 
 import keras_svd_adapters as ksa
 from keras_svd_adapters.kernels.svd import cache as svd_cache
 from keras_svd_adapters.kernels.svd.service import SVDService
 
-backend_free = pytest.mark.backend_free("the service and its cache know NumPy alone")
-
-
-@pytest.fixture(autouse=True)
-def every_kernel_is_kept(monkeypatch, tmp_path):
-    monkeypatch.setattr(svd_cache, "LEAST_OPERATIONS", 0)
-    monkeypatch.setenv(svd_cache.VARIABLE, str(tmp_path / "svd"))
+pytestmark = pytest.mark.usefixtures("every_kernel_is_kept")
 
 
 @backend_free

@@ -6,7 +6,7 @@ import keras
 import models
 import numpy as np
 import pytest
-from decompositions import equal, kernels
+from decompositions import backend_free, equal, kernels
 
 import keras_svd_adapters as ksa
 from keras_svd_adapters.kernels.svd import cache as svd_cache
@@ -18,13 +18,7 @@ from keras_svd_adapters.models.sites.search import adapted_sites
 service_module = importlib.import_module("keras_svd_adapters.kernels.svd.service")
 
 
-backend_free = pytest.mark.backend_free("the service and its cache know NumPy alone")
-
-
-@pytest.fixture(autouse=True)
-def every_kernel_is_kept(monkeypatch, tmp_path):
-    monkeypatch.setattr(svd_cache, "LEAST_OPERATIONS", 0)
-    monkeypatch.setenv(svd_cache.VARIABLE, str(tmp_path / "svd"))
+pytestmark = pytest.mark.usefixtures("every_kernel_is_kept")
 
 
 @pytest.fixture

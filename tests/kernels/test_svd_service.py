@@ -8,12 +8,11 @@ import keras
 import models
 import numpy as np
 import pytest
-from decompositions import equal, jobs, kernels
+from decompositions import backend_free, equal, jobs, kernels
 from threadpoolctl import threadpool_info, threadpool_limits
 
 import keras_svd_adapters as ksa
 from keras_svd_adapters.kernels.matrix_view import KernelView
-from keras_svd_adapters.kernels.svd import cache as svd_cache
 from keras_svd_adapters.kernels.svd.accelerator import has_accelerator
 from keras_svd_adapters.kernels.svd.decomposition import decompose
 from keras_svd_adapters.kernels.svd.job import Job
@@ -25,13 +24,7 @@ from keras_svd_adapters.runtime import processes
 service_module = importlib.import_module("keras_svd_adapters.kernels.svd.service")
 
 
-backend_free = pytest.mark.backend_free("the service and its cache know NumPy alone")
-
-
-@pytest.fixture(autouse=True)
-def every_kernel_is_kept(monkeypatch, tmp_path):
-    monkeypatch.setattr(svd_cache, "LEAST_OPERATIONS", 0)
-    monkeypatch.setenv(svd_cache.VARIABLE, str(tmp_path / "svd"))
+pytestmark = pytest.mark.usefixtures("every_kernel_is_kept")
 
 
 @backend_free

@@ -1,4 +1,4 @@
-"""Two models of which no LoRA is made, or one that holds a part of the difference."""
+"""Pairs of models that have no LoRA, or one that holds a part of their difference."""
 
 import warnings
 

@@ -1,4 +1,4 @@
-"""A merge is undone to the last bit, or the reason why not is told."""
+"""`unmerge` restores every bit, or raises an error with the reason."""
 
 import models
 import numpy as np

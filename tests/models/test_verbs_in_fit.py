@@ -43,17 +43,15 @@ class Once(keras.callbacks.Callback):
 VERBS = {
     "set_adapter": lambda model, folder: ksa.set_adapter(model, "a"),
     "enable": lambda model, folder: ksa.enable(model, LORA, targets="up", name="c"),
-    "delete_adapter": lambda model, folder: both(
-        model, lambda: ksa.delete_adapter(model, "b"), lambda: ksa.set_adapter(model, "a")
+    "delete_adapter": lambda model, folder: (
+        ksa.delete_adapter(model, "b"),
+        ksa.set_adapter(model, "a"),
     ),
-    "merge": lambda model, folder: both(
-        model, lambda: ksa.delete_adapter(model, "a"), lambda: ksa.merge(model)
-    ),
-    "unmerge": lambda model, folder: both(
-        model,
-        lambda: ksa.delete_adapter(model, "a"),
-        lambda: ksa.merge(model),
-        lambda: ksa.unmerge(model),
+    "merge": lambda model, folder: (ksa.delete_adapter(model, "a"), ksa.merge(model)),
+    "unmerge": lambda model, folder: (
+        ksa.delete_adapter(model, "a"),
+        ksa.merge(model),
+        ksa.unmerge(model),
     ),
     "combine": lambda model, folder: ksa.combine(model, {"a": 0.5, "b": 0.5}, into="c", how="cat"),
     "load_adapter": lambda model, folder: ksa.load_adapter(
@@ -84,11 +82,6 @@ if EVERY:
     CASES += [(verb, "train_batch_end", mode) for verb in VERBS for mode in list(MODES)[1:]]
 else:  # each verb, each moment and each mode
     CASES = [tuple(each[i % len(each)] for each in TABLES) for i in range(max(map(len, TABLES)))]
-
-
-def both(model, *verbs):
-    for verb in verbs:
-        verb()
 
 
 def compiled(model, gradient_accumulation_steps=None, loss_scale=False, **how):

@@ -1,8 +1,11 @@
 """Kernels to decompose, jobs of them, and the comparison of what was found."""
 
 import numpy as np
+import pytest
 
 from keras_svd_adapters.kernels.svd.job import Job
+
+backend_free = pytest.mark.backend_free("the service and its cache know NumPy alone")
 
 
 def kernels(count=6, seed=0):

@@ -11,7 +11,6 @@ import keras_svd_adapters as ksa
 from keras_svd_adapters.adapters.carried import adapters_of
 from keras_svd_adapters.adapters.layer_kinds import base_kernel_variable
 from keras_svd_adapters.models.sites.search import adapted_sites
-from keras_svd_adapters.runtime.live_models import cached_model_search
 
 WEIGHTS = {"a": 0.7, "b": -0.3}
 
@@ -38,14 +37,13 @@ def deltas(model, name):
 
 
 def peak(work):
-    """The most bytes that Python and NumPy held for it, without the search for live models."""
-    with cached_model_search():
-        tracemalloc.start()
-        try:
-            work()
-            return tracemalloc.get_traced_memory()[1]
-        finally:
-            tracemalloc.stop()
+    """The most bytes that Python and NumPy held for it."""
+    tracemalloc.start()
+    try:
+        work()
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
 
 
 def check(model, report, atol=1e-6):

@@ -18,7 +18,7 @@ from keras_svd_adapters.models.state.optimizer_state import fresh_optimizer, ren
 from keras_svd_adapters.runtime.keras_private.layers import refresh_torch_parameters
 from keras_svd_adapters.runtime.keras_private.tracing import end_loop_state
 from keras_svd_adapters.runtime.keras_private.traversal import all_layers
-from keras_svd_adapters.runtime.live_models import cached_model_search, models_containing
+from keras_svd_adapters.runtime.live_models import models_containing
 from keras_svd_adapters.runtime.model_lock import model_lock
 from keras_svd_adapters.runtime.warnings import warn
 
@@ -52,17 +52,16 @@ def changes_model(verb: Verb) -> Verb:
 @contextmanager
 def changing(model: keras.layers.Layer) -> Iterator[None]:
     """Context manager: this thread alone uses a model and the models around it."""
-    with cached_model_search():
-        around = models_containing(all_layers(model))
-        with model_lock([model, *(other for other in around if other is not model)], alone=True):
-            for other in around:
-                end_loop_state(other)
-            trained = {id(other): list(other.trainable_variables) for other in around}
-            token = _trained.set((_trained.get() or {}) | trained)
-            try:
-                yield
-            finally:
-                _trained.reset(token)
+    around = models_containing(all_layers(model))
+    with model_lock([model, *(other for other in around if other is not model)], alone=True):
+        for other in around:
+            end_loop_state(other)
+        trained = {id(other): list(other.trainable_variables) for other in around}
+        token = _trained.set((_trained.get() or {}) | trained)
+        try:
+            yield
+        finally:
+            _trained.reset(token)
 
 
 def update_functions(model: keras.layers.Layer, only_switched: bool = False) -> None:

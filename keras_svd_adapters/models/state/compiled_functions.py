@@ -12,21 +12,21 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
 import keras
 
-from keras_svd_adapters.adapters.mode import Mode, current_mode, in_mode
+from keras_svd_adapters.adapters.mode import current_mode, in_mode
 from keras_svd_adapters.adapters.per_sample import AdapterIds
 from keras_svd_adapters.runtime.keras_private.variables import has_value, initialize
 
-SLOTS = {
+SLOTS = {  # the functions that Keras stores, and the methods that its loops compile
     "train_function": "train_step",
     "test_function": "test_step",
     "predict_function": "predict_step",
-    "generate_function": "generate_step",
+    "generate_function": None,
 }
 IDS = "adapter_ids"  # key of the adapter of each prompt among the inputs of `generate_step`
 KEPT = 32  # sets of compiled functions that wait for reuse
@@ -125,7 +125,7 @@ def _slot(slot: str) -> property:
                     found.pop(slot, None)
                 return
             store.made.add(slot)
-            if slot != "generate_function":
+            if SLOTS[slot] is not None:
                 function = _returns_state(self, slot, function)
             store.now[slot] = function, _optimizer(self, slot)
 
@@ -155,22 +155,22 @@ def _optimizer(model: Any, slot: str) -> Any:
 
 
 @contextmanager
-def _own_step(model: Any, step: str) -> Iterator[None]:
+def _own_step(model: Any, step: str | None) -> Iterator[None]:
     """Context manager: functions that are made have a step that equals no other function.
 
     JAX stores what it traced by function, and bound methods of one model are equal: a function
     made for another mode would reuse the trace of this one (Keras 3.0 and later).
     """
-    method = getattr(type(model), step, None)
     with _making_lock:
-        if step != "generate_step" and method is not None:
+        if step is not None:
+            method = getattr(type(model), step)
             object.__setattr__(model, step, lambda *args, **kwargs: method(model, *args, **kwargs))
         token = _making.set(True)
         try:
             yield
         finally:
             _making.reset(token)
-            if step != "generate_step":
+            if step is not None:
                 vars(model).pop(step, None)
 
 
@@ -193,7 +193,7 @@ def generate_step_with_ids(model: Any) -> Callable[..., Any]:
         inputs, mode = dict(inputs), current_mode()
         assert mode.ids is not None
         ids = AdapterIds(mode.ids.names, inputs.pop(IDS))
-        with in_mode(Mode(mode.base, mode.per_sample, ids)):
+        with in_mode(replace(mode, ids=ids)):
             return step(model, inputs, *args, **kwargs)
 
     return generate_step

@@ -46,20 +46,16 @@ def renewed_optimizer(optimizer: Any, before: Variables, now: Variables) -> tupl
     with without_layout_map():  # small variables show which slot of the optimizer is whose
         old, small = fresh_optimizer(optimizer), list(map(_small, before))
         found = _build(old, small)
-    slots_before = {id(v): found[id(own)] for v, own in zip(before, small, strict=True)}
-    place = {id(variable): i for i, variable in enumerate(old.variables)}
     if [len(v.shape) for v in old.variables] != [len(v.shape) for v in optimizer.variables]:
         return renewed, 0
+    value_of = {id(v): own for v, own in zip(old.variables, optimizer.variables, strict=True)}
+    slots_before = {id(v): found[id(own)] for v, own in zip(before, small, strict=True)}
     kept = [key for key in slots if slots[key] and key in slots_before]
-    pairs = [
-        (new, optimizer.variables[place[id(was)]])
-        for key in kept
-        for new, was in zip(slots[key], slots_before[key], strict=True)
-    ]
+    pairs = [pair for key in kept for pair in zip(slots[key], slots_before[key], strict=True)]
     if kept:
-        pairs += zip(_others(renewed, slots), _others(old, found, optimizer), strict=True)
-    for new, value in pairs:
-        new.assign(value)
+        pairs += zip(_others(renewed, slots), _others(old, found), strict=True)
+    for new, was in pairs:
+        new.assign(value_of[id(was)])
     return renewed, len(kept)
 
 
@@ -103,9 +99,7 @@ class _Watched(list[Any]):
         self.current = None
 
 
-def _others(optimizer: Any, slots: dict[int, Variables], values_of: Any = None) -> Variables:
+def _others(optimizer: Any, slots: dict[int, Variables]) -> Variables:
     """Return the variables of an optimizer that belong to no single variable of a model."""
     own = {id(slot) for found in slots.values() for slot in found}
-    values = (values_of or optimizer).variables
-    pairs = zip(optimizer.variables, values, strict=True)
-    return [value for variable, value in pairs if id(variable) not in own]
+    return [variable for variable in optimizer.variables if id(variable) not in own]
