@@ -13,6 +13,7 @@ from typing import Any
 from keras_svd_adapters.runtime.keras_private.layers import serialize_as
 
 _grafted: dict[tuple[type, type], type] = {}
+_parts: dict[type, tuple[type, type]] = {}  # the mixin and the class before it, of each class made
 
 
 def add_mixin(target: Any, mixin: type, serialized_as: str | None = None) -> None:
@@ -30,14 +31,22 @@ def add_mixin(target: Any, mixin: type, serialized_as: str | None = None) -> Non
         grafted = type(base.__name__, (mixin, base), {"__module__": base.__module__})
         grafted.__qualname__ = base.__qualname__
         _grafted[mixin, base] = grafted
+        _parts[grafted] = mixin, base
         serialize_as(grafted, base, serialized_as)
     object.__setattr__(target, "__class__", grafted)
 
 
 def remove_mixin(target: Any, mixin: type) -> None:
-    """Undo `add_mixin`."""
-    if isinstance(target, mixin):
-        object.__setattr__(target, "__class__", original_class(target, mixin))
+    """Undo `add_mixin`; mixins that were added later stay."""
+    if not isinstance(target, mixin):
+        return
+    now, later = type(target), []
+    while not issubclass(_parts[now][0], mixin):
+        added, now = _parts[now]
+        later.append(added)
+    object.__setattr__(target, "__class__", _parts[now][1])
+    for added in reversed(later):
+        add_mixin(target, added)
 
 
 @contextmanager
@@ -49,6 +58,14 @@ def without_mixin(target: Any, mixin: type) -> Iterator[None]:
         yield
     finally:
         object.__setattr__(target, "__class__", now)
+
+
+def class_without_mixins(target: Any) -> type:
+    """Return the class that an object had before the first `add_mixin`."""
+    now = type(target)
+    while now in _parts:
+        now = _parts[now][1]
+    return now
 
 
 def original_class(target: Any, mixin: type) -> type:

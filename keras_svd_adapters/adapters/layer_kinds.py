@@ -8,13 +8,13 @@ import keras
 from keras import ops
 
 from keras_svd_adapters.adapters.adapted_layer import AdaptedLayer
-from keras_svd_adapters.adapters.class_mixing import original_class
+from keras_svd_adapters.adapters.class_mixing import class_without_mixins
 from keras_svd_adapters.kernels.quantized import dequantized, holds_integers, stored_kernel
 
 
 def adapted_class_of(layer: keras.layers.Layer) -> type[AdaptedLayer] | None:
     """Return the kind of a built layer, if the layer uses its kernel as that kind does."""
-    return adapted_class_for(original_class(layer, AdaptedLayer)) if layer.built else None
+    return adapted_class_for(class_without_mixins(layer)) if layer.built else None
 
 
 def adapted_class_for(plain: type) -> type[AdaptedLayer] | None:

@@ -35,6 +35,16 @@ class AdapterIds:
     probe_rows: int | None = None
 
 
+def samples_of(rows: Any, chosen: AdapterIds) -> Any:
+    """Return `(samples, rows of a sample, ...)` for the rows of a batch; raise if they differ."""
+    count, size = rows.shape[0], chosen.probe_rows or chosen.ids.shape[0]
+    if type(count) is int and type(size) is int and count % size:
+        refuse_per_sample(f"{count} rows for a batch of {size} samples")
+    if chosen.probe_rows:
+        return rows
+    return ops.reshape(rows, (ops.shape(chosen.ids)[0], -1, *ops.shape(rows)[1:]))
+
+
 @dataclass(frozen=True)
 class Group:
     """Adapters of a kernel that differ only in their values.
@@ -96,12 +106,9 @@ class PerSampleAdapters:
             adapters: The layer's adapters.
             chosen: The adapter of each sample.
         """
-        rows, size = inputs.shape[0], chosen.probe_rows or chosen.ids.shape[0]
-        if type(rows) is int and type(size) is int and rows % size:
-            refuse_per_sample(f"{rows} rows for a batch of {size} samples")
+        samples = samples_of(inputs, chosen)
         if chosen.probe_rows:
             return compute(inputs, _plain)
-        samples = ops.reshape(inputs, (ops.shape(chosen.ids)[0], -1, *ops.shape(inputs)[1:]))
         known = {name for group in self.groups for name in group.names}
         y = None
         if set(chosen.names) - known:

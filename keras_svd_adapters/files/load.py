@@ -100,23 +100,22 @@ def load_adapter(
         for array, variable in adapters_of(site.layer)[name].arrays.items()
         if f"sites/{site.key}/{array}" in contents.values
     ]
+    trained = [contents.values[f"train/{key}"] for key in weights]
     with restore_values_on_error([*weights.values(), *replaced]):
-        for key, weight in weights.items():
-            weight.assign(contents.values[f"train/{key}"])
         if adapted_sites(model, name):
             _assign(model, chosen, contents, name, filepath)
             override(layouts, arrays_of_all(sites, name))
             with restore_active_on_error(model):
                 for site, _ in chosen:
                     activate(site.layer, name)
-                train_and_sync(model, name, list(weights.values()))
+                train_and_sync(model, name, list(weights.values()), trained)
         else:
             check_methods(chosen, name)
             with detach_on_error(model, chosen, name):
                 start = _starter(contents, filepath, name)
                 attach_all(chosen, name, verbose, shared, start, _needs_svd(contents), service)
                 override(layouts, arrays_of_all(sites, name))
-                train_and_sync(model, name, list(weights.values()))
+                train_and_sync(model, name, list(weights.values()), trained)
     unexpected = len(contents.config["sites"]) - len(chosen)
     lacking = len(contents.config["train"]) - len(weights)
     print_line(

@@ -9,6 +9,7 @@ import numpy as np
 
 from keras_svd_adapters.adapters.adapter import Adapter
 from keras_svd_adapters.adapters.carried import adapters_of
+from keras_svd_adapters.adapters.own_values import owners_of, trained_with, variable_of
 from keras_svd_adapters.files.archive import Contents, warn_of_nan, write_archive
 from keras_svd_adapters.files.fingerprints import kernel_fingerprint, kernel_sample
 from keras_svd_adapters.files.matching import Path
@@ -20,7 +21,7 @@ from keras_svd_adapters.models.state.array_sharing import (
     reproducible_from_seed,
     single_shared_arrays,
 )
-from keras_svd_adapters.models.state.trained_weights import base_weights, trained_with, weights_with
+from keras_svd_adapters.models.state.trained_weights import base_weights, weights_with
 from keras_svd_adapters.runtime.host_values import to_float_array
 from keras_svd_adapters.runtime.warnings import warn
 
@@ -89,9 +90,13 @@ def save_adapter(
                 values[f"shared/{method}/{array}"] = to_float_array(variable)
     for key, _, weight in weights_with(model, name):
         config["train"].append(key)
-        values[f"train/{key}"] = to_float_array(weight)
+        values[f"train/{key}"] = to_float_array(variable_of(weight, name))
     others = sorted(
-        {owner for _, _, w in base_weights(model) if (owner := trained_with(w))} - {name}
+        {
+            owner
+            for _, _, weight in base_weights(model)
+            if name not in owners_of(weight) and (owner := trained_with(weight))
+        }
     )
     if others:
         warn(

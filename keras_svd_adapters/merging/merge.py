@@ -8,6 +8,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_svd_adapters.adapters.own_values import trained_with
 from keras_svd_adapters.merging.merge_checks import _check, _holders
 from keras_svd_adapters.merging.merge_record import (
     MergeRecord,
@@ -21,7 +22,7 @@ from keras_svd_adapters.models.named_adapters import require_adapter
 from keras_svd_adapters.models.refresh import restore_base_model
 from keras_svd_adapters.models.sites.search import adapted_sites
 from keras_svd_adapters.models.state.changes import changes_model
-from keras_svd_adapters.models.state.trained_weights import base_weights, trained_with
+from keras_svd_adapters.models.state.trained_weights import base_weights
 from keras_svd_adapters.runtime.host_values import to_float_array
 
 QUANTIZED = ("float", "requantize")

@@ -66,16 +66,24 @@ def attach_and_report(
     new: Sequence[NewAdapter],
     into: str,
     description: str,
-    extra: Sequence[keras.Variable] = (),
+    extra: Sequence[tuple[keras.Variable, np.ndarray]] = (),
 ) -> Approximation:
-    """Attach adapters and report their approximation error from the target in `description`."""
+    """Attach adapters and report their approximation error from the target in `description`.
+
+    Args:
+        model: The model.
+        new: The adapters.
+        into: Name of the adapters.
+        description: What the error is measured from.
+        extra: Other weights that train with these adapters, each with its values.
+    """
     chosen = [(each.site, each.method) for each in new]
     check_methods(chosen, into)
     with detach_on_error(model, chosen, into):
         for each in new:
             adapter = each.site.new_adapter(each.method, each.form, into, each.values())
             attach(each.site.layer, into, adapter)
-        train_and_sync(model, into, list(extra))
+        train_and_sync(model, into, [w for w, _ in extra], [value for _, value in extra])
         return Approximation(
             into, tuple(k for each in new for k in _measured(each, into)), description
         )

@@ -6,6 +6,7 @@ from functools import partial
 
 import keras
 
+from keras_svd_adapters.adapters.own_values import owners_of, variable_of
 from keras_svd_adapters.kernels.low_rank_factors import Factors, check_size, truncate
 from keras_svd_adapters.merging.approximation import Approximation
 from keras_svd_adapters.merging.kernel_updates import exact_factors, kernel_updates
@@ -13,7 +14,8 @@ from keras_svd_adapters.merging.new_adapters import attach_and_report, check_nam
 from keras_svd_adapters.models.named_adapters import only_adapter, require_adapter, require_values
 from keras_svd_adapters.models.sites.site import Site
 from keras_svd_adapters.models.state.changes import changes_model
-from keras_svd_adapters.models.state.trained_weights import base_weights, trained_with
+from keras_svd_adapters.models.state.trained_weights import base_weights
+from keras_svd_adapters.runtime.host_values import to_host_exact
 
 
 @changes_model
@@ -67,7 +69,11 @@ def to_lora(
         lora_of(site, _factors(site, name, rank, energy), partial(kernel_updates, site, name))
         for site in sites
     ]
-    extra = [weight for _, _, weight in base_weights(model) if trained_with(weight) == name]
+    extra = [
+        (weight, to_host_exact(variable_of(weight, name)))
+        for _, _, weight in base_weights(model)
+        if name in owners_of(weight)
+    ]
     return attach_and_report(model, new, into, f"what {name!r} adds", extra)
 
 

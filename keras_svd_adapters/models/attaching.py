@@ -23,7 +23,8 @@ from keras_svd_adapters.models.refresh import restore_base_model, sync_model
 from keras_svd_adapters.models.sites.search import adapted_sites
 from keras_svd_adapters.models.sites.site import Site
 from keras_svd_adapters.models.state.array_sharing import Shared
-from keras_svd_adapters.models.state.trained_weights import base_weights, trained_with
+from keras_svd_adapters.models.state.trained_weights import base_weights
+from keras_svd_adapters.models.state.weight_owners import restore_owners_on_error
 from keras_svd_adapters.runtime.processes import broadcast_from
 
 Starter = Callable[[Site, Method, Shared, Found], Adapter]
@@ -65,20 +66,17 @@ def attach_all(
 def detach_on_error(model: keras.layers.Layer, chosen: Chosen, name: str) -> Iterator[None]:
     """Context manager: if an error or interrupt stops the attaching, undo it completely."""
     before = {id(site.layer): getattr(site.layer, "active_adapter", None) for site, _ in chosen}
-    weights = [(w, trained_with(w), is_frozen_variable(w)) for _, _, w in base_weights(model)]
+    weights = [(weight, is_frozen_variable(weight)) for _, _, weight in base_weights(model)]
     try:
-        yield
+        with restore_owners_on_error(model):
+            yield
     except BaseException:
         for site, _ in chosen:
             if name in adapters_of(site.layer):
                 detach(site.layer, name)
             if adapters_of(site.layer):
                 activate(site.layer, before[id(site.layer)])
-        settled = any(is_frozen_variable(weight) != was for weight, _, was in weights)
-        for weight, owner, _ in weights:
-            if trained_with(weight) != owner:
-                weight.trained_with = owner
-        if settled:
+        if any(is_frozen_variable(weight) != was for weight, was in weights):
             sync_model(model) if adapted_sites(model) else restore_base_model(model)
         raise
 

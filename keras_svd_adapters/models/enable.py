@@ -64,9 +64,10 @@ def enable(
             `targets(model, ...)` shows the selected kernels.
         exclude: Which of these kernels to leave out.
         train: Other weights to train: layer names, or paths of weights such as
-            `"*/bias"`. The adapter file stores these weights. They belong to the
-            model and change in place: they keep their trained values if you
-            switch, disable or delete the adapter.
+            `"*/bias"`. The adapter file stores these weights. They change in
+            place and keep their trained values if you disable or delete the
+            adapter. If several adapters train one weight, each has its own
+            values, which start from those that the weight has at this call.
         name: Name of the adapter. A second adapter on the same layers needs
             another name and becomes the active one.
         bias: Which biases also train, as if `train` named them: `"none"`,

@@ -112,7 +112,7 @@ def per_sample_model(model: keras.Model, ids: list[str | None], inputs: Any) -> 
         id(site.layer): groups_of(adapters_of(site.layer), names) for site in adapted_sites(model)
     }
     waiting = store_of(model).per_sample
-    key = (names, model.jit_compile, model.run_eagerly)
+    key = (names, store_of(model).held, model.jit_compile, model.run_eagerly)
     found = waiting.get(key)
     if found is None or found.groups != groups:
         found = PerSampleModel(model, names, groups)

@@ -27,8 +27,9 @@ def predict(
     """Predict as `model.predict(x)`, with one adapter per sample.
 
     A batch may hold samples of many adapters; the base model runs once per batch.
-    Several threads may predict at the same time. Weights that `train=` trained are
-    part of the model, whatever the adapter.
+    Several threads may predict at the same time. If several adapters train a weight,
+    such as a head, each sample has the values of its adapter; otherwise, all samples
+    have those of the model.
 
     Args:
         model: A model with adapters.

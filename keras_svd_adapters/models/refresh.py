@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import keras
 
 from keras_svd_adapters.adapters.layers.quantized_logits import (
     add_logit_gradient,
     remove_logit_gradient,
 )
+from keras_svd_adapters.adapters.own_values import trained_with
 from keras_svd_adapters.models.sites.search import adapted_sites
 from keras_svd_adapters.models.state.adapted_model import mark_adapted, unmark_adapted
 from keras_svd_adapters.models.state.changes import update_functions
@@ -17,22 +21,43 @@ from keras_svd_adapters.models.state.freezing import (
     train_layer,
     unfreeze,
 )
-from keras_svd_adapters.models.state.trained_weights import base_weights, trained_with
+from keras_svd_adapters.models.state.trained_weights import base_weights
+from keras_svd_adapters.models.state.weight_owners import (
+    add_owner,
+    forget_single_owners,
+    hold_active,
+)
 from keras_svd_adapters.runtime.keras_private.traversal import all_layers
 from keras_svd_adapters.runtime.live_models import models_containing
 
 
-def train_and_sync(model: keras.layers.Layer, name: str, extra: list[keras.Variable]) -> None:
-    """Assign extra weights to an adapter, freeze all others and update the models around it."""
+def train_and_sync(
+    model: keras.layers.Layer,
+    name: str,
+    extra: Sequence[keras.Variable],
+    values: Sequence[Any] | None = None,
+) -> None:
+    """Let an active adapter train extra weights, freeze all others and update the models around.
+
+    Args:
+        model: The model.
+        name: Name of the adapter.
+        extra: The weights.
+        values: New values of these weights, if they change.
+    """
     for weight in extra:
-        weight.trained_with = name
+        add_owner(model, weight, name)
     sync_model(model)
+    for weight, value in zip(extra, values or (), strict=values is not None):
+        weight.assign(value)
 
 
 def sync_model(model: keras.layers.Layer, only_switched: bool = False) -> None:
     """Make the trained weights, the saving and the compiled functions agree with the adapters."""
     sites = adapted_sites(model)
     active = {site.layer.active_adapter for site in sites} - {None}
+    restarted = hold_active(model, active)
+    only_switched = not forget_single_owners(model) and only_switched
     train = [weight for _, _, weight in base_weights(model) if trained_with(weight) in active]
     freeze_all_except(model, train)
     unfreeze(model, train)
@@ -42,7 +67,7 @@ def sync_model(model: keras.layers.Layer, only_switched: bool = False) -> None:
         mark_adapted(around)
         add_logit_gradient(around)
     add_logit_gradient(model)
-    update_functions(model, only_switched)
+    update_functions(model, only_switched, restarted)
 
 
 def restore_base_model(model: keras.layers.Layer) -> None:

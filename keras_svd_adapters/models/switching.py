@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import keras
@@ -10,11 +10,13 @@ import keras
 from keras_svd_adapters.adapters.attachment import activate, detach
 from keras_svd_adapters.adapters.carried import adapters_of
 from keras_svd_adapters.adapters.mode import with_own_kernels
+from keras_svd_adapters.adapters.own_values import owners_of
 from keras_svd_adapters.models.named_adapters import require_adapter
 from keras_svd_adapters.models.refresh import restore_base_model, sync_model
 from keras_svd_adapters.models.sites.search import adapted_sites
 from keras_svd_adapters.models.state.changes import changes_model
-from keras_svd_adapters.models.state.trained_weights import base_weights, trained_with
+from keras_svd_adapters.models.state.trained_weights import base_weights
+from keras_svd_adapters.models.state.weight_owners import remove_owner, restore_owners_on_error
 from keras_svd_adapters.runtime.model_lock import model_lock
 
 
@@ -37,8 +39,7 @@ def delete_adapter(model: keras.layers.Layer, name: str) -> None:
     for site in require_adapter(model, name):
         detach(site.layer, name)
     for _, _, weight in base_weights(model):
-        if trained_with(weight) == name:
-            weight.trained_with = None
+        remove_owner(model, weight, name)
     sync_model(model) if adapted_sites(model) else restore_base_model(model)
 
 
@@ -46,6 +47,7 @@ def delete_adapter(model: keras.layers.Layer, name: str) -> None:
 def set_adapter(model: keras.layers.Layer, name: str | list[str] | None) -> None:
     """Switch to another adapter, or with `None` to the plain model.
 
+    Weights that several adapters train (`train=`) get the values of the active one.
     `predict` and `generate` are traced once for each adapter, and not again when
     you switch back.
 
@@ -55,7 +57,8 @@ def set_adapter(model: keras.layers.Layer, name: str | list[str] | None) -> None
             adapters on different layers.
 
     Raises:
-        ValueError: If there is no adapter of a name, or two are on one layer.
+        ValueError: If there is no adapter of a name, or two are on one layer
+            or train one weight.
     """
     names = [name] if isinstance(name, str) else name
     names = [] if names is None else names
@@ -74,10 +77,20 @@ def set_adapter(model: keras.layers.Layer, name: str | list[str] | None) -> None
                 "One adapter of a layer can be active at a time. "
                 f"Received: name={name!r}, both on `{site.path}`"
             )
+    _check_owners(model, names)
     with restore_active_on_error(model):
         for site, found in zip(sites, chosen, strict=True):
             activate(site.layer, found[0] if found else None)
         sync_model(model, only_switched=True)
+
+
+def _check_owners(model: keras.layers.Layer, names: Sequence[str]) -> None:
+    for _, path, weight in base_weights(model):
+        if len(both := [name for name in names if name in owners_of(weight)]) > 1:
+            raise ValueError(
+                "A weight has the values of one adapter at a time. "
+                f"Received: name={list(names)}, and {both} train `{path}`"
+            )
 
 
 @contextmanager
@@ -85,7 +98,8 @@ def restore_active_on_error(model: keras.layers.Layer) -> Iterator[None]:
     """Context manager: if an error occurs, reactivate the adapters that were active before."""
     before = [(site.layer, site.layer.active_adapter) for site in adapted_sites(model)]
     try:
-        yield
+        with restore_owners_on_error(model):
+            yield
     except BaseException:
         for layer, name in before:
             activate(layer, name)

@@ -30,6 +30,7 @@ class DeviceBytes:
         trained: Bytes of the trained values, in float32.
         devices: Number of devices.
         memory: Bytes that a device has, if given.
+        other: Bytes of the weights that also train (`train=`, `bias=`), a part of `weights`.
     """
 
     weights: int
@@ -37,11 +38,12 @@ class DeviceBytes:
     trained: int
     devices: int
     memory: float | None = None
+    other: int = 0
 
     @property
     def training(self) -> int:
         """Bytes of the gradients of the trained values and of two slots of the optimizer."""
-        return (1 + SLOTS) * self.trained
+        return (1 + SLOTS) * (self.trained + self.other)
 
     @property
     def total(self) -> int:
@@ -94,6 +96,7 @@ def bytes_per_device(
     weights: Iterable[keras.Variable],
     arrays: Iterable[tuple[Array, str, KernelView, keras.Variable]],
     memory: float | None = None,
+    other: Iterable[keras.Variable] = (),
 ) -> DeviceBytes:
     """Compute the bytes that each device would hold.
 
@@ -102,19 +105,21 @@ def bytes_per_device(
         weights: The weights of the model.
         arrays: The arrays of adapters, each with its dtype and its kernel.
         memory: Bytes that a device has.
+        other: The weights of the model that also train.
     """
     mesh = distribution.device_mesh
     sizes = dict(zip(mesh.axis_names, mesh.shape, strict=True))
     held = {True: 0, False: 0}
-    base = sum(
-        _share(w.shape, _axes(distribution, w), sizes, w.path) * width(w.dtype) for w in weights
+    base, also = (
+        sum(_share(w.shape, _axes(distribution, w), sizes, w.path) * width(w.dtype) for w in each)
+        for each in (weights, other)
     )
     for array, dtype, view, kernel in arrays:
         cuts: Sequence[Any] = [None] * len(array.shape)
         if array.axes and tuple(kernel.shape) == view.shape:
             cuts = array_axes(_axes(distribution, kernel), view, array.axes)
         held[array.trainable] += _share(array.shape, cuts, sizes, kernel.path) * width(dtype)
-    return DeviceBytes(base, held[False], held[True], prod(mesh.shape), memory)
+    return DeviceBytes(base, held[False], held[True], prod(mesh.shape), memory, also)
 
 
 def _axes(distribution: Any, variable: keras.Variable) -> Sequence[Any]:

@@ -120,20 +120,25 @@ def plan(
     written = sum(4 * prod(shape) for shape in shared_shapes(chosen, saved=True).values())
     count = service.workers(every)
     values = sum(prod(weight.shape) for _, _, weight in base_weights(model))
-    device = _on_devices(model, chosen, distribution, device_memory)
-    others = _sizes(model, extra)
+    extra = list({id(weight): weight for weight in extra}.values())
+    trained = _trained(model, extra)
+    device = _on_devices(model, chosen, trained, distribution, device_memory)
+    others = tuple(sum(prod(weight.shape) for weight in each) for each in (trained, extra))
     return Plan(sites, values, _shared_bytes(model, chosen), written, count, device, *others)
 
 
-def _sizes(model: keras.layers.Layer, weights: list[keras.Variable]) -> tuple[int, int]:
-    """Return how many values of weights train, and how many a file holds with their statistics."""
-    sizes = {id(weight): prod(weight.shape) for weight in weights}
+def _trained(model: keras.layers.Layer, weights: list[keras.Variable]) -> list[keras.Variable]:
+    """Return the weights that train, without the statistics that a file also holds."""
     trained = {id(w) for layer in all_layers(model) for w in trainable_by_birth(layer)}
-    return sum(size for key, size in sizes.items() if key in trained), sum(sizes.values())
+    return [weight for weight in weights if id(weight) in trained]
 
 
 def _on_devices(
-    model: keras.layers.Layer, chosen: Chosen, distribution: Any, memory: float | None
+    model: keras.layers.Layer,
+    chosen: Chosen,
+    trained: list[keras.Variable],
+    distribution: Any,
+    memory: float | None,
 ) -> DeviceBytes | None:
     if distribution is None:
         return None
@@ -153,7 +158,7 @@ def _on_devices(
         (array._replace(trainable=False), array_dtype, site.view, base_kernel_variable(site.layer))
         for site, array, array_dtype in _there_already(model)
     ]
-    found = bytes_per_device(distribution, weights, arrays, memory)
+    found = bytes_per_device(distribution, weights, arrays, memory, trained)
     kept = find_shared_arrays(adapted_sites(model)).values()
     there = sum(_nbytes(v) for each in kept for one in each for v in one.arrays.values())
     return replace(found, frozen=found.frozen + there + _shared_bytes(model, chosen))

@@ -40,6 +40,21 @@ def test_in_a_fresh_process(tmp_path):
         assert (tmp_path / f"{name}.txt").read_text() == str(ksa.status(model))
 
 
+def test_each_adapter_has_its_head(tmp_path):
+    model, x = adapted_task()
+    shake(model, seed=1)
+    ksa.enable(model, ksa.LoRA(rank=2), name="wide", train="logits")
+    shake(model, seed=2)
+    model.save_to_preset(tmp_path)
+    again = keras_hub.models.BertTextClassifier.from_preset(str(tmp_path), preprocessor=None)
+    np.testing.assert_allclose(again.predict(x), model.predict(x), atol=1e-5)
+    for each in (model, again):
+        ksa.set_adapter(each, "pirate")
+    np.testing.assert_allclose(again.predict(x), model.predict(x), atol=1e-5)
+    found = ksa.predict(again, x, ["wide", "pirate"])
+    np.testing.assert_allclose(found, ksa.predict(model, x, ["wide", "pirate"]), atol=1e-5)
+
+
 def test_saving_touches_nothing(tmp_path):
     twins = []
     for save in (False, True):

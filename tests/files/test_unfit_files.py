@@ -79,14 +79,14 @@ def test_another_size_of_the_family(tmp_path):
 
 
 def test_two_files_with_one_head(tmp_path):
-    for name in ("p", "q"):
+    for name, targets in (("p", "value"), ("q", "query")):
         model, _, _ = models.classifier()
-        ksa.enable(model, ksa.LoRA(rank=2), "query", train="head")
+        ksa.enable(model, ksa.LoRA(rank=2), targets, train="head")
         shake(model)
         ksa.save_adapter(model, tmp_path / f"{name}.keras")
     model, _, _ = models.classifier()
     ksa.load_adapter(model, tmp_path / "p.keras", name="p")
-    refuses(model, tmp_path / "q.keras", "trains with the adapter 'p' already")
+    refuses(model, tmp_path / "q.keras", "trains with the adapter 'p'", "stays active on other")
     ksa.delete_adapter(model, "p")
     ksa.enable(model, ksa.SVF(), "value", name="p")
     adapted = next(k for k, _, w in base_weights(model) if "value" in w.path and "kernel" in k)

@@ -70,10 +70,10 @@ def test_what_cannot_train_besides():
     with pytest.raises(ValueError, match="kernel of `.*query`, which is adapted.*Received: train="):
         ksa.enable(model, ksa.SVF(), train="query")
     assert snapshot(model) == before
-    ksa.enable(model, ksa.SVF(), train=["head", "query/bias"])
+    ksa.enable(model, ksa.SVF(), "key", train=["head", "query/bias"])
     before = snapshot(model)
-    with pytest.raises(ValueError, match="trains with the adapter 'default' already.*Received"):
-        ksa.enable(model, ksa.LoRA(rank=1), train="head", name="second")
+    with pytest.raises(ValueError, match="trains with the adapter 'default', which.*Received"):
+        ksa.enable(model, ksa.LoRA(rank=1), targets="value", train="head", name="second")
     assert snapshot(model) == before
 
 

@@ -8,7 +8,8 @@ import pytest
 from snapshots import snapshot
 
 import keras_svd_adapters as ksa
-from keras_svd_adapters.models.state.trained_weights import base_weights, trained_with
+from keras_svd_adapters.adapters.own_values import trained_with
+from keras_svd_adapters.models.state.trained_weights import base_weights
 
 
 def test_a_failure_after_attaching(monkeypatch):

@@ -123,6 +123,8 @@ def test_a_plan_for_devices_that_are_not_there():
     assert device.trained == alone.trainable_bytes - 4 * outputs // 2
     assert device.total == device.weights + 4 * device.trained
     assert device.fits == (device.total < 4e4)
+    norm = ksa.plan(backbone, ksa.LoRA(rank=2), distribution=spread, train="*_layernorm")
+    assert norm.device.total == device.total + 3 * 4 * norm.other_parameters > device.total
     assert "each of 8 devices" in str(ksa.plan(backbone, ksa.SVF(), distribution=spread))
     wrong = [{"device_memory": 16e9}, {"distribution": mesh}]
     wrong += [{"distribution": spread, "device_memory": size} for size in ("16GB", -1, True)]

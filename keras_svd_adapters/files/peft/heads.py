@@ -9,11 +9,12 @@ import numpy as np
 
 from keras_svd_adapters.adapters.carried import adapters_of
 from keras_svd_adapters.adapters.layer_kinds import base_kernel_variable
+from keras_svd_adapters.adapters.own_values import variable_of
 from keras_svd_adapters.files.peft.arrays import PREFIX
 from keras_svd_adapters.files.peft.modules import Names
 from keras_svd_adapters.models.sites.search import find_sites
 from keras_svd_adapters.models.sites.site import Site
-from keras_svd_adapters.models.state.trained_weights import trained_with, weights_with
+from keras_svd_adapters.models.state.trained_weights import weights_with
 from keras_svd_adapters.runtime.host_values import to_float_array
 from keras_svd_adapters.runtime.warnings import warn
 
@@ -47,7 +48,7 @@ def modules_to_save(
         if names.saved_as(module) in touched:
             for part, weight in _weights(site).items():
                 trained.pop(id(weight), None)
-                tensors[f"{PREFIX}{module}.{part}"] = _theirs(site, part, weight)
+                tensors[f"{PREFIX}{module}.{part}"] = _theirs(site, part, variable_of(weight, name))
     if trained:
         _refuse(list(trained.values()), strict)
     return SavedModules(sorted(touched), tensors)
@@ -66,7 +67,10 @@ def _weights(site: Site) -> dict[str, keras.Variable]:
 
 
 def _theirs(site: Site, part: str, weight: keras.Variable) -> np.ndarray:
-    return site.matrix().T if part == "weight" else to_float_array(weight).reshape(-1)
+    if part == "bias":
+        return to_float_array(weight).reshape(-1)
+    is_own = weight is base_kernel_variable(site.layer)
+    return (site.matrix() if is_own else site.view.to_matrix(to_float_array(weight))).T
 
 
 def values_for(
@@ -94,17 +98,6 @@ def values_for(
         matrix = tensor if site.host.is_lookup else tensor.T
         return weight, np.asarray(site.view.from_matrix(matrix))
     return weight, tensor.reshape(tuple(weight.shape))
-
-
-def check_owners(heads: list[tuple[keras.Variable, np.ndarray]], name: str) -> None:
-    """Raise if a weight already trains with another adapter."""
-    for weight, _ in heads:
-        if (owner := trained_with(weight)) not in (None, name):
-            raise ValueError(
-                f"The adapter brings values for `{weight.path}`, which trains with {owner!r}, and "
-                f"a model has one such weight: `delete_adapter(model, {owner!r})` first, or load "
-                f"each onto a model of its own. Received: name={name!r}"
-            )
 
 
 def _refuse(paths: list[str], strict: bool) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 from keras_svd_adapters.adapters.adapter import Adapter
 from keras_svd_adapters.files.peft.arrays import values_of
 from keras_svd_adapters.files.peft.directory import read_peft
-from keras_svd_adapters.files.peft.heads import check_owners, values_for
+from keras_svd_adapters.files.peft.heads import values_for
 from keras_svd_adapters.files.peft.matching import (
     by_module,
     check_finite,
@@ -103,7 +103,6 @@ def import_peft(
             f"The directory has no adapter of this model. Received: {os.fspath(directory)!r}"
         )
     check_methods(chosen, name)
-    check_owners(heads, name)
     weights = [weight for weight, _ in heads]
     asked = f"import_peft({os.fspath(directory)!r})"
     check_weights(model, weights, asked, name, [site for site, _ in chosen])
@@ -111,10 +110,8 @@ def import_peft(
     values = {sites[m].key: values_of(arrays) for m, arrays in tensors.items() if m in sites}
     start = partial(_started, values=values, name=name)
     with restore_values_on_error(weights), detach_on_error(model, chosen, name):
-        for weight, value in heads:
-            weight.assign(value)
         attach_all(chosen, name, 0, shared, start, lambda site, method: False)
-        train_and_sync(model, name, weights)
+        train_and_sync(model, name, weights, [value for _, value in heads])
     return status(model)
 
 

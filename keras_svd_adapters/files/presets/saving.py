@@ -15,10 +15,11 @@ from typing import Any
 import keras
 
 from keras_svd_adapters.adapters.frozen_variables import is_frozen_variable
+from keras_svd_adapters.adapters.own_values import owners_of
 from keras_svd_adapters.files.save import save_adapter
 from keras_svd_adapters.models.named_adapters import require_values
 from keras_svd_adapters.models.sites.search import adapted_sites, adapter_names
-from keras_svd_adapters.models.state.trained_weights import base_weights, trained_with
+from keras_svd_adapters.models.state.trained_weights import base_weights
 from keras_svd_adapters.runtime.keras_private.traversal import all_layers
 
 INDEX, FOLDER, FORMAT_VERSION = "adapters.json", "adapters", 1
@@ -62,7 +63,7 @@ def _holder(model: Any, name: str) -> tuple[keras.layers.Layer, str]:
     backbone = getattr(model, "backbone", model)
     inside = {id(layer) for layer in all_layers(backbone)}
     outside = weights_outside(model, backbone)
-    chosen = [w for w in outside if is_frozen_variable(w) or trained_with(w) == name]
+    chosen = [w for w in outside if is_frozen_variable(w) or name in owners_of(w)]
     if not chosen and all(id(site.layer) in inside for site in adapted_sites(model, name)):
         return backbone, "backbone"
     return model, type(model).__name__

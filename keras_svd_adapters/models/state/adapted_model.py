@@ -25,6 +25,7 @@ from keras_svd_adapters.models.state.locked_model import LockedModel
 from keras_svd_adapters.models.state.model_config import (
     describe_adapters,
     describe_freezing,
+    describe_holders,
     describe_shared,
     restore_adapters,
     restore_freezing,
@@ -55,13 +56,15 @@ class AdaptedModel:
             "model": model,
             "adapters": describe_adapters(self),
             "shared": describe_shared(self),
+            "holders": describe_holders(self),
             "freezing": describe_freezing(self),
         }
 
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> Any:
         model = keras.saving.deserialize_keras_object(config["model"], custom_objects)
-        restore_adapters(model, config["adapters"], config["shared"])
+        told = config["adapters"], config["shared"], config.get("holders", {})
+        restore_adapters(model, *told)
         for root in models_of(adapted_sites(model)):
             mark_adapted(root)
         restore_freezing(model, config["freezing"])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import wraps
@@ -11,10 +11,12 @@ from typing import Any, TypeVar
 
 import keras
 
+from keras_svd_adapters.adapters.own_values import own_values, trained_with
 from keras_svd_adapters.models.sites.search import adapted_sites
 from keras_svd_adapters.models.state.adapted_model import AdaptedModel
 from keras_svd_adapters.models.state.compiled_functions import SLOTS, store_of
 from keras_svd_adapters.models.state.optimizer_state import fresh_optimizer, renewed_optimizer
+from keras_svd_adapters.models.state.trained_weights import base_weights
 from keras_svd_adapters.runtime.keras_private.layers import refresh_torch_parameters
 from keras_svd_adapters.runtime.keras_private.tracing import end_loop_state
 from keras_svd_adapters.runtime.keras_private.traversal import all_layers
@@ -64,14 +66,21 @@ def changing(model: keras.layers.Layer) -> Iterator[None]:
             _trained.reset(token)
 
 
-def update_functions(model: keras.layers.Layer, only_switched: bool = False) -> None:
+def update_functions(
+    model: keras.layers.Layer,
+    only_switched: bool = False,
+    restarted: Sequence[keras.Variable] = (),
+) -> None:
     """Give every model that shares layers with this one the functions and optimizer it needs.
 
     Args:
         model: A model that gained, lost or switched an adapter.
         only_switched: Whether other adapters are active and nothing else changed. Functions
             that were compiled for these adapters before are then reused.
+        restarted: Weights that hold the values of another adapter from now on.
     """
+    for trained in (_trained.get() or {}).values():
+        trained[:] = [v for v in trained if all(v is not weight for weight in restarted)]
     for around in models_containing(all_layers(model)):
         refresh_torch_parameters(around)
         _renew_optimizer(around)
@@ -82,6 +91,7 @@ def update_functions(model: keras.layers.Layer, only_switched: bool = False) -> 
         if isinstance(around, AdaptedModel):
             sites = adapted_sites(around)
             store.active = tuple((site.key, site.layer.active_adapter) for site in sites)
+            store.held = tuple(trained_with(w) for _, _, w in base_weights(around) if own_values(w))
             store.layers = frozenset(id(site.layer) for site in sites)
         else:
             _make_ordinary(around)

@@ -40,6 +40,7 @@ class FunctionStore:
 
     Args:
         active: The active adapter of each adapted layer.
+        held: The adapter whose values each weight holds, of weights that several adapters train.
         layers: Identities of the adapted layers.
         made: Names of the functions that Keras made since the last `compile`.
         functions: Functions by name, with the optimizer that each of them trains with, for each
@@ -50,6 +51,7 @@ class FunctionStore:
     """
 
     active: tuple[Any, ...] = ()
+    held: tuple[str | None, ...] = ()
     layers: frozenset[int] = frozenset()
     made: set[str] = field(default_factory=set)
     functions: OrderedDict[Any, dict[str, tuple[Any, Any]]] = field(default_factory=OrderedDict)
@@ -60,7 +62,7 @@ class FunctionStore:
     @property
     def now(self) -> dict[str, tuple[Any, Any]]:
         """The functions for the active adapters and the mode of this thread."""
-        key = (self.active, current_mode().key(self.layers))
+        key = (self.active, self.held, current_mode().key(self.layers))
         found = self.functions.setdefault(key, {})
         self.functions.move_to_end(key)
         while len(self.functions) > KEPT:

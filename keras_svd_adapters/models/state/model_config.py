@@ -10,6 +10,7 @@ from keras_svd_adapters.adapters.attachment import activate, attach
 from keras_svd_adapters.adapters.carried import adapters_of
 from keras_svd_adapters.adapters.frozen_variables import is_frozen_variable
 from keras_svd_adapters.adapters.layers.quantized_logits import add_logit_gradient
+from keras_svd_adapters.adapters.own_values import own_values, owners_of, trained_with
 from keras_svd_adapters.adapters.shared_arrays import SharedArrays
 from keras_svd_adapters.methods.method import Method
 from keras_svd_adapters.models.sites.search import adapted_sites, adapter_names, find_sites
@@ -21,7 +22,8 @@ from keras_svd_adapters.models.state.freezing import (
     freeze_all_except,
     unfreeze,
 )
-from keras_svd_adapters.models.state.trained_weights import base_weights, trained_with
+from keras_svd_adapters.models.state.trained_weights import base_weights
+from keras_svd_adapters.models.state.weight_owners import add_owner, store_values
 from keras_svd_adapters.runtime.layer_attributes import walk
 
 
@@ -34,12 +36,15 @@ def describe_adapters(model: keras.layers.Layer) -> list[dict[str, Any]]:
             "sites": {
                 site.key: _describe(site, name) for site in sites if name in adapters_of(site.layer)
             },
-            "train": [
-                key for key, _, weight in base_weights(model) if trained_with(weight) == name
-            ],
+            "train": [key for key, _, weight in base_weights(model) if name in owners_of(weight)],
         }
         for name in adapter_names(sites)
     ]
+
+
+def describe_holders(model: keras.layers.Layer) -> dict[str, str | None]:
+    """Return, for each weight with values for several adapters, the adapter whose it holds."""
+    return {key: trained_with(w) for key, _, w in base_weights(model) if own_values(w)}
 
 
 def describe_shared(model: keras.layers.Layer) -> dict[str, Any]:
@@ -76,14 +81,17 @@ def restore_freezing(model: keras.layers.Layer, told: dict[str, Any]) -> None:
     free = set(told["free"])
     weights = [weight for key, _, weight in base_weights(model) if key in free]
     freeze_all_except(model, weights)
-    unfreeze(model, [weight for weight in weights if trained_with(weight)])
+    unfreeze(model, [weight for weight in weights if owners_of(weight)])
     for key, chain in walk(model):
         if key in told["trainable"]:
             force_trainable(chain[-1], told["trainable"][key])
 
 
 def restore_adapters(
-    model: keras.layers.Layer, adapters: list[dict[str, Any]], shared: dict[str, Any]
+    model: keras.layers.Layer,
+    adapters: list[dict[str, Any]],
+    shared: dict[str, Any],
+    holders: dict[str, str | None],
 ) -> None:
     """Attach the empty adapters that `describe_adapters` recorded, if they are missing.
 
@@ -91,6 +99,7 @@ def restore_adapters(
         model: A plain model, or one whose parts already have their adapters.
         adapters: The result of `describe_adapters`.
         shared: The result of `describe_shared`.
+        holders: The result of `describe_holders`.
     """
     by_key = {site.key: site for site in find_sites(model)}
     weights = {key: weight for key, _, weight in base_weights(model)}
@@ -107,7 +116,12 @@ def restore_adapters(
         for key, told in adapter["sites"].items():
             _restore(by_key[key], name, told, arrays)
         for key in adapter["train"]:
-            weights[key].trained_with = name
+            add_owner(model, weights[key], name, has_values=False)
+    for key, holder in holders.items():
+        for name in owners_of(weights[key]):
+            if name not in own_values(weights[key]):
+                store_values(model, weights[key], name, has_values=False)
+        weights[key].trained_with = holder
     share_one_set(adapted_sites(model), arrays)
     add_logit_gradient(model)
 

@@ -8,8 +8,9 @@ from typing import Any
 
 import keras
 
-from keras_svd_adapters.adapters.adapter import Adapter
 from keras_svd_adapters.adapters.layer_kinds import base_kernel_variable
+from keras_svd_adapters.adapters.own_values import owners_of
+from keras_svd_adapters.adapters.stored_arrays import StoredArrays
 from keras_svd_adapters.models.sites.search import adapted_sites
 from keras_svd_adapters.models.sites.site import Site
 from keras_svd_adapters.runtime.keras_private.traversal import all_layers, direct_weights
@@ -22,7 +23,7 @@ def base_weights(model: keras.layers.Layer) -> Iterator[tuple[str, str, keras.Va
     """Yield every weight outside the adapters: its key in files, its path of names, itself."""
     seen: set[int] = set()
     for key, chain in walk(model):
-        if any(isinstance(parent, Adapter) for parent in chain):
+        if any(isinstance(parent, StoredArrays) for parent in chain):
             continue
         path = "/".join(parent.name for parent in chain[1:])
         for index, weight in enumerate(direct_weights(chain[-1])):
@@ -49,7 +50,7 @@ def select_weights(
 
     Raises:
         ValueError: If a pattern names nothing, an adapted kernel, or a weight
-            that trains with another adapter.
+            that trains with another adapter, which stays active.
     """
     chosen: dict[str, keras.Variable] = {}
     listed = train if isinstance(train, Iterable) and not isinstance(train, str) else [train]
@@ -86,16 +87,20 @@ def check_weights(
     kernels = {
         id(base_kernel_variable(site.layer)): site.path for site in [*sites, *adapted_sites(model)]
     }
+    taken = {id(site.layer) for site in sites}
+    staying = [site.layer for site in adapted_sites(model) if id(site.layer) not in taken]
+    others = {layer.active_adapter for layer in staying} - {None, name}
     for weight in chosen:
         if id(weight) in kernels:
             raise ValueError(
                 f"`train` names the kernel of `{kernels[id(weight)]}`, which is adapted. Leave "
                 f"the layer out with `exclude`, or train its bias alone. Received: {asked}"
             )
-        if trained_with(weight) not in (None, name):
+        for other in sorted(others & set(owners_of(weight))):
             raise ValueError(
-                f"`{weight.path}` trains with the adapter {trained_with(weight)!r} already, and a "
-                f"weight can belong to one only: leave it out of `train`. "
+                f"`{weight.path}` trains with the adapter {other!r}, which stays active on other "
+                "layers, and a weight has the values of one adapter at a time: leave it out of "
+                "`train`, or call `set_adapter(model, None)` first. "
                 f"Received: {asked}, name={name!r}"
             )
 
@@ -150,14 +155,9 @@ def _with_statistics(
 def weights_with(model: keras.layers.Layer, name: str) -> Iterator[tuple[str, str, keras.Variable]]:
     """Yield, as `base_weights`, the weights that train with this adapter or with none."""
     for key, path, weight in base_weights(model):
-        owner = trained_with(weight)
-        if owner == name or (weight.trainable and owner is None):
+        owners = owners_of(weight)
+        if name in owners or (weight.trainable and not owners):
             yield key, path, weight
-
-
-def trained_with(weight: keras.Variable) -> str | None:
-    """Return the name of the adapter that a weight of the model trains with."""
-    return getattr(weight, "trained_with", None)
 
 
 def _names(pattern: str, path: str) -> bool:
