@@ -20,6 +20,7 @@ from keras_svd_adapters.adapters.refusals import (
 )
 from keras_svd_adapters.kernels.matrix_view import KernelView
 from keras_svd_adapters.kernels.quantized import dequantized, holds_integers, stored_kernel
+from keras_svd_adapters.runtime.user_functions import place_of_user_function
 
 
 class AdaptedLayer:
@@ -91,6 +92,8 @@ class AdaptedLayer:
     def adapted(self, inputs: Any, compute: Compute, training: bool | None) -> Any:
         """Run `compute` on inputs with the active adapter, or with the adapter of each sample."""
         mode = current_mode()
+        if place := place_of_user_function(inputs):
+            vars(self).setdefault("traced_by_user", {})[place] = self.active_adapter
         if (mixture := mode.per_sample.get(id(self))) is not None:
             assert mode.ids is not None
             return mixture.outputs(inputs, compute, adapters_of(self), mode.ids)  # type: ignore[arg-type]

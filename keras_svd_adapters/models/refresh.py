@@ -13,6 +13,7 @@ from keras_svd_adapters.adapters.layers.quantized_logits import (
 )
 from keras_svd_adapters.adapters.own_values import trained_with
 from keras_svd_adapters.models.sites.search import adapted_sites
+from keras_svd_adapters.models.sites.site import Site
 from keras_svd_adapters.models.state.adapted_model import mark_adapted, unmark_adapted
 from keras_svd_adapters.models.state.changes import update_functions
 from keras_svd_adapters.models.state.freezing import (
@@ -29,6 +30,7 @@ from keras_svd_adapters.models.state.weight_owners import (
 )
 from keras_svd_adapters.runtime.keras_private.traversal import all_layers
 from keras_svd_adapters.runtime.live_models import models_containing
+from keras_svd_adapters.runtime.warnings import warn
 
 
 def train_and_sync(
@@ -68,6 +70,22 @@ def sync_model(model: keras.layers.Layer, only_switched: bool = False) -> None:
         add_logit_gradient(around)
     add_logit_gradient(model)
     update_functions(model, only_switched, restarted)
+    _tell_of_user_functions(sites)
+
+
+def _tell_of_user_functions(sites: list[Site]) -> None:
+    """Warn once of functions that users compiled with an adapter that is no longer active."""
+    places: dict[str, str] = {}
+    for site in sites:
+        for place, name in vars(site.layer).pop("traced_by_user", {}).items():
+            if name != site.layer.active_adapter:
+                places[place] = name
+    for place, name in places.items():
+        warn(
+            f"A function that you compiled around the model goes on with the adapter {name!r}: "
+            "compile it again if you still use it. `model.predict` and `fit` follow the switch. "
+            f"Received: a switch from {name!r}; the function was compiled at {place}"
+        )
 
 
 def restore_base_model(model: keras.layers.Layer) -> None:
