@@ -10,6 +10,7 @@ from functools import wraps
 from inspect import signature
 from typing import Any
 
+from keras_svd_adapters.adapters.layers.embedding import AdaptedEmbedding
 from keras_svd_adapters.files.load import load_adapter
 from keras_svd_adapters.files.peft.exporting import export_peft
 from keras_svd_adapters.files.peft.importing import import_peft
@@ -154,7 +155,12 @@ def join_causal_lm(module: Any) -> None:
     refuse_to_export_unmerged(module.CausalLM)
 
 
+def join_embedding(module: Any) -> None:
+    AdaptedEmbedding.adapts = (*AdaptedEmbedding.adapts, module.ReversibleEmbedding)
+
+
 JOINED = {
+    "keras_hub.src.layers.modeling.reversible_embedding": join_embedding,
     "keras_hub.src.models.backbone": join_backbone,
     "keras_hub.src.models.task": join_task,
     "keras_hub.src.models.causal_lm": join_causal_lm,

@@ -7,11 +7,15 @@ from typing import Any, NamedTuple
 import keras
 import numpy as np
 from keras import ops
-from keras.quantizers import Int4QuantizationConfig
 
 from keras_svd_adapters.adapters.layer_kinds import base_kernel_value
 from keras_svd_adapters.kernels.quantized import float_policy, mode_of, stored_weights
 from keras_svd_adapters.runtime.host_values import to_host_exact
+from keras_svd_adapters.runtime.keras_private.versions import (
+    int4_config,
+    quantization_config_of,
+    quantize_layer,
+)
 
 
 class Rounded(NamedTuple):
@@ -32,7 +36,7 @@ def quantized_kernel(
     """Quantize a kernel as a layer of this kind stores it after `quantize(mode, config=config)`."""
     twin = _float_copy(layer)
     twin.kernel.assign(kernel)
-    twin.quantize(mode, config=config)
+    quantize_layer(twin, mode, config)
     stored = {name: to_host_exact(weight) for name, weight in stored_weights(twin).items()}
     return Rounded(stored, ops.convert_to_numpy(ops.cast(base_kernel_value(twin), "float32")))
 
@@ -47,11 +51,12 @@ def _config_of(layer: keras.layers.Layer) -> Any:
 
     A layer that was built from a quantized policy stores no configuration.
     """
-    if layer.quantization_config is not None or mode_of(layer) != "int4":
-        return layer.quantization_config
+    config = quantization_config_of(layer)
+    if config is not None or mode_of(layer) != "int4":
+        return config
     groups = stored_weights(layer).get("g_idx")
     block = None if groups is None else int(np.sum(ops.convert_to_numpy(groups) == 0))
-    return Int4QuantizationConfig(block_size=block)
+    return int4_config(block)
 
 
 def _float_copy(layer: Any) -> Any:

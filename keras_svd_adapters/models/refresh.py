@@ -27,6 +27,7 @@ from keras_svd_adapters.models.state.weight_owners import (
     add_owner,
     forget_single_owners,
     hold_active,
+    put_last,
 )
 from keras_svd_adapters.runtime.keras_private.traversal import all_layers
 from keras_svd_adapters.runtime.live_models import models_containing
@@ -58,6 +59,8 @@ def sync_model(model: keras.layers.Layer, only_switched: bool = False) -> None:
     """Make the trained weights, the saving and the compiled functions agree with the adapters."""
     sites = adapted_sites(model)
     active = {site.layer.active_adapter for site in sites} - {None}
+    if not only_switched:
+        put_last(model)
     restarted = hold_active(model, active)
     only_switched = not forget_single_owners(model) and only_switched
     train = [weight for _, _, weight in base_weights(model) if trained_with(weight) in active]

@@ -43,9 +43,15 @@ def test_in_a_fresh_process(tmp_path):
 def test_each_adapter_has_its_head(tmp_path):
     model, x = adapted_task()
     shake(model, seed=1)
-    ksa.enable(model, ksa.LoRA(rank=2), name="wide", train="logits")
+    ksa.enable(model, ksa.LoRA(rank=2), name="wide", train=["logits", "*/bias"])
+    ksa.enable(model, ksa.LoRA(rank=1), name="third", bias="adapted", train="logits")
+    ksa.delete_adapter(model, "third")
+    ksa.set_adapter(model, "wide")
     shake(model, seed=2)
+    before, mixed = model.predict(x), ksa.predict(model, x, ["wide", "pirate"])
     model.save_to_preset(tmp_path)
+    np.testing.assert_array_equal(model.predict(x), before)
+    np.testing.assert_array_equal(ksa.predict(model, x, ["wide", "pirate"]), mixed)
     again = keras_hub.models.BertTextClassifier.from_preset(str(tmp_path), preprocessor=None)
     np.testing.assert_allclose(again.predict(x), model.predict(x), atol=1e-5)
     for each in (model, again):

@@ -1,17 +1,16 @@
 """Weights that several adapters train by `train=`, such as a head: each has its own values."""
 
 import copy
-import pickle
 
 import keras
 import numpy as np
 import pytest
-from cases import numpy, shake
+from cases import shake
 from mixed_batch import alone
+from own_weights import X, adapted, add, head, outputs, plain, same
 
 import keras_svd_adapters as ksa
 
-X = np.random.default_rng(0).integers(0, 9, (6, 5))
 IDS = ["a", "b", None, "b", "a", "c"]
 TRAINED = {
     "a head": {"train": "head"},
@@ -21,52 +20,6 @@ TRAINED = {
     "moving statistics": {"train": "batch"},
     "a recurrent layer": {"train": "gru"},
 }
-
-
-def plain():
-    keras.utils.set_random_seed(1)
-    inputs = keras.Input((5,), dtype="int32")
-    x = keras.layers.Embedding(9, 8, name="table")(inputs)
-    gru = keras.layers.GRU(8, recurrent_initializer="uniform", return_sequences=True, name="gru")
-    x = gru(x)
-    x = keras.layers.Dense(8, activation="gelu", name="up")(x)
-    x = keras.layers.LayerNormalization(name="norm")(x)
-    x = keras.layers.BatchNormalization(name="batch")(x)
-    return keras.Model(inputs, keras.layers.Dense(3, name="head")(x))
-
-
-def add(model, name, **how):
-    method = ksa.SVFT("banded", d=1) if name == "a" else ksa.LoRA(rank=2)
-    ksa.enable(model, method, targets="up", name=name, verbose=0, **how)
-
-
-def adapted(how):
-    """Adapters `a` and `b` train the same weights, `c` none; each with values of its own."""
-    model = plain()
-    for seed, name in enumerate("abc"):
-        add(model, name, **(how if name != "c" else {}))
-        shake(model, seed=seed)
-    ksa.set_adapter(model, "b")
-    return model
-
-
-def outputs(model, names=("a", "b")):
-    found = {}
-    for name in names:
-        ksa.set_adapter(model, name)
-        found[name] = model.predict(X, verbose=0)
-    return found
-
-
-def same(found, expected, atol=1e-5):
-    assert found.keys() == expected.keys()
-    for name, y in expected.items():
-        np.testing.assert_allclose(found[name], y, atol=atol, err_msg=name)
-
-
-def head(model):
-    layer = model.get_layer("head")
-    return [numpy(layer.kernel), numpy(layer.bias)]
 
 
 @pytest.mark.parametrize("how", TRAINED.values(), ids=TRAINED)
@@ -131,61 +84,6 @@ def test_a_switch_inside_fit_starts_the_slots_of_the_head_again():
         twin.compile(keras.optimizers.Adam(0.1), "mse")
         twin.fit(X, np.ones((6, 5, 3)), verbose=0, shuffle=False)
     same(outputs(model), outputs(twin))
-
-
-def saved_and_loaded(model, tmp_path):
-    model.save(tmp_path / "whole.keras")
-    return keras.models.load_model(tmp_path / "whole.keras")
-
-
-def weights_alone(model, tmp_path):
-    model.save_weights(tmp_path / "all.weights.h5")
-    other = plain()
-    for name in "abc":
-        add(other, name, **({"train": "head"} if name != "c" else {}))
-    ksa.set_adapter(other, "a")
-    other.load_weights(tmp_path / "all.weights.h5")
-    return other
-
-
-def adapter_files(model, tmp_path):
-    other = plain()
-    for name in "ba":
-        ksa.save_adapter(model, tmp_path / f"{name}.keras", name)
-    for name in "ba":
-        ksa.load_adapter(other, tmp_path / f"{name}.keras", name, verbose=0)
-    return other
-
-
-COPIES = {
-    "the whole model": saved_and_loaded,
-    "its weights": weights_alone,
-    "files of adapters": adapter_files,
-    "a deep copy": lambda model, _: copy.deepcopy(model),
-    "pickle": lambda model, _: pickle.loads(pickle.dumps(model)),
-}
-
-
-@pytest.mark.parametrize("copied", COPIES.values(), ids=COPIES)
-def test_both_heads_are_saved(copied, tmp_path):
-    model = adapted({"train": "head"})
-    expected = outputs(model)
-    ksa.set_adapter(model, "b")
-    other = copied(model, tmp_path)
-    same(outputs(other, ("b", "a")), expected)
-    expected = ksa.predict(model, X, ["a", "b"] * 3)
-    np.testing.assert_allclose(ksa.predict(other, X, ["a", "b"] * 3), expected, atol=1e-5)
-
-
-def test_a_file_goes_into_an_adapter_that_is_there(tmp_path):
-    model = adapted({"train": "head"})
-    expected = outputs(model)
-    ksa.save_adapter(model, tmp_path / "a.keras", "a")
-    ksa.set_adapter(model, "a")
-    shake(model, seed=7)
-    ksa.set_adapter(model, "b")
-    ksa.load_adapter(model, tmp_path / "a.keras", "a", verbose=0)
-    same(outputs(model), expected)
 
 
 def test_deleting_one_keeps_the_other():

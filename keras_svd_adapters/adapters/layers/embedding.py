@@ -19,7 +19,7 @@ class AdaptedEmbedding(AdaptedLayer):
 
     adapts: ClassVar[tuple[type, ...]] = (
         keras.layers.Embedding,
-        keras.layers.ReversibleEmbedding,
+        *filter(None, [getattr(keras.layers, "ReversibleEmbedding", None)]),  # since Keras 3.12
     )
     kernel_name: ClassVar[str] = "embeddings"
     is_lookup: ClassVar[bool] = True

@@ -54,8 +54,7 @@ def add_logit_gradient(model: keras.layers.Layer) -> None:
     """Add a gradient to the tables of a model that round their input to compute logits."""
     for layer in all_layers(model):
         rounds = mode_of(layer) in MODES and getattr(layer, "inputs_quantizer", None) is not None
-        makes_logits = isinstance(layer, keras.layers.ReversibleEmbedding)
-        if rounds and makes_logits and not isinstance(layer, QuantizedLogits):
+        if rounds and hasattr(layer, "tie_weights") and not isinstance(layer, QuantizedLogits):
             add_mixin(layer, QuantizedLogits)
 
 

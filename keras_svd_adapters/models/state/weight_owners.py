@@ -91,10 +91,6 @@ def _keep(model: keras.layers.Layer, weight: keras.Variable, kept: dict[str, Own
 
 def hold_active(model: keras.layers.Layer, active: set[str | None]) -> list[keras.Variable]:
     """Give each weight the values of the active adapter that trains it; return what changed."""
-    for layer in all_layers(model):
-        if isinstance(layer, OwnValuesLayer):  # its `call` is around that of a new adapter
-            remove_mixin(layer, OwnValuesLayer)
-            add_mixin(layer, OwnValuesLayer)
     changed = []
     for _, _, weight in base_weights(model):
         wanted = [name for name in own_values(weight) if name in active]
@@ -102,6 +98,38 @@ def hold_active(model: keras.layers.Layer, active: set[str | None]) -> list[kera
             hold(weight, wanted[0])
             changed.append(weight)
     return changed
+
+
+def put_last(model: keras.layers.Layer) -> None:
+    """Move the mixin and the stored values of this module after those of adapters.
+
+    The `call` of the mixin is around that of the adapters. The order of the variables does not
+    depend on what was attached first.
+    """
+    with without_own_values(model):
+        pass
+
+
+@contextmanager
+def without_own_values(model: keras.layers.Layer) -> Iterator[None]:
+    """Context manager: layers have no stored values as children; afterwards, as `put_last`."""
+    children = [
+        (layer, _attribute(weight, name), own)
+        for _, _, weight in base_weights(model)
+        for name, own in own_values(weight).items()
+        for layer in _layers_with(model, weight)[:1]
+    ]
+    for layer, attribute, _ in children:
+        detach_child(layer, attribute)
+    try:
+        yield
+    finally:
+        for layer, attribute, own in children:
+            attach_child(layer, attribute, own)
+        for layer in all_layers(model):
+            if isinstance(layer, OwnValuesLayer):
+                remove_mixin(layer, OwnValuesLayer)
+                add_mixin(layer, OwnValuesLayer)
 
 
 @contextmanager

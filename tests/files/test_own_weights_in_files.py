@@ -1,0 +1,67 @@
+"""Weights that several adapters train: the values of each are in every file and copy."""
+
+import copy
+import pickle
+
+import keras
+import numpy as np
+import pytest
+from cases import shake
+from own_weights import X, adapted, add, outputs, plain, same
+
+import keras_svd_adapters as ksa
+
+
+def saved_and_loaded(model, tmp_path):
+    model.save(tmp_path / "whole.keras")
+    return keras.models.load_model(tmp_path / "whole.keras")
+
+
+def weights_alone(model, tmp_path):
+    model.save_weights(tmp_path / "all.weights.h5")
+    other = plain()
+    for name in "abc":
+        add(other, name, **({"train": "head"} if name != "c" else {}))
+    ksa.set_adapter(other, "a")
+    other.load_weights(tmp_path / "all.weights.h5")
+    return other
+
+
+def adapter_files(model, tmp_path):
+    other = plain()
+    for name in "ba":
+        ksa.save_adapter(model, tmp_path / f"{name}.keras", name)
+    for name in "ba":
+        ksa.load_adapter(other, tmp_path / f"{name}.keras", name, verbose=0)
+    return other
+
+
+COPIES = {
+    "the whole model": saved_and_loaded,
+    "its weights": weights_alone,
+    "files of adapters": adapter_files,
+    "a deep copy": lambda model, _: copy.deepcopy(model),
+    "pickle": lambda model, _: pickle.loads(pickle.dumps(model)),
+}
+
+
+@pytest.mark.parametrize("copied", COPIES.values(), ids=COPIES)
+def test_both_heads_are_saved(copied, tmp_path):
+    model = adapted({"train": "head"})
+    expected = outputs(model)
+    ksa.set_adapter(model, "b")
+    other = copied(model, tmp_path)
+    same(outputs(other, ("b", "a")), expected)
+    expected = ksa.predict(model, X, ["a", "b"] * 3)
+    np.testing.assert_allclose(ksa.predict(other, X, ["a", "b"] * 3), expected, atol=1e-5)
+
+
+def test_a_file_goes_into_an_adapter_that_is_there(tmp_path):
+    model = adapted({"train": "head"})
+    expected = outputs(model)
+    ksa.save_adapter(model, tmp_path / "a.keras", "a")
+    ksa.set_adapter(model, "a")
+    shake(model, seed=7)
+    ksa.set_adapter(model, "b")
+    ksa.load_adapter(model, tmp_path / "a.keras", "a", verbose=0)
+    same(outputs(model), expected)
