@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from inspect import signature
 from typing import Any, NamedTuple
 
 import keras
@@ -11,11 +12,6 @@ from keras import ops
 from keras_svd_adapters.adapters.layer_kinds import base_kernel_value
 from keras_svd_adapters.kernels.quantized import float_policy, mode_of, stored_weights
 from keras_svd_adapters.runtime.host_values import to_host_exact
-from keras_svd_adapters.runtime.keras_private.versions import (
-    int4_config,
-    quantization_config_of,
-    quantize_layer,
-)
 
 
 class Rounded(NamedTuple):
@@ -36,7 +32,7 @@ def quantized_kernel(
     """Quantize a kernel as a layer of this kind stores it after `quantize(mode, config=config)`."""
     twin = _float_copy(layer)
     twin.kernel.assign(kernel)
-    quantize_layer(twin, mode, config)
+    twin.quantize(mode) if config is None else twin.quantize(mode, config=config)
     stored = {name: to_host_exact(weight) for name, weight in stored_weights(twin).items()}
     return Rounded(stored, ops.convert_to_numpy(ops.cast(base_kernel_value(twin), "float32")))
 
@@ -49,14 +45,17 @@ def requantized_kernel(layer: keras.layers.Layer, kernel: Any) -> Rounded:
 def _config_of(layer: keras.layers.Layer) -> Any:
     """Return the quantization configuration of a layer.
 
-    A layer that was built from a quantized policy stores no configuration.
+    A layer that was built from a quantized policy stores no configuration. Keras quantizes by
+    configurations since 3.13, and int4 in groups since 3.14.
     """
-    config = quantization_config_of(layer)
-    if config is not None or mode_of(layer) != "int4":
+    config = getattr(layer, "quantization_config", None)
+    known: Any = getattr(keras.quantizers, "Int4QuantizationConfig", None)
+    has_groups = known is not None and "block_size" in signature(known).parameters
+    if config is not None or mode_of(layer) != "int4" or not has_groups:
         return config
     groups = stored_weights(layer).get("g_idx")
     block = None if groups is None else int(np.sum(ops.convert_to_numpy(groups) == 0))
-    return int4_config(block)
+    return known(block_size=block)
 
 
 def _float_copy(layer: Any) -> Any:

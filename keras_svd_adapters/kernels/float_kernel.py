@@ -9,8 +9,7 @@ import keras
 from keras import ops
 
 from keras_svd_adapters.kernels.quantized import BESIDE_KERNEL
-from keras_svd_adapters.runtime.keras_private.layers import unlocked
-from keras_svd_adapters.runtime.keras_private.variables import replace_kernel
+from keras_svd_adapters.runtime.keras_private.layers import replace_kernel, unlocked
 
 
 def make_float(layer: Any, kernel: Any, policy: Any) -> Callable[[], None]:
@@ -20,8 +19,9 @@ def make_float(layer: Any, kernel: Any, policy: Any) -> Callable[[], None]:
         A function that restores the quantized kernel.
     """
     names = [name for name in BESIDE_KERNEL if hasattr(layer, name)]
+    configured = hasattr(layer, "quantization_config")  # since Keras 3.13
     before = {name: getattr(layer, name) for name in names}
-    quantized_policy, config = _own_policy(layer), layer.quantization_config
+    quantized_policy, config = _own_policy(layer), getattr(layer, "quantization_config", None)
     with unlocked(layer):
         floats = layer.add_weight(  # may run out of memory, before anything changes
             name="kernel",
@@ -33,7 +33,8 @@ def make_float(layer: Any, kernel: Any, policy: Any) -> Callable[[], None]:
         integers = replace_kernel(layer, floats, quantized=False)
         for name in names:
             delattr(layer, name)
-        layer.quantization_config = None
+        if configured:
+            layer.quantization_config = None
         layer.dtype_policy = policy
 
     def take_back() -> None:
@@ -41,7 +42,8 @@ def make_float(layer: Any, kernel: Any, policy: Any) -> Callable[[], None]:
             replace_kernel(layer, integers, quantized=True)
             for name, value in before.items():
                 setattr(layer, name, value)
-            layer.quantization_config = config
+            if configured:
+                layer.quantization_config = config
             layer.dtype_policy = quantized_policy
 
     return take_back

@@ -8,7 +8,7 @@ import keras
 from keras import ops
 
 from keras_svd_adapters.kernels.matrix_view import KernelView
-from keras_svd_adapters.runtime.keras_private.traversal import direct_weights
+from keras_svd_adapters.runtime.keras_private.layers import direct_weights
 
 MODES = ("int8", "int4")
 BESIDE_KERNEL = ("kernel_scale", "kernel_zero", "g_idx")

@@ -9,7 +9,7 @@ from keras_svd_adapters.adapters.carried import adapters_of
 from keras_svd_adapters.adapters.layer_kinds import base_kernel_variable
 from keras_svd_adapters.kernels.quantized import holds_integers
 from keras_svd_adapters.models.sites.site import Site
-from keras_svd_adapters.runtime.keras_private.traversal import all_layers, direct_weights
+from keras_svd_adapters.runtime.keras_private.layers import all_layers, direct_weights
 from keras_svd_adapters.runtime.live_models import models_containing
 
 

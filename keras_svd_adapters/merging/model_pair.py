@@ -15,7 +15,7 @@ from keras_svd_adapters.models.sites.search import find_sites
 from keras_svd_adapters.models.sites.site import Site
 from keras_svd_adapters.models.state.trained_weights import base_weights
 from keras_svd_adapters.runtime.host_values import to_float_array
-from keras_svd_adapters.runtime.keras_private.traversal import direct_weights
+from keras_svd_adapters.runtime.keras_private.layers import direct_weights
 
 ModelPair = dict[str, Site]
 

@@ -29,7 +29,7 @@ from keras_svd_adapters.models.state.weight_owners import (
     hold_active,
     put_last,
 )
-from keras_svd_adapters.runtime.keras_private.traversal import all_layers
+from keras_svd_adapters.runtime.keras_private.layers import all_layers
 from keras_svd_adapters.runtime.live_models import models_containing
 from keras_svd_adapters.runtime.warnings import warn
 

@@ -41,7 +41,7 @@ from keras_svd_adapters.reports.device_memory import (
     width,
 )
 from keras_svd_adapters.reports.plan_report import Plan, PlannedSite
-from keras_svd_adapters.runtime.keras_private.traversal import all_layers, trainable_by_birth
+from keras_svd_adapters.runtime.keras_private.layers import all_layers, trainable_by_birth
 
 
 def plan(

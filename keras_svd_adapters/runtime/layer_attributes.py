@@ -8,14 +8,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from functools import cache
 from types import FunctionType
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import keras
 
-from keras_svd_adapters.runtime.keras_private.traversal import skipped_attributes
-
+OF_KINDS = {  # models whose layers come first, and their attributes that repeat the layers
+    keras.Sequential: ("_functional",),
+    keras.Function: ("operations", "_operations"),
+}
+UNTRACKED = "_self_unconditional_dependency_names"
 PACKAGE = __name__.partition(".")[0]
 HOLDERS = (keras.layers.Layer, list, tuple, dict)
 WEIGHTS = ("kernel", "embeddings")
@@ -66,9 +70,10 @@ def children(layer: keras.layers.Layer) -> Iterator[tuple[str, Any]]:
     The result equals `_walk_saveable` without the attributes that hold no layer, which are nearly
     all. `_walk_saveable` lists and reads about 300 attributes of each layer.
     """
-    if isinstance(layer, (keras.Sequential, keras.Function)):
+    kind = next((kind for kind in OF_KINDS if isinstance(layer, kind)), keras.layers.Layer)
+    if kind in OF_KINDS:
         yield "layers", layer.layers
-    skipped = skipped_attributes(layer)
+    skipped = _skipped_attributes(kind)
     held = vars(layer) | vars(layer).get("_modules", {})  # PyTorch adds `_modules`
     found = {
         name: value
@@ -87,6 +92,12 @@ def children(layer: keras.layers.Layer) -> Iterator[tuple[str, Any]]:
         yield name, found[name]
 
 
+@cache
+def _skipped_attributes(kind: type) -> frozenset[str]:
+    """Return the attributes that Keras's traversal skips: those of every layer, and a few."""
+    return frozenset([*dir(keras.layers.Layer()), UNTRACKED, *OF_KINDS.get(kind, ())])
+
+
 def _unique_name(class_name: str, used: dict[str, int]) -> str:
     """Return the name of a container's item in a path; `used` counts the names before it."""
     name = re.sub(r"\W+", "", class_name)
@@ -97,7 +108,7 @@ def _unique_name(class_name: str, used: dict[str, int]) -> str:
     return f"{name}_{used[name]}" if used[name] else name
 
 
-def _read_by_class(cls: type, skipped: set[str]) -> list[str]:
+def _read_by_class(cls: type, skipped: frozenset[str]) -> list[str]:
     """Return the properties and values of a class that must be read from an instance.
 
     The list excludes the attributes of this package, which hold no layer, and Keras's own

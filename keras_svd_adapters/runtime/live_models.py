@@ -11,7 +11,7 @@ from weakref import WeakSet
 
 import keras
 
-from keras_svd_adapters.runtime.keras_private.traversal import all_layers
+from keras_svd_adapters.runtime.keras_private.layers import all_layers
 
 _live: WeakSet[keras.Model] = WeakSet()
 _lock = threading.Lock()

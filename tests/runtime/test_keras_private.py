@@ -107,15 +107,6 @@ def test_pin_outlives_every_switch():
     assert not layer.bias.trainable
 
 
-def test_the_skipped_attributes_are_listed_once():
-    keras.backend.clear_session()
-    backbone, _ = models.bert()
-    assert len(list(walk(backbone))) > 20
-    for obj_type in ("Layer", "Functional"):
-        listed = saving_lib.get_attr_skipset(obj_type)
-        assert saving_lib.get_attr_skipset(obj_type) is listed
-
-
 def test_models_that_are_made_later_are_found():
     layer = keras.layers.Dense(2)
     model = keras.Sequential([keras.Input((3,)), layer])

@@ -14,7 +14,7 @@ import keras
 from backbones import BACKBONES
 
 import keras_svd_adapters as ksa
-from keras_svd_adapters.runtime.keras_private.traversal import all_layers, direct_weights
+from keras_svd_adapters.runtime.keras_private.layers import all_layers, direct_weights
 
 PAGE = Path(__file__).parents[2] / "guides" / "coverage.md"
 LOOKED_UP = ("Embedding", "Position", "Token", "CLS")

@@ -15,7 +15,7 @@ from keras import ops
 
 from keras_svd_adapters.adapters.class_mixing import add_mixin, remove_mixin
 from keras_svd_adapters.kernels.quantized import MODES, copy_without, mode_of
-from keras_svd_adapters.runtime.keras_private.traversal import all_layers
+from keras_svd_adapters.runtime.keras_private.layers import all_layers
 
 
 class QuantizedLogits:

@@ -7,7 +7,7 @@ import re
 import keras
 
 from keras_svd_adapters.adapters.layer_kinds import adapted_class_for
-from keras_svd_adapters.runtime.keras_private.traversal import direct_weights
+from keras_svd_adapters.runtime.keras_private.layers import direct_weights
 
 EXPERTS = re.compile("[Ee]xpert|MoE|Moe")
 CELLS = {

@@ -11,7 +11,7 @@ import keras
 
 from keras_svd_adapters.files.peft.families import FAMILIES, GEMMA, Family
 from keras_svd_adapters.models.sites.search import find_sites
-from keras_svd_adapters.runtime.keras_private.traversal import all_layers
+from keras_svd_adapters.runtime.keras_private.layers import all_layers
 
 Modules = Mapping[str, str]
 

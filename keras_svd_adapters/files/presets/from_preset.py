@@ -25,9 +25,8 @@ from keras_svd_adapters.models.assignment import check_name, check_shapes, choos
 from keras_svd_adapters.models.attaching import paths_of
 from keras_svd_adapters.models.enable import enable
 from keras_svd_adapters.models.without_weights import require_keras_hub
-from keras_svd_adapters.runtime.keras_private.layers import refresh_torch_parameters
+from keras_svd_adapters.runtime.keras_private.layers import direct_weights, refresh_torch_parameters
 from keras_svd_adapters.runtime.keras_private.tracing import shapes_only
-from keras_svd_adapters.runtime.keras_private.traversal import direct_weights
 from keras_svd_adapters.runtime.keras_private.variables import has_value, weights_store
 from keras_svd_adapters.runtime.layer_attributes import walk
 from keras_svd_adapters.runtime.processes import run_on_each

@@ -20,7 +20,7 @@ from keras_svd_adapters.models.sites.search import adapted_sites
 from keras_svd_adapters.models.state.adapted_model import AdaptedModel
 from keras_svd_adapters.models.state.freezing import trainable_as_at_first
 from keras_svd_adapters.models.state.weight_owners import without_own_values
-from keras_svd_adapters.runtime.keras_private.traversal import all_layers
+from keras_svd_adapters.runtime.keras_private.layers import all_layers
 
 _saving: ContextVar[bool] = ContextVar("saving", default=False)
 

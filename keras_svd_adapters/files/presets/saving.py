@@ -20,7 +20,7 @@ from keras_svd_adapters.files.save import save_adapter
 from keras_svd_adapters.models.named_adapters import require_values
 from keras_svd_adapters.models.sites.search import adapted_sites, adapter_names
 from keras_svd_adapters.models.state.trained_weights import base_weights
-from keras_svd_adapters.runtime.keras_private.traversal import all_layers
+from keras_svd_adapters.runtime.keras_private.layers import all_layers
 
 INDEX, FOLDER, FORMAT_VERSION = "adapters.json", "adapters", 1
 

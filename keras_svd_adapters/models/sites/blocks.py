@@ -11,7 +11,7 @@ from typing import Any
 import keras
 
 from keras_svd_adapters.models.sites.site import Site
-from keras_svd_adapters.runtime.keras_private.traversal import producer
+from keras_svd_adapters.runtime.keras_private.layers import producer
 
 PRESETS = ("attention", "mlp", "all")
 ATTENTION = re.compile("attention|attn|mha|qkv", re.IGNORECASE)

@@ -21,8 +21,7 @@ from keras_svd_adapters.kernels.placement import mirrored_scope
 from keras_svd_adapters.methods.method import Method
 from keras_svd_adapters.models.sites.search import adapted_sites
 from keras_svd_adapters.models.sites.site import Site
-from keras_svd_adapters.runtime.keras_private.layers import attach_child, detach_child
-from keras_svd_adapters.runtime.keras_private.traversal import all_layers
+from keras_svd_adapters.runtime.keras_private.layers import all_layers, attach_child, detach_child
 from keras_svd_adapters.runtime.live_models import models_containing
 
 Shared = dict[str, SharedArrays]

@@ -17,9 +17,8 @@ from keras_svd_adapters.models.state.adapted_model import AdaptedModel
 from keras_svd_adapters.models.state.compiled_functions import SLOTS, store_of
 from keras_svd_adapters.models.state.optimizer_state import fresh_optimizer, renewed_optimizer
 from keras_svd_adapters.models.state.trained_weights import base_weights
-from keras_svd_adapters.runtime.keras_private.layers import refresh_torch_parameters
+from keras_svd_adapters.runtime.keras_private.layers import all_layers, refresh_torch_parameters
 from keras_svd_adapters.runtime.keras_private.tracing import end_loop_state
-from keras_svd_adapters.runtime.keras_private.traversal import all_layers
 from keras_svd_adapters.runtime.live_models import models_containing
 from keras_svd_adapters.runtime.model_lock import model_lock
 from keras_svd_adapters.runtime.warnings import warn

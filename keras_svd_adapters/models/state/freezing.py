@@ -10,10 +10,10 @@ import keras
 from keras_svd_adapters.adapters.frozen_variables import freeze_variable, unfreeze_variable
 from keras_svd_adapters.models.sites.search import adapted_sites
 from keras_svd_adapters.models.state.trained_weights import base_weights
-from keras_svd_adapters.runtime.keras_private.layers import set_own_trainable
-from keras_svd_adapters.runtime.keras_private.traversal import (
+from keras_svd_adapters.runtime.keras_private.layers import (
     all_layers,
     direct_weights,
+    set_own_trainable,
     trainable_by_birth,
 )
 from keras_svd_adapters.runtime.live_models import models_containing

@@ -13,7 +13,7 @@ from keras_svd_adapters.adapters.own_values import owners_of
 from keras_svd_adapters.adapters.stored_arrays import StoredArrays
 from keras_svd_adapters.models.sites.search import adapted_sites
 from keras_svd_adapters.models.sites.site import Site
-from keras_svd_adapters.runtime.keras_private.traversal import all_layers, direct_weights
+from keras_svd_adapters.runtime.keras_private.layers import all_layers, direct_weights
 from keras_svd_adapters.runtime.layer_attributes import walk
 
 BIASES = ("none", "adapted", "all")

@@ -19,8 +19,12 @@ from keras_svd_adapters.adapters.own_values import (
 from keras_svd_adapters.models.sites.site import RECURRENT
 from keras_svd_adapters.models.state.trained_weights import base_weights
 from keras_svd_adapters.runtime.host_values import restore_values_on_error
-from keras_svd_adapters.runtime.keras_private.layers import attach_child, detach_child
-from keras_svd_adapters.runtime.keras_private.traversal import all_layers, direct_weights
+from keras_svd_adapters.runtime.keras_private.layers import (
+    all_layers,
+    attach_child,
+    detach_child,
+    direct_weights,
+)
 from keras_svd_adapters.runtime.layer_attributes import walk
 
 

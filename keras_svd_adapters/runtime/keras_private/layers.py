@@ -1,22 +1,45 @@
-"""Private Keras API that changes built layers. Checked on Keras 3.15.
+"""Private Keras API that finds and changes the layers of a model (Keras 3.10 to 3.15).
 
+- `_layers`, `_flatten_layers`: the layers below a layer, also during construction.
+- `_trainable_variables`, `_non_trainable_variables`: weights of a layer without its children's.
+- `_keras_history`, `_inbound_nodes`: the layer that makes an output.
 - `_tracker`: a built layer is locked, and an adapter is a new child of a built layer.
 - `REGISTERED_OBJS_TO_NAMES`, `GLOBAL_CUSTOM_NAMES`: the name of a class of `class_mixing` in a
   configuration. The public decorator would also redirect the name of the class itself.
 - `_trainable`: setting `trainable` on a parent would also change all layers below the parent.
 - `_track_variables` (torch): `model.parameters()` lists new variables only after this call.
+- `_kernel`, `_is_quantized` (since 3.12): Keras cannot undo the quantization of a layer.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from operator import attrgetter
+from typing import Any
 
 import keras
 from keras.src.api_export import REGISTERED_OBJS_TO_NAMES
 from keras.src.saving.object_registration import GLOBAL_CUSTOM_NAMES
 
-from keras_svd_adapters.runtime.keras_private.traversal import all_layers
+trainable_by_birth = attrgetter("_trainable_variables")  # direct weights, made trainable
+
+
+def all_layers(layer: keras.layers.Layer) -> list[keras.layers.Layer]:
+    """Return a layer and every layer below it, or an empty list early in its construction."""
+    return list(layer._flatten_layers()) if hasattr(layer, "_layers") else []
+
+
+def direct_weights(layer: keras.layers.Layer) -> list[keras.Variable]:
+    """Return the weights of a layer in the order of its files, without those of its children."""
+    return [*layer._trainable_variables, *layer._non_trainable_variables]
+
+
+def producer(output: Any) -> tuple[Any, list[Any] | None]:
+    """Return the layer of a symbolic output, and the symbolic inputs of that call, if known."""
+    layer, index = output._keras_history[:2]
+    nodes = layer._inbound_nodes
+    return layer, nodes[index].arguments.keras_tensors if nodes else None
 
 
 @contextmanager
@@ -60,3 +83,12 @@ def refresh_torch_parameters(model: keras.layers.Layer) -> None:
     """Update `model.parameters()` after variables were added or removed. Torch only."""
     for layer in all_layers(model) if keras.backend.backend() == "torch" else []:
         layer._track_variables()
+
+
+def replace_kernel(layer: Any, kernel: keras.Variable, quantized: bool) -> keras.Variable:
+    """Replace the kernel of an unlocked layer, before the bias if it trains; return the old one."""
+    before = layer._kernel
+    del layer._kernel
+    layer._kernel, layer._is_quantized = kernel, quantized
+    layer._trainable_variables.sort(key=lambda weight: weight is not kernel)
+    return before

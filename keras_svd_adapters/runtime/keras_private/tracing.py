@@ -1,4 +1,4 @@
-"""Private Keras API for how a model is called or traced. Checked on Keras 3.15.
+"""Private Keras API for how a model is called or traced (Keras 3.10 to 3.15).
 
 - `in_symbolic_scope`: Keras calls layers for their shapes before it loads their weights.
 - `current_call_ctx`: convolutions take no `training`, but the dropout of an adapter needs it.
@@ -18,17 +18,13 @@ from keras.src.backend.common import global_state
 from keras.src.backend.common.symbolic_scope import in_symbolic_scope
 
 trace_shapes = compute_output_spec  # call a function with inputs that have shapes but no values
-
-
-def only_shapes_matter() -> bool:
-    """Return whether Keras computes shapes only, without values."""
-    return bool(in_symbolic_scope())
+only_shapes_matter = in_symbolic_scope  # whether Keras computes shapes only, without values
 
 
 def is_training() -> bool:
     """Return whether a layer without a `training` argument is called for training."""
     context = global_state.get_global_attribute("current_call_ctx")
-    return bool(context is not None and context.get_value("training"))
+    return bool(context and context.get_value("training"))
 
 
 @contextmanager

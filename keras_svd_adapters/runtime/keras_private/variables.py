@@ -1,21 +1,24 @@
-"""Private Keras API of variables, their files and their optimizer. Checked on Keras 3.15.
+"""Private Keras API of variables, their files and their optimizer (Keras 3.10 to 3.15).
 
 - `_value`, `_initialize`, `_deferred_initialize`, `_initializer`: first values come from a file.
 - `H5IOStore`, `ShardedH5IOStore`: layers load from these stores, which reject links out of a file.
 - `_layout`: `add_weight` takes no layout, and a `LayoutMap` would need the names of this package.
-- `_exclude_from_weight_decay`, its pattern and cache, `_use_weight_decay`, `_var_key`: the public
-  setter drops earlier exclusions. `_apply_weight_decay`: torch fails if no variable decays.
+- `_exclude_from_weight_decay` and around it: the public setter drops what was excluded before.
+- `_apply_weight_decay`: torch fails if no variable decays.
 - `_learning_rate`: the schedule behind `learning_rate`, also one without `get_config`.
-- `_kernel`, `_is_quantized`: the quantization of a layer, which Keras cannot undo.
 """
 
 from __future__ import annotations
 
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
 import keras
 from keras.src.saving.saving_lib import H5IOStore, ShardedH5IOStore
+
+layout_of = attrgetter("_layout")  # `None` without a layout of its own (JAX)
+rate_or_schedule = attrgetter("_learning_rate")  # a variable, a schedule or a function
 
 
 def has_value(variable: keras.Variable) -> bool:
@@ -25,21 +28,13 @@ def has_value(variable: keras.Variable) -> bool:
 
 def initialize(variable: keras.Variable, value: Any = None) -> None:
     """Give a variable its first value, by default the value of its initializer."""
-    if value is None:
-        variable._deferred_initialize()
-    else:
-        variable._initialize(value)
-        variable._initializer = None
+    variable._deferred_initialize() if value is None else variable._initialize(value)
+    variable._initializer = None
 
 
 def weights_store(path: Path) -> Any:
     """Return Keras's reader of a weights file, or of an index of files; the caller closes it."""
     return (ShardedH5IOStore if path.suffix == ".json" else H5IOStore)(path, mode="r")
-
-
-def layout_of(variable: keras.Variable) -> Any:
-    """Return the layout of a variable, or `None` if it has no layout of its own."""
-    return variable._layout
 
 
 def set_layout(variable: keras.Variable, layout: Any) -> None:
@@ -58,20 +53,5 @@ def exclude_from_weight_decay(optimizer: Any, variables: list[Any], among: list[
 
 def copy_decay_exclusions(source: Any, target: Any) -> None:
     """Copy the weight decay exclusions of one optimizer to another."""
-    for name in ("_exclude_from_weight_decay", "_exclude_from_weight_decay_pattern"):
-        if hasattr(source, name):
-            setattr(target, name, getattr(source, name))
-
-
-def rate_or_schedule(optimizer: keras.optimizers.Optimizer) -> Any:
-    """Return the learning rate as given: a variable, a schedule or a function."""
-    return optimizer._learning_rate
-
-
-def replace_kernel(layer: Any, kernel: keras.Variable, quantized: bool) -> keras.Variable:
-    """Replace the kernel of an unlocked layer, before the bias if it trains; return the old one."""
-    before = layer._kernel
-    del layer._kernel
-    layer._kernel, layer._is_quantized = kernel, quantized
-    layer._trainable_variables.sort(key=lambda weight: weight is not kernel)
-    return before
+    names = {"_exclude_from_weight_decay", "_exclude_from_weight_decay_pattern"}
+    vars(target).update({name: vars(source)[name] for name in names & vars(source).keys()})
