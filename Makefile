@@ -4,7 +4,7 @@ BIN := .venv/bin
 BACKENDS := jax tensorflow torch
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
-.PHONY: demo demo-all demo-gemma comparison bench test test-all $(BACKENDS:%=test-%) coverage coverage-page $(BACKENDS:%=coverage-%) fuzz mutants $(BACKENDS:%=reach-%) lint house docs notebooks clean
+.PHONY: demo demo-all demo-gemma comparison bench test test-all $(BACKENDS:%=test-%) coverage coverage-page $(BACKENDS:%=coverage-%) fuzz mutants $(BACKENDS:%=reach-%) lint compat house docs notebooks clean
 
 demo: .venv/ready
 	KERAS_BACKEND=$${KERAS_BACKEND:-jax} $(BIN)/python examples/quickstart.py
@@ -22,7 +22,7 @@ bench: .venv/ready
 	$(BIN)/python benchmarks/run.py
 
 # Two workers on two cores: one thread of linear algebra each, and each graph of JAX compiled once.
-TESTING := $(BACKENDS:%=test-%) $(BACKENDS:%=reach-%) mutants
+TESTING := $(BACKENDS:%=test-%) $(BACKENDS:%=reach-%) mutants compat
 $(TESTING): export OMP_NUM_THREADS ?= 1
 $(TESTING): export OPENBLAS_NUM_THREADS ?= 1
 $(TESTING): export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.cache/jax
@@ -59,6 +59,10 @@ coverage-page: .venv/ready
 
 $(BACKENDS:%=coverage-%): coverage-%: coverage-page
 	EVERY=1 $(PYTEST) tests/properties/test_coverage.py
+
+# The contract of `tests/compat` on each version of Keras, as a table; or `make compat KERAS=3.13.2`.
+compat: .venv/ready
+	$(BIN)/python tests/compat/run.py $(KERAS)
 
 fuzz: .venv/ready
 	KERAS_BACKEND=torch $(BIN)/python tests/support/fuzzing.py 10000

@@ -26,6 +26,9 @@ Verbs, each with its own `help`:
 - HF PEFT: `export_peft`, `import_peft`
 """
 
+from keras_svd_adapters.runtime import supported_keras  # noqa: F401
+
+# isort: split
 from keras_svd_adapters.adapters.layers.registry import register_kernels
 from keras_svd_adapters.files.archive import AdapterFileError
 from keras_svd_adapters.files.load import load_adapter

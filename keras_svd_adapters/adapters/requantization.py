@@ -32,9 +32,14 @@ def quantized_kernel(
     """Quantize a kernel as a layer of this kind stores it after `quantize(mode, config=config)`."""
     twin = _float_copy(layer)
     twin.kernel.assign(kernel)
-    twin.quantize(mode) if config is None else twin.quantize(mode, config=config)
+    quantize_in_keras(twin, mode, config)
     stored = {name: to_host_exact(weight) for name, weight in stored_weights(twin).items()}
     return Rounded(stored, ops.convert_to_numpy(ops.cast(base_kernel_value(twin), "float32")))
+
+
+def quantize_in_keras(target: Any, mode: str, config: Any) -> None:
+    """Call `quantize` of a layer or model; Keras before 3.12 takes no configuration."""
+    target.quantize(mode) if config is None else target.quantize(mode, config=config)
 
 
 def requantized_kernel(layer: keras.layers.Layer, kernel: Any) -> Rounded:

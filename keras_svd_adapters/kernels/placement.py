@@ -9,7 +9,7 @@ from typing import Any
 import keras
 
 from keras_svd_adapters.kernels.matrix_view import KernelView
-from keras_svd_adapters.runtime.keras_private.variables import has_value, layout_of, set_layout
+from keras_svd_adapters.runtime.keras_private.variables import layout_of, set_layout, stored_value
 
 
 def array_layout(kernel: keras.Variable, view: KernelView, axes: str) -> Any:
@@ -85,7 +85,7 @@ def place_variable(variable: keras.Variable, layout: Any = None) -> None:
 
 def sharding_of(variable: keras.Variable) -> Any:
     """Return the JAX sharding of a variable; `None` on other backends, or without a value yet."""
-    return getattr(variable.value, "sharding", None) if has_value(variable) else None
+    return getattr(variable.value, "sharding", None) if stored_value(variable) is not None else None
 
 
 def apply_layout(variable: keras.Variable, layout: Any) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 
 from keras_svd_adapters.adapters.attachment import attach
 from keras_svd_adapters.adapters.layer_kinds import base_kernel_variable
-from keras_svd_adapters.adapters.requantization import quantized_kernel
+from keras_svd_adapters.adapters.requantization import quantize_in_keras, quantized_kernel
 from keras_svd_adapters.kernels.quantization_error import STARTS, Compensated, fit_residual
 from keras_svd_adapters.kernels.quantized import ADAPTED, MODES, holds_integers, mode_of
 from keras_svd_adapters.methods.low_rank.lora import LoRA
@@ -145,7 +145,7 @@ def quantize(
             progress.step(site.path)
     replaced = sites if start == "qpissa" or iterations > 1 else []
     with _replaced(replaced, found):
-        model.quantize(mode, config=config)
+        quantize_in_keras(model, mode, config)
     _attach(model, method, name, found)
     kernels = (CompensatedKernel(s.path, found[s.key].alone, found[s.key].error) for s in sites)
     return Compensation(mode, name, tuple(kernels))
@@ -154,6 +154,13 @@ def quantize(
 def _check(mode: str, method: LoRA, start: str, iterations: int) -> None:
     if mode not in MODES:
         raise ValueError(f"`mode` is one of {MODES}. Received: mode={mode!r}")
+    try:
+        keras.dtype_policies.get(f"{mode}_from_float32")
+    except ValueError:
+        raise ValueError(
+            f"This version of Keras does not quantize to {mode}: `pip install 'keras>=3.11'`. "
+            f"Received: mode={mode!r}, with Keras {keras.__version__}"
+        ) from None
     if type(method) is not LoRA:
         raise ValueError(
             "Only LoRA can compensate for the quantization error: use `LoRA(rank=16)`. For "

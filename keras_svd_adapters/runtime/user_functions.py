@@ -29,8 +29,10 @@ def place_of_user_function(inputs: Any) -> str | None:
     folders, place, frame = tuple(package_folders()), None, sys._getframe(1)
     while frame is not None:
         file, name = frame.f_code.co_filename, frame.f_code.co_name
+        if name.removeprefix("tf__") in FUNCTIONS:
+            return None
         if file.startswith(folders):
-            if name in FUNCTIONS or any(part in file for part in FILES):
+            if any(part in file for part in FILES):
                 return None
         elif place is None and not any(part in file for part in OF_LIBRARIES):
             place = f"{file}:{frame.f_lineno}"

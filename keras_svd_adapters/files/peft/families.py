@@ -102,36 +102,34 @@ DISTILBERT = Family(
     "SEQ_CLS",
     {"pooled_dense": "pre_classifier", "logits": "classifier"},
 )
+VIT_NAMES = {
+    "mha/query": "attention.q_proj",
+    "mha/key": "attention.k_proj",
+    "mha/value": "attention.v_proj",
+    "mha/attention_output": "attention.o_proj",
+    "mlp/dense_1": "mlp.fc1",
+    "mlp/dense_2": "mlp.fc2",
+}
+OLDER_VIT_NAMES = {
+    "mha/query": "attention.attention.query",
+    "mha/key": "attention.attention.key",
+    "mha/value": "attention.attention.value",
+    "mha/attention_output": "attention.output.dense",
+    "mlp/dense_1": "intermediate.dense",
+    "mlp/dense_2": "output.dense",
+}
+VIT_BLOCKS = ("vit_encoder/transformer_block_{}", "vit_encoder/tranformer_block_{}")  # before 0.26
 VIT = Family(
-    _under(
-        "vit_encoder/transformer_block_{}/mha",
-        "layers.{}.attention",
-        {"query": "q_proj", "key": "k_proj", "value": "v_proj", "attention_output": "o_proj"},
-    )
-    | _under(
-        "vit_encoder/transformer_block_{}/mlp",
-        "layers.{}.mlp",
-        {"dense_1": "fc1", "dense_2": "fc2"},
-    ),
+    {k: v for block in VIT_BLOCKS for k, v in _under(block, "layers.{}", VIT_NAMES).items()},
     "vit",
     None,
     {"predictions": "classifier"},
     first_block=1,
-    older=_under(
-        "vit_encoder/transformer_block_{}/mha",
-        "encoder.layer.{}.attention",
-        {
-            "query": "attention.query",
-            "key": "attention.key",
-            "value": "attention.value",
-            "attention_output": "output.dense",
-        },
-    )
-    | _under(
-        "vit_encoder/transformer_block_{}/mlp",
-        "encoder.layer.{}",
-        {"dense_1": "intermediate.dense", "dense_2": "output.dense"},
-    ),
+    older={
+        k: v
+        for block in VIT_BLOCKS
+        for k, v in _under(block, "encoder.layer.{}", OLDER_VIT_NAMES).items()
+    },
 )
 FAMILIES = {
     "LlamaBackbone": LLAMA,

@@ -7,12 +7,12 @@ from typing import Any
 import keras
 
 from keras_svd_adapters.kernels.quantized import mode_of
-from keras_svd_adapters.runtime.keras_private.variables import has_value, initialize
+from keras_svd_adapters.runtime.keras_private.variables import initialize, stored_value
 
 
 def give_first_value(variable: keras.Variable, value: Any = None) -> None:
     """Give a variable of `shapes_only` its first value, by default that of its initializer."""
-    if has_value(variable):
+    if stored_value(variable) is not None:
         return
     if value is None:
         initialize(variable)

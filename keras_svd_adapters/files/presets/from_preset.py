@@ -27,7 +27,7 @@ from keras_svd_adapters.models.enable import enable
 from keras_svd_adapters.models.without_weights import require_keras_hub
 from keras_svd_adapters.runtime.keras_private.layers import direct_weights, refresh_torch_parameters
 from keras_svd_adapters.runtime.keras_private.tracing import shapes_only
-from keras_svd_adapters.runtime.keras_private.variables import has_value, weights_store
+from keras_svd_adapters.runtime.keras_private.variables import stored_value, weights_store
 from keras_svd_adapters.runtime.layer_attributes import walk
 from keras_svd_adapters.runtime.processes import run_on_each
 
@@ -136,7 +136,7 @@ def _fill(model: keras.Model, file: Path) -> None:
             f"The weights do not fit the model of this preset, or are damaged: {error}. Save or "
             f"fetch the preset again. Received: {str(file)!r}"
         ) from error
-    if empty := [w.path for w in model.weights if not has_value(w)]:
+    if empty := [w.path for w in model.weights if stored_value(w) is None]:
         raise ValueError(
             f"The file has no values for {len(empty)} weights, such as {empty[0]}: load this "
             f"preset by KerasHub's `from_preset`. Received: {str(file)!r}"

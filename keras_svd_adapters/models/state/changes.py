@@ -18,7 +18,7 @@ from keras_svd_adapters.models.state.compiled_functions import SLOTS, store_of
 from keras_svd_adapters.models.state.optimizer_state import fresh_optimizer, renewed_optimizer
 from keras_svd_adapters.models.state.trained_weights import base_weights
 from keras_svd_adapters.runtime.keras_private.layers import all_layers, refresh_torch_parameters
-from keras_svd_adapters.runtime.keras_private.tracing import end_loop_state
+from keras_svd_adapters.runtime.keras_private.tracing import end_loop_state, record_loop_sharding
 from keras_svd_adapters.runtime.live_models import models_containing
 from keras_svd_adapters.runtime.model_lock import model_lock
 from keras_svd_adapters.runtime.warnings import warn
@@ -83,6 +83,7 @@ def update_functions(
     for around in models_containing(all_layers(model)):
         refresh_torch_parameters(around)
         _renew_optimizer(around)
+        record_loop_sharding(around)
         store = store_of(around)
         store.trains = bool(around.trainable_variables)
         if not only_switched:

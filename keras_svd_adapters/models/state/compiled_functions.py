@@ -20,7 +20,7 @@ import keras
 
 from keras_svd_adapters.adapters.mode import current_mode, in_mode
 from keras_svd_adapters.adapters.per_sample import AdapterIds
-from keras_svd_adapters.runtime.keras_private.variables import has_value, initialize
+from keras_svd_adapters.runtime.keras_private.variables import initialize, stored_value
 
 SLOTS = {  # the functions that Keras stores, and the methods that its loops compile
     "train_function": "train_step",
@@ -220,7 +220,7 @@ def _returns_state(model: Any, slot: str, function: Callable[..., Any]) -> Calla
             lists += [model.metrics_variables] if slot != "predict_function" else []
             for variables, values in zip(lists, state, strict=True):
                 for variable, value in zip(variables, values, strict=True):
-                    if not has_value(variable) and not value.is_deleted():
+                    if stored_value(variable) is None and not value.is_deleted():
                         initialize(variable, value)
             raise
 

@@ -17,8 +17,7 @@ from keras.src.backend import compute_output_spec
 from keras.src.backend.common import global_state
 from keras.src.backend.common.symbolic_scope import in_symbolic_scope
 
-trace_shapes = compute_output_spec  # call a function with inputs that have shapes but no values
-only_shapes_matter = in_symbolic_scope  # whether Keras computes shapes only, without values
+trace_shapes, only_shapes_matter = compute_output_spec, in_symbolic_scope
 
 
 def is_training() -> bool:
@@ -45,3 +44,9 @@ def end_loop_state(model: keras.Model) -> None:
     if getattr(model, "_jax_state", None):
         model.jax_state_sync()
         model._jax_state = None
+
+
+def record_loop_sharding(model: keras.Model) -> None:
+    """Let a loop of Keras before 3.12 know how the variables are sharded from now on (JAX)."""
+    if getattr(model, "_trainable_variable_shardings", None):
+        model._record_training_state_sharding_spec()

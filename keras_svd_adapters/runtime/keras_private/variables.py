@@ -17,13 +17,9 @@ from typing import Any
 import keras
 from keras.src.saving.saving_lib import H5IOStore, ShardedH5IOStore
 
+stored_value = attrgetter("_value")  # `None` for a variable of `shapes_only`
 layout_of = attrgetter("_layout")  # `None` without a layout of its own (JAX)
 rate_or_schedule = attrgetter("_learning_rate")  # a variable, a schedule or a function
-
-
-def has_value(variable: keras.Variable) -> bool:
-    """Return whether a variable of `shapes_only` has its first value."""
-    return variable._value is not None
 
 
 def initialize(variable: keras.Variable, value: Any = None) -> None:

@@ -1,0 +1,291 @@
+"""What every version of Keras must do, verb by verb; `make compat` runs it on each version.
+
+Names of tests are the verbs of the table. Adapter files of other versions come from the folder
+`COMPAT_FILES`; this version leaves its own there.
+"""
+
+import copy
+import json
+import os
+from pathlib import Path
+
+import keras
+import keras_hub
+import models
+import numpy as np
+import pytest
+from cases import METHODS, numpy, shake
+
+import keras_svd_adapters as ksa
+
+CORE = {
+    name: case.method
+    for name, case in METHODS.items()
+    if not case.variant and name != "token_rows" and not case.square_only
+}
+every_method = pytest.mark.parametrize("method", CORE.values(), ids=CORE)
+X = np.random.default_rng(0).normal(size=(16, 6)).astype("float32")
+Y = np.random.default_rng(1).normal(size=(16, 3)).astype("float32")
+FILES = Path(os.environ.get("COMPAT_FILES", "compat_files"))
+HERE = f"{keras.__version__}-{keras.backend.backend()}"
+
+
+def plain(dtype="float32"):
+    keras.utils.set_random_seed(1)
+    inputs = keras.Input((6,))
+    x = keras.layers.Dense(12, activation="gelu", name="up", dtype=dtype)(inputs)
+    x = keras.layers.Reshape((3, 4))(x)
+    x = keras.layers.EinsumDense("btd,de->bte", (3, 8), bias_axes="e", name="mix")(x)
+    x = keras.layers.Flatten()(x)
+    return keras.Model(inputs, keras.layers.Dense(3, name="head")(x))
+
+
+def adapted(method, name="default", model=None, **how):
+    model = model or plain()
+    ksa.enable(model, method, targets=["up", "mix"], name=name, verbose=0, **how)
+    return model
+
+
+def moved(method, **how):
+    model = adapted(method, **how)
+    shake(model)
+    return model
+
+
+def predicted(model):
+    return model.predict(X, verbose=0)
+
+
+def close(found, expected, atol=1e-5):
+    np.testing.assert_allclose(found, expected, rtol=0, atol=atol)
+
+
+@every_method
+def test_enable(method):
+    model = plain()
+    before = predicted(model)
+    adapted(method, model=model)
+    close(predicted(model), before, 1e-5)
+    assert all(row[-1] == "yes" for row in ksa.status(model).adapters)
+
+
+@every_method
+def test_train(method):
+    model = adapted(method)
+    frozen = {w.path: numpy(w) for w in model.non_trainable_weights}
+    model.compile(keras.optimizers.AdamW(0.01), "mse")
+    losses = model.fit(X, Y, epochs=3, verbose=0, batch_size=16).history["loss"]
+    assert losses[-1] < losses[0]
+    for weight in model.non_trainable_weights:
+        np.testing.assert_array_equal(numpy(weight), frozen[weight.path])
+
+
+@every_method
+def test_save(method, tmp_path):
+    model = moved(method, train="head")
+    ksa.save_adapter(model, tmp_path / "a.keras")
+    fresh = plain()
+    ksa.load_adapter(fresh, tmp_path / "a.keras", verbose=0)
+    close(predicted(fresh), predicted(model), 1e-6)
+
+
+@every_method
+def test_reload(method, tmp_path):
+    model = moved(method)
+    model.compile(keras.optimizers.Adam(0.01), "mse")
+    model.fit(X, Y, verbose=0)
+    model.save(tmp_path / "whole.keras")
+    model.save_weights(tmp_path / "all.weights.h5")
+    loaded, filled = keras.models.load_model(tmp_path / "whole.keras"), adapted(method)
+    filled.load_weights(tmp_path / "all.weights.h5")
+    for each in (loaded, filled, copy.deepcopy(model)):
+        close(predicted(each), predicted(model), 1e-6)
+    before = predicted(loaded)
+    loaded.fit(X, Y, verbose=0)
+    assert np.abs(predicted(loaded) - before).max() > 0
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+def test_resume(dropout, tmp_path):
+    def run(model, first, last):
+        model.fit(X, Y, 8, last, 0, initial_epoch=first, shuffle=False)
+        return model
+
+    def start():
+        model = adapted(ksa.LoRA(rank=2, dropout=dropout), train="head")
+        model.compile(keras.optimizers.Adam(0.01, weight_decay=0.01), "mse")
+        return model
+
+    keras.utils.set_random_seed(5)
+    whole = run(start(), 0, 4)
+    keras.utils.set_random_seed(5)
+    run(start(), 0, 2).save(tmp_path / "half.keras")
+    resumed = run(keras.models.load_model(tmp_path / "half.keras"), 2, 4)
+    for ours, theirs in zip(whole.trainable_weights, resumed.trainable_weights, strict=True):
+        np.testing.assert_array_equal(numpy(ours), numpy(theirs))
+
+
+@every_method
+def test_merge(method):
+    model = moved(method)
+    before = predicted(model)
+    ksa.merge(model)
+    close(predicted(model), before, 1e-4)
+    assert type(model.get_layer("up")) is keras.layers.Dense
+    ksa.unmerge(model)
+    close(predicted(model), before, 1e-6)
+
+
+def test_export(tmp_path):
+    model = moved(ksa.LoRA(rank=2))
+    modules = {"up": "net.up", "mix": "net.mix"}
+    ksa.export_peft(model, tmp_path / "peft", modules=modules)
+    fresh = plain()
+    ksa.import_peft(fresh, tmp_path / "peft", modules=modules)
+    close(predicted(fresh), predicted(model))
+    report = ksa.to_lora(moved(ksa.SVFT("banded", d=1)), into="near", rank=4)
+    assert report.error < 1
+
+
+@every_method
+def test_switch(method):
+    model = moved(method, name="a", train="head")
+    adapted(ksa.LoRA(rank=2), "b", model, train="head")
+    shake(model, seed=3)
+    each = {}
+    for name in ("a", "b", "a", "b"):
+        ksa.set_adapter(model, name)
+        each.setdefault(name, predicted(model))
+        np.testing.assert_array_equal(predicted(model), each[name])
+    with ksa.disabled(model):
+        without = predicted(model)
+    ids = ["a", "b"] * 8
+    mixed = ksa.predict(model, X, ids)
+    close(mixed, [each[name][row] for row, name in enumerate(ids)])
+    ksa.delete_adapter(model, "b")
+    ksa.delete_adapter(model, "a")
+    assert len(model.weights) == len(plain().weights)
+    close(predicted(model), without, 1e-6)
+
+
+def test_switch_inside_fit():
+    model = adapted(ksa.LoRA(rank=2), "a")
+    adapted(ksa.SVF(), "b", model)
+    model.compile(keras.optimizers.Adam(0.01), "mse")
+
+    class Switch(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            ksa.set_adapter(model, "ab"[epoch % 2])
+
+    before = {w.path: numpy(w) for w in model.weights if "adapter_" in w.path}
+    model.fit(X, Y, epochs=2, verbose=0, callbacks=[Switch()])
+    still = [path for path, w in before.items() if (w == numpy(weight(model, path))).all()]
+    assert all("lora_a" in path or "/U" in path or "/s" in path or "/Vt" in path for path in still)
+
+
+def weight(model, path):
+    return next(w for w in model.weights if w.path == path)
+
+
+@pytest.mark.parametrize("mode", ["int8", "int4"])
+def test_quantize(mode):
+    model = plain()
+    try:
+        keras.dtype_policies.get(f"{mode}_from_float32")
+    except ValueError:
+        with pytest.raises(ValueError, match="keras>=3.11"):
+            ksa.quantize(model, mode, ksa.LoRA(rank=2), targets=["up"], verbose=0)
+        return
+    float_outputs = predicted(model)
+    report = ksa.quantize(model, mode, ksa.LoRA(rank=2), targets=["up", "mix"], verbose=0)
+    assert all(kernel.error < kernel.alone for kernel in report.kernels)
+    close(predicted(model), float_outputs, 1.0)
+    model.compile(keras.optimizers.Adam(0.01), "mse")
+    model.fit(X, Y, verbose=0)
+    before = predicted(model)
+    ksa.merge(model, quantized="float")
+    close(predicted(model), before, 0.1)
+    ksa.unmerge(model)
+    close(predicted(model), before, 1e-4)
+
+
+@pytest.mark.parametrize("family", models.FAMILIES)
+def test_keras_hub(family, tmp_path):
+    backbone, x = models.FAMILIES[family]()
+    before = models.output(backbone(x))
+    backbone.enable_svft(pattern="banded", d=2, verbose=0)
+    close(models.output(backbone(x)), before)
+    shake(backbone)
+    backbone.save_adapter(tmp_path / "a.keras")
+    backbone.save_to_preset(tmp_path / "preset")
+    again = keras_hub.models.Backbone.from_preset(str(tmp_path / "preset"))
+    streamed = ksa.from_preset(tmp_path / "preset")
+    for each in (again, streamed):
+        close(models.output(each(x)), models.output(backbone(x)))
+
+
+def test_generate():
+    task = models.gemma(num_layers=1, num_key_value_heads=2)
+    task.compile(sampler="greedy")
+    for name in "ab":
+        ksa.enable(task, ksa.LoRA(rank=2), name=name, verbose=0)
+        shake(task, 1.0, seed=ord(name))
+    mask = np.array([[1, 1, 1, 0, 0, 0, 0, 0]] * 2)
+    prompt = models.text() | {"padding_mask": mask}
+    found = numpy(ksa.generate(task, prompt, ["a", "b"], stop_token_ids=None)["token_ids"])
+    for row, name in enumerate("ab"):
+        ksa.set_adapter(task, name)
+        alone = task.generate(prompt, stop_token_ids=None)["token_ids"]
+        np.testing.assert_array_equal(found[row], numpy(alone)[row])
+
+
+def test_nested_containers(tmp_path):
+    def build():
+        keras.utils.set_random_seed(1)
+        net = Nested()
+        net(X)
+        return net
+
+    net = build()
+    ksa.enable(net, ksa.LoRA(rank=2), targets="*", verbose=0)
+    shake(net)
+    ksa.save_adapter(net, tmp_path / "a.keras")
+    fresh = build()
+    ksa.load_adapter(fresh, tmp_path / "a.keras", verbose=0)
+    close(numpy(fresh(X)), numpy(net(X)))
+
+
+class Nested(keras.Model):
+    def __init__(self):
+        super().__init__()
+        self.blocks = {"a": [keras.layers.Dense(6), [keras.layers.Dense(6)]]}
+        self.head = keras.layers.Dense(3)
+
+    def call(self, x):
+        first, (second,) = self.blocks["a"]
+        return self.head(second(first(x)))
+
+
+@every_method
+def test_files_of_other_versions(method, request):
+    """Each version writes a file; each reads those of all others, bit for bit."""
+    name = request.node.callspec.id
+    base = plain()
+    for index, variable in enumerate(base.weights):
+        values = np.random.default_rng(index).normal(size=variable.shape) / 3
+        variable.assign(values.astype("float32"))
+    model = adapted(method, model=base, train="head")
+    shake(model)
+    FILES.mkdir(parents=True, exist_ok=True)
+    ksa.save_adapter(model, FILES / f"{name}-{HERE}.keras", include_basis=True)
+    written = {w.path: numpy(w).tolist() for w in model.trainable_weights}
+    (FILES / f"{name}-{HERE}.json").write_text(json.dumps(written))
+    ksa.delete_adapter(model, "default")
+    found = sorted(FILES.glob(f"{name}-*.keras"))
+    for file in found:
+        ksa.load_adapter(model, file, verbose=0)
+        told = json.loads(file.with_suffix(".json").read_text())
+        for (path, values), variable in zip(told.items(), model.trainable_weights, strict=True):
+            assert path.split("/")[-1] == variable.path.split("/")[-1]
+            np.testing.assert_array_equal(numpy(variable), np.array(values, "float32"))
+        ksa.delete_adapter(model, "default")
