@@ -41,9 +41,21 @@ def kernel_shape(layer: keras.layers.Layer) -> tuple[int, ...]:
     stored = tuple(stored_kernel(layer).shape)
     if mode_of(layer) != "int4":
         return stored
-    if isinstance(layer, keras.layers.EinsumDense):
+    if hasattr(layer, "original_kernel_shape"):
         return tuple(layer.original_kernel_shape)
-    return (stored[0], layer.units)
+    inputs = layer.get_build_config()["input_shape"]
+    if not isinstance(layer, keras.layers.EinsumDense):
+        return (inputs[-1], layer.units)
+    return _shape_by_equation(layer.equation, inputs, layer.full_output_shape)
+
+
+def _shape_by_equation(equation: str, inputs: Any, outputs: Any) -> tuple[int, ...]:
+    """Return the shape of a kernel; Keras stores it with the layer since 3.14."""
+    x, kernel, y = equation.replace(" ", "").replace("->", ",").split(",")
+    sizes: dict[str, int] = {}
+    for labels, shape in ((x, inputs), (y, outputs)):
+        sizes.update(zip(reversed(labels), reversed(shape)))
+    return tuple(sizes[label] for label in kernel)
 
 
 def float_policy(layer: keras.layers.Layer) -> Any:
@@ -60,11 +72,16 @@ def dequantized(layer: Any, integers: Any) -> Any:
     int8 and int4 divide by a scale for each output. Grouped int4 subtracts a zero point and
     multiplies by a scale.
     """
-    shape = tuple(integers.shape)
+    shape = kernel_shape(layer)
+    if tuple(integers.shape) != shape:  # Keras 3.11 does not unpack int4
+        axis = [a != b for a, b in zip(integers.shape, shape)].index(True)
+        integers = keras.quantizers.unpack_int4(integers, shape[axis], axis=axis)
     kernel, scale = ops.cast(integers, "float32"), ops.cast(layer.kernel_scale, "float32")
+    of_outputs = mode_of(layer) == "int8" or not hasattr(layer, "original_kernel_shape")
+    if isinstance(layer, keras.layers.EinsumDense) and of_outputs:  # int4 too before Keras 3.14
+        scale = _beside_kernel(scale, KernelView.from_equation(layer.equation, shape))
+        return ops.divide(kernel, scale)
     if mode_of(layer) == "int8":
-        if isinstance(layer, keras.layers.EinsumDense):
-            scale = _beside_kernel(scale, KernelView.from_equation(layer.equation, shape))
         return ops.divide(kernel, scale)
     kernel = ops.reshape(kernel, (-1, scale.shape[-1]))
     if getattr(layer, "kernel_zero", None) is None:
