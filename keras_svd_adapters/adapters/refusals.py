@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any, NoReturn
 
+import keras
+
 
 def refuse_to_quantize(*args: Any, **kwargs: Any) -> None:
     """Raise an error for `quantize` on a model with adapters."""
@@ -43,6 +45,21 @@ def refuse_to_clone(where: Any) -> NoReturn:
         "copy the model with `copy.deepcopy(model)`, or call `clone_model` before `enable`. "
         f"Received: the configuration of {where!r}"
     )
+
+
+def refuse_newer_keras(saved_under: str, error: Exception) -> None:
+    """Raise an error for a model that a newer version of Keras saved, if it is one."""
+    if [*map(_number, saved_under.split("."))] > [*map(_number, keras.__version__.split("."))]:
+        raise ValueError(
+            "A newer version of Keras saved this model, and this version cannot build it: "
+            f"`pip install 'keras>={saved_under}'`, or save its adapters with `save_adapter` there "
+            f"and load them here. Received: a model of Keras {saved_under}, with Keras "
+            f"{keras.__version__}"
+        ) from error
+
+
+def _number(part: str) -> int:
+    return int(part) if part.isdigit() else 0
 
 
 def refuse_empty(method: Any) -> NoReturn:

@@ -1,63 +1,17 @@
 """What every version of Keras must do, verb by verb; `make compat` runs it on each version.
 
-Names of tests are the verbs of the table. Adapter files of other versions come from the folder
-`COMPAT_FILES`; this version leaves its own there.
+Names of tests are the verbs of the table.
 """
 
 import copy
-import json
-import os
-from pathlib import Path
 
 import keras
-import keras_hub
-import models
 import numpy as np
 import pytest
-from cases import METHODS, numpy, shake
+from cases import numpy, shake
+from subject import X, Y, adapted, close, every_method, moved, plain, predicted
 
 import keras_svd_adapters as ksa
-
-CORE = {
-    name: case.method
-    for name, case in METHODS.items()
-    if not case.variant and name != "token_rows" and not case.square_only
-}
-every_method = pytest.mark.parametrize("method", CORE.values(), ids=CORE)
-X = np.random.default_rng(0).normal(size=(16, 6)).astype("float32")
-Y = np.random.default_rng(1).normal(size=(16, 3)).astype("float32")
-FILES = Path(os.environ.get("COMPAT_FILES", "compat_files"))
-HERE = f"{keras.__version__}-{keras.backend.backend()}"
-
-
-def plain(dtype="float32"):
-    keras.utils.set_random_seed(1)
-    inputs = keras.Input((6,))
-    x = keras.layers.Dense(12, activation="gelu", name="up", dtype=dtype)(inputs)
-    x = keras.layers.Reshape((3, 4))(x)
-    x = keras.layers.EinsumDense("btd,de->bte", (3, 8), bias_axes="e", name="mix")(x)
-    x = keras.layers.Flatten()(x)
-    return keras.Model(inputs, keras.layers.Dense(3, name="head")(x))
-
-
-def adapted(method, name="default", model=None, **how):
-    model = model or plain()
-    ksa.enable(model, method, targets=["up", "mix"], name=name, verbose=0, **how)
-    return model
-
-
-def moved(method, **how):
-    model = adapted(method, **how)
-    shake(model)
-    return model
-
-
-def predicted(model):
-    return model.predict(X, verbose=0)
-
-
-def close(found, expected, atol=1e-5):
-    np.testing.assert_allclose(found, expected, rtol=0, atol=atol)
 
 
 @every_method
@@ -207,85 +161,3 @@ def test_quantize(mode):
     close(predicted(model), before, 0.1)
     ksa.unmerge(model)
     close(predicted(model), before, 1e-4)
-
-
-@pytest.mark.parametrize("family", models.FAMILIES)
-def test_keras_hub(family, tmp_path):
-    backbone, x = models.FAMILIES[family]()
-    before = models.output(backbone(x))
-    backbone.enable_svft(pattern="banded", d=2, verbose=0)
-    close(models.output(backbone(x)), before)
-    shake(backbone)
-    backbone.save_adapter(tmp_path / "a.keras")
-    backbone.save_to_preset(tmp_path / "preset")
-    again = keras_hub.models.Backbone.from_preset(str(tmp_path / "preset"))
-    streamed = ksa.from_preset(tmp_path / "preset")
-    for each in (again, streamed):
-        close(models.output(each(x)), models.output(backbone(x)))
-
-
-def test_generate():
-    task = models.gemma(num_layers=1, num_key_value_heads=2)
-    task.compile(sampler="greedy")
-    for name in "ab":
-        ksa.enable(task, ksa.LoRA(rank=2), name=name, verbose=0)
-        shake(task, 1.0, seed=ord(name))
-    mask = np.array([[1, 1, 1, 0, 0, 0, 0, 0]] * 2)
-    prompt = models.text() | {"padding_mask": mask}
-    found = numpy(ksa.generate(task, prompt, ["a", "b"], stop_token_ids=None)["token_ids"])
-    for row, name in enumerate("ab"):
-        ksa.set_adapter(task, name)
-        alone = task.generate(prompt, stop_token_ids=None)["token_ids"]
-        np.testing.assert_array_equal(found[row], numpy(alone)[row])
-
-
-def test_nested_containers(tmp_path):
-    def build():
-        keras.utils.set_random_seed(1)
-        net = Nested()
-        net(X)
-        return net
-
-    net = build()
-    ksa.enable(net, ksa.LoRA(rank=2), targets="*", verbose=0)
-    shake(net)
-    ksa.save_adapter(net, tmp_path / "a.keras")
-    fresh = build()
-    ksa.load_adapter(fresh, tmp_path / "a.keras", verbose=0)
-    close(numpy(fresh(X)), numpy(net(X)))
-
-
-class Nested(keras.Model):
-    def __init__(self):
-        super().__init__()
-        self.blocks = {"a": [keras.layers.Dense(6), [keras.layers.Dense(6)]]}
-        self.head = keras.layers.Dense(3)
-
-    def call(self, x):
-        first, (second,) = self.blocks["a"]
-        return self.head(second(first(x)))
-
-
-@every_method
-def test_files_of_other_versions(method, request):
-    """Each version writes a file; each reads those of all others, bit for bit."""
-    name = request.node.callspec.id
-    base = plain()
-    for index, variable in enumerate(base.weights):
-        values = np.random.default_rng(index).normal(size=variable.shape) / 3
-        variable.assign(values.astype("float32"))
-    model = adapted(method, model=base, train="head")
-    shake(model)
-    FILES.mkdir(parents=True, exist_ok=True)
-    ksa.save_adapter(model, FILES / f"{name}-{HERE}.keras", include_basis=True)
-    written = {w.path: numpy(w).tolist() for w in model.trainable_weights}
-    (FILES / f"{name}-{HERE}.json").write_text(json.dumps(written))
-    ksa.delete_adapter(model, "default")
-    found = sorted(FILES.glob(f"{name}-*.keras"))
-    for file in found:
-        ksa.load_adapter(model, file, verbose=0)
-        told = json.loads(file.with_suffix(".json").read_text())
-        for (path, values), variable in zip(told.items(), model.trainable_weights, strict=True):
-            assert path.split("/")[-1] == variable.path.split("/")[-1]
-            np.testing.assert_array_equal(numpy(variable), np.array(values, "float32"))
-        ksa.delete_adapter(model, "default")

@@ -12,7 +12,11 @@ from keras_svd_adapters.adapters.class_mixing import (
     remove_mixin,
     without_mixin,
 )
-from keras_svd_adapters.adapters.refusals import refuse_keras_lora, refuse_to_quantize
+from keras_svd_adapters.adapters.refusals import (
+    refuse_keras_lora,
+    refuse_newer_keras,
+    refuse_to_quantize,
+)
 from keras_svd_adapters.models.sites.search import adapted_sites
 from keras_svd_adapters.models.sites.site import Site
 from keras_svd_adapters.models.state.compiled_functions import (
@@ -53,6 +57,7 @@ class AdaptedModel:
             model = keras.saving.serialize_keras_object(self)
         model.pop("compile_config", None)
         return {
+            "keras_version": keras.__version__,
             "model": model,
             "adapters": describe_adapters(self),
             "shared": describe_shared(self),
@@ -62,7 +67,11 @@ class AdaptedModel:
 
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> Any:
-        model = keras.saving.deserialize_keras_object(config["model"], custom_objects)
+        try:
+            model = keras.saving.deserialize_keras_object(config["model"], custom_objects)
+        except (TypeError, ValueError) as error:
+            refuse_newer_keras(config.get("keras_version", ""), error)
+            raise
         told = config["adapters"], config["shared"], config.get("holders", {})
         restore_adapters(model, *told)
         for root in models_of(adapted_sites(model)):
