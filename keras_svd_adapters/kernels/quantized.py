@@ -41,16 +41,14 @@ def kernel_shape(layer: keras.layers.Layer) -> tuple[int, ...]:
     stored = tuple(stored_kernel(layer).shape)
     if mode_of(layer) != "int4":
         return stored
-    if hasattr(layer, "original_kernel_shape"):
-        return tuple(layer.original_kernel_shape)
     inputs = layer.get_build_config()["input_shape"]
     if not isinstance(layer, keras.layers.EinsumDense):
         return (inputs[-1], layer.units)
-    return _shape_by_equation(layer.equation, inputs, layer.full_output_shape)
+    return _shape_by_equation(layer.equation, inputs, layer.compute_output_shape(inputs))
 
 
 def _shape_by_equation(equation: str, inputs: Any, outputs: Any) -> tuple[int, ...]:
-    """Return the shape of a kernel; Keras stores it with the layer since 3.14."""
+    """Return the shape of a kernel."""
     x, kernel, y = equation.replace(" ", "").replace("->", ",").split(",")
     sizes: dict[str, int] = {}
     for labels, shape in ((x, inputs), (y, outputs)):
@@ -77,8 +75,8 @@ def dequantized(layer: Any, integers: Any) -> Any:
         axis = [a != b for a, b in zip(integers.shape, shape)].index(True)
         integers = keras.quantizers.unpack_int4(integers, shape[axis], axis=axis)
     kernel, scale = ops.cast(integers, "float32"), ops.cast(layer.kernel_scale, "float32")
-    of_outputs = mode_of(layer) == "int8" or not hasattr(layer, "original_kernel_shape")
-    if isinstance(layer, keras.layers.EinsumDense) and of_outputs:  # int4 too before Keras 3.14
+    has_axes = mode_of(layer) == "int8" or len(scale.shape) > 2  # int4 too before Keras 3.14
+    if isinstance(layer, keras.layers.EinsumDense) and has_axes:
         scale = _beside_kernel(scale, KernelView.from_equation(layer.equation, shape))
         return ops.divide(kernel, scale)
     if mode_of(layer) == "int8":

@@ -42,7 +42,7 @@ def install_optimizer_hooks() -> None:
 def exclude_nonzero_starts(optimizer: Any, variables: list[keras.Variable]) -> None:
     """Exclude arrays that do not start at 0 from weight decay, which would undo the base model."""
     if kept := [v for v in variables if not getattr(v, "decays", True)]:
-        exclude_from_weight_decay(optimizer, kept, variables)
+        exclude_from_weight_decay(optimizer, kept)
 
 
 def warn_if_slow(optimizer: Any, variables: list[keras.Variable]) -> None:

@@ -134,7 +134,7 @@ def test_exclusions_from_weight_decay_add_up():
     first, second = keras.Variable(np.ones(2)), keras.Variable(np.ones(2))
     optimizer = keras.optimizers.AdamW(0.1, weight_decay=0.5)
     optimizer.exclude_from_weight_decay(var_list=[first])
-    exclude_from_weight_decay(optimizer, [second], [first, second])
+    exclude_from_weight_decay(optimizer, [second])
     copy = fresh_optimizer(optimizer)
     third = keras.Variable(np.ones(2))
     copy.apply([keras.ops.zeros(2)] * 3, [first, second, third])

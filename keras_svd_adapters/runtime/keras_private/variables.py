@@ -38,13 +38,13 @@ def set_layout(variable: keras.Variable, layout: Any) -> None:
     variable._layout = layout
 
 
-def exclude_from_weight_decay(optimizer: Any, variables: list[Any], among: list[Any]) -> None:
+def exclude_from_weight_decay(optimizer: Any, variables: list[Any]) -> None:
     """Exclude more variables from decay, and skip decay if no variable is left to decay."""
     before: set[Any] = getattr(optimizer, "_exclude_from_weight_decay", set())
     optimizer._exclude_from_weight_decay = before | {optimizer._var_key(v) for v in variables}
     optimizer._exclude_from_weight_decay_cache = {}
-    if not any(optimizer._use_weight_decay(v) for v in among):
-        optimizer._apply_weight_decay = lambda variables: None
+    decay, use = optimizer._apply_weight_decay, optimizer._use_weight_decay
+    optimizer._apply_weight_decay = lambda among: decay(among) if any(map(use, among)) else None
 
 
 def copy_decay_exclusions(source: Any, target: Any) -> None:
