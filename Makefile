@@ -72,6 +72,7 @@ lint: .venv/ready
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/vermin --quiet --no-tips --violations --target=3.10- keras_svd_adapters
 
 # Rooms, floors, arrows, circles, lengths; and guides/architecture.svg, drawn from the imports.
 house: .venv/ready
