@@ -56,7 +56,8 @@ def store_values(
 ) -> None:
     """Store the values of an adapter for a weight in a child of the weight's layer."""
     stored = OwnValues(weight, name, has_values)
-    attach_child(_layers_with(model, weight)[0], _attribute(weight, name), stored)
+    layer = _layers_with(model, weight)[0]
+    attach_child(layer, _attribute(layer, weight, name), stored)
     weight.own_values = own_values(weight) | {name: stored}
     for layer in _layers_that_compute(model, weight):
         if not isinstance(layer, OwnValuesLayer):
@@ -82,9 +83,9 @@ def forget_single_owners(model: keras.layers.Layer) -> bool:
 
 
 def _keep(model: keras.layers.Layer, weight: keras.Variable, kept: dict[str, OwnValues]) -> None:
-    removed = [_attribute(weight, owner) for owner in own_values(weight) if owner not in kept]
+    removed = [owner for owner in own_values(weight) if owner not in kept]
     for layer in _layers_with(model, weight):
-        for name in removed:
+        for name in (_attribute(layer, weight, owner) for owner in removed):
             if hasattr(layer, name):
                 detach_child(layer, name)
     weight.own_values = kept
@@ -118,7 +119,7 @@ def put_last(model: keras.layers.Layer) -> None:
 def without_own_values(model: keras.layers.Layer) -> Iterator[None]:
     """Context manager: layers have no stored values as children; afterwards, as `put_last`."""
     children = [
-        (layer, _attribute(weight, name), own)
+        (layer, _attribute(layer, weight, name), own)
         for _, _, weight in base_weights(model)
         for name, own in own_values(weight).items()
         for layer in _layers_with(model, weight)[:1]
@@ -155,8 +156,10 @@ def restore_owners_on_error(model: keras.layers.Layer) -> Iterator[None]:
             raise
 
 
-def _attribute(weight: keras.Variable, name: str) -> str:
-    return f"{weight.name}_of_{name}"
+def _attribute(layer: keras.layers.Layer, weight: keras.Variable, name: str) -> str:
+    """Return the attribute with the values of an adapter; weights may have equal names."""
+    index = [own is weight for own in direct_weights(layer)].index(True)
+    return f"values_{index}_of_{name}"
 
 
 def _layers_with(model: keras.layers.Layer, weight: keras.Variable) -> list[keras.layers.Layer]:
