@@ -1,8 +1,10 @@
 """Copies of a model with adapters: with its adapters, or an error."""
 
 import copy
+import io
 import pickle
 
+import joblib
 import keras
 import numpy as np
 import pytest
@@ -29,8 +31,17 @@ def adapted(sequential=False):
     return model
 
 
+def by_joblib(model):
+    joblib.dump(model, buffer := io.BytesIO())
+    buffer.seek(0)
+    return joblib.load(buffer)
+
+
+COPIES = [lambda model: pickle.loads(pickle.dumps(model)), copy.deepcopy, by_joblib]
+
+
 @pytest.mark.parametrize("sequential", [False, True])
-@pytest.mark.parametrize("copied", [lambda m: pickle.loads(pickle.dumps(m)), copy.deepcopy])
+@pytest.mark.parametrize("copied", COPIES)
 def test_a_copy_has_all_adapters_and_learns(copied, sequential):
     model = adapted(sequential)
     model.compile("adam", "mse")
