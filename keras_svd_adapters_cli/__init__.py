@@ -1,0 +1,1 @@
+"""The command `keras-svd-adapters`, apart from the package: its help does not import Keras."""

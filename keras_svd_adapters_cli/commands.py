@@ -1,0 +1,206 @@
+"""The work of each command: returns text for people, and data for programs."""
+
+from __future__ import annotations
+
+import json
+import time
+import zipfile
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+import keras_svd_adapters as ksa
+from keras_svd_adapters.files.archive import METADATA, read_archive
+from keras_svd_adapters.methods.method import Method
+from keras_svd_adapters.models.without_weights import require_keras_hub
+from keras_svd_adapters.runtime.path_groups import group_paths
+from keras_svd_adapters.runtime.tables import table
+
+Found = tuple[str, Any]
+FINGERPRINTS = ("sample_K", "sample_U", "sample_Vt")
+
+
+def method_of(name: str, options: dict[str, Any]) -> Method:
+    """Return a method by its name, with these hyperparameters."""
+    if name not in Method.registry:
+        raise ValueError(
+            f"There is no such method; there are {', '.join(sorted(Method.registry))}. "
+            f"Received: --method {name}"
+        )
+    try:
+        return Method.registry[name](**options)
+    except TypeError:
+        known = ", ".join(f"--{field.name}" for field in fields(Method.registry[name]))
+        raise ValueError(
+            f"The options of {name} are {known}. Received: --method {name} with {options}"
+        ) from None
+
+
+def inspect(file: Path) -> Found:
+    config, values = read_archive(file)
+    sites = config["sites"]
+    rows = []
+    for path, site in sites.items():
+        own = {key.rpartition("/")[2]: v for key, v in values.items() if _is_of(key, path)}
+        count = sum(v.size for name, v in own.items() if name not in FINGERPRINTS)
+        kernel = site["kernel"]
+        rows.append((path, (_method(site), _shape(kernel["shape"]), kernel["dtype"], count)))
+    grouped = group_paths(rows)
+    lines = [
+        (path, method, shape, dtype, str(len(found)), f"{count * len(found):,}")
+        for path, (method, shape, dtype, count), found in grouped
+    ]
+    trained = {key: v.shape for key, v in values.items() if key.startswith("train/")}
+    with zipfile.ZipFile(file) as archive:
+        versions = json.loads(archive.read(METADATA))
+    data: dict[str, Any] = {
+        "file": str(file),
+        "format_version": versions["format_version"],
+        "keras_version": versions["keras_version"],
+        "bytes": file.stat().st_size,
+        "methods": sorted({_method(site) for site in sites.values()}),
+        "values": int(sum(row[1][3] for row in rows)),
+        "kernels": {
+            path: {"method": _method(site), **site["kernel"]} for path, site in sites.items()
+        },
+        "other_weights": {key.removeprefix("train/"): list(s) for key, s in trained.items()},
+        "factors": any("form" in site for site in sites.values()),
+    }
+    head = ("kernel", "method", "shape", "dtype", "kernels", "values")
+    notes = [
+        f"{file}: {data['bytes']:,} bytes, {data['values']:,} values, "
+        f"saved under Keras {data['keras_version']}"
+    ]
+    notes += [f"also trained: {key} {_shape(s)}" for key, s in data["other_weights"].items()]
+    notes += ["with the frozen factors"] if data["factors"] else []
+    return "\n".join([table(head, lines), *notes]), data
+
+
+def plan(preset: str, method: str, options: dict[str, Any], targets: list[str] | None) -> Found:
+    found = ksa.plan(preset, method_of(method, options), targets or None)
+    names = ("trainable_parameters", "trainable_bytes", "frozen_bytes", "file_bytes", "seconds")
+    return str(found), {name: getattr(found, name) for name in names}
+
+
+def merge(preset: str, cls: str, file: Path, out: Path) -> Found:
+    model = _loaded(preset, cls, {"default": file})
+    report = ksa.merge(model)
+    model.save_to_preset(str(out))
+    return f"{report}\n{out}: a preset of the merged model", {"relative": report.relative}
+
+
+def convert(preset: str, cls: str, file: Path, out: Path, to: str, rank: int | None) -> Found:
+    if to not in ("lora", "peft"):
+        raise ValueError(f"`--to` is lora or peft. Received: --to {to}")
+    model = _loaded(preset, cls, {"default": file})
+    if to == "peft":
+        report = ksa.export_peft(model, out, rank=rank)
+    else:
+        report = ksa.to_lora(model, "default", into="lora", rank=rank)
+        ksa.save_adapter(model, out, "lora")
+    return f"{report}\n{out}", {"error": report.error}
+
+
+def combine(
+    preset: str,
+    cls: str,
+    files: list[Path],
+    out: Path,
+    weights: list[float] | None,
+    how: str,
+    rank: int | None,
+) -> Found:
+    weights = weights or [1.0] * len(files)
+    if len(files) < 2 or len(files) != len(weights):
+        raise ValueError(
+            "`combine` takes two files or more, and a weight for each. "
+            f"Received: {len(files)} files, {len(weights)} weights"
+        )
+    names = [f"adapter_{number}" for number in range(len(files))]
+    model = _loaded(preset, cls, dict(zip(names, files, strict=True)))
+    pairs = dict(zip(names, weights, strict=True))
+    report = ksa.combine(model, pairs, "combined", how, rank=rank)
+    ksa.save_adapter(model, out, "combined")
+    return f"{report}\n{out}", {"error": report.error}
+
+
+def diff(file: Path, other: Path) -> Found:
+    ours, our_values = read_archive(file)
+    theirs, their_values = read_archive(other)
+    rows: list[tuple[str, str]] = []
+    for path in sorted({*ours["sites"], *theirs["sites"]}):
+        pair = [config["sites"].get(path) for config in (ours, theirs)]
+        if None in pair:
+            rows.append((path, f"only in {file if pair[1] is None else other}"))
+        elif _method(pair[0]) != _method(pair[1]):
+            rows.append((path, f"{_method(pair[0])} and {_method(pair[1])}"))
+        elif pair[0]["kernel"]["sha256"] != pair[1]["kernel"]["sha256"]:
+            rows.append((path, "other base kernels"))
+    for key in sorted(our_values.keys() & their_values.keys()):
+        if key.rpartition("/")[2] in FINGERPRINTS or any(_is_of(key, path) for path, _ in rows):
+            continue
+        a: np.ndarray = our_values[key].astype("float64")
+        b: np.ndarray = their_values[key].astype("float64")
+        if a.shape != b.shape:
+            rows.append((key, f"{_shape(a.shape)} and {_shape(b.shape)}"))
+        elif (distance := float(np.linalg.norm(a - b))) > 0:
+            rows.append((key, f"{distance / (float(np.linalg.norm(a)) or 1.0):.3g} apart"))
+    if not rows:
+        return "The adapters are equal.", {"equal": True, "differences": {}}
+    lines = [(path, what) for path, (what,), _ in group_paths([(p, (w,)) for p, w in rows])]
+    return table(("where", "difference"), lines), {"equal": False, "differences": dict(rows)}
+
+
+def bench(preset: str, method: str, options: dict[str, Any], tokens: int) -> Found:
+    chosen = method_of(method, options)
+    hub = require_keras_hub(preset)
+    model = hub.models.Backbone.from_preset(preset)
+    rng = np.random.default_rng(0)
+    inputs = keras.tree.map_structure(
+        lambda x: rng.integers(0, 2, (2, *(n or tokens for n in x.shape[1:]))).astype(x.dtype),
+        model.input,
+    )
+    times = {"frozen": _seconds(model, inputs)}
+    ksa.enable(model, chosen, verbose=0)
+    times[str(chosen)] = _seconds(model, inputs)
+    first = times["frozen"]
+    rows = [(name, f"{1000 * t:.1f}", f"{t / first:.2f}") for name, t in times.items()]
+    return table(("model", "ms", "/ frozen"), rows), times
+
+
+def _seconds(model: keras.Model, inputs: Any, repeats: int = 5) -> float:
+    """Return the shortest time of a prediction, which needs no labels."""
+    model.predict_on_batch(inputs)
+    found = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        model.predict_on_batch(inputs)
+        found.append(time.perf_counter() - start)
+    return min(found)
+
+
+def _loaded(preset: str, cls: str, files: dict[str, Path]) -> Any:
+    models = require_keras_hub(preset).models
+    if not hasattr(models, cls):
+        raise ValueError(f"`keras_hub.models` has no such class. Received: --class {cls}")
+    for file in files.values():
+        read_archive(file)  # before a large model is loaded
+    model = getattr(models, cls).from_preset(preset)
+    for name, file in files.items():
+        ksa.load_adapter(model, file, name)
+    return model
+
+
+def _is_of(key: str, path: str) -> bool:
+    return key.startswith(f"sites/{path}/") and "/" not in key.removeprefix(f"sites/{path}/")
+
+
+def _method(site: dict[str, Any]) -> str:
+    return str(Method.registry[site["method"]].from_config(site["config"]))
+
+
+def _shape(shape: Any) -> str:
+    return f"({', '.join(map(str, shape))})"
