@@ -4,7 +4,7 @@ BIN := .venv/bin
 BACKENDS := jax tensorflow torch
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
-.PHONY: demo demo-all demo-gemma comparison bench test test-all $(BACKENDS:%=test-%) coverage coverage-page $(BACKENDS:%=coverage-%) fuzz mutants $(BACKENDS:%=reach-%) lint compat house docs notebooks clean
+.PHONY: demo demo-all demo-gemma comparison bench test test-all $(BACKENDS:%=test-%) coverage coverage-page $(BACKENDS:%=coverage-%) fuzz mutants $(BACKENDS:%=reach-%) lint compat release-check house docs notebooks clean
 
 demo: .venv/ready
 	KERAS_BACKEND=$${KERAS_BACKEND:-jax} $(BIN)/python examples/quickstart.py
@@ -63,6 +63,10 @@ $(BACKENDS:%=coverage-%): coverage-%: coverage-page
 # The contract of `tests/compat` on each version of Keras, as a table; or `make compat KERAS=3.13.2`.
 compat: .venv/ready
 	$(BIN)/python tests/compat/run.py $(KERAS)
+
+# Wheel and source: built, checked, installed into empty environments with each backend alone.
+release-check: .venv/ready
+	$(BIN)/python tests/compat/release.py
 
 fuzz: .venv/ready
 	KERAS_BACKEND=torch $(BIN)/python tests/support/fuzzing.py 10000
