@@ -6,7 +6,10 @@ adapter; the child of the adapter whose values the weight holds is out of date.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import weakref
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from contextvars import ContextVar
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -15,11 +18,14 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_svd_adapters.adapters.class_mixing import add_mixin, remove_mixin
 from keras_svd_adapters.adapters.mode import Mode, current_mode, in_mode
 from keras_svd_adapters.adapters.per_sample import AdapterIds, samples_of
+from keras_svd_adapters.adapters.refusals import refuse_per_sample
 from keras_svd_adapters.adapters.stored_arrays import StoredArrays
 from keras_svd_adapters.kernels.placement import mirrored_scope, sharding_of
 from keras_svd_adapters.runtime.host_values import to_host_exact
+from keras_svd_adapters.runtime.keras_private.layers import attach_child, detach_child
 from keras_svd_adapters.runtime.name_scopes import name_scopes
 
 
@@ -45,6 +51,21 @@ class OwnValues(StoredArrays):
         self.owner = owner
         self.built = True
 
+    def attach_to(self, layer: keras.layers.Layer, attribute: str) -> None:
+        """Become a child of the layer of the weight, under this attribute."""
+        attach_child(layer, attribute, self)
+        self._layer, self.attribute = weakref.ref(layer), attribute
+
+    def detach(self) -> None:
+        """Undo `attach_to`."""
+        detach_child(self.layer(), self.attribute)
+
+    def layer(self) -> keras.layers.Layer:
+        """Return the layer of the weight; saving would follow an attribute."""
+        layer = self._layer()
+        assert layer is not None
+        return layer
+
     def array_names(self) -> Iterable[str]:
         return ("value",)
 
@@ -52,6 +73,7 @@ class OwnValues(StoredArrays):
         store["value"] = variable_of(self.weight, self.owner)
 
     def load_own_variables(self, store: Any) -> None:
+        # The file's weight itself has the values of the adapter that was active in the model there.
         if not store.keys() and self.has_values:
             return
         if set(store.keys()) != {"value"}:
@@ -59,7 +81,9 @@ class OwnValues(StoredArrays):
                 f"The saved weights lack the values of the adapter {self.owner!r} for "
                 f"`{self.weight.path}`, which it trains. Received: {sorted(store.keys())}"
             )
-        variable_of(self.weight, self.owner).assign(store["value"])
+        self.value.assign(store["value"])
+        if trained_with(self.weight) == self.owner:
+            self.weight.assign(store["value"])
         self.has_values = True
 
 
@@ -88,13 +112,42 @@ def variable_of(weight: keras.Variable, name: str | None) -> keras.Variable:
     return weight if name not in own or trained_with(weight) == name else own[name].value
 
 
+def stored_of_holder(weight: keras.Variable) -> keras.Variable | None:
+    """Return the stored values of the adapter whose values a weight holds, if there are any."""
+    own = own_values(weight).get(trained_with(weight) or "")
+    return None if own is None else own.value
+
+
 def hold(weight: keras.Variable, name: str) -> None:
     """Give a weight the values of one of its adapters; store those that it held."""
-    own, before = own_values(weight), trained_with(weight)
-    if before in own:
-        own[before].value.assign(ops.copy(weight))
-    weight.assign(ops.copy(own[name].value))
+    if (before := stored_of_holder(weight)) is not None:
+        before.assign(ops.copy(weight))
+    weight.assign(ops.copy(own_values(weight)[name].value))
     weight.trained_with = name
+
+
+_computing: ContextVar[frozenset[int]] = ContextVar("_computing", default=frozenset())
+
+
+class WatchedVariable:
+    """Mixin of a weight with values for several adapters while a model is tried with a batch."""
+
+    @property
+    def value(self) -> Any:
+        mode = current_mode()
+        if mode.ids is not None and id(self) not in _computing.get():
+            refuse_per_sample(f"{self.path}, read outside of its layer")  # type: ignore[attr-defined]
+        return super().value  # type: ignore[misc]
+
+
+@contextmanager
+def watched(weights: Iterable[keras.Variable]) -> Iterator[None]:
+    """Context manager: reading such a weight outside the `call` of its layer raises an error."""
+    with ExitStack() as stack:
+        for weight in weights:
+            add_mixin(weight, WatchedVariable)
+            stack.callback(remove_mixin, weight, WatchedVariable)
+        yield
 
 
 class OwnValuesLayer:
@@ -110,6 +163,22 @@ class OwnValuesLayer:
 def _call_for_each(layer: Any, call: Callable[[], Any], mode: Mode, ids: AdapterIds) -> Any:
     """Call a layer once for all samples whose adapters have the same values of its weights."""
     weights = [weight for weight in layer.weights if own_values(weight)]
+    if getattr(layer, "stateful", False):
+        refuse_per_sample(f"{layer.path}, whose state would be lost")
+    token = _computing.set(_computing.get() | set(map(id, weights)))
+    try:
+        return _of_groups(layer, call, mode, ids, weights)
+    finally:
+        _computing.reset(token)
+
+
+def _of_groups(
+    layer: Any,
+    call: Callable[[], Any],
+    mode: Mode,
+    ids: AdapterIds,
+    weights: list[keras.Variable],
+) -> Any:
     groups: dict[tuple[int, ...], list[str | None]] = {}
     for name in ids.names:
         variables = tuple(id(variable_of(weight, name)) for weight in weights)

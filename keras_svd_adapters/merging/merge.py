@@ -22,7 +22,7 @@ from keras_svd_adapters.models.named_adapters import require_adapter
 from keras_svd_adapters.models.refresh import restore_base_model
 from keras_svd_adapters.models.sites.search import adapted_sites
 from keras_svd_adapters.models.state.changes import changes_model
-from keras_svd_adapters.models.state.trained_weights import base_weights
+from keras_svd_adapters.models.state.weight_owners import weights_of, with_models_around
 from keras_svd_adapters.runtime.host_values import to_float_array
 
 QUANTIZED = ("float", "requantize")
@@ -84,7 +84,8 @@ def merge(
     if probe is None:
         _check_tolerance(report, tolerance)
     before = _outputs(model, probe)
-    trained = [(w, owner) for _, _, w in base_weights(model) if (owner := trained_with(w))]
+    outside = weights_of(with_models_around(model))
+    trained = [(weight, owner) for weight in outside if (owner := trained_with(weight))]
     record = MergeRecord([], trained)
     try:
         for site in sites:

@@ -24,7 +24,10 @@ from keras_svd_adapters.models.sites.search import adapted_sites
 from keras_svd_adapters.models.sites.site import Site
 from keras_svd_adapters.models.state.array_sharing import Shared
 from keras_svd_adapters.models.state.trained_weights import base_weights
-from keras_svd_adapters.models.state.weight_owners import restore_owners_on_error
+from keras_svd_adapters.models.state.weight_owners import (
+    restore_owners_on_error,
+    with_models_around,
+)
 from keras_svd_adapters.runtime.processes import broadcast_from
 
 Starter = Callable[[Site, Method, Shared, Found], Adapter]
@@ -68,7 +71,7 @@ def detach_on_error(model: keras.layers.Layer, chosen: Chosen, name: str) -> Ite
     before = {id(site.layer): getattr(site.layer, "active_adapter", None) for site, _ in chosen}
     weights = [(weight, is_frozen_variable(weight)) for _, _, weight in base_weights(model)]
     try:
-        with restore_owners_on_error(model):
+        with restore_owners_on_error(with_models_around(model)):
             yield
     except BaseException:
         for site, _ in chosen:

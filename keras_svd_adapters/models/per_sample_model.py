@@ -9,6 +9,7 @@ import numpy as np
 
 from keras_svd_adapters.adapters.carried import adapters_of
 from keras_svd_adapters.adapters.mode import Mode, in_mode
+from keras_svd_adapters.adapters.own_values import own_values, watched
 from keras_svd_adapters.adapters.per_sample import (
     AdapterIds,
     Group,
@@ -21,6 +22,7 @@ from keras_svd_adapters.kernels.quantized import holds_integers
 from keras_svd_adapters.models.sites.search import adapted_sites
 from keras_svd_adapters.models.sites.site import Site
 from keras_svd_adapters.models.state.compiled_functions import KEPT, store_of
+from keras_svd_adapters.models.state.weight_owners import place_mixins, weights_of
 from keras_svd_adapters.runtime.keras_private.tracing import trace_shapes
 
 PRIMES = (11, 13)
@@ -88,10 +90,13 @@ class PerSampleModel(keras.Model):
 
         The rows of such a layer are not samples. A prime number of samples reveals this.
         """
+        several = [weight for weight in weights_of([self.model]) if own_values(weight)]
+        if several:
+            place_mixins([self.model])  # layers may have joined since the last change
         try:
             for rows in PRIMES:
                 specs = keras.tree.map_structure(lambda x: _of_rows(x, rows), inputs)  # noqa: B023
-                with in_mode(self.mode(None, probe_rows=rows)):
+                with in_mode(self.mode(None, probe_rows=rows)), watched(several):
                     trace_shapes(lambda x: self.model(x, training=False), specs)
         except PerSampleError:
             raise

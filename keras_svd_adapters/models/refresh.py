@@ -27,7 +27,8 @@ from keras_svd_adapters.models.state.weight_owners import (
     add_owner,
     forget_single_owners,
     hold_active,
-    put_last,
+    with_models_around,
+    without_own_values,
 )
 from keras_svd_adapters.runtime.keras_private.layers import all_layers
 from keras_svd_adapters.runtime.live_models import models_containing
@@ -48,8 +49,9 @@ def train_and_sync(
         extra: The weights.
         values: New values of these weights, if they change.
     """
+    models = with_models_around(model)
     for weight in extra:
-        add_owner(model, weight, name)
+        add_owner(models, weight, name)
     sync_model(model)
     for weight, value in zip(extra, values or (), strict=values is not None):
         weight.assign(value)
@@ -59,10 +61,12 @@ def sync_model(model: keras.layers.Layer, only_switched: bool = False) -> None:
     """Make the trained weights, the saving and the compiled functions agree with the adapters."""
     sites = adapted_sites(model)
     active = {site.layer.active_adapter for site in sites} - {None}
+    models = with_models_around(model)
     if not only_switched:
-        put_last(model)
-    restarted = hold_active(model, active)
-    only_switched = not forget_single_owners(model) and only_switched
+        with without_own_values(models):
+            pass
+    every = [site.layer for each in models for site in adapted_sites(each)]
+    restarted = hold_active(models, {layer.active_adapter for layer in every} - {None})
     train = [weight for _, _, weight in base_weights(model) if trained_with(weight) in active]
     freeze_all_except(model, train)
     unfreeze(model, train)
@@ -73,6 +77,8 @@ def sync_model(model: keras.layers.Layer, only_switched: bool = False) -> None:
         add_logit_gradient(around)
     add_logit_gradient(model)
     update_functions(model, only_switched, restarted)
+    if forget_single_owners(models):
+        update_functions(model)
     _tell_of_user_functions(sites)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import keras
@@ -10,13 +10,16 @@ import keras
 from keras_svd_adapters.adapters.attachment import activate, detach
 from keras_svd_adapters.adapters.carried import adapters_of
 from keras_svd_adapters.adapters.mode import with_own_kernels
-from keras_svd_adapters.adapters.own_values import owners_of
 from keras_svd_adapters.models.named_adapters import require_adapter
 from keras_svd_adapters.models.refresh import restore_base_model, sync_model
 from keras_svd_adapters.models.sites.search import adapted_sites
 from keras_svd_adapters.models.state.changes import changes_model
-from keras_svd_adapters.models.state.trained_weights import base_weights
-from keras_svd_adapters.models.state.weight_owners import remove_owner, restore_owners_on_error
+from keras_svd_adapters.models.state.weight_owners import (
+    remove_owner,
+    restore_owners_on_error,
+    weights_of,
+    with_models_around,
+)
 from keras_svd_adapters.runtime.model_lock import model_lock
 
 
@@ -38,8 +41,10 @@ def delete_adapter(model: keras.layers.Layer, name: str) -> None:
         raise ValueError(f"`name` is the name of an adapter. Received: name={name!r}")
     for site in require_adapter(model, name):
         detach(site.layer, name)
-    for _, _, weight in base_weights(model):
-        remove_owner(model, weight, name)
+    models = with_models_around(model)
+    if not any(adapted_sites(each, name) for each in models):
+        for weight in weights_of(models):
+            remove_owner(models, weight, name)
     sync_model(model) if adapted_sites(model) else restore_base_model(model)
 
 
@@ -77,20 +82,10 @@ def set_adapter(model: keras.layers.Layer, name: str | list[str] | None) -> None
                 "One adapter of a layer can be active at a time. "
                 f"Received: name={name!r}, both on `{site.path}`"
             )
-    _check_owners(model, names)
     with restore_active_on_error(model):
         for site, found in zip(sites, chosen, strict=True):
             activate(site.layer, found[0] if found else None)
         sync_model(model, only_switched=True)
-
-
-def _check_owners(model: keras.layers.Layer, names: Sequence[str]) -> None:
-    for _, path, weight in base_weights(model):
-        if len(both := [name for name in names if name in owners_of(weight)]) > 1:
-            raise ValueError(
-                "A weight has the values of one adapter at a time. "
-                f"Received: name={list(names)}, and {both} train `{path}`"
-            )
 
 
 @contextmanager
@@ -98,7 +93,7 @@ def restore_active_on_error(model: keras.layers.Layer) -> Iterator[None]:
     """Context manager: if an error occurs, reactivate the adapters that were active before."""
     before = [(site.layer, site.layer.active_adapter) for site in adapted_sites(model)]
     try:
-        with restore_owners_on_error(model):
+        with restore_owners_on_error(with_models_around(model)):
             yield
     except BaseException:
         for layer, name in before:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from cases import shake
 from own_weights import X, adapted, add, outputs, plain, same
+from tasks import task
 
 import keras_svd_adapters as ksa
 
@@ -65,3 +66,31 @@ def test_a_file_goes_into_an_adapter_that_is_there(tmp_path):
     ksa.set_adapter(model, "b")
     ksa.load_adapter(model, tmp_path / "a.keras", "a", verbose=0)
     same(outputs(model), expected)
+
+
+def test_a_file_of_fewer_adapters_is_told(tmp_path):
+    model = plain()
+    add(model, "a", train="head")
+    model.save_weights(tmp_path / "before.weights.h5")
+    add(model, "b", train="head")
+    with pytest.warns(UserWarning, match="other adapters train the same weight"):
+        model.load_weights(tmp_path / "before.weights.h5")
+
+
+@pytest.mark.parametrize("held", ["a", "b"])
+def test_a_preset_keeps_what_weights_hold(held, tmp_path):
+    model, x = task()
+    for seed, (name, targets) in enumerate((("a", "*query*"), ("b", "*value*"))):
+        ksa.set_adapter(model, None) if seed else None
+        how = {"targets": targets, "name": name, "train": "logits", "verbose": 0}
+        ksa.enable(model, ksa.LoRA(rank=2), **how)
+        shake(model, seed=seed)
+    ksa.set_adapter(model, held)
+    ksa.set_adapter(model, None)
+    model.save_to_preset(tmp_path)
+    again = type(model).from_preset(str(tmp_path), preprocessor=None)
+    np.testing.assert_allclose(again.predict(x), model.predict(x), atol=1e-5)
+    for name in "ab":
+        for each in (model, again):
+            ksa.set_adapter(each, name)
+        np.testing.assert_allclose(again.predict(x), model.predict(x), atol=1e-5)

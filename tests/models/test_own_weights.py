@@ -123,7 +123,7 @@ def test_one_weight_has_the_values_of_one_adapter_at_a_time():
     np.testing.assert_array_equal(model.predict(X, verbose=0), before)
     ksa.set_adapter(model, None)
     ksa.enable(model, ksa.LoRA(rank=1), targets="head", name="d", train="head/bias", verbose=0)
-    with pytest.raises(ValueError, match=r"one adapter at a time.*Received: .*train `head/bias`"):
+    with pytest.raises(ValueError, match=r"one adapter at a time.*Received: .*trains `head/bias`"):
         ksa.set_adapter(model, ["a", "d"])
     assert [row[0] for row in ksa.status(model).adapters if row[-1] == "yes"] == ["d"]
 
@@ -155,3 +155,67 @@ def test_half_precision(dtype):
     ids = ["a", "b"] * 3
     found = ksa.predict(model, X, ids).astype("float32")
     np.testing.assert_allclose(found, alone(model, X, ids).astype("float32"), atol=0.05)
+
+
+def around():
+    """A backbone with the kernels, and a task around it with the head."""
+    keras.utils.set_random_seed(1)
+    inputs = keras.Input((6,))
+    backbone = keras.Model(inputs, keras.layers.Dense(8, name="up")(inputs), name="backbone")
+    task = keras.Model(inputs, keras.layers.Dense(3, name="head")(backbone(inputs)))
+    for seed, name in enumerate("ab"):
+        add(task, name, train="head")
+        shake(task, seed=seed)
+    return backbone, task, np.random.default_rng(0).normal(size=(6, 6)).astype("float32")
+
+
+def test_verbs_on_a_part_reach_the_weights_of_the_whole():
+    backbone, task, x = around()
+    expected = {}
+    for name in "ab":
+        ksa.set_adapter(task, name)
+        expected[name] = task.predict(x, verbose=0)
+    for name in "ab":
+        ksa.set_adapter(backbone, name)
+        np.testing.assert_allclose(task.predict(x, verbose=0), expected[name], atol=1e-6)
+    ksa.delete_adapter(backbone, "a")
+    add(task, "a", train="head")
+    for owner in "ab":
+        ksa.delete_adapter(backbone, owner)
+    assert type(task.get_layer("head")) is keras.layers.Dense
+    assert len(task.weights) == 4
+
+
+def test_snapshots_of_all_weights_outlive_a_switch():
+    model = adapted({"train": "head"})
+    expected = outputs(model)
+    ksa.set_adapter(model, "a")
+    model.compile("sgd", "mse")
+    weights, tree = model.get_weights(), model.get_state_tree(value_format="numpy_array")
+    for restore in (lambda: model.set_weights(weights), lambda: model.set_state_tree(tree)):
+        ksa.set_adapter(model, "b")
+        shake(model, seed=9)
+        restore()
+        same(outputs(model, "ba"), expected)
+    twin = copy.deepcopy(model)
+    twin.set_weights(model.get_weights())
+    same(outputs(twin, "ab"), expected)
+
+
+def test_an_interrupted_switch_loses_no_values(monkeypatch):
+    model = adapted({"train": "head"})
+    expected = outputs(model)
+    ksa.delete_adapter(model, "b")
+    with monkeypatch.context() as patch:
+        patch.setattr("keras_svd_adapters.models.refresh.update_functions", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            ksa.set_adapter(model, "a")
+    same(outputs(model, "a"), {"a": expected["a"]})
+
+
+def test_a_second_owner_is_not_activated_in_passing():
+    model = adapted({"train": "head"})
+    before = outputs(model, "ab")  # which leaves `b` active
+    with pytest.raises(ValueError, match="one adapter at a time.*Received:.*'a', 'b'"):
+        ksa.enable(model, ksa.LoRA(rank=1), targets="table", name="a", verbose=0)
+    same(outputs(model, "ab"), before)

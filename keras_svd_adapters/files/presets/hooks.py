@@ -19,7 +19,7 @@ from keras_svd_adapters.files.presets.saving import adapters_beside
 from keras_svd_adapters.models.sites.search import adapted_sites
 from keras_svd_adapters.models.state.adapted_model import AdaptedModel
 from keras_svd_adapters.models.state.freezing import trainable_as_at_first
-from keras_svd_adapters.models.state.weight_owners import without_own_values
+from keras_svd_adapters.models.state.weight_owners import with_models_around, without_own_values
 from keras_svd_adapters.runtime.keras_private.layers import all_layers
 
 _saving: ContextVar[bool] = ContextVar("saving", default=False)
@@ -65,7 +65,7 @@ def plain(model: Any) -> Iterator[None]:
     ]
     with ExitStack() as stack:
         stack.enter_context(trainable_as_at_first(model))
-        stack.enter_context(without_own_values(model))
+        stack.enter_context(without_own_values(with_models_around(model)))
         for root in [layer for layer in all_layers(model) if isinstance(layer, AdaptedModel)]:
             stack.enter_context(without_mixin(root, AdaptedModel))
         try:

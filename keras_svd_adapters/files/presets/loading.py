@@ -8,13 +8,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from keras import ops
+
 from keras_svd_adapters.adapters.attachment import activate
+from keras_svd_adapters.adapters.own_values import hold, own_values, stored_of_holder, trained_with
 from keras_svd_adapters.files.archive import AdapterFileError
 from keras_svd_adapters.files.load import load_adapter
 from keras_svd_adapters.files.presets.saving import FOLDER, FORMAT_VERSION, INDEX, weights_outside
 from keras_svd_adapters.models.assignment import check_name
 from keras_svd_adapters.models.refresh import sync_model, train_and_sync
 from keras_svd_adapters.models.sites.search import adapted_sites
+from keras_svd_adapters.models.state.trained_weights import base_weights
+from keras_svd_adapters.runtime.host_values import to_host_exact
 from keras_svd_adapters.runtime.warnings import warn
 
 
@@ -27,13 +32,17 @@ def load_adapters(model: Any, preset: Any, strict: bool = True) -> None:
         strict: As in `load_adapter`.
     """
     find = _finder(preset)
-    index = _read_index(find(INDEX), preset)
+    index, held_by_kind = _read_index(find(INDEX), preset)
+    held = held_by_kind.get(type(model).__name__) or held_by_kind.get("backbone") or {}
     holders = {
         name: holder
         for name, told in index.items()
         if (holder := _find_holder(model, told["of"], name, preset)) is not None
     }
+    plain = {key: to_host_exact(weight) for key, _, weight in base_weights(model)} if held else {}
     for name, holder in holders.items():
+        for site in adapted_sites(model):
+            activate(site.layer, None)  # adapters of other layers may train the same weight
         load_adapter(holder, _require(find(f"{FOLDER}/{name}.keras"), name, preset), name, strict)
         if not strict and holder is model:  # new weights must train
             train_and_sync(model, name, weights_outside(model, model.backbone))
@@ -46,6 +55,19 @@ def load_adapters(model: Any, preset: Any, strict: bool = True) -> None:
                 switched[id(holder)] = holder
     for holder in switched.values():
         sync_model(holder)
+    for key, _, weight in base_weights(model):
+        if own_values(weight):
+            _hold(weight, held.get(key), plain.get(key))
+
+
+def _hold(weight: Any, name: str | None, plain: Any) -> None:
+    """Give a weight of several adapters the values that it held when the preset was saved."""
+    if name in own_values(weight) and trained_with(weight) != name:
+        hold(weight, name)
+    elif name is None and plain is not None and (stored := stored_of_holder(weight)) is not None:
+        stored.assign(ops.copy(weight))
+        weight.assign(plain)
+        weight.trained_with = None
 
 
 def _find_holder(model: Any, kind: str, name: str, preset: Any) -> Any:
@@ -62,10 +84,10 @@ def _find_holder(model: Any, kind: str, name: str, preset: Any) -> Any:
     return None
 
 
-def _read_index(path: str | None, preset: Any) -> dict[str, Any]:
-    """Return the adapters in the index of a preset, by name."""
+def _read_index(path: str | None, preset: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the adapters in the index of a preset by name, and what weights held, by class."""
     if path is None:
-        return {}
+        return {}, {}
     try:
         index = json.loads(Path(path).read_text())
         if (version := index["format_version"]) != FORMAT_VERSION:
@@ -77,6 +99,9 @@ def _read_index(path: str | None, preset: Any) -> dict[str, Any]:
         for name, told in adapters.items():
             check_name(name)
             told["of"], list(told["active"])
+        held = index.get("held", {})
+        for of_kind in held.values():
+            dict(of_kind)
     except AdapterFileError:
         raise
     except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -84,7 +109,7 @@ def _read_index(path: str | None, preset: Any) -> dict[str, Any]:
             f"`{INDEX}` of the preset is not well formed: {error}. Save the model again with "
             f"`save_to_preset`, or remove the file. Received: {str(preset)!r}"
         ) from None
-    return dict(adapters)
+    return dict(adapters), held
 
 
 def _require(path: str | None, name: str, preset: Any) -> str:

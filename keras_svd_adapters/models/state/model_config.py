@@ -23,7 +23,11 @@ from keras_svd_adapters.models.state.freezing import (
     unfreeze,
 )
 from keras_svd_adapters.models.state.trained_weights import base_weights
-from keras_svd_adapters.models.state.weight_owners import add_owner, store_values
+from keras_svd_adapters.models.state.weight_owners import (
+    add_owner,
+    store_values,
+    without_own_values,
+)
 from keras_svd_adapters.runtime.layer_attributes import walk
 
 
@@ -116,12 +120,14 @@ def restore_adapters(
         for key, told in adapter["sites"].items():
             _restore(by_key[key], name, told, arrays)
         for key in adapter["train"]:
-            add_owner(model, weights[key], name, has_values=False)
+            add_owner([model], weights[key], name, has_values=False)
     for key, holder in holders.items():
         for name in owners_of(weights[key]):
             if name not in own_values(weights[key]):
-                store_values(model, weights[key], name, has_values=False)
+                store_values([model], weights[key], name, has_values=False)
         weights[key].trained_with = holder
+    with without_own_values([model]):
+        pass
     share_one_set(adapted_sites(model), arrays)
     add_logit_gradient(model)
 

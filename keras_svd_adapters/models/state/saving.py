@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import zipfile
 from collections.abc import Iterator
 from functools import wraps
@@ -17,12 +18,19 @@ from typing import Any
 
 import h5py
 import keras
+import numpy as np
+from keras import ops
 
 from keras_svd_adapters.adapters.carried import PREFIX, adapters_of
+from keras_svd_adapters.adapters.own_values import OwnValues, own_values, stored_of_holder
 from keras_svd_adapters.models.sites.search import adapted_sites
 from keras_svd_adapters.models.state.adapted_model import mark_adapted, models_of
+from keras_svd_adapters.models.state.weight_owners import weights_of
+from keras_svd_adapters.runtime.host_values import to_host_exact
 from keras_svd_adapters.runtime.layer_attributes import walk
 from keras_svd_adapters.runtime.warnings import warn
+
+OWN = re.compile(r"/values_\d+_of_\w+$")
 
 
 def install_saving_hooks() -> None:
@@ -35,6 +43,10 @@ def install_saving_hooks() -> None:
     def load_and_tell(self: keras.Model, filepath: Any, *args: Any, **kwargs: Any) -> Any:
         result = load(self, filepath, *args, **kwargs)
         tell_of_adapters_left_out(self, filepath)
+        if _has_same_owners(self, filepath):
+            for weight in weights_of([self]):
+                if (stored := stored_of_holder(weight)) is not None:  # also if two layers load it
+                    weight.assign(ops.copy(stored))
         return result
 
     keras.Model.save = _rooted(save)
@@ -42,6 +54,8 @@ def install_saving_hooks() -> None:
     for module in (keras.saving, keras.models):
         module.save_model = _rooted(module.save_model)
     keras.Model.load_weights = load_and_tell
+    keras.Model.get_weights = _up_to_date(keras.Model.get_weights)
+    keras.Model.get_state_tree = _up_to_date(keras.Model.get_state_tree)
     keras.Model.set_weights = _noticed(keras.Model.set_weights, of_all=True)
     keras.Model.set_state_tree = _noticed(keras.Model.set_state_tree, of_all=False)
 
@@ -64,6 +78,8 @@ def _noticed(assign: Any, of_all: bool) -> Any:
     @wraps(assign)
     def assign_and_notice(self: keras.Model, *args: Any, **kwargs: Any) -> None:
         assign(self, *args, **kwargs)
+        for weight in weights_of([self]):
+            _follow_holder(weight)
         for site in adapted_sites(self):
             for adapter in adapters_of(site.layer).values():
                 adapter.detect_values(of_all)
@@ -71,9 +87,48 @@ def _noticed(assign: Any, of_all: bool) -> Any:
     return assign_and_notice
 
 
+def _up_to_date(read: Any) -> Any:
+    """Wrap a method that returns all weights: stored values of the active adapter are current."""
+
+    @wraps(read)
+    def update_and_read(self: keras.Model, *args: Any, **kwargs: Any) -> Any:
+        for weight in weights_of([self]):
+            if (stored := stored_of_holder(weight)) is not None:
+                stored.assign(ops.copy(weight))
+        return read(self, *args, **kwargs)
+
+    return update_and_read
+
+
+def _follow_holder(weight: keras.Variable) -> None:
+    """After an assignment of all weights, give a weight the values of the adapter that it holds.
+
+    The values may be of a time when the weight held those of another adapter.
+    """
+    if (stored := stored_of_holder(weight)) is None:
+        return
+    value, every = to_host_exact(weight), own_values(weight).values()
+    if any(np.array_equal(value, to_host_exact(each.value)) for each in every):
+        weight.assign(ops.copy(stored))
+
+
+def _has_same_owners(model: keras.Model, filepath: Any) -> bool:
+    """Whether the same adapters have values of weights in a file; warn if others have."""
+    there = {key for key, chain in walk(model) if isinstance(chain[-1], OwnValues)}
+    found = {key for key in groups_in(filepath) if OWN.search(key)}
+    if differ := sorted(there ^ found):
+        warn(
+            "In the file and in the model, other adapters train the same weight, so it has the "
+            "values of the adapter that was active in the file. Enable the adapters as before "
+            "saving, or `load_adapter` the file of each. Received: "
+            f"{str(filepath)!r}, {', '.join(differ[:4])}"
+        )
+    return bool(there) and not differ
+
+
 def tell_of_adapters_left_out(model: keras.Model, filepath: Any) -> None:
     """Warn if a weight file holds adapters that a model lacks: Keras skips these silently."""
-    if not (found := set(adapters_in(filepath))):
+    if not (found := {key for key in groups_in(filepath) if _is_adapter(key)}):
         return
     there = {key for key, _ in walk(model)}
     if left_out := sorted(found - there):
@@ -86,24 +141,28 @@ def tell_of_adapters_left_out(model: keras.Model, filepath: Any) -> None:
         )
 
 
-def adapters_in(filepath: Any) -> Iterator[str]:
-    """Yield the paths of the adapters in a file of weights, its shards, or a whole model."""
+def groups_in(filepath: Any) -> Iterator[str]:
+    """Yield the paths of the layers in a file of weights, its shards, or a whole model."""
     path = Path(os.fspath(filepath))
     if path.name.endswith(".weights.json") and path.exists():
         shards = keras.tree.flatten(json.loads(path.read_text()).get("weight_map", {}))
         for name in sorted(set(shards)):
-            yield from adapters_in(path.parent / name)
+            yield from groups_in(path.parent / name)
     elif path.suffix == ".h5" and path.exists():
-        yield from _adapters_in_h5(path)
+        yield from _groups_in_h5(path)
     elif path.suffix == ".keras" and path.exists():
         with zipfile.ZipFile(path) as archive:
             for name in (name for name in archive.namelist() if name.endswith(".weights.h5")):
                 with archive.open(name) as member:
-                    yield from _adapters_in_h5(member)
+                    yield from _groups_in_h5(member)
 
 
-def _adapters_in_h5(source: Any) -> set[str]:
+def _groups_in_h5(source: Any) -> set[str]:
     found: set[str] = set()
     with h5py.File(source) as file:
         file.visit(found.add)
-    return {name for name in found if name.rpartition("/")[2].startswith(PREFIX)}
+    return found
+
+
+def _is_adapter(key: str) -> bool:
+    return key.rpartition("/")[2].startswith(PREFIX)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import keras
@@ -21,20 +21,31 @@ from keras_svd_adapters.models.state.trained_weights import base_weights
 from keras_svd_adapters.runtime.host_values import restore_values_on_error
 from keras_svd_adapters.runtime.keras_private.layers import (
     all_layers,
-    attach_child,
-    detach_child,
     direct_weights,
 )
 from keras_svd_adapters.runtime.layer_attributes import walk
+from keras_svd_adapters.runtime.live_models import models_containing
+
+Models = Sequence[keras.layers.Layer]
 
 
-def add_owner(
-    model: keras.layers.Layer, weight: keras.Variable, name: str, has_values: bool = True
-) -> None:
+def with_models_around(model: keras.layers.Layer) -> list[keras.layers.Layer]:
+    """Return a model and the models that share layers with it, such as the task of a backbone."""
+    found = [model, *models_containing(all_layers(model))]
+    return list({id(each): each for each in found}.values())
+
+
+def weights_of(models: Models) -> list[keras.Variable]:
+    """Return the weights outside the adapters of these models, each once."""
+    found = (weight for model in models for _, _, weight in base_weights(model))
+    return list({id(weight): weight for weight in found}.values())
+
+
+def add_owner(models: Models, weight: keras.Variable, name: str, has_values: bool = True) -> None:
     """Let an adapter train a weight; from the second adapter on, each has its own values.
 
     Args:
-        model: The model.
+        models: The models that have the weight.
         weight: A weight outside the adapters.
         name: Name of the adapter.
         has_values: Whether the adapter starts with the values that the weight has now, or
@@ -48,99 +59,100 @@ def add_owner(
         return
     for owner in (*owners, name):
         if owner not in own_values(weight):
-            store_values(model, weight, owner, has_values)
+            store_values(models, weight, owner, has_values)
 
 
-def store_values(
-    model: keras.layers.Layer, weight: keras.Variable, name: str, has_values: bool
-) -> None:
+def store_values(models: Models, weight: keras.Variable, name: str, has_values: bool) -> None:
     """Store the values of an adapter for a weight in a child of the weight's layer."""
+    layer = next(each for each in _layers(models) if _index(each, weight) is not None)
     stored = OwnValues(weight, name, has_values)
-    layer = _layers_with(model, weight)[0]
-    attach_child(layer, _attribute(layer, weight, name), stored)
-    weight.own_values = own_values(weight) | {name: stored}
-    for layer in _layers_that_compute(model, weight):
-        if not isinstance(layer, OwnValuesLayer):
-            add_mixin(layer, OwnValuesLayer)
+    stored.attach_to(layer, f"values_{_index(layer, weight)}_of_{name}")
+    weight.own_values = dict(sorted({**own_values(weight), name: stored}.items()))
+    place_mixins(models)
 
 
-def remove_owner(model: keras.layers.Layer, weight: keras.Variable, name: str) -> None:
+def remove_owner(models: Models, weight: keras.Variable, name: str) -> None:
     """Undo `add_owner`; the weight keeps the values that it holds."""
     if name not in owners_of(weight):
         return
     if trained_with(weight) == name:
         weight.trained_with = None
     kept = {owner: own for owner, own in own_values(weight).items() if owner != name}
-    _keep(model, weight, {} if set(kept) == {trained_with(weight)} else kept)
+    _keep(models, weight, {} if set(kept) == {trained_with(weight)} else kept)
 
 
-def forget_single_owners(model: keras.layers.Layer) -> bool:
+def forget_single_owners(models: Models) -> bool:
     """Store no values for a weight that holds those of its only adapter; return if any were."""
-    single = [w for _, _, w in base_weights(model) if set(own_values(w)) == {trained_with(w)}]
+    single = [w for w in weights_of(models) if set(own_values(w)) == {trained_with(w)}]
     for weight in single:
-        _keep(model, weight, {})
+        _keep(models, weight, {})
     return bool(single)
 
 
-def _keep(model: keras.layers.Layer, weight: keras.Variable, kept: dict[str, OwnValues]) -> None:
-    removed = [owner for owner in own_values(weight) if owner not in kept]
-    for layer in _layers_with(model, weight):
-        for name in (_attribute(layer, weight, owner) for owner in removed):
-            if hasattr(layer, name):
-                detach_child(layer, name)
+def _keep(models: Models, weight: keras.Variable, kept: dict[str, OwnValues]) -> None:
+    for owner, own in own_values(weight).items():
+        if owner not in kept:
+            own.detach()
     weight.own_values = kept
-    for layer in _layers_that_compute(model, weight):
-        if not any(own_values(each) for each in layer.weights):
-            remove_mixin(layer, OwnValuesLayer)
+    place_mixins(models)
 
 
-def hold_active(model: keras.layers.Layer, active: set[str | None]) -> list[keras.Variable]:
+def hold_active(models: Models, active: set[str | None]) -> list[keras.Variable]:
     """Give each weight the values of the active adapter that trains it; return what changed."""
+    wanted = {id(w): [n for n in own_values(w) if n in active] for w in weights_of(models)}
+    for weight in weights_of(models):
+        if len(wanted[id(weight)]) > 1:
+            raise ValueError(
+                "A weight has the values of one adapter at a time. Received: "
+                f"{wanted[id(weight)]}, all active, and each trains `{weight.path}`"
+            )
     changed = []
-    for _, _, weight in base_weights(model):
-        wanted = [name for name in own_values(weight) if name in active]
-        if wanted and trained_with(weight) not in wanted:
-            hold(weight, wanted[0])
+    for weight in weights_of(models):
+        if wanted[id(weight)] and trained_with(weight) not in wanted[id(weight)]:
+            hold(weight, wanted[id(weight)][0])
             changed.append(weight)
     return changed
 
 
-def put_last(model: keras.layers.Layer) -> None:
-    """Move the mixin and the stored values of this module after those of adapters.
+def place_mixins(models: Models) -> None:
+    """Put the mixin on the layers that compute with such a weight, around that of an adapter.
 
-    The `call` of the mixin is around that of the adapters. The order of the variables does not
-    depend on what was attached first.
+    A recurrent layer reads the weights of its cell.
     """
-    with without_own_values(model):
-        pass
+    wanted: dict[int, keras.layers.Layer] = {}
+    for _, chain in (each for model in models for each in walk(model)):
+        if any(own_values(weight) for weight in direct_weights(chain[-1])):
+            layer = next((each for each in chain if isinstance(each, RECURRENT)), chain[-1])
+            wanted[id(layer)] = layer
+    for layer in _layers(models):
+        remove_mixin(layer, OwnValuesLayer)
+        if id(layer) in wanted:
+            add_mixin(layer, OwnValuesLayer)
 
 
 @contextmanager
-def without_own_values(model: keras.layers.Layer) -> Iterator[None]:
-    """Context manager: layers have no stored values as children; afterwards, as `put_last`."""
-    children = [
-        (layer, _attribute(layer, weight, name), own)
-        for _, _, weight in base_weights(model)
-        for name, own in own_values(weight).items()
-        for layer in _layers_with(model, weight)[:1]
-    ]
-    for layer, attribute, _ in children:
-        detach_child(layer, attribute)
+def without_own_values(models: Models) -> Iterator[None]:
+    """Context manager: layers have no stored values as children.
+
+    Afterwards, these come after the adapters, so that the order of the variables does not depend
+    on what was attached first.
+    """
+    every = [own for weight in weights_of(models) for own in own_values(weight).values()]
+    for own in every:
+        own.detach()
     try:
         yield
     finally:
-        for layer, attribute, own in children:
-            attach_child(layer, attribute, own)
-        for layer in all_layers(model):
-            if isinstance(layer, OwnValuesLayer):
-                remove_mixin(layer, OwnValuesLayer)
-                add_mixin(layer, OwnValuesLayer)
+        for own in every:
+            own.attach_to(own.layer(), own.attribute)
+        if every:
+            place_mixins(models)
 
 
 @contextmanager
-def restore_owners_on_error(model: keras.layers.Layer) -> Iterator[None]:
+def restore_owners_on_error(models: Models) -> Iterator[None]:
     """Context manager: if an error occurs, restore the adapters and values of each weight."""
-    before = [(w, trained_with(w), owners_of(w)) for _, _, w in base_weights(model)]
+    before = [(w, trained_with(w), owners_of(w)) for w in weights_of(models)]
     several = [weight for weight, _, _ in before if own_values(weight)]
     variables = [own.value for weight in several for own in own_values(weight).values()]
     with restore_values_on_error([*several, *variables]):
@@ -152,27 +164,14 @@ def restore_owners_on_error(model: keras.layers.Layer) -> Iterator[None]:
                 if trained_with(weight) != holder:
                     weight.trained_with = holder
                 for name in added:
-                    remove_owner(model, weight, name)
+                    remove_owner(models, weight, name)
             raise
 
 
-def _attribute(layer: keras.layers.Layer, weight: keras.Variable, name: str) -> str:
-    """Return the attribute with the values of an adapter; weights may have equal names."""
-    index = [own is weight for own in direct_weights(layer)].index(True)
-    return f"values_{index}_of_{name}"
+def _layers(models: Models) -> list[keras.layers.Layer]:
+    return list({id(layer): layer for model in models for layer in all_layers(model)}.values())
 
 
-def _layers_with(model: keras.layers.Layer, weight: keras.Variable) -> list[keras.layers.Layer]:
-    return [layer for layer in all_layers(model) if any(weight is w for w in direct_weights(layer))]
-
-
-def _layers_that_compute(
-    model: keras.layers.Layer, weight: keras.Variable
-) -> list[keras.layers.Layer]:
-    """Return the layers whose `call` computes with a weight; a recurrent layer reads its cell's."""
-    holders = {id(layer) for layer in _layers_with(model, weight)}
-    return [
-        next((layer for layer in chain if isinstance(layer, RECURRENT)), chain[-1])
-        for _, chain in walk(model)
-        if id(chain[-1]) in holders
-    ]
+def _index(layer: keras.layers.Layer, weight: keras.Variable) -> int | None:
+    """Return the place of a weight among those of its layer; names may be equal."""
+    return next((i for i, own in enumerate(direct_weights(layer)) if own is weight), None)
