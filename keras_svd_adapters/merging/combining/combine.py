@@ -32,7 +32,7 @@ def combine(
 
     Its kernel update is the weighted sum of the others' updates; a weight may be
     negative. Other weights of the model that trained with an adapter (`train=`)
-    change in place and are not combined.
+    are not combined: the new adapter computes with the values that they have now.
 
     Args:
         model: A model with adapters.
