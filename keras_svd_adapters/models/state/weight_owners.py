@@ -44,6 +44,8 @@ def weights_of(models: Models) -> list[keras.Variable]:
 def add_owner(models: Models, weight: keras.Variable, name: str, has_values: bool = True) -> None:
     """Let an adapter train a weight; from the second adapter on, each has its own values.
 
+    `place_mixins` is due after this and after `remove_owner`.
+
     Args:
         models: The models that have the weight.
         weight: A weight outside the adapters.
@@ -68,33 +70,33 @@ def store_values(models: Models, weight: keras.Variable, name: str, has_values: 
     stored = OwnValues(weight, name, has_values)
     stored.attach_to(layer, f"values_{_index(layer, weight)}_of_{name}")
     weight.own_values = dict(sorted({**own_values(weight), name: stored}.items()))
-    place_mixins(models)
 
 
-def remove_owner(models: Models, weight: keras.Variable, name: str) -> None:
+def remove_owner(weight: keras.Variable, name: str) -> None:
     """Undo `add_owner`; the weight keeps the values that it holds."""
     if name not in owners_of(weight):
         return
     if trained_with(weight) == name:
         weight.trained_with = None
     kept = {owner: own for owner, own in own_values(weight).items() if owner != name}
-    _keep(models, weight, {} if set(kept) == {trained_with(weight)} else kept)
+    _keep(weight, {} if set(kept) == {trained_with(weight)} else kept)
 
 
 def forget_single_owners(models: Models) -> bool:
     """Store no values for a weight that holds those of its only adapter; return if any were."""
     single = [w for w in weights_of(models) if set(own_values(w)) == {trained_with(w)}]
     for weight in single:
-        _keep(models, weight, {})
+        _keep(weight, {})
+    if single:
+        place_mixins(models)
     return bool(single)
 
 
-def _keep(models: Models, weight: keras.Variable, kept: dict[str, OwnValues]) -> None:
+def _keep(weight: keras.Variable, kept: dict[str, OwnValues]) -> None:
     for owner, own in own_values(weight).items():
         if owner not in kept:
             own.detach()
     weight.own_values = kept
-    place_mixins(models)
 
 
 def hold_active(models: Models, active: set[str | None]) -> list[keras.Variable]:
@@ -164,7 +166,8 @@ def restore_owners_on_error(models: Models) -> Iterator[None]:
                 if trained_with(weight) != holder:
                     weight.trained_with = holder
                 for name in added:
-                    remove_owner(models, weight, name)
+                    remove_owner(weight, name)
+            place_mixins(models)
             raise
 
 
