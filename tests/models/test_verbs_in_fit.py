@@ -13,11 +13,11 @@ BATCH = 2
 LORA = ksa.LoRA(rank=2)
 
 
-def adapted(names="ab"):
+def adapted(names="ab", dtype="float32"):
     keras.utils.set_random_seed(0)
     inputs = x = keras.Input((6,))
     for name in ("up", "mid"):
-        x = keras.layers.Dense(8, activation="gelu", name=name)(x)
+        x = keras.layers.Dense(8, activation="gelu", name=name, dtype=dtype)(x)
     model = keras.Model(inputs, keras.layers.Dense(2, name="head")(x))
     for name in names:
         ksa.enable(model, LORA, targets=["up", "mid"], name=name)
@@ -73,6 +73,7 @@ MODES = {
     "steps": {"steps_per_execution": 4},
     "accumulation": {"gradient_accumulation_steps": 2},
     "loss scale": {"loss_scale": True},
+    "mixed precision": {"dtype": "mixed_bfloat16"},
 }
 if keras.backend.backend() == "torch":
     del MODES["jit"], MODES["steps"]  # PyTorch compiles no such model, and takes single steps
@@ -84,7 +85,7 @@ else:  # each verb, each moment and each mode
     CASES = [tuple(each[i % len(each)] for each in TABLES) for i in range(max(map(len, TABLES)))]
 
 
-def compiled(model, gradient_accumulation_steps=None, loss_scale=False, **how):
+def compiled(model, gradient_accumulation_steps=None, loss_scale=False, dtype=None, **how):
     optimizer = keras.optimizers.Adam(1e-2, gradient_accumulation_steps=gradient_accumulation_steps)
     if loss_scale:
         optimizer = keras.optimizers.LossScaleOptimizer(optimizer, initial_scale=8.0)
@@ -104,7 +105,8 @@ def test_as_between_two_fits(verb, moment, mode, tmp_path):
     before = BATCHES_BEFORE[moment]
     if "batch" in moment:
         before *= MODES[mode].get("steps_per_execution", 1)
-    found, expected = adapted(), adapted()
+    dtype = MODES[mode].get("dtype", "float32")
+    found, expected = adapted(dtype=dtype), adapted(dtype=dtype)
     ksa.save_adapter(found, tmp_path / "a.keras", name="a")
 
     def change(model):
