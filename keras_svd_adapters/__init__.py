@@ -14,7 +14,7 @@ KerasHub backbones, such as `backbone.enable_svft(pattern="banded", d=2)`.
 
 Verbs, each with its own `help`:
 
-- before: `targets`, `plan`, `spectrum`; `register_kernels` for your own layers
+- before: `targets`, `plan`, `compare`, `spectrum`; `register_kernels` for your own layers
 - adapt: `enable`, `set_adapter`, `disabled`, `delete_adapter`; `from_preset` loads and adapts
 - inspect: `status`, `coefficients`, `similarity`, and `AdapterHealth` as a callback of `fit`
 - one adapter per sample of a batch: `predict`, `generate`
@@ -66,6 +66,7 @@ from keras_svd_adapters.models.state.saving import install_saving_hooks
 from keras_svd_adapters.models.status import Status, status
 from keras_svd_adapters.models.switching import delete_adapter, disabled, set_adapter
 from keras_svd_adapters.reports.coefficients import Coefficients, coefficients
+from keras_svd_adapters.reports.compare import Comparison, compare
 from keras_svd_adapters.reports.plan import plan
 from keras_svd_adapters.reports.plan_report import Plan
 from keras_svd_adapters.reports.spectrum import Spectrum, spectrum
@@ -88,6 +89,7 @@ __all__ = [
     "Approximation",
     "Choice",
     "Coefficients",
+    "Comparison",
     "Compensation",
     "DoRA",
     "DoRADense",
@@ -117,6 +119,7 @@ __all__ = [
     "__version__",
     "coefficients",
     "combine",
+    "compare",
     "delete_adapter",
     "disabled",
     "enable",
