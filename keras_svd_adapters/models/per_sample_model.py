@@ -9,7 +9,8 @@ import numpy as np
 
 from keras_svd_adapters.adapters.carried import adapters_of
 from keras_svd_adapters.adapters.mode import Mode, in_mode
-from keras_svd_adapters.adapters.own_values import own_values, watched
+from keras_svd_adapters.adapters.own_values import own_values
+from keras_svd_adapters.adapters.own_values_layer import watched
 from keras_svd_adapters.adapters.per_sample import (
     AdapterIds,
     Group,

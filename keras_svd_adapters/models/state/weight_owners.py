@@ -10,12 +10,12 @@ import keras
 from keras_svd_adapters.adapters.class_mixing import add_mixin, remove_mixin
 from keras_svd_adapters.adapters.own_values import (
     OwnValues,
-    OwnValuesLayer,
     hold,
     own_values,
     owners_of,
     trained_with,
 )
+from keras_svd_adapters.adapters.own_values_layer import OwnValuesLayer
 from keras_svd_adapters.models.sites.site import RECURRENT
 from keras_svd_adapters.models.state.trained_weights import base_weights
 from keras_svd_adapters.runtime.host_values import restore_values_on_error

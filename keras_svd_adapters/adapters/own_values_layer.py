@@ -1,0 +1,103 @@
+"""A layer that computes with weights of which several adapters have values of their own.
+
+Each sample of a batch has the values of its adapter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from contextvars import ContextVar
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_svd_adapters.adapters.class_mixing import add_mixin, remove_mixin
+from keras_svd_adapters.adapters.mode import Mode, current_mode, in_mode
+from keras_svd_adapters.adapters.own_values import own_values, variable_of
+from keras_svd_adapters.adapters.per_sample import AdapterIds, samples_of
+from keras_svd_adapters.adapters.refusals import refuse_per_sample
+
+_computing: ContextVar[frozenset[int]] = ContextVar("_computing", default=frozenset())
+
+
+class WatchedVariable:
+    """Mixin of a weight with values for several adapters while a model is tried with a batch."""
+
+    @property
+    def value(self) -> Any:
+        mode = current_mode()
+        if mode.ids is not None and id(self) not in _computing.get():
+            refuse_per_sample(f"{self.path}, read outside of its layer")  # type: ignore[attr-defined]
+        return super().value  # type: ignore[misc]
+
+
+@contextmanager
+def watched(weights: Iterable[keras.Variable]) -> Iterator[None]:
+    """Context manager: reading such a weight outside the `call` of its layer raises an error."""
+    with ExitStack() as stack:
+        for weight in weights:
+            add_mixin(weight, WatchedVariable)
+            stack.callback(remove_mixin, weight, WatchedVariable)
+        yield
+
+
+class OwnValuesLayer:
+    """Mixin of a layer with such weights: each sample of a batch has those of its adapter."""
+
+    def call(self, *args: Any, **kwargs: Any) -> Any:
+        mode, call = current_mode(), super().call  # type: ignore[misc]
+        if mode.ids is None:
+            return call(*args, **kwargs)
+        return _call_for_each(self, partial(call, *args, **kwargs), mode, mode.ids)
+
+
+def _call_for_each(layer: Any, call: Callable[[], Any], mode: Mode, ids: AdapterIds) -> Any:
+    """Call a layer for a batch whose samples have adapters with other values of its weights."""
+    weights = [weight for weight in layer.weights if own_values(weight)]
+    if getattr(layer, "stateful", False):
+        refuse_per_sample(f"{layer.path}, whose state would be lost")
+    token = _computing.set(_computing.get() | set(map(id, weights)))
+    try:
+        return _of_groups(layer, call, mode, ids, weights)
+    finally:
+        _computing.reset(token)
+
+
+def _of_groups(
+    layer: Any,
+    call: Callable[[], Any],
+    mode: Mode,
+    ids: AdapterIds,
+    weights: list[keras.Variable],
+) -> Any:
+    """Return the outputs of all samples, computed once for each set of values of the weights."""
+    groups: dict[tuple[int, ...], list[str | None]] = {}
+    for name in ids.names:
+        variables = tuple(id(variable_of(weight, name)) for weight in weights)
+        groups.setdefault(variables, []).append(name)
+    if ids.probe_rows or groups.keys() == {tuple(map(id, weights))}:
+        y = call()
+        keras.tree.map_structure(partial(samples_of, chosen=ids), y)
+        return y
+    y = None
+    for names in groups.values():
+        same = tuple(name if name in names else names[0] for name in ids.names)
+        values = [(v, ops.convert_to_tensor(v)) for v in layer.variables]
+        values += [(w, ops.convert_to_tensor(variable_of(w, names[0]))) for w in weights]
+        with in_mode(replace(mode, ids=replace(ids, names=same))), keras.StatelessScope(values):
+            found = call()
+        here = np.array([name in names for name in ids.names])
+        y = found if y is None else keras.tree.map_structure(partial(_where, here, ids), found, y)
+    return y
+
+
+def _where(here: np.ndarray, ids: AdapterIds, found: Any, y: Any) -> Any:
+    """Return rows of `found` for the samples whose adapter is `here`, of `y` for the others."""
+    samples = samples_of(found, ids)
+    mask = ops.reshape(ops.take(here, ids.ids, axis=0), (-1,) + (1,) * (len(samples.shape) - 1))
+    return ops.reshape(ops.where(mask, samples, samples_of(y, ids)), ops.shape(found))
