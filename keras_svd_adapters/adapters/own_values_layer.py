@@ -30,8 +30,8 @@ class WatchedVariable:
 
     @property
     def value(self) -> Any:
-        mode = current_mode()
-        if mode.ids is not None and id(self) not in _computing.get():
+        ids = current_mode().ids  # another thread may compute a batch meanwhile
+        if ids is not None and ids.probe_rows and id(self) not in _computing.get():
             refuse_per_sample(f"{self.path}, read outside of its layer")  # type: ignore[attr-defined]
         return super().value  # type: ignore[misc]
 
