@@ -23,6 +23,7 @@ from keras_svd_adapters.adapters.per_sample import AdapterIds, samples_of
 from keras_svd_adapters.adapters.refusals import refuse_per_sample
 
 _computing: ContextVar[frozenset[int]] = ContextVar("_computing", default=frozenset())
+_read_outside: ContextVar[list[str] | None] = ContextVar("_read_outside", default=None)
 
 
 class WatchedVariable:
@@ -30,20 +31,27 @@ class WatchedVariable:
 
     @property
     def value(self) -> Any:
-        ids = current_mode().ids  # another thread may compute a batch meanwhile
-        if ids is not None and ids.probe_rows and id(self) not in _computing.get():
-            refuse_per_sample(f"{self.path}, read outside of its layer")  # type: ignore[attr-defined]
+        noted = _read_outside.get()  # `None` in other threads, which may compute meanwhile
+        if noted is not None and id(self) not in _computing.get():
+            noted.append(self.path)  # type: ignore[attr-defined]
         return super().value  # type: ignore[misc]
 
 
 @contextmanager
-def watched(weights: Iterable[keras.Variable]) -> Iterator[None]:
-    """Context manager: reading such a weight outside the `call` of its layer raises an error."""
-    with ExitStack() as stack:
-        for weight in weights:
-            add_mixin(weight, WatchedVariable)
-            stack.callback(remove_mixin, weight, WatchedVariable)
-        yield
+def refuse_reads_outside(weights: Iterable[keras.Variable]) -> Iterator[None]:
+    """Context manager: if code reads a weight outside the `call` of its layer, raise at the end."""
+    noted: list[str] = []
+    token = _read_outside.set(noted)
+    try:
+        with ExitStack() as stack:
+            for weight in weights:
+                add_mixin(weight, WatchedVariable)
+                stack.callback(remove_mixin, weight, WatchedVariable)
+            yield
+    finally:
+        _read_outside.reset(token)
+        if noted:
+            refuse_per_sample(f"{noted[0]}, read outside of its layer")
 
 
 class OwnValuesLayer:

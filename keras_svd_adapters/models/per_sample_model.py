@@ -10,7 +10,7 @@ import numpy as np
 from keras_svd_adapters.adapters.carried import adapters_of
 from keras_svd_adapters.adapters.mode import Mode, in_mode
 from keras_svd_adapters.adapters.own_values import own_values
-from keras_svd_adapters.adapters.own_values_layer import watched
+from keras_svd_adapters.adapters.own_values_layer import refuse_reads_outside
 from keras_svd_adapters.adapters.per_sample import (
     AdapterIds,
     Group,
@@ -97,7 +97,7 @@ class PerSampleModel(keras.Model):
         try:
             for rows in PRIMES:
                 specs = keras.tree.map_structure(lambda x: _of_rows(x, rows), inputs)  # noqa: B023
-                with in_mode(self.mode(None, probe_rows=rows)), watched(several):
+                with in_mode(self.mode(None, probe_rows=rows)), refuse_reads_outside(several):
                     trace_shapes(lambda x: self.model(x, training=False), specs)
         except PerSampleError:
             raise
