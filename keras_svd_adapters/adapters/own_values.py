@@ -16,7 +16,7 @@ from keras import ops
 from keras_svd_adapters.adapters.stored_arrays import StoredArrays
 from keras_svd_adapters.kernels.placement import mirrored_scope, sharding_of
 from keras_svd_adapters.runtime.host_values import to_host_exact
-from keras_svd_adapters.runtime.keras_private.layers import attach_child, detach_child
+from keras_svd_adapters.runtime.keras_private.layers import all_layers, attach_child, detach_child
 from keras_svd_adapters.runtime.name_scopes import name_scopes
 
 
@@ -41,6 +41,11 @@ class OwnValues(StoredArrays):
         object.__setattr__(self, "weight", weight)
         self.owner = owner
         self.built = True
+
+    @property
+    def is_held(self) -> bool:
+        """Whether the weight holds the values of this adapter, so that these are out of date."""
+        return trained_with(self.weight) == self.owner
 
     def attach_to(self, layer: keras.layers.Layer, attribute: str) -> None:
         """Become a child of the layer of the weight, under this attribute."""
@@ -73,7 +78,7 @@ class OwnValues(StoredArrays):
                 f"`{self.weight.path}`, which it trains. Received: {sorted(store.keys())}"
             )
         self.value.assign(store["value"])
-        if trained_with(self.weight) == self.owner:
+        if self.is_held:
             self.weight.assign(store["value"])
         self.has_values = True
 
@@ -101,6 +106,11 @@ def variable_of(weight: keras.Variable, name: str | None) -> keras.Variable:
     """Return the variable with the values that a weight has for an adapter."""
     own = own_values(weight)
     return weight if name not in own or trained_with(weight) == name else own[name].value
+
+
+def stored_values_in(model: keras.layers.Layer) -> list[OwnValues]:
+    """Return the stored values of adapters for the weights of a model."""
+    return [layer for layer in all_layers(model) if isinstance(layer, OwnValues)]
 
 
 def stored_of_holder(weight: keras.Variable) -> keras.Variable | None:

@@ -1,6 +1,6 @@
-"""A layer that computes with weights of which several adapters have values of their own.
+"""A layer that computes with weights that several adapters train, each with its own values.
 
-Each sample of a batch has the values of its adapter.
+Each sample of a batch uses the values of its adapter.
 """
 
 from __future__ import annotations

@@ -6,6 +6,8 @@ from typing import Any, NoReturn
 
 import keras
 
+from keras_svd_adapters.runtime.supported_keras import version_numbers
+
 
 def refuse_to_quantize(*args: Any, **kwargs: Any) -> None:
     """Raise an error for `quantize` on a model with adapters."""
@@ -49,17 +51,13 @@ def refuse_to_clone(where: Any) -> NoReturn:
 
 def refuse_newer_keras(saved_under: str, error: Exception) -> None:
     """Raise an error for a model that a newer version of Keras saved, if it is one."""
-    if [*map(_number, saved_under.split("."))] > [*map(_number, keras.__version__.split("."))]:
+    if version_numbers(saved_under) > version_numbers(keras.__version__):
         raise ValueError(
             "A newer version of Keras saved this model, and this version cannot build it: "
             f"`pip install 'keras>={saved_under}'`, or save its adapters with `save_adapter` there "
             f"and load them here. Received: a model of Keras {saved_under}, with Keras "
             f"{keras.__version__}"
         ) from error
-
-
-def _number(part: str) -> int:
-    return int(part) if part.isdigit() else 0
 
 
 def refuse_empty(method: Any) -> NoReturn:

@@ -19,9 +19,9 @@ def make_float(layer: Any, kernel: Any, policy: Any) -> Callable[[], None]:
         A function that restores the quantized kernel.
     """
     names = [name for name in BESIDE_KERNEL if hasattr(layer, name)]
-    configured = hasattr(layer, "quantization_config")  # since Keras 3.13
-    before = {name: getattr(layer, name) for name in names}
-    quantized_policy, config = _own_policy(layer), getattr(layer, "quantization_config", None)
+    configured = ["quantization_config"] * hasattr(layer, "quantization_config")  # since Keras 3.13
+    before = {name: getattr(layer, name) for name in (*names, *configured)}
+    quantized_policy = _own_policy(layer)
     with unlocked(layer):
         floats = layer.add_weight(  # may run out of memory, before anything changes
             name="kernel",
@@ -33,8 +33,8 @@ def make_float(layer: Any, kernel: Any, policy: Any) -> Callable[[], None]:
         integers = replace_kernel(layer, floats, quantized=False)
         for name in names:
             delattr(layer, name)
-        if configured:
-            layer.quantization_config = None
+        for name in configured:
+            setattr(layer, name, None)
         layer.dtype_policy = policy
 
     def take_back() -> None:
@@ -42,8 +42,6 @@ def make_float(layer: Any, kernel: Any, policy: Any) -> Callable[[], None]:
             replace_kernel(layer, integers, quantized=True)
             for name, value in before.items():
                 setattr(layer, name, value)
-            if configured:
-                layer.quantization_config = config
             layer.dtype_policy = quantized_policy
 
     return take_back

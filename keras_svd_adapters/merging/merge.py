@@ -22,8 +22,9 @@ from keras_svd_adapters.models.named_adapters import require_adapter
 from keras_svd_adapters.models.refresh import restore_base_model
 from keras_svd_adapters.models.sites.search import adapted_sites
 from keras_svd_adapters.models.state.changes import changes_model
-from keras_svd_adapters.models.state.weight_owners import weights_of, with_models_around
+from keras_svd_adapters.models.state.weight_owners import weights_of
 from keras_svd_adapters.runtime.host_values import to_float_array
+from keras_svd_adapters.runtime.live_models import with_models_around
 
 QUANTIZED = ("float", "requantize")
 

@@ -24,10 +24,8 @@ from keras_svd_adapters.models.sites.search import adapted_sites
 from keras_svd_adapters.models.sites.site import Site
 from keras_svd_adapters.models.state.array_sharing import Shared
 from keras_svd_adapters.models.state.trained_weights import base_weights
-from keras_svd_adapters.models.state.weight_owners import (
-    restore_owners_on_error,
-    with_models_around,
-)
+from keras_svd_adapters.models.state.weight_owners import restore_owners_on_error
+from keras_svd_adapters.runtime.live_models import with_models_around
 from keras_svd_adapters.runtime.processes import broadcast_from
 
 Starter = Callable[[Site, Method, Shared, Found], Adapter]

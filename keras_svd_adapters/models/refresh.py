@@ -7,6 +7,7 @@ from typing import Any
 
 import keras
 
+from keras_svd_adapters.adapters.adapted_layer import AdaptedLayer
 from keras_svd_adapters.adapters.layers.quantized_logits import (
     add_logit_gradient,
     remove_logit_gradient,
@@ -27,11 +28,10 @@ from keras_svd_adapters.models.state.weight_owners import (
     add_owner,
     forget_single_owners,
     hold_active,
-    with_models_around,
-    without_own_values,
+    move_last,
 )
 from keras_svd_adapters.runtime.keras_private.layers import all_layers
-from keras_svd_adapters.runtime.live_models import models_containing
+from keras_svd_adapters.runtime.live_models import models_containing, with_models_around
 from keras_svd_adapters.runtime.warnings import warn
 
 
@@ -63,10 +63,10 @@ def sync_model(model: keras.layers.Layer, only_switched: bool = False) -> None:
     active = {site.layer.active_adapter for site in sites} - {None}
     models = with_models_around(model)
     if not only_switched:
-        with without_own_values(models):
-            pass
-    every = [site.layer for each in models for site in adapted_sites(each)]
-    restarted = hold_active(models, {layer.active_adapter for layer in every} - {None})
+        move_last(models)
+    layers = (layer for each in models for layer in all_layers(each))
+    of_all = {layer.active_adapter for layer in layers if isinstance(layer, AdaptedLayer)}
+    restarted = hold_active(models, of_all - {None})
     train = [weight for _, _, weight in base_weights(model) if trained_with(weight) in active]
     freeze_all_except(model, train)
     unfreeze(model, train)

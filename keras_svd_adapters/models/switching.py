@@ -19,8 +19,8 @@ from keras_svd_adapters.models.state.weight_owners import (
     remove_owner,
     restore_owners_on_error,
     weights_of,
-    with_models_around,
 )
+from keras_svd_adapters.runtime.live_models import with_models_around
 from keras_svd_adapters.runtime.model_lock import model_lock
 
 

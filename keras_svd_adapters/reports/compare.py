@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import keras
@@ -98,8 +98,8 @@ def compare(
         A `Comparison` with `.plans` and `.best`; print it.
 
     Raises:
-        ValueError: If there is no such kind of budget, no method, or the same one
-            twice, or if `plan` raises an error for every method.
+        ValueError: If there is no such kind of budget, no method, or if `plan`
+            raises an error for every method.
 
     Example:
 
@@ -126,10 +126,6 @@ def compare(
             refused[method] = str(error)
     if not plans:
         raise ValueError("\n".join(f"{m}: {reason}" for m, reason in refused.items()))
-    cost = COSTS[of]
-
-    def order(method: Method) -> tuple[bool, int]:
-        too_much = budget is not None and getattr(plans[method], cost) > budget
-        return too_much, -plans[method].trainable_parameters
-
-    return Comparison({m: plans[m] for m in sorted(plans, key=order)}, refused, budget, of)
+    found = Comparison(plans, refused, budget, of)
+    order = sorted(plans, key=lambda m: (not found.fits(m), -plans[m].trainable_parameters))
+    return replace(found, plans={method: plans[method] for method in order})

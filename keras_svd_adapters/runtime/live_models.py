@@ -47,6 +47,12 @@ def _with_subclasses(cls: type) -> set[type]:
 watch_models()
 
 
+def with_models_around(model: keras.layers.Layer) -> list[keras.layers.Layer]:
+    """Return a model and the models that share layers with it, such as the task of a backbone."""
+    found = [model, *models_containing(all_layers(model))]
+    return list({id(each): each for each in found}.values())
+
+
 def models_containing(layers: list[keras.layers.Layer]) -> list[keras.Model]:
     """Return every live model that contains one of these layers.
 

@@ -95,7 +95,7 @@ def main(versions):
             verbs, seconds = results(python, version, backend)
             found[version, backend] = verbs, seconds
             bad = [(verb, why) for verb, each in verbs.items() for why in each if why]
-            failures += [(version, backend, *each) for each in bad or [] if verbs]
+            failures += [(version, backend, *each) for each in bad]
             failures += [] if verbs else [(version, backend, "everything", "see its log")]
             print(f"{version} {backend}: {seconds:.0f} s, {len(bad)} failures", flush=True)
     names = list(dict.fromkeys(verb for verbs, _ in found.values() for verb in verbs))

@@ -11,6 +11,8 @@ from own_weights import X, adapted, add, outputs, plain, same
 from tasks import task
 
 import keras_svd_adapters as ksa
+from keras_svd_adapters.adapters.own_values import trained_with
+from keras_svd_adapters.models.state.trained_weights import base_weights
 
 
 def saved_and_loaded(model, tmp_path):
@@ -94,3 +96,19 @@ def test_a_preset_keeps_what_weights_hold(held, tmp_path):
         for each in (model, again):
             ksa.set_adapter(each, name)
         np.testing.assert_allclose(again.predict(x), model.predict(x), atol=1e-5)
+
+
+def test_weights_of_the_backbone_stay_with_the_active_adapter(tmp_path):
+    model, x = task()
+    for seed, name in enumerate("ab"):
+        how = {"name": name, "bias": "adapted", "verbose": 0}
+        ksa.enable(model.backbone, ksa.LoRA(rank=2), **how)
+        shake(model.backbone, seed=seed)
+    model.save_to_preset(tmp_path)
+    again = type(model).from_preset(str(tmp_path), preprocessor=None)
+    for each in (model, again):
+        shake(each.backbone, seed=7)
+        for name in "ab":
+            ksa.set_adapter(each, name)
+    np.testing.assert_allclose(again.predict(x), model.predict(x), atol=1e-5)
+    assert "b" in {trained_with(w) for _, _, w in base_weights(again)}

@@ -1,4 +1,4 @@
-"""A model of which several adapters train the same weights."""
+"""A model with several adapters that train the same weights."""
 
 import keras
 import numpy as np

@@ -118,18 +118,21 @@ OLDER_VIT_NAMES = {
     "mlp/dense_1": "intermediate.dense",
     "mlp/dense_2": "output.dense",
 }
-VIT_BLOCKS = ("vit_encoder/transformer_block_{}", "vit_encoder/tranformer_block_{}")  # before 0.26
+
+
+def _in_vit(module: str, names: dict[str, str]) -> dict[str, str]:
+    """Return the names below a block of ViT, whose own name KerasHub corrected in 0.26."""
+    blocks = "vit_encoder/transformer_block_{}", "vit_encoder/tranformer_block_{}"
+    return _under(blocks[0], module, names) | _under(blocks[1], module, names)
+
+
 VIT = Family(
-    {k: v for block in VIT_BLOCKS for k, v in _under(block, "layers.{}", VIT_NAMES).items()},
+    _in_vit("layers.{}", VIT_NAMES),
     "vit",
     None,
     {"predictions": "classifier"},
     first_block=1,
-    older={
-        k: v
-        for block in VIT_BLOCKS
-        for k, v in _under(block, "encoder.layer.{}", OLDER_VIT_NAMES).items()
-    },
+    older=_in_vit("encoder.layer.{}", OLDER_VIT_NAMES),
 )
 FAMILIES = {
     "LlamaBackbone": LLAMA,

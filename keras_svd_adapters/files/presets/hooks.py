@@ -19,8 +19,9 @@ from keras_svd_adapters.files.presets.saving import adapters_beside
 from keras_svd_adapters.models.sites.search import adapted_sites
 from keras_svd_adapters.models.state.adapted_model import AdaptedModel
 from keras_svd_adapters.models.state.freezing import trainable_as_at_first
-from keras_svd_adapters.models.state.weight_owners import with_models_around, without_own_values
+from keras_svd_adapters.models.state.weight_owners import without_own_values
 from keras_svd_adapters.runtime.keras_private.layers import all_layers
+from keras_svd_adapters.runtime.live_models import with_models_around
 
 _saving: ContextVar[bool] = ContextVar("saving", default=False)
 

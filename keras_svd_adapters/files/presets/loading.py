@@ -32,14 +32,19 @@ def load_adapters(model: Any, preset: Any, strict: bool = True) -> None:
         strict: As in `load_adapter`.
     """
     find = _finder(preset)
-    index, held_by_kind = _read_index(find(INDEX), preset)
-    held = held_by_kind.get(type(model).__name__) or held_by_kind.get("backbone") or {}
+    index, held = _read_index(find(INDEX), preset)
     holders = {
         name: holder
         for name, told in index.items()
         if (holder := _find_holder(model, told["of"], name, preset)) is not None
     }
-    plain = {key: to_host_exact(weight) for key, _, weight in base_weights(model)} if held else {}
+    kinds = {index[name]["of"]: holder for name, holder in holders.items()}
+    plain = [
+        (weight, held[kind][key], to_host_exact(weight))
+        for kind, holder in kinds.items()
+        for key, _, weight in base_weights(holder)
+        if key in held.get(kind, {})
+    ]
     for name, holder in holders.items():
         for site in adapted_sites(model):
             activate(site.layer, None)  # adapters of other layers may train the same weight
@@ -55,16 +60,15 @@ def load_adapters(model: Any, preset: Any, strict: bool = True) -> None:
                 switched[id(holder)] = holder
     for holder in switched.values():
         sync_model(holder)
-    for key, _, weight in base_weights(model):
-        if own_values(weight):
-            _hold(weight, held.get(key), plain.get(key))
+    for weight, name, value in plain:
+        _hold(weight, name, value)
 
 
 def _hold(weight: Any, name: str | None, plain: Any) -> None:
     """Give a weight of several adapters the values that it held when the preset was saved."""
     if name in own_values(weight) and trained_with(weight) != name:
         hold(weight, name)
-    elif name is None and plain is not None and (stored := stored_of_holder(weight)) is not None:
+    elif name is None and (stored := stored_of_holder(weight)) is not None:
         stored.assign(ops.copy(weight))
         weight.assign(plain)
         weight.trained_with = None

@@ -15,10 +15,11 @@ from typing import Any
 import keras
 
 from keras_svd_adapters.adapters.frozen_variables import is_frozen_variable
-from keras_svd_adapters.adapters.own_values import own_values, owners_of, trained_with
+from keras_svd_adapters.adapters.own_values import owners_of
 from keras_svd_adapters.files.save import save_adapter
 from keras_svd_adapters.models.named_adapters import require_values
 from keras_svd_adapters.models.sites.search import adapted_sites, adapter_names
+from keras_svd_adapters.models.state.model_config import describe_holders
 from keras_svd_adapters.models.state.trained_weights import base_weights
 from keras_svd_adapters.runtime.keras_private.layers import all_layers
 
@@ -38,10 +39,7 @@ def adapters_beside(model: Any, folder: Path, include_basis: bool = False) -> It
     if holders:
         index = {name: _describe(*holder, name) for name, holder in holders.items()}
         (folder / FOLDER).mkdir(parents=True, exist_ok=True)
-        held = {
-            kind: {key: trained_with(w) for key, _, w in base_weights(holder) if own_values(w)}
-            for holder, kind in holders.values()
-        }
+        held = {kind: describe_holders(holder) for holder, kind in holders.values()}
         told = {"format_version": FORMAT_VERSION, "adapters": index, "held": held}
         (folder / INDEX).write_text(json.dumps(told, indent=4))
     yield

@@ -11,15 +11,14 @@ from typing import Any, TypeVar
 
 import keras
 
-from keras_svd_adapters.adapters.own_values import own_values, trained_with
+from keras_svd_adapters.adapters.own_values import stored_values_in, trained_with
 from keras_svd_adapters.models.sites.search import adapted_sites
 from keras_svd_adapters.models.state.adapted_model import AdaptedModel
 from keras_svd_adapters.models.state.compiled_functions import SLOTS, store_of
 from keras_svd_adapters.models.state.optimizer_state import fresh_optimizer, renewed_optimizer
-from keras_svd_adapters.models.state.trained_weights import base_weights
 from keras_svd_adapters.runtime.keras_private.layers import all_layers, refresh_torch_parameters
 from keras_svd_adapters.runtime.keras_private.tracing import end_loop_state, record_loop_sharding
-from keras_svd_adapters.runtime.live_models import models_containing
+from keras_svd_adapters.runtime.live_models import models_containing, with_models_around
 from keras_svd_adapters.runtime.model_lock import model_lock
 from keras_svd_adapters.runtime.warnings import warn
 
@@ -53,8 +52,8 @@ def changes_model(verb: Verb) -> Verb:
 @contextmanager
 def changing(model: keras.layers.Layer) -> Iterator[None]:
     """Context manager: this thread alone uses a model and the models around it."""
-    around = models_containing(all_layers(model))
-    with model_lock([model, *(other for other in around if other is not model)], alone=True):
+    around = with_models_around(model)
+    with model_lock(around, alone=True):
         for other in around:
             end_loop_state(other)
         trained = {id(other): list(other.trainable_variables) for other in around}
@@ -91,7 +90,7 @@ def update_functions(
         if isinstance(around, AdaptedModel):
             sites = adapted_sites(around)
             store.active = tuple((site.key, site.layer.active_adapter) for site in sites)
-            store.held = tuple(trained_with(w) for _, _, w in base_weights(around) if own_values(w))
+            store.held = tuple(trained_with(own.weight) for own in stored_values_in(around))
             store.layers = frozenset(id(site.layer) for site in sites)
         else:
             _make_ordinary(around)

@@ -25,8 +25,8 @@ from keras_svd_adapters.models.state.freezing import (
 from keras_svd_adapters.models.state.trained_weights import base_weights
 from keras_svd_adapters.models.state.weight_owners import (
     add_owner,
+    move_last,
     store_values,
-    without_own_values,
 )
 from keras_svd_adapters.runtime.layer_attributes import walk
 
@@ -47,7 +47,7 @@ def describe_adapters(model: keras.layers.Layer) -> list[dict[str, Any]]:
 
 
 def describe_holders(model: keras.layers.Layer) -> dict[str, str | None]:
-    """Return, for each weight with values for several adapters, the adapter whose it holds."""
+    """Return the adapter whose values a weight holds, of weights that several adapters train."""
     return {key: trained_with(w) for key, _, w in base_weights(model) if own_values(w)}
 
 
@@ -126,8 +126,7 @@ def restore_adapters(
             if name not in own_values(weights[key]):
                 store_values([model], weights[key], name, has_values=False)
         weights[key].trained_with = holder
-    with without_own_values([model]):
-        pass
+    move_last([model])
     share_one_set(adapted_sites(model), arrays)
     add_logit_gradient(model)
 

@@ -22,10 +22,9 @@ import numpy as np
 from keras import ops
 
 from keras_svd_adapters.adapters.carried import PREFIX, adapters_of
-from keras_svd_adapters.adapters.own_values import OwnValues, own_values, stored_of_holder
+from keras_svd_adapters.adapters.own_values import OwnValues, own_values, stored_values_in
 from keras_svd_adapters.models.sites.search import adapted_sites
 from keras_svd_adapters.models.state.adapted_model import mark_adapted, models_of
-from keras_svd_adapters.models.state.weight_owners import weights_of
 from keras_svd_adapters.runtime.host_values import to_host_exact
 from keras_svd_adapters.runtime.layer_attributes import walk
 from keras_svd_adapters.runtime.warnings import warn
@@ -42,11 +41,12 @@ def install_saving_hooks() -> None:
     @wraps(load)
     def load_and_tell(self: keras.Model, filepath: Any, *args: Any, **kwargs: Any) -> Any:
         result = load(self, filepath, *args, **kwargs)
-        tell_of_adapters_left_out(self, filepath)
-        if _has_same_owners(self, filepath):
-            for weight in weights_of([self]):
-                if (stored := stored_of_holder(weight)) is not None:  # also if two layers load it
-                    weight.assign(ops.copy(stored))
+        groups = set(groups_in(filepath))
+        tell_of_adapters_left_out(self, filepath, groups)
+        if _has_same_owners(self, filepath, groups):
+            for own in stored_values_in(self):
+                if own.is_held:  # a second layer with this weight may have loaded another value
+                    own.weight.assign(ops.copy(own.value))
         return result
 
     keras.Model.save = _rooted(save)
@@ -78,8 +78,9 @@ def _noticed(assign: Any, of_all: bool) -> Any:
     @wraps(assign)
     def assign_and_notice(self: keras.Model, *args: Any, **kwargs: Any) -> None:
         assign(self, *args, **kwargs)
-        for weight in weights_of([self]):
-            _follow_holder(weight)
+        for own in stored_values_in(self):
+            if own.is_held:
+                _follow_holder(own)
         for site in adapted_sites(self):
             for adapter in adapters_of(site.layer).values():
                 adapter.detect_values(of_all)
@@ -92,30 +93,28 @@ def _up_to_date(read: Any) -> Any:
 
     @wraps(read)
     def update_and_read(self: keras.Model, *args: Any, **kwargs: Any) -> Any:
-        for weight in weights_of([self]):
-            if (stored := stored_of_holder(weight)) is not None:
-                stored.assign(ops.copy(weight))
+        for own in stored_values_in(self):
+            if own.is_held:
+                own.value.assign(ops.copy(own.weight))
         return read(self, *args, **kwargs)
 
     return update_and_read
 
 
-def _follow_holder(weight: keras.Variable) -> None:
+def _follow_holder(own: OwnValues) -> None:
     """After an assignment of all weights, give a weight the values of the adapter that it holds.
 
     The values may be of a time when the weight held those of another adapter.
     """
-    if (stored := stored_of_holder(weight)) is None:
-        return
-    value, every = to_host_exact(weight), own_values(weight).values()
+    value, every = to_host_exact(own.weight), own_values(own.weight).values()
     if any(np.array_equal(value, to_host_exact(each.value)) for each in every):
-        weight.assign(ops.copy(stored))
+        own.weight.assign(ops.copy(own.value))
 
 
-def _has_same_owners(model: keras.Model, filepath: Any) -> bool:
+def _has_same_owners(model: keras.Model, filepath: Any, groups: set[str]) -> bool:
     """Whether the same adapters have values of weights in a file; warn if others have."""
     there = {key for key, chain in walk(model) if isinstance(chain[-1], OwnValues)}
-    found = {key for key in groups_in(filepath) if OWN.search(key)}
+    found = {key for key in groups if OWN.search(key)}
     if differ := sorted(there ^ found):
         warn(
             "In the file and in the model, other adapters train the same weight, so it has the "
@@ -126,9 +125,9 @@ def _has_same_owners(model: keras.Model, filepath: Any) -> bool:
     return bool(there) and not differ
 
 
-def tell_of_adapters_left_out(model: keras.Model, filepath: Any) -> None:
+def tell_of_adapters_left_out(model: keras.Model, filepath: Any, groups: set[str]) -> None:
     """Warn if a weight file holds adapters that a model lacks: Keras skips these silently."""
-    if not (found := {key for key in groups_in(filepath) if _is_adapter(key)}):
+    if not (found := {key for key in groups if key.rpartition("/")[2].startswith(PREFIX)}):
         return
     there = {key for key, _ in walk(model)}
     if left_out := sorted(found - there):
@@ -162,7 +161,3 @@ def _groups_in_h5(source: Any) -> set[str]:
     with h5py.File(source) as file:
         file.visit(found.add)
     return found
-
-
-def _is_adapter(key: str) -> bool:
-    return key.rpartition("/")[2].startswith(PREFIX)

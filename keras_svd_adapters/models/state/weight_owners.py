@@ -24,15 +24,8 @@ from keras_svd_adapters.runtime.keras_private.layers import (
     direct_weights,
 )
 from keras_svd_adapters.runtime.layer_attributes import walk
-from keras_svd_adapters.runtime.live_models import models_containing
 
 Models = Sequence[keras.layers.Layer]
-
-
-def with_models_around(model: keras.layers.Layer) -> list[keras.layers.Layer]:
-    """Return a model and the models that share layers with it, such as the task of a backbone."""
-    found = [model, *models_containing(all_layers(model))]
-    return list({id(each): each for each in found}.values())
 
 
 def weights_of(models: Models) -> list[keras.Variable]:
@@ -101,19 +94,18 @@ def _keep(weight: keras.Variable, kept: dict[str, OwnValues]) -> None:
 
 def hold_active(models: Models, active: set[str | None]) -> list[keras.Variable]:
     """Give each weight the values of the active adapter that trains it; return what changed."""
-    wanted = {id(w): [n for n in own_values(w) if n in active] for w in weights_of(models)}
-    for weight in weights_of(models):
-        if len(wanted[id(weight)]) > 1:
+    wanted = [(w, [n for n in own_values(w) if n in active]) for w in weights_of(models)]
+    for weight, names in wanted:
+        if len(names) > 1:
             raise ValueError(
                 "A weight has the values of one adapter at a time. Received: "
-                f"{wanted[id(weight)]}, all active, and each trains `{weight.path}`"
+                f"{names}, all active, and each trains `{weight.path}`"
             )
-    changed = []
-    for weight in weights_of(models):
-        if wanted[id(weight)] and trained_with(weight) not in wanted[id(weight)]:
-            hold(weight, wanted[id(weight)][0])
-            changed.append(weight)
-    return changed
+    changed = [(weight, names[0]) for weight, names in wanted if names]
+    changed = [(weight, name) for weight, name in changed if trained_with(weight) != name]
+    for weight, name in changed:
+        hold(weight, name)
+    return [weight for weight, _ in changed]
 
 
 def place_mixins(models: Models) -> None:
@@ -130,6 +122,12 @@ def place_mixins(models: Models) -> None:
         remove_mixin(layer, OwnValuesLayer)
         if id(layer) in wanted:
             add_mixin(layer, OwnValuesLayer)
+
+
+def move_last(models: Models) -> None:
+    """Move the mixins and stored values of this module after those of adapters."""
+    with without_own_values(models):
+        pass
 
 
 @contextmanager
