@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -19,10 +18,12 @@ app = typer.Typer(
 )
 OF_METHOD: dict[str, Any] = {"allow_extra_args": True, "ignore_unknown_options": True}
 
-File = Annotated[Path, typer.Argument(help="An adapter file, such as pirate.keras.")]
-Other = Annotated[Path, typer.Argument(help="Another adapter file.")]
+File = Annotated[
+    str, typer.Argument(help="An adapter file, such as pirate.keras or hf://user/name.")
+]
+Other = Annotated[str, typer.Argument(help="Another adapter file.")]
 Preset = Annotated[str, typer.Argument(help="A KerasHub preset: a name, an address or a folder.")]
-Out = Annotated[Path, typer.Option("--out", "-o", help="What to write: a file or a folder.")]
+Out = Annotated[str, typer.Option("--out", "-o", help="What to write: a file or a folder.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
 ModelClass = Annotated[
     str, typer.Option("--class", help="Class of keras_hub.models, such as GemmaCausalLM.")
@@ -97,7 +98,7 @@ def convert(
 @app.command()
 def combine(
     preset: Preset,
-    files: Annotated[list[Path], typer.Argument(help="Two or more adapter files.")],
+    files: Annotated[list[str], typer.Argument(help="Two or more adapter files.")],
     out: Out,
     weights: Annotated[
         str | None, typer.Option(help="A number for each file, such as 0.7,0.3; else 1 each.")

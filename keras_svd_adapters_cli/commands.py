@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
 import time
 import zipfile
 from dataclasses import fields
-from pathlib import Path
 from typing import Any
 
 import keras
@@ -14,16 +14,24 @@ import numpy as np
 
 import keras_svd_adapters as ksa
 from keras_svd_adapters.files.archive import METADATA, read_archive
+from keras_svd_adapters.files.hubs.transfer import read_bytes
+from keras_svd_adapters.files.summary import (
+    FINGERPRINTS,
+    format_shape,
+    grouped_rows,
+    method_of,
+    other_weights,
+    summarize,
+)
 from keras_svd_adapters.methods.method import Method
 from keras_svd_adapters.models.without_weights import require_keras_hub
 from keras_svd_adapters.runtime.path_groups import group_paths
 from keras_svd_adapters.runtime.tables import table
 
 Found = tuple[str, Any]
-FINGERPRINTS = ("sample_K", "sample_U", "sample_Vt")
 
 
-def method_of(name: str, options: dict[str, Any]) -> Method:
+def named_method(name: str, options: dict[str, Any]) -> Method:
     """Return a method by its name, with these hyperparameters."""
     if name not in Method.registry:
         raise ValueError(
@@ -39,34 +47,25 @@ def method_of(name: str, options: dict[str, Any]) -> Method:
         ) from None
 
 
-def inspect(file: Path) -> Found:
-    config, values = read_archive(file)
-    sites = config["sites"]
-    rows = []
-    for path, site in sites.items():
-        own = {key.rpartition("/")[2]: v for key, v in values.items() if _is_of(key, path)}
-        count = sum(v.size for name, v in own.items() if name not in FINGERPRINTS)
-        kernel = site["kernel"]
-        rows.append((path, (_method(site), _shape(kernel["shape"]), kernel["dtype"], count)))
-    grouped = group_paths(rows)
-    lines = [
-        (path, method, shape, dtype, str(len(found)), f"{count * len(found):,}")
-        for path, (method, shape, dtype, count), found in grouped
-    ]
-    trained = {key: v.shape for key, v in values.items() if key.startswith("train/")}
-    with zipfile.ZipFile(file) as archive:
+def inspect(file: str) -> Found:
+    contents = read_archive(file)
+    data_of_file = read_bytes(file)
+    with zipfile.ZipFile(io.BytesIO(data_of_file)) as archive:
         versions = json.loads(archive.read(METADATA))
+    kernels, others = summarize(contents), other_weights(contents)
+    sites = contents.config["sites"]
     data: dict[str, Any] = {
-        "file": str(file),
+        "file": file,
         "format_version": versions["format_version"],
         "keras_version": versions["keras_version"],
-        "bytes": file.stat().st_size,
-        "methods": sorted({_method(site) for site in sites.values()}),
-        "values": int(sum(row[1][3] for row in rows)),
+        "bytes": len(data_of_file),
+        "methods": sorted({kernel.method for kernel in kernels}),
+        "values": sum(kernel.values for kernel in kernels),
         "kernels": {
-            path: {"method": _method(site), **site["kernel"]} for path, site in sites.items()
+            kernel.path: {"method": kernel.method, **sites[kernel.path]["kernel"]}
+            for kernel in kernels
         },
-        "other_weights": {key.removeprefix("train/"): list(s) for key, s in trained.items()},
+        "other_weights": {key: list(shape) for key, shape in others.items()},
         "factors": any("form" in site for site in sites.values()),
     }
     head = ("kernel", "method", "shape", "dtype", "kernels", "values")
@@ -74,25 +73,25 @@ def inspect(file: Path) -> Found:
         f"{file}: {data['bytes']:,} bytes, {data['values']:,} values, "
         f"saved under Keras {data['keras_version']}"
     ]
-    notes += [f"also trained: {key} {_shape(s)}" for key, s in data["other_weights"].items()]
+    notes += [f"also trained: {key} {format_shape(shape)}" for key, shape in others.items()]
     notes += ["with the frozen factors"] if data["factors"] else []
-    return "\n".join([table(head, lines), *notes]), data
+    return "\n".join([table(head, grouped_rows(kernels)), *notes]), data
 
 
 def plan(preset: str, method: str, options: dict[str, Any], targets: list[str] | None) -> Found:
-    found = ksa.plan(preset, method_of(method, options), targets or None)
+    found = ksa.plan(preset, named_method(method, options), targets or None)
     names = ("trainable_parameters", "trainable_bytes", "frozen_bytes", "file_bytes", "seconds")
     return str(found), {name: getattr(found, name) for name in names}
 
 
-def merge(preset: str, cls: str, file: Path, out: Path) -> Found:
+def merge(preset: str, cls: str, file: str, out: str) -> Found:
     model = _loaded(preset, cls, {"default": file})
     report = ksa.merge(model)
-    model.save_to_preset(str(out))
+    model.save_to_preset(out)
     return f"{report}\n{out}: a preset of the merged model", {"relative": report.relative}
 
 
-def convert(preset: str, cls: str, file: Path, out: Path, to: str, rank: int | None) -> Found:
+def convert(preset: str, cls: str, file: str, out: str, to: str, rank: int | None) -> Found:
     if to not in ("lora", "peft"):
         raise ValueError(f"`--to` is lora or peft. Received: --to {to}")
     model = _loaded(preset, cls, {"default": file})
@@ -107,8 +106,8 @@ def convert(preset: str, cls: str, file: Path, out: Path, to: str, rank: int | N
 def combine(
     preset: str,
     cls: str,
-    files: list[Path],
-    out: Path,
+    files: list[str],
+    out: str,
     weights: list[float] | None,
     how: str,
     rank: int | None,
@@ -127,7 +126,7 @@ def combine(
     return f"{report}\n{out}", {"error": report.error}
 
 
-def diff(file: Path, other: Path) -> Found:
+def diff(file: str, other: str) -> Found:
     ours, our_values = read_archive(file)
     theirs, their_values = read_archive(other)
     rows: list[tuple[str, str]] = []
@@ -135,8 +134,8 @@ def diff(file: Path, other: Path) -> Found:
         pair = [config["sites"].get(path) for config in (ours, theirs)]
         if None in pair:
             rows.append((path, f"only in {file if pair[1] is None else other}"))
-        elif _method(pair[0]) != _method(pair[1]):
-            rows.append((path, f"{_method(pair[0])} and {_method(pair[1])}"))
+        elif (ours_is := method_of(pair[0])) != (theirs_is := method_of(pair[1])):
+            rows.append((path, f"{ours_is} and {theirs_is}"))
         elif pair[0]["kernel"]["sha256"] != pair[1]["kernel"]["sha256"]:
             rows.append((path, "other base kernels"))
     for key in sorted(our_values.keys() & their_values.keys()):
@@ -145,7 +144,7 @@ def diff(file: Path, other: Path) -> Found:
         a: np.ndarray = our_values[key].astype("float64")
         b: np.ndarray = their_values[key].astype("float64")
         if a.shape != b.shape:
-            rows.append((key, f"{_shape(a.shape)} and {_shape(b.shape)}"))
+            rows.append((key, f"{format_shape(a.shape)} and {format_shape(b.shape)}"))
         elif (distance := float(np.linalg.norm(a - b))) > 0:
             rows.append((key, f"{distance / (float(np.linalg.norm(a)) or 1.0):.3g} apart"))
     if not rows:
@@ -155,7 +154,7 @@ def diff(file: Path, other: Path) -> Found:
 
 
 def bench(preset: str, method: str, options: dict[str, Any], tokens: int) -> Found:
-    chosen = method_of(method, options)
+    chosen = named_method(method, options)
     hub = require_keras_hub(preset)
     model = hub.models.Backbone.from_preset(preset)
     rng = np.random.default_rng(0)
@@ -182,7 +181,7 @@ def _seconds(model: keras.Model, inputs: Any, repeats: int = 5) -> float:
     return min(found)
 
 
-def _loaded(preset: str, cls: str, files: dict[str, Path]) -> Any:
+def _loaded(preset: str, cls: str, files: dict[str, str]) -> Any:
     models = require_keras_hub(preset).models
     if not hasattr(models, cls):
         raise ValueError(f"`keras_hub.models` has no such class. Received: --class {cls}")
@@ -196,11 +195,3 @@ def _loaded(preset: str, cls: str, files: dict[str, Path]) -> Any:
 
 def _is_of(key: str, path: str) -> bool:
     return key.startswith(f"sites/{path}/") and "/" not in key.removeprefix(f"sites/{path}/")
-
-
-def _method(site: dict[str, Any]) -> str:
-    return str(Method.registry[site["method"]].from_config(site["config"]))
-
-
-def _shape(shape: Any) -> str:
-    return f"({', '.join(map(str, shape))})"

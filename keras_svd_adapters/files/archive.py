@@ -12,6 +12,7 @@ import io
 import json
 import os
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,6 +21,8 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
+from keras_svd_adapters.files.hubs.address import parse_address
+from keras_svd_adapters.files.hubs.transfer import read_bytes, upload
 from keras_svd_adapters.runtime.atomic_files import written_at_once
 from keras_svd_adapters.runtime.processes import broadcast_from
 from keras_svd_adapters.runtime.warnings import warn
@@ -29,6 +32,10 @@ FORMAT_VERSION = 1
 CONFIG, VALUES, METADATA = "config.json", "adapter.safetensors", "metadata.json"
 MEMBERS = {CONFIG, VALUES, METADATA}
 MAX_TEXT_BYTES = 16 * 2**20
+UNREAD = (FileNotFoundError, IsADirectoryError, PermissionError, ConnectionError, ImportError)
+
+
+Card = Callable[[], str]
 
 
 class AdapterFileError(ValueError):
@@ -42,8 +49,17 @@ class Contents(NamedTuple):
     values: dict[str, np.ndarray]
 
 
-def write_archive(path: str | os.PathLike[str], contents: Contents) -> None:
-    """Write an archive in one step: the path holds the old file or the new one, never a part."""
+def write_archive(path: str | os.PathLike[str], contents: Contents, card: Card = str) -> str:
+    """Write an archive in one step: the path holds the old file or the new one, never a part.
+
+    Args:
+        path: A path, or an address of a hub.
+        contents: What the archive holds.
+        card: Returns the page that a hub shows with the file.
+
+    Returns:
+        A line that says where a hub has the file; for a path, an empty line.
+    """
     config = json.dumps(contents.config, indent=1, sort_keys=True).encode()
     values = save({k: np.ascontiguousarray(v) for k, v in sorted(contents.values.items())})
     metadata = {
@@ -57,12 +73,15 @@ def write_archive(path: str | os.PathLike[str], contents: Contents) -> None:
         _add(archive, METADATA, json.dumps(metadata, indent=1, sort_keys=True).encode())
         _add(archive, CONFIG, config)
         _add(archive, VALUES, values, zipfile.ZIP_STORED)
-    broadcast_from(0, lambda: _write(Path(path), buffer.getvalue()))
+    if parse_address(path) is not None:
+        return broadcast_from(0, lambda: upload(path, buffer.getvalue(), card()))
+    return broadcast_from(0, lambda: _write(Path(path), buffer.getvalue()))
 
 
-def _write(path: Path, data: bytes) -> None:
+def _write(path: Path, data: bytes) -> str:
     with written_at_once(path) as temporary:
         temporary.write_bytes(data)
+    return ""
 
 
 def _add(archive: zipfile.ZipFile, name: str, data: bytes, how: int = zipfile.ZIP_DEFLATED) -> None:
@@ -72,15 +91,21 @@ def _add(archive: zipfile.ZipFile, name: str, data: bytes, how: int = zipfile.ZI
 def read_archive(path: str | os.PathLike[str]) -> Contents:
     """Read and check an archive.
 
+    Args:
+        path: A path, or an address of a hub.
+
     Raises:
         FileNotFoundError: If there is no such file.
+        ConnectionError: If a hub cannot be reached.
+        PermissionError: If the file may not be read.
         AdapterFileError: If the file is not an adapter file, is damaged, or has
             a newer format.
     """
     if not isinstance(path, (str, os.PathLike)):
         raise AdapterFileError(f"`filepath` is the path of an adapter file. Received: {path!r}")
+    parse_address(path)
     try:
-        data = broadcast_from(0, Path(path).read_bytes)
+        data = broadcast_from(0, lambda: read_bytes(path))
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             names = archive.namelist()
             metadata = json.loads(_member(archive, METADATA, MAX_TEXT_BYTES, path))
@@ -91,7 +116,7 @@ def read_archive(path: str | os.PathLike[str]) -> Contents:
             if _sha256(data) != metadata["sha256"].get(name):
                 raise _damaged(path, f"the checksum of {name} is wrong")
         return Contents(json.loads(config)["config"], load(values))
-    except (AdapterFileError, FileNotFoundError, IsADirectoryError, PermissionError):
+    except (AdapterFileError, *UNREAD):
         raise
     except zipfile.BadZipFile as error:
         raise _damaged(path, f"it is not a complete zip archive ({error})") from None

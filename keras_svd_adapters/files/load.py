@@ -59,7 +59,9 @@ def load_adapter(
 
     Args:
         model: The base model, adapted or not.
-        filepath: A file of `save_adapter`, from any backend.
+        filepath: A file of `save_adapter`, from any backend: a path, or an address
+            such as `"hf://user/name"`, `"hf://user/name@revision"` or
+            `"kaggle://user/model/framework/variation/version"`.
         name: Name of the adapter on this model.
         strict: Whether a layer or weight that the model lacks, or a kernel
             with other values, raises an error. `False` gives a warning and
@@ -77,6 +79,9 @@ def load_adapter(
     Raises:
         AdapterFileError: If the file is damaged, has a newer format, or is of
             another model. The model stays unchanged.
+        FileNotFoundError: If there is no such file or repository.
+        PermissionError: If a hub does not let you read the file.
+        ConnectionError: If a hub cannot be reached and the file is not cached.
     """
     check_name(name)
     service = SVDService(cache, cache_dir, svd_device)

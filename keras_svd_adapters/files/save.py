@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import keras
@@ -12,8 +13,10 @@ from keras_svd_adapters.adapters.carried import adapters_of
 from keras_svd_adapters.adapters.own_values import owners_of, trained_with, variable_of
 from keras_svd_adapters.files.archive import Contents, warn_of_nan, write_archive
 from keras_svd_adapters.files.fingerprints import kernel_fingerprint, kernel_sample
+from keras_svd_adapters.files.hubs.address import parse_address
 from keras_svd_adapters.files.matching import Path
 from keras_svd_adapters.files.matching_values import factor_samples
+from keras_svd_adapters.files.model_card import model_card
 from keras_svd_adapters.models.named_adapters import only_adapter, require_adapter, require_values
 from keras_svd_adapters.models.sites.site import Site
 from keras_svd_adapters.models.state.adapted_model import PACKAGE
@@ -23,6 +26,7 @@ from keras_svd_adapters.models.state.array_sharing import (
 )
 from keras_svd_adapters.models.state.trained_weights import base_weights, weights_with
 from keras_svd_adapters.runtime.host_values import to_float_array
+from keras_svd_adapters.runtime.progress import print_line
 from keras_svd_adapters.runtime.warnings import warn
 
 
@@ -55,7 +59,10 @@ def save_adapter(
 
     Args:
         model: An adapted model.
-        filepath: Path of the file, such as `"pirate.keras"`.
+        filepath: Path of the file, such as `"pirate.keras"`, or an address:
+            `"hf://user/name"` on the Hugging Face hub, or
+            `"kaggle://user/model/framework/variation"`. The hub also gets a
+            model card. A repository that is new there is private.
         name: Name of the adapter, if there are several.
         include_basis: Whether the file holds the frozen factors as well. Such a
             file is as large as the factors. It loads without a decomposition, and
@@ -65,7 +72,10 @@ def save_adapter(
 
     Raises:
         ValueError: If there is no such adapter, or several and no `name`.
+        PermissionError: If the hub does not let you write.
+        ConnectionError: If the hub cannot be reached.
     """
+    parse_address(filepath)
     name = name or only_adapter(model)
     sites = require_adapter(model, name)
     require_values(model, f"to save {str(filepath)!r}")
@@ -107,7 +117,9 @@ def save_adapter(
     warn_of_nan(values, filepath)
     identity = {"module": PACKAGE, "class_name": "AdapterFile", "config": config}
     identity["registered_name"] = f"{PACKAGE}>AdapterFile"
-    write_archive(filepath, Contents(identity, values))
+    card = partial(model_card, model, str(filepath), Contents(config, values))
+    if where := write_archive(filepath, Contents(identity, values), card):
+        print_line(where, "auto")
 
 
 def _only_seed(sites: list[Site], name: str) -> bool:

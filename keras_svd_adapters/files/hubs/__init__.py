@@ -1,0 +1,1 @@
+"""Adapter files on the Hugging Face hub and on Kaggle, by their addresses."""
