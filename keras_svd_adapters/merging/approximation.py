@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from keras_svd_adapters.runtime.path_groups import group_similar_paths
-from keras_svd_adapters.runtime.tables import Table, TableReport
+from keras_svd_adapters.runtime.tables import Bars, Table, TableReport
 
 
 @dataclass(frozen=True)
@@ -54,3 +54,6 @@ class Approximation(TableReport):
         error = f"by {self.error:.1e} of its norm at most"
         notes = f"{place}; its update differs from {self.goal} {error}"
         return Table(("kernel", "method", "error"), rows, notes)
+
+    def as_bars(self) -> Bars:
+        return Bars("error of the update", {kernel.path: kernel.error for kernel in self.kernels})

@@ -15,7 +15,7 @@ from keras_svd_adapters.kernels.quantized import float_policy, holds_integers
 from keras_svd_adapters.models.sites.site import Site
 from keras_svd_adapters.runtime.host_values import to_float_array
 from keras_svd_adapters.runtime.path_groups import group_similar_paths
-from keras_svd_adapters.runtime.tables import Table, TableReport
+from keras_svd_adapters.runtime.tables import Bars, Table, TableReport
 
 PROBES = 64
 
@@ -70,6 +70,10 @@ class MergeReport(TableReport):
                 "of their norm"
             )
         return Table(head, rows, notes)
+
+    def as_bars(self) -> Bars:
+        title = "change by the adapter, relative to the kernel"
+        return Bars(title, {kernel.path: kernel.delta for kernel in self.kernels})
 
 
 def _row(path: str, kernels: list[MergedKernel]) -> tuple[str, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import keras
 import numpy as np
@@ -18,7 +19,8 @@ from keras_svd_adapters.models.state.generation import ADVICE
 from keras_svd_adapters.models.state.trained_weights import base_weights
 from keras_svd_adapters.runtime.host_values import to_float_array
 from keras_svd_adapters.runtime.path_groups import group_paths
-from keras_svd_adapters.runtime.tables import Table, TableReport
+from keras_svd_adapters.runtime.plots import plot_bars
+from keras_svd_adapters.runtime.tables import Bars, Table, TableReport
 
 
 @dataclass(frozen=True, repr=False)
@@ -33,6 +35,8 @@ class Status(TableReport):
         total_parameters: Number of values of the model without its adapters.
         trainable_weights: Paths of the weights that train now.
         layouts: How kernels and adapter arrays are sharded, if requested.
+        moves: For each adapted layer, the largest move of the active adapter from
+            its start.
     """
 
     adapters: tuple[tuple[str, ...], ...]
@@ -41,6 +45,7 @@ class Status(TableReport):
     trainable_weights: tuple[str, ...] = field(repr=False)
     layers: str = field(repr=False)
     layouts: str = field(default="", repr=False)
+    moves: dict[str, float] = field(default_factory=dict, repr=False)
 
     def as_table(self) -> Table:
         head = ("name", "method", "form", "kernels", "values", "largest move", "active")
@@ -56,6 +61,26 @@ class Status(TableReport):
         )
         return Table(head, self.adapters, notes)
 
+    def as_bars(self) -> Bars:
+        return Bars("largest move from the start", self.moves)
+
+    def plot(self) -> Any:
+        """Draw the largest move of each kind of layer; needs matplotlib.
+
+        Returns:
+            A matplotlib `Figure`.
+
+        Raises:
+            ValueError: If no adapter is active.
+        """
+        if not self.moves:
+            raise ValueError("There is nothing to draw: no adapter is active. Received: plot()")
+        title, moves = self.as_bars()
+        groups = group_paths((path, "") for path in moves)
+        numbers = list(moves.values())
+        largest = [max(numbers[place] for place in places) for _, _, places in groups]
+        return plot_bars([path for path, _, _ in groups], {title: largest})
+
 
 def status(model: keras.layers.Layer, layouts: bool = False) -> Status:
     """Report which kernels are adapted, which weights train and how far they have moved.
@@ -69,14 +94,24 @@ def status(model: keras.layers.Layer, layouts: bool = False) -> Status:
         A `Status`; print it.
     """
     sites = adapted_sites(model)
+    moves = {
+        (site.path, name): largest_move(adapter)
+        for site in sites
+        for name, adapter in adapters_of(site.layer).items()
+    }
     trainable = model.trainable_weights
     return Status(
-        adapters=tuple(_rows(sites)),
+        adapters=tuple(_rows(sites, moves)),
         trainable_parameters=_count(trainable),
         total_parameters=_count([weight for _, _, weight in base_weights(model)]),
         trainable_weights=tuple(weight.path for weight in trainable),
         layers=format_layer_tree(sites),
         layouts=_layouts(sites) if layouts else "",
+        moves={
+            site.path: move
+            for site in sites
+            if not np.isnan(move := moves.get((site.path, site.layer.active_adapter), np.nan))
+        },
     )
 
 
@@ -90,21 +125,21 @@ def _layouts(sites: list[Site]) -> str:
     return "".join(f"{path}  {what}\n" for path, what, _ in group_paths(lines))
 
 
-def _rows(sites: list[Site]) -> list[tuple[str, ...]]:
-    groups: dict[tuple[str, str, str, bool], list[Adapter]] = {}
+def _rows(sites: list[Site], moves: dict[tuple[str, str], float]) -> list[tuple[str, ...]]:
+    groups: dict[tuple[str, str, str, bool], list[tuple[Adapter, float]]] = {}
     for site in sites:
         for name, adapter in adapters_of(site.layer).items():
             active = site.layer.active_adapter == name
             key = (name, str(adapter.method), adapter.form, active)
-            groups.setdefault(key, []).append(adapter)
+            groups.setdefault(key, []).append((adapter, moves[site.path, name]))
     return [
         (
             name,
             method,
             form,
             str(len(adapters)),
-            f"{sum(_count(list(a.trained.values())) for a in adapters):,}",
-            _shown(max(largest_move(a) for a in adapters)),
+            f"{sum(_count(list(a.trained.values())) for a, _ in adapters):,}",
+            _shown(max(move for _, move in adapters)),
             "yes" if active else "no",
         )
         for (name, method, form, active), adapters in groups.items()

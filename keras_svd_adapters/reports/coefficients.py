@@ -20,7 +20,7 @@ from keras_svd_adapters.models.sites.site import Site
 from keras_svd_adapters.runtime.host_values import to_float_array
 from keras_svd_adapters.runtime.path_groups import by_layer_name, group_paths
 from keras_svd_adapters.runtime.plots import plot_cells
-from keras_svd_adapters.runtime.tables import Table, TableReport
+from keras_svd_adapters.runtime.tables import Bars, Table, TableReport
 
 CELLS = 32
 MOST_LAYERS = 8
@@ -67,6 +67,10 @@ class Coefficients(TableReport):
         groups = group_paths((kernel.path, kernel.shape) for kernel in self.kernels)
         rows = [_row(path, [self.kernels[place] for place in places]) for path, _, places in groups]
         return Table(head, rows)
+
+    def as_bars(self) -> Bars:
+        title = "change of the kernel, relative to its norm"
+        return Bars(title, {kernel.path: kernel.relative for kernel in self.kernels})
 
     def plot(self) -> Any:
         """Draw M of each kernel: a row for each layer name, the layers from left to right.

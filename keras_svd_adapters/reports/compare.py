@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import keras
@@ -12,9 +12,11 @@ from keras_svd_adapters.methods.method import Method
 from keras_svd_adapters.models.without_weights import ModelSource, build_without_values
 from keras_svd_adapters.reports.plan import plan
 from keras_svd_adapters.reports.plan_report import Plan
+from keras_svd_adapters.reports.step_time import added_milliseconds
 from keras_svd_adapters.runtime.plots import plot_bars
-from keras_svd_adapters.runtime.tables import Table, TableReport
+from keras_svd_adapters.runtime.tables import Bars, Table, TableReport
 
+MILLISECONDS = "milliseconds"
 COSTS = {
     "values": "trainable_parameters",
     "file_bytes": "file_bytes",
@@ -33,17 +35,25 @@ class Comparison(TableReport):
         refused: For each method that cannot adapt the model, the reason.
         budget: The budget, if there is one.
         of: What the budget limits.
+        milliseconds: For each method, the measured time that it adds to a training step,
+            if the budget is of milliseconds.
     """
 
     plans: dict[Method, Plan]
     refused: dict[Method, str]
     budget: float | None
     of: str
+    milliseconds: dict[Method, float] = field(default_factory=dict)
+
+    def cost(self, method: Method) -> float:
+        """Return what the budget limits, for a method."""
+        if self.of == MILLISECONDS:
+            return self.milliseconds[method]
+        return float(getattr(self.plans[method], COSTS[self.of]))
 
     def fits(self, method: Method) -> bool:
         """Return whether a method is within the budget."""
-        cost = getattr(self.plans[method], COSTS[self.of])
-        return self.budget is None or cost <= self.budget
+        return self.budget is None or self.cost(method) <= self.budget
 
     @property
     def best(self) -> Method | None:
@@ -51,28 +61,33 @@ class Comparison(TableReport):
         return next((method for method in self.plans if self.fits(method)), None)
 
     def as_table(self) -> Table:
-        head = ("method", "trains", "file", "frozen factors", "decompositions", "fits")
-        rows = [
-            (
-                str(method),
-                f"{found.trainable_parameters:,}",
-                f"{found.file_bytes / 1e3:,.1f} kB",
-                f"{found.frozen_bytes / 1e6:,.1f} MB",
-                f"{found.seconds:,.1f} s",
-                "yes" if self.fits(method) else "no",
-            )
-            for method, found in self.plans.items()
-        ]
+        head = ["method", "trains", "file", "frozen factors", "decompositions"]
+        head += ["a step adds"] * bool(self.milliseconds) + ["fits"] * (self.budget is not None)
+        rows = [self._row(method, found) for method, found in self.plans.items()]
         notes = [f"{method}: {reason}" for method, reason in self.refused.items()]
-        if self.budget is None:
-            return Table(head[:-1], [row[:-1] for row in rows], "\n".join(notes))
-        notes.append(f"The budget is {self.budget:,} {self.of}")
+        if self.budget is not None:
+            notes.append(f"The budget is {self.budget:,} {self.of}")
         return Table(head, rows, "\n".join(notes))
+
+    def _row(self, method: Method, found: Plan) -> list[str]:
+        row = [
+            str(method),
+            f"{found.trainable_parameters:,}",
+            f"{found.file_bytes / 1e3:,.1f} kB",
+            f"{found.frozen_bytes / 1e6:,.1f} MB",
+            f"{found.seconds:,.1f} s",
+        ]
+        row += [f"{self.milliseconds[method]:.2f} ms"] if self.milliseconds else []
+        return row + ["yes" if self.fits(method) else "no"] * (self.budget is not None)
+
+    def as_bars(self) -> Bars:
+        values = {str(m): found.trainable_parameters for m, found in self.plans.items()}
+        return Bars("values that train", values)
 
     def plot(self) -> Any:
         """Draw the values that each method would train. Returns a matplotlib figure."""
-        values = [found.trainable_parameters for found in self.plans.values()]
-        return plot_bars([*map(str, self.plans)], {"values that train": values})
+        title, values = self.as_bars()
+        return plot_bars([*values], {title: [*values.values()]})
 
 
 def compare(
@@ -80,18 +95,22 @@ def compare(
     methods: Iterable[Method],
     budget: float | None = None,
     of: str = "values",
+    tokens: int = 512,
     **how: Any,
 ) -> Comparison:
     """Plan several methods side by side, those within a budget first.
 
-    Nothing is decomposed, and the model does not change.
+    The model does not change. Nothing is decomposed, except to measure milliseconds.
 
     Args:
         model: A built Keras model, or what `plan` takes instead.
         methods: Methods such as `[LoRA(rank=8), SVF(), SVFT(pattern="banded", d=2)]`.
         budget: The most that a method may cost; `None` for no limit.
         of: What the budget limits: `"values"` that train, `"file_bytes"`,
-            `"frozen_bytes"`, or `"seconds"` of decompositions.
+            `"frozen_bytes"`, `"seconds"` of decompositions, or `"milliseconds"` that
+            a method adds to a training step. These are measured on this machine, on
+            random layers of the same shapes.
+        tokens: Number of tokens of a batch, for `"milliseconds"`.
         **how: Arguments of `plan`, such as `targets` and `train`.
 
     Returns:
@@ -109,8 +128,13 @@ def compare(
     SVF()
     """
     listed = list(methods)
-    if of not in COSTS:
-        raise ValueError(f"`of` is one of {', '.join(COSTS)}. Received: of={of!r}")
+    if of not in (*COSTS, MILLISECONDS):
+        kinds = ", ".join((*COSTS, MILLISECONDS))
+        raise ValueError(f"`of` is one of {kinds}. Received: of={of!r}")
+    if not isinstance(tokens, int) or tokens < 1:
+        raise ValueError(
+            f"`tokens` is a number of tokens, such as 512. Received: tokens={tokens!r}"
+        )
     if not listed or not all(isinstance(method, Method) for method in listed):
         raise ValueError(
             f"`methods` is a list such as `[LoRA(rank=8), SVF()]`. Received: methods={listed!r}"
@@ -126,6 +150,15 @@ def compare(
             refused[method] = str(error)
     if not plans:
         raise ValueError("\n".join(f"{m}: {reason}" for m, reason in refused.items()))
-    found = Comparison(plans, refused, budget, of)
+    added = {
+        method: added_milliseconds(found.sites, tokens)
+        for method, found in plans.items()
+        if of == MILLISECONDS
+    }
+    found = Comparison(plans, refused, budget, of, added)
     order = sorted(plans, key=lambda m: (not found.fits(m), -plans[m].trainable_parameters))
-    return replace(found, plans={method: plans[method] for method in order})
+    return replace(
+        found,
+        plans={method: plans[method] for method in order},
+        milliseconds={method: added[method] for method in order if added},
+    )

@@ -11,7 +11,7 @@ from keras_svd_adapters.models.sites.site import Site
 from keras_svd_adapters.reports.device_memory import DeviceBytes
 from keras_svd_adapters.runtime.path_groups import group_similar_paths
 from keras_svd_adapters.runtime.plots import plot_bars
-from keras_svd_adapters.runtime.tables import Table, TableReport
+from keras_svd_adapters.runtime.tables import Bars, Table, TableReport
 
 
 @dataclass(frozen=True)
@@ -119,6 +119,9 @@ class Plan(TableReport):
             * bool(self.device)
         )
         return Table(head, rows, notes)
+
+    def as_bars(self) -> Bars:
+        return Bars("values that would train", {s.path: s.trainable_parameters for s in self.sites})
 
     def plot(self) -> Any:
         """Draw the trainable values and frozen factors of each kind of kernel; needs matplotlib.

@@ -15,7 +15,7 @@ from keras_svd_adapters.models.sites.selection import select_sites
 from keras_svd_adapters.runtime.path_groups import by_layer_name
 from keras_svd_adapters.runtime.plots import SpectrumPanel, plot_spectra
 from keras_svd_adapters.runtime.progress import KernelProgress
-from keras_svd_adapters.runtime.tables import Table, TableReport
+from keras_svd_adapters.runtime.tables import Bars, Table, TableReport
 
 ENERGY = 0.9
 QUANTILES = (0.05, 0.5, 0.95)
@@ -79,6 +79,10 @@ class Spectrum(TableReport):
         count = sum(len(kernel.s) for kernel in self.kernels)
         share = f"{self.share:.1%} of {count:,} singular values lie in [{low:g}, {high:g}]"
         return Table(head, rows, share)
+
+    def as_bars(self) -> Bars:
+        title = f"rank for {ENERGY:.0%} of the energy"
+        return Bars(title, {kernel.path: kernel.rank() for kernel in self.kernels})
 
     def plot(self) -> Any:
         """Draw the spectra, a panel for each layer name; needs matplotlib.

@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from keras_svd_adapters.runtime.tables import format_number
+
 COLUMNS = 3
 
 
@@ -66,8 +68,7 @@ def plot_bars(labels: Sequence[str], series: Mapping[str, Sequence[float]]) -> A
 
 def _plot_bars(axis: Any, names: Sequence[str], values: Sequence[float]) -> None:
     bars = axis.barh(range(len(names)), values, height=0.7)
-    labels = [f"{value:,.0f}" if value >= 100 else f"{value:.3g}" for value in values]
-    axis.bar_label(bars, labels, fontsize=7, padding=2)
+    axis.bar_label(bars, [*map(format_number, values)], fontsize=7, padding=2)
     axis.set_yticks(range(len(names)), names, fontsize=7)
     axis.set_xticks([])
     axis.margins(x=0.18)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import NamedTuple
+
+CELL = "text-align: left; padding: 0 0.5em"
 
 
 class Table(NamedTuple):
@@ -15,12 +17,23 @@ class Table(NamedTuple):
     notes: str = ""
 
 
+class Bars(NamedTuple):
+    """A number for each label, such as one for each layer, and their title."""
+
+    title: str
+    numbers: Mapping[str, float]
+
+
 class TableReport:
     """Base class of reports that print as a table and display as HTML in a notebook."""
 
     def as_table(self) -> Table:
         """Return the table."""
         raise NotImplementedError
+
+    def as_bars(self) -> Bars | None:
+        """Return the numbers that a notebook shows as bars under the table, if there are any."""
+        return None
 
     def __str__(self) -> str:
         head, rows, notes = self.as_table()
@@ -32,12 +45,35 @@ class TableReport:
         head, rows, notes = self.as_table()
         lines = [_html_row("th", head), *(_html_row("td", row) for row in rows)] if rows else []
         text = f"<pre>{escape(notes)}</pre>" if notes else ""
-        return f"<table>{''.join(lines)}</table>" * bool(lines) + text
+        return f"<table>{''.join(lines)}</table>" * bool(lines) + text + _html_bars(self.as_bars())
 
 
 def _html_row(tag: str, cells: Sequence[str]) -> str:
     inside = (f'<{tag} style="text-align: left">{escape(cell)}</{tag}>' for cell in cells)
     return f"<tr>{''.join(inside)}</tr>"
+
+
+def _html_bars(bars: Bars | None) -> str:
+    """Return a list of bars that scrolls if it is long, behind its title."""
+    if bars is None or not bars.numbers:
+        return ""
+    largest = max(map(abs, bars.numbers.values())) or 1.0
+    rows = (
+        f'<tr><td style="{CELL}">{escape(label)}</td><td style="{CELL}; width: 40%">'
+        f'<div style="background: #6a7fdb; height: 0.7em; width: {100 * abs(n) / largest:.3g}%">'
+        f'</div></td><td style="{CELL}">{format_number(n)}</td></tr>'
+        for label, n in bars.numbers.items()
+    )
+    return (
+        f"<details open><summary>{escape(bars.title)}</summary>"
+        f'<div style="max-height: 20em; overflow: auto"><table>{"".join(rows)}</table></div>'
+        "</details>"
+    )
+
+
+def format_number(value: float) -> str:
+    """Return a number with thousands separators, or with three digits if it is small."""
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

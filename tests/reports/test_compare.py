@@ -5,6 +5,7 @@ import models
 import pytest
 
 import keras_svd_adapters as ksa
+from keras_svd_adapters.reports import step_time
 
 pytestmark = pytest.mark.backend_free("plans are counted on the host")
 METHODS = [ksa.LoRA(rank=2), ksa.SVF(), ksa.SVFT(pattern="banded", d=2), ksa.LoRAXS(rank=4)]
@@ -49,10 +50,37 @@ def test_a_method_that_does_not_suit_is_told():
     assert "LoRA(rank=99): " in str(found)
 
 
+def test_milliseconds(monkeypatch):
+    """Each kernel counts, each shape is measured once, and the cheapest alone fits."""
+    model = keras.Sequential([keras.Input((64,)), *map(keras.layers.Dense, (64, 64, 96, 2))])
+    measured = []
+
+    def seconds(method, m, n, dtype, tokens):
+        measured.append((method, m, n, tokens))
+        return method.trainable_count(m, n)
+
+    monkeypatch.setattr(step_time, "_added", seconds)
+    found = ksa.compare(model, METHODS[:3], budget=200, of="milliseconds", tokens=8)
+    expected = {method: ksa.plan(model, method).trainable_parameters for method in METHODS[:3]}
+    assert found.milliseconds == expected
+    assert len(measured) == len(set(measured)) == 6
+    assert found.best == ksa.SVF()
+    assert "192.00 ms" in str(found)
+
+
+def test_a_step_is_longer_with_an_adapter():
+    model = keras.Sequential([keras.Input((256,)), keras.layers.Dense(256), keras.layers.Dense(2)])
+    before = [weight.numpy().tobytes() for weight in model.weights]
+    found = ksa.compare(model, [ksa.LoRA(rank=64)], of="milliseconds", tokens=2048)
+    assert 0 < found.milliseconds[ksa.LoRA(rank=64)] < 10_000
+    assert [weight.numpy().tobytes() for weight in model.weights] == before
+
+
 WRONG = {
     "`of` is one of": {"of": "euros"},
     "is a list such as": {"methods": []},
     "is a list such": {"methods": ["lora"]},
+    "is a number of tokens": {"tokens": 0},
     "rank": {"methods": [ksa.LoRA(rank=99)]},
 }
 

@@ -7,7 +7,7 @@ import keras
 import models
 import numpy as np
 import pytest
-from cases import DTYPES, METHODS, combinations
+from cases import DTYPES, METHODS, combinations, shake
 from threadpoolctl import threadpool_info
 
 import keras_svd_adapters as ksa
@@ -84,6 +84,37 @@ def test_what_prints_as_a_table_is_one_in_a_notebook():
         assert html.startswith("<table><tr><th")
         assert "SVF()" in html
         assert repr(shown) == str(shown)
+
+
+@backend_free
+def test_each_layer_has_a_bar_in_a_notebook():
+    backbone, _ = models.bert()
+    plan, still = ksa.plan(backbone, ksa.SVF()), ksa.enable(backbone, ksa.SVF())
+    shake(backbone)
+    reports = [plan, still, ksa.status(backbone), ksa.coefficients(backbone)]
+    reports += [ksa.spectrum(backbone), ksa.to_lora(backbone, "default", into="low", rank=2)]
+    ksa.delete_adapter(backbone, "low")
+    ksa.set_adapter(backbone, "default")
+    for shown in (*reports, ksa.merge(backbone)):
+        numbers = shown.as_bars().numbers
+        html = shown._repr_html_()
+        assert list(numbers) == [site.path for site in plan.sites]
+        assert all(path in html for path in numbers)
+        longest = [number for number in numbers.values() if number == max(numbers.values())]
+        assert html.count("width: 100%") == (0 if shown is still else len(longest))
+
+
+@backend_free
+def test_the_status_as_a_picture():
+    backbone, _ = models.bert()
+    with pytest.raises(ValueError, match="no adapter is active. Received"):
+        ksa.status(backbone).plot()
+    ksa.enable(backbone, ksa.SVF())
+    shake(backbone)
+    status = ksa.status(backbone)
+    (axis,) = status.plot().axes
+    assert max(bar.get_width() for bar in axis.patches) == max(status.moves.values())
+    assert len(axis.patches) == len(axis.get_yticklabels()) < len(status.moves)
 
 
 def nbytes(weight):
