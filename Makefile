@@ -17,6 +17,7 @@ demo-gemma: .venv/ready
 
 comparison: .venv/ready
 	KERAS_BACKEND=$${KERAS_BACKEND:-jax} $(BIN)/python examples/comparison.py
+	KERAS_BACKEND=$${KERAS_BACKEND:-jax} $(BIN)/python examples/comparison_picture.py
 
 bench: .venv/ready
 	$(BIN)/python benchmarks/run.py

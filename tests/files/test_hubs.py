@@ -165,6 +165,14 @@ def test_what_does_not_exist(hubs, monkeypatch):
     is_refused(HF, FileNotFoundError, "type hf://ann/pirate/old/mine.keras")
 
 
+def test_a_notebook_of_kaggle_says_it_otherwise(hubs, monkeypatch):
+    def missing(handle, path):
+        raise ValueError(f"{path} is not present in the model files.")
+
+    monkeypatch.setattr("kagglehub.model_download", missing)
+    is_refused(KAGGLE, FileNotFoundError, "no file 'adapter.keras'")
+
+
 @HUBS
 def test_without_a_token_nothing_is_written(hubs, monkeypatch, address):
     backbone, _ = tuned(ksa.SVF())

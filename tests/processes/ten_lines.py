@@ -1,4 +1,4 @@
-"""The ten lines of the README on a model that needs no download; KerasHub is not needed."""
+"""A first run on a model that needs no download; KerasHub is not needed."""
 
 import keras
 import numpy as np

@@ -67,18 +67,26 @@ def _clear_errors(address: HubAddress) -> Iterator[None]:
                 f"model of yours, {LOG_IN}. {_received(address)}"
             ) from None
         if status == 404:
-            raise FileNotFoundError(
-                f"Kaggle has no such model, version, or file {address.file!r} in it. "
-                f"{_received(address)}"
-            ) from None
+            raise FileNotFoundError(_not_found(address)) from None
         raise ConnectionError(f"Kaggle answered: {error}. {_received(address)}") from None
     except (exceptions.BackendError, exceptions.DataCorruptionError) as error:
         raise ConnectionError(f"Kaggle answered: {error}. {_received(address)}") from None
+    except ValueError as error:
+        if "not present" not in str(error):  # as a notebook of Kaggle says of an attached model
+            raise
+        raise FileNotFoundError(_not_found(address)) from None
     except Exception as error:
         if not is_network_error(error):
             raise
         unversioned = "" if address.revision else f" {VERSIONED}"
         raise ConnectionError(f"{NOT_REACHED}{unversioned} {_received(address)}") from None
+
+
+def _not_found(address: HubAddress) -> str:
+    return (
+        f"Kaggle has no such model or version, or no file {address.file!r} in it. "
+        f"{_received(address)}"
+    )
 
 
 def _received(address: HubAddress) -> str:
