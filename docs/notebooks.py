@@ -1,7 +1,7 @@
 """A hook of MkDocs: each notebook becomes a page, with the outputs that it holds.
 
-Nothing is executed. Code, tables and plots look as on the other pages, in light and dark. Set
-`repo_url` in `mkdocs.yml` to a repository on GitHub for links that open a notebook in Colab and Kaggle.
+Nothing is executed. Code, tables and plots look as on the other pages, in light and dark. With a
+`repo_url` on GitHub in `mkdocs.yml`, each page links to its notebook in Colab and Kaggle.
 """
 
 from __future__ import annotations
@@ -18,22 +18,12 @@ from mkdocs.structure.files import File
 
 ROOT = Path(__file__).parent.parent
 FOLDER = "notebooks"
-ORDER = (
-    "quickstart language_model image_classifier choosing_a_method spectrum_and_patterns "
-    "many_adapters resume_and_share serving kaggle_tpu"
-).split()
-INDEX = """# Notebooks
-
-Each page shows a notebook with the outputs of one run. Download it, or read it here.
-
-<div class="grid cards" markdown>
-
-{cards}
-
-</div>
-"""
-UPLOAD = """To open it in Colab, choose *File*, *Upload notebook*; in Kaggle, *New Notebook*, *File*,
-*Import Notebook*."""
+INDEX = f"{FOLDER}/index.md"
+ORDER = ["quickstart", "language_model", "image_classifier", "choosing_a_method"]
+ORDER += ["spectrum_and_patterns", "many_adapters", "resume_and_share", "serving", "kaggle_tpu"]
+CARDS = "<!-- cards -->"
+UPLOAD = """To open it in Colab, choose *File*, *Upload notebook*. In Kaggle, choose
+*New Notebook*, *File*, *Import Notebook*."""
 COLAB = "https://colab.research.google.com/github/{path}"
 KAGGLE = "https://kaggle.com/kernels/welcome?src=https://github.com/{path}"
 PROGRESS = re.compile(r"^\s*\d+/\d+ kernels, .*$\n?", re.MULTILINE)
@@ -114,7 +104,7 @@ def as_text(text: str) -> str:
 
 def on_config(config: Any) -> Any:
     """Put the notebooks into the navigation, where it names their folder."""
-    pages = [f"{FOLDER}/index.md", *(f"{FOLDER}/{each.name}.md" for each in notebooks())]
+    pages = [INDEX, *(f"{FOLDER}/{each.name}.md" for each in notebooks())]
     for section in config.nav or []:
         for title, value in section.items():
             if value == f"{FOLDER}/":
@@ -123,23 +113,22 @@ def on_config(config: Any) -> Any:
 
 
 def on_files(files: Any, config: Any) -> Any:
-    """Add the page of each, its plots, and a page with all of them."""
-    found = notebooks()
-    for notebook in found:
+    """Add the page of each, and its plots."""
+    for notebook in notebooks():
         page = File.generated(config, f"{FOLDER}/{notebook.name}.md", content=notebook.text)
         page.origin = notebook.path.relative_to(ROOT).as_posix()
         files.get_file_from_path(page.origin).origin = ""  # links lead to the page
         files.append(page)
         for name, image in notebook.images.items():
             files.append(File.generated(config, f"{FOLDER}/{name}", content=image))
-    index = INDEX.format(cards="\n\n".join(notebook.card for notebook in found))
-    files.append(File.generated(config, f"{FOLDER}/index.md", content=index))
     return files
 
 
 @event_priority(-50)
 def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
-    """Below the title of a notebook, say how to get it."""
+    """Below the title of a notebook, say how to get it. Show all on their index."""
+    if page.file.src_uri == INDEX:
+        return markdown.replace(CARDS, "\n\n".join(each.card for each in notebooks()))
     path = getattr(page.file, "origin", "")
     if not path:
         return markdown
