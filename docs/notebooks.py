@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import re
+import struct
 from html import escape
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -48,11 +49,11 @@ class Notebook(NamedTuple):
 
     @property
     def card(self) -> str:
-        """Its title, its first plot and the first sentence."""
+        """Its title, its first plot and the first words."""
         words = self.text.partition("\n\n")[2].partition("\n\n")[0].replace("\n", " ")
-        sentence = re.split(r"(?<=[.?!]) ", words)[0]
+        start = re.match(r".{40,}?[.?!](?= |$)|.*", words)
         plots = [f"    ![]({image}){{ .plot loading=lazy }}\n\n" for image in self.images]
-        return f"-   **[{self.title}]({self.name}.md)**\n\n{''.join(plots[:1])}    {sentence}"
+        return f"-   **[{self.title}]({self.name}.md)**\n\n{''.join(plots[:1])}    {start[0]}"
 
 
 def notebooks() -> list[Notebook]:
@@ -87,13 +88,20 @@ def shown(outputs: list[Any], name: str, images: dict[str, bytes]) -> list[str]:
         if "image/png" in data:
             image = f"{name}/{len(images) + 1}.png"
             images[image] = base64.b64decode(data["image/png"])
-            parts.append(f"![Plot]({image}){{ .plot loading=lazy }}")
+            wide = " .wide" * is_wide(images[image])
+            parts.append(f"![Plot]({image}){{ .plot{wide} loading=lazy }}")
         elif "text/html" in data:
             parts.append(f'<div class="output">{data["text/html"]}</div>')
         else:
             text += output.get("text", "") or data.get("text/plain", "")
             text += "\n".join(output.get("traceback", ()))
     return [part for part in (*parts, as_text(text)) if part]
+
+
+def is_wide(image: bytes) -> bool:
+    """Whether a phone should scroll this plot, not shrink it. A PNG starts with its size."""
+    width, height = struct.unpack(">II", image[16:24])
+    return width > max(700, 1.6 * height)
 
 
 def as_text(text: str) -> str:
