@@ -30,7 +30,7 @@ def on_files(files: Any, config: Any) -> Any:
             name = path.relative_to(ROOT).as_posix()
             file = File.generated(config, name, abs_src_path=str(path))
             if name == "README.md":
-                file.dest_uri = "overview/index.html"
+                file.name = "overview"
             files.append(file)
     return files
 
