@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import Any
 
 import keras
@@ -14,7 +15,12 @@ FEWEST = 10
 
 
 def check_request(
-    low: Any, high: Any, steps: Any, batch_size: Any, methods: Any, how: dict[str, Any]
+    low: Any,
+    high: Any,
+    steps: Any,
+    batch_size: Any,
+    methods: list[Method] | None,
+    how: dict[str, Any],
 ) -> None:
     """Raise an error if an argument is wrong."""
     if not (_is_rate(low) and _is_rate(high) and low < high):
@@ -32,11 +38,17 @@ def check_request(
             f"{', '.join(how)}: these are arguments of `enable`, for `methods=[...]`. Leave them "
             f"out, or pass methods to compare. Received: methods=None, {how}"
         )
-    is_list = bool(methods) and all(isinstance(method, Method) for method in methods)
-    if methods is not None and not is_list:
+
+
+def listed_methods(methods: Any) -> list[Method] | None:
+    """Return methods as a list; raise an error if they are something else."""
+    listed = list(methods) if isinstance(methods, Iterable) else methods
+    is_list = isinstance(listed, list) and bool(listed)
+    if methods is not None and not (is_list and all(isinstance(m, Method) for m in listed)):
         raise ValueError(
-            f"`methods` is a list such as `[LoRA(rank=8), SVF()]`. Received: methods={methods!r}"
+            f"`methods` is a list such as `[LoRA(rank=8), SVF()]`. Received: methods={listed!r}"
         )
+    return listed
 
 
 def _is_rate(value: Any) -> bool:

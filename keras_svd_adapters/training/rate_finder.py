@@ -20,11 +20,12 @@ from keras_svd_adapters.runtime.live_models import with_models_around
 from keras_svd_adapters.runtime.progress import KernelProgress
 from keras_svd_adapters.runtime.random_state import RandomState
 from keras_svd_adapters.training.batches import Batch, training_batches
-from keras_svd_adapters.training.rate_checks import check_model, check_request
+from keras_svd_adapters.training.rate_checks import check_model, check_request, listed_methods
 from keras_svd_adapters.training.rate_report import LearningRates, RateCurve
 from keras_svd_adapters.training.rate_rule import curve_of, has_exploded
 from keras_svd_adapters.training.trial import trial
 
+SMALLEST_FALL = 1e-3  # of the loss, in standard deviations of the losses of batches
 STANDSTILL = 1e-7  # part of the lowest rate, at which no weight moves; some optimizers divide by it
 
 
@@ -73,7 +74,7 @@ def find_learning_rate(
     Raises:
         ValueError: If an argument is wrong, the model is not compiled or trains
             nothing, its rate is a schedule, the data has no batch, or the loss
-            is not finite from the start. The model stays unchanged.
+            is not finite at first or does not fall. The model stays unchanged.
 
     Example:
 
@@ -85,7 +86,7 @@ def find_learning_rate(
     >>> rates = ksa.find_learning_rate(model, x, y, steps=20)
     >>> model.optimizer.learning_rate = rates.suggestion
     """
-    listed = None if methods is None else list(methods)
+    listed = listed_methods(methods)
     check_request(low, high, steps, batch_size, listed, how)
     check_model(model, listed)
     progress = KernelProgress([1] * 2 * steps, verbose, "steps")
@@ -132,7 +133,15 @@ def _search(
             if has_exploded(losses, noise):
                 break
     finite = losses if math.isfinite(losses[-1]) else losses[:-1]
-    return curve_of(rates[: len(finite)], finite)
+    curve = curve_of(rates[: len(finite)], finite)
+    if not curve.fall > SMALLEST_FALL * noise:
+        raise ValueError(
+            "The loss did not fall at any rate. Check that it depends on the weights that train, "
+            "or try a smaller `low`. Received: rates from "
+            f"{rates[0]:.1e} to {rates[len(finite) - 1]:.1e}, losses from {losses[0]:.4g} to "
+            f"{losses[-1]:.4g}"
+        )
+    return curve
 
 
 def _train(model: keras.Model, batch: Batch, rate: float) -> float:

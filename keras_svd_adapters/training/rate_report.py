@@ -38,6 +38,11 @@ class RateCurve:
         return int(np.argmin(self.smoothed))
 
     @property
+    def fall(self) -> float:
+        """How far the smoothed loss falls from its start."""
+        return float(self.smoothed[0] - self.smoothed[self.lowest])
+
+    @property
     def still_falls(self) -> bool:
         """Whether the loss is lowest at the highest rate, so that higher rates may be better."""
         return self.lowest == len(self.rates) - 1

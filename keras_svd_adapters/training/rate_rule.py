@@ -9,22 +9,23 @@ import numpy as np
 from keras_svd_adapters.training.rate_report import RateCurve
 
 MEMORY = 0.8  # of the exponential mean: how much of it each step keeps
+SHARE = 0.5  # of the fall of the loss, at the suggestion
 PATIENCE = 2.0  # a loss has exploded if it rises by this many times its fall, and by its noise
 
 
 def curve_of(rates: Sequence[float], losses: Sequence[float]) -> RateCurve:
     """Return the curve of a search, with its suggestion.
 
-    The suggestion is the rate at which the smoothed loss falls most per doubling of the rate.
+    The suggestion is the lowest rate at which the smoothed loss has fallen half of the way. The
+    place of the steepest fall or of the lowest loss depends on the noise of single batches.
 
     Args:
         rates: Learning rates, from low to high.
         losses: The loss of each step, minus the difficulty of its batch.
     """
     smoothed = smooth(losses)
-    end = int(np.argmin(smoothed)) + 1
-    slopes = np.gradient(smoothed[:end], np.log(rates[:end])) if end > 1 else np.zeros(1)
-    best = float(rates[int(np.argmin(slopes))])
+    halfway = smoothed[0] - SHARE * (smoothed[0] - smoothed.min())
+    best = rates[int(np.argmax(smoothed <= halfway))]
     return RateCurve(np.array(rates), np.array(losses), smoothed, float(f"{best:.1e}"))
 
 

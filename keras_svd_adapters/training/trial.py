@@ -54,12 +54,12 @@ class Trial:
 def trial(model: Any) -> Iterator[Trial]:
     """Context manager: train a compiled model, and restore it in the end, also after an error.
 
-    An optimizer that is not built stays so: a copy of it trains instead.
+    An optimizer, metrics and losses that are not built stay so: copies of them train instead.
 
     Yields:
         A `Trial`, which restores the start as often as needed.
     """
-    with _built_optimizer(model):
+    with _built_parts(model):
         start = Trial(model)
         try:
             yield start
@@ -68,12 +68,43 @@ def trial(model: Any) -> Iterator[Trial]:
 
 
 @contextmanager
-def _built_optimizer(model: Any) -> Iterator[None]:
-    """Context manager: the optimizer of a model is built, if need be a copy of its own."""
+def _built_parts(model: Any) -> Iterator[None]:
+    """Context manager: the optimizer of a model is built, and no unbuilt part of it will be."""
     optimizer = model.optimizer
-    if optimizer.built:
+    unbuilt = {name: part for name, part in vars(model).items() if _is_unbuilt(part)}
+    copies = {name: _shallow_copy(part) for name, part in unbuilt.items()}
+    copy = optimizer if optimizer.built else _built_copy(optimizer, model.trainable_variables)
+    if copy is optimizer and not copies:
         yield
         return
+    vars(model).update(copies)
+    model.optimizer, model.train_function = copy, None
+    try:
+        yield
+    finally:
+        vars(model).update(unbuilt)
+        model.optimizer, model.train_function = optimizer, None
+        if not isinstance(model, AdaptedModel):  # an adapted model forgets by itself
+            forget_traces(model)
+
+
+def _is_unbuilt(part: Any) -> bool:
+    """Return whether Keras will build a part with the first batch.
+
+    On PyTorch, Keras draws random numbers for this. `fit` must still draw them after the trial.
+    """
+    is_part = isinstance(part, keras.metrics.Metric | keras.losses.Loss)
+    return is_part and not getattr(part, "built", True)
+
+
+def _shallow_copy(part: Any) -> Any:
+    copy = object.__new__(type(part))  # `copy.copy` would save and load it
+    vars(copy).update(vars(part))
+    return copy
+
+
+def _built_copy(optimizer: Any, variables: list[keras.Variable]) -> Any:
+    """Return a copy of an optimizer, built for these variables."""
     try:
         copy = fresh_optimizer(optimizer)
     except Exception as error:
@@ -83,13 +114,6 @@ def _built_optimizer(model: Any) -> Iterator[None]:
             f"Received: {optimizer!r}, which raised {error!r}"
         ) from error
     copy.learning_rate = 1.0  # a slow rate would raise a warning; the trial sets its own rates
-    trained = model.trainable_variables
-    with mirrored_scope(trained[0]):
-        copy.build(trained)
-    model.optimizer, model.train_function = copy, None
-    try:
-        yield
-    finally:
-        model.optimizer, model.train_function = optimizer, None
-        if not isinstance(model, AdaptedModel):  # an adapted model forgets by itself
-            forget_traces(model)
+    with mirrored_scope(variables[0]):
+        copy.build(variables)
+    return copy
