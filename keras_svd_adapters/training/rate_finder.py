@@ -14,7 +14,6 @@ from keras_svd_adapters.methods.method import Method
 from keras_svd_adapters.models.enable import enable
 from keras_svd_adapters.models.sites.search import adapted_sites
 from keras_svd_adapters.models.state.changes import changes_model
-from keras_svd_adapters.models.state.optimizer_state import fresh_optimizer
 from keras_svd_adapters.models.switching import delete_adapter
 from keras_svd_adapters.runtime.live_models import with_models_around
 from keras_svd_adapters.runtime.progress import KernelProgress
@@ -23,7 +22,7 @@ from keras_svd_adapters.training.batches import Batch, training_batches
 from keras_svd_adapters.training.rate_checks import check_model, check_request, listed_methods
 from keras_svd_adapters.training.rate_report import LearningRates, RateCurve
 from keras_svd_adapters.training.rate_rule import curve_of, has_exploded
-from keras_svd_adapters.training.trial import trial
+from keras_svd_adapters.training.trial import trial, unbuilt_copy
 
 SMALLEST_FALL = 1e-3  # of the loss, in standard deviations of the losses of batches
 STANDSTILL = 1e-7  # part of the lowest rate, at which no weight moves; some optimizers divide by it
@@ -165,7 +164,7 @@ def _adapted(
     around = [each for each in with_models_around(model) if getattr(each, "optimizer", None)]
     optimizers = [(each, each.optimizer) for each in around]
     for each, optimizer in optimizers:
-        each.optimizer = fresh_optimizer(optimizer) if each is model else None
+        each.optimizer = unbuilt_copy(optimizer) if each is model else None
     try:
         enable(model, method, verbose=verbose, **how)
         yield

@@ -103,16 +103,22 @@ def _shallow_copy(part: Any) -> Any:
     return copy
 
 
-def _built_copy(optimizer: Any, variables: list[keras.Variable]) -> Any:
-    """Return a copy of an optimizer, built for these variables."""
+def unbuilt_copy(optimizer: Any) -> Any:
+    """Return a copy of an optimizer with the same settings; raise an error if it has none."""
     try:
-        copy = fresh_optimizer(optimizer)
+        return fresh_optimizer(optimizer)
     except Exception as error:
         raise ValueError(
-            "The optimizer cannot be copied from its configuration. Build it first: "
+            "A copy of the optimizer must train, and its `get_config` or `from_config` fails. "
+            "Without `methods`, the optimizer itself trains if you build it before: "
             "`model.optimizer.build(model.trainable_variables)`. "
             f"Received: {optimizer!r}, which raised {error!r}"
         ) from error
+
+
+def _built_copy(optimizer: Any, variables: list[keras.Variable]) -> Any:
+    """Return a copy of an optimizer, built for these variables."""
+    copy = unbuilt_copy(optimizer)
     copy.learning_rate = 1.0  # a slow rate would raise a warning; the trial sets its own rates
     with mirrored_scope(variables[0]):
         copy.build(variables)

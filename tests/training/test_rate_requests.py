@@ -47,7 +47,8 @@ class SilentModel(keras.Model):
 
 
 def without_loss():
-    model = SilentModel(*(getattr(compiled("plain"), name) for name in ("inputs", "outputs")))
+    whole = compiled("plain")
+    model = SilentModel(whole.inputs, whole.outputs)
     model.compile("adam", "mse")
     return model
 
@@ -115,7 +116,13 @@ WRONG = {
         {},
         "it is a schedule",
     ),
-    "no configuration": (lambda: with_optimizer(NoConfig(1e-3)), data, {}, "Build it first"),
+    "no configuration": (lambda: with_optimizer(NoConfig(1e-3)), data, {}, "`get_config`"),
+    "no configuration to compare": (
+        lambda: with_optimizer(NoConfig(1e-3)),
+        data,
+        LISTED,
+        "Without `methods`",
+    ),
     "other lengths": (plain, lambda: (data()[0], data()[1][1:]), {}, r"samples \[47, 48\]"),
     "no samples": (plain, lambda: (data()[0][:0], data()[1][:0]), {}, r"samples \[0\]"),
     "an empty dataset": (plain, lambda: (iter([]),), {}, "no batch"),
