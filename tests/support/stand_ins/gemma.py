@@ -1,5 +1,6 @@
 """A tiny Gemma 3 with a tokenizer of bytes, instead of 270 million weights and Shakespeare."""
 
+import keras
 import keras_hub
 from sentencepiece import sentencepiece_model_pb2
 
@@ -7,6 +8,7 @@ SPECIAL = ("<pad>", "<eos>", "<bos>", "<unk>", "<start_of_turn>", "<end_of_turn>
 
 
 def gemma3():
+    keras.utils.set_random_seed(0)
     model = sentencepiece_model_pb2.ModelProto()
     kinds = model.SentencePiece
     for piece in SPECIAL:
