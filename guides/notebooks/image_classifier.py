@@ -3,7 +3,7 @@
 #
 # - Adapt a vision transformer to images that it does not know, with 500 labelled examples.
 # - Compare the head alone, SVF, SVFT, LoRA and full fine-tuning: accuracy and trained values.
-# - It takes MINUTES minutes on 2 CPU cores; no GPU, no account and no files but this notebook.
+# - It takes 5 minutes on 2 CPU cores; no GPU, no account and no files but this notebook.
 
 # %%
 # %pip install -q "keras-svd-adapters[jax,hub,plots]"
