@@ -16,7 +16,15 @@ from mkdocs.structure.files import File
 
 ROOT = Path(__file__).parent.parent
 PAGES = ("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "guides/*.md", "benchmarks/*.md")
-REST = ("LICENSE", "*.cff", "SECURITY.md", "benchmarks/*.png", "guides/*.ipynb", "guides/*.svg")
+REST = (
+    "LICENSE",
+    "*.cff",
+    "SECURITY.md",
+    "benchmarks/*.png",
+    "guides/*.ipynb",
+    "guides/*.png",
+    "guides/*.svg",
+)
 EXAMPLES = ("examples/*.ipynb", "examples/*.py")
 
 CODE = re.compile(r"(^```.*?^```$|`[^`\n]+`)", re.MULTILINE | re.DOTALL)
