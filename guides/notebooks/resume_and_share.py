@@ -171,7 +171,7 @@ plt.show()
 # ## Save, and load elsewhere
 #
 # The adapter file holds the trained values and fingerprints of the base model. A fresh MiniLM with a fresh head
-# computes the same after `load_adapter`.
+# computes the same after `load_adapter`, up to rounding.
 
 # %%
 ksa.save_adapter(resumed, "favourable.keras")
