@@ -3,7 +3,7 @@
 #
 # - Plan several methods within a budget, search the learning rate of one, and train five at their own rates.
 # - See why a rate that suits one method does nothing for another, or ruins it.
-# - It takes MINUTES minutes on 2 CPU cores; no GPU, no account and no files but this notebook.
+# - It takes 7 minutes on 2 CPU cores; no GPU, no account and no files but this notebook.
 
 # %%
 # %pip install -q "keras-svd-adapters[jax,hub,plots]"

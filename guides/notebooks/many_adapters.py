@@ -101,7 +101,6 @@ for name, (labels, _) in tasks.items():
         metrics=["accuracy"],
     )
     model.fit(inputs, labels, batch_size=32, verbose=0)
-model.compile(loss=model.loss, metrics=["accuracy"])  # to evaluate: no optimizer of one adapter
 ksa.status(model)
 
 # %% [markdown]
