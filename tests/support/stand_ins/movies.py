@@ -5,7 +5,7 @@ import keras_hub
 import numpy as np
 
 
-def encoder():
+def encoder(**settings):
     keras.utils.set_random_seed(0)
     return keras_hub.models.BertBackbone(
         vocabulary_size=50,
@@ -14,7 +14,7 @@ def encoder():
         hidden_dim=16,
         intermediate_dim=32,
         max_sequence_length=8,
-        dropout=0.0,
+        **{"dropout": 0.0, **settings},
     )
 
 
