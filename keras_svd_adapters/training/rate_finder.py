@@ -159,8 +159,8 @@ def _train(model: keras.Model, batch: Batch, rate: float) -> float:
 def _adapted(
     model: keras.Model, method: Method, verbose: int | str, how: dict[str, Any]
 ) -> Iterator[None]:
-    """Context manager: a model has an adapter, and the optimizer of before afterwards."""
-    random = RandomState()
+    """Context manager: a model has an adapter; afterwards, it trains what it trained before."""
+    random, trains = RandomState(), [(weight, weight.trainable) for weight in model.variables]
     around = [each for each in with_models_around(model) if getattr(each, "optimizer", None)]
     optimizers = [(each, each.optimizer) for each in around]
     for each, optimizer in optimizers:
@@ -171,6 +171,9 @@ def _adapted(
     finally:
         for name in {site.layer.active_adapter for site in adapted_sites(model)}:
             delete_adapter(model, name)
+        for weight, trained in trains:
+            if weight.trainable != trained:  # `train` named a frozen weight
+                weight.trainable = trained
         for each, optimizer in optimizers:
             each.optimizer = optimizer
         random.restore()

@@ -5,6 +5,7 @@ import random
 import keras
 import numpy as np
 
+import keras_svd_adapters as ksa
 from keras_svd_adapters.runtime.host_values import to_host_exact
 
 SAMPLES, WIDTH, BATCH = 48, 6, 8
@@ -50,8 +51,6 @@ MODELS = {
     "accumulation": ({}, lambda: adam(gradient_accumulation_steps=2), {}),
     "momentum": ({}, lambda: keras.optimizers.SGD(1e-2, momentum=0.9), {}),
     "nadam": ({}, lambda: keras.optimizers.Nadam(1e-2), {}),
-    "ftrl": ({}, lambda: keras.optimizers.Ftrl(1e-2), {}),
-    "eager": ({}, adam, {"run_eagerly": True}),
     "compiled": ({}, adam, {"jit_compile": keras.backend.backend() != "torch"}),
     "several steps": (
         {},
@@ -68,6 +67,12 @@ def compiled(name):
     model = network(**settings)
     model.compile(optimizer(), loss="mse", metrics=["mae"], **how)
     return model
+
+
+def find(model, **how):
+    """A short search."""
+    how = {"steps": 12, "batch_size": BATCH, "high": 1.0} | how
+    return ksa.find_learning_rate(model, *data(), **how)
 
 
 def values(model):
