@@ -3,7 +3,7 @@
 #
 # - Merge an adapter into the kernels: a plain Keras model of the base model's size and speed.
 # - Save and export the merged model, and use it in processes without this package.
-# - It takes 5 minutes on 2 CPU cores; no GPU, no account and no files but this notebook.
+# - It takes 7 minutes on 2 CPU cores; no GPU, no account and no files but this notebook.
 
 # %%
 # %pip install -q "keras-svd-adapters[jax,hub,plots]"
