@@ -147,14 +147,14 @@ for method in (None, *METHODS):
     print(f"{name:28} Adam({rate:.2g})  {values:7,} values  accuracy {accuracy:.3f}")
 
 # %%
-figure, axis = plt.subplots(figsize=(6.5, 3.2), layout="constrained")
+figure, axis = plt.subplots(figsize=(8, 3.2), layout="constrained")
 for name, (values, accuracy) in results.items():
     error = (accuracy * (1 - accuracy) / len(test[1])) ** 0.5
     axis.errorbar(values, accuracy, yerr=error, fmt="o", capsize=3, label=name)
 axis.set_xscale("log")
 axis.set_xlabel("trained values")
 axis.set_ylabel("accuracy")
-axis.legend(frameon=False, fontsize=8, loc="lower right")
+axis.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
 plt.show()
 
 # %% [markdown]
