@@ -90,7 +90,8 @@ history = model.fit(*train, batch_size=32, validation_data=test, verbose=2)
 # %% [markdown]
 # ## What the adapter costs
 #
-# `predict` on the test sentences takes longer with the adapter than without it.
+# The time of `predict` on the test sentences, with the adapter and without it. The times vary if other programs use
+# the machine.
 
 
 # %%
