@@ -36,9 +36,14 @@ def quiet(notebook: Any) -> Any:
     for cell in notebook.cells:
         cell.metadata.pop("execution", None)
         if cell.cell_type == "code":
-            kept = [out for out in cell.outputs if out.get("name") != "stderr"]
+            kept = [out for out in cell.outputs if not is_log(out)]
             cell.outputs = [] if cell.source.startswith("%pip") else kept
     return notebook
+
+
+def is_log(output: Any) -> bool:
+    """Whether an output is of no interest to a reader; TensorFlow also writes logs to stdout."""
+    return output.get("name") == "stderr" or output.get("text", "").startswith("INFO:tensorflow")
 
 
 if __name__ == "__main__":

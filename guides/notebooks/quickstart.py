@@ -3,7 +3,7 @@
 #
 # - Fine-tune a pretrained encoder by SVFT: some 70,000 new values train instead of 22.7 million weights.
 # - Plan, adapt, fit, save, reload and merge, in about ten lines of code.
-# - It takes 3 minutes on 2 CPU cores; no GPU, no account and no files but this notebook.
+# - It takes 4 minutes on 2 CPU cores; no GPU, no account and no files but this notebook.
 
 # %%
 # %pip install -q "keras-svd-adapters[jax,hub,plots]"
