@@ -129,10 +129,10 @@ def _search(
         for rate, batch, own in zip(rates, batches, difficulty, strict=True):
             losses.append(_train(model, batch, rate) - own + mean)
             progress.step(f"learning rate {rate:.1e}")
-            if has_exploded(losses, noise):
+            if has_exploded(losses, len(rates), noise):
                 break
     finite = losses if math.isfinite(losses[-1]) else losses[:-1]
-    curve = curve_of(rates[: len(finite)], finite)
+    curve = curve_of(rates, finite)
     if not curve.fall > SMALLEST_FALL * noise:
         raise ValueError(
             "The loss did not fall at any rate. Check that it depends on the weights that train, "

@@ -8,40 +8,43 @@ import numpy as np
 
 from keras_svd_adapters.training.rate_report import RateCurve
 
-MEMORY = 0.8  # of the exponential mean: how much of it each step keeps
-SHARE = 0.5  # of the fall of the loss, at the suggestion
+LAG = 1 / 15  # of all steps, by which the exponential mean follows the losses
 PATIENCE = 2.0  # a loss has exploded if it rises by this many times its fall, and by its noise
 
 
 def curve_of(rates: Sequence[float], losses: Sequence[float]) -> RateCurve:
     """Return the curve of a search, with its suggestion.
 
-    The suggestion is the lowest rate at which the smoothed loss has fallen half of the way. The
-    place of the steepest fall or of the lowest loss depends on the noise of single batches.
+    The suggestion is the rate at which the loss falls most per doubling of the rate. The place of
+    the steepest fall of the smoothed loss comes later, by the lag of the mean.
 
     Args:
-        rates: Learning rates, from low to high.
-        losses: The loss of each step, minus the difficulty of its batch.
+        rates: All learning rates, from low to high.
+        losses: The loss of each step, minus the difficulty of its batch. The search may end before
+            the highest rate.
     """
-    smoothed = smooth(losses)
-    halfway = smoothed[0] - SHARE * (smoothed[0] - smoothed.min())
-    best = rates[int(np.argmax(smoothed <= halfway))]
-    return RateCurve(np.array(rates), np.array(losses), smoothed, float(f"{best:.1e}"))
+    smoothed, tried = smooth(losses, len(rates)), np.array(rates[: len(losses)])
+    end = int(np.argmin(smoothed)) + 1
+    slopes = np.gradient(smoothed[:end], np.log(tried[:end])) if end > 1 else np.zeros(1)
+    steepest = int(np.argmin(slopes)) - round(LAG * len(rates))
+    best = float(f"{tried[max(steepest, 0)]:.1e}")
+    return RateCurve(tried, np.array(losses), smoothed, best)
 
 
-def smooth(losses: Sequence[float]) -> np.ndarray:
+def smooth(losses: Sequence[float], steps: int) -> np.ndarray:
     """Return the exponential mean of some losses, without the bias towards its start at 0."""
+    memory = LAG * steps / (1 + LAG * steps)
     mean, smoothed = 0.0, []
     for step, loss in enumerate(losses, start=1):
-        mean = MEMORY * mean + (1 - MEMORY) * loss
-        smoothed.append(mean / (1 - MEMORY**step))
+        mean = memory * mean + (1 - memory) * loss
+        smoothed.append(mean / (1 - memory**step))
     return np.array(smoothed)
 
 
-def has_exploded(losses: Sequence[float], noise: float) -> bool:
+def has_exploded(losses: Sequence[float], steps: int, noise: float) -> bool:
     """Return whether the loss is so far above its lowest value that no later rate counts."""
     if not np.isfinite(losses[-1]):
         return True
-    smoothed = smooth(losses)
+    smoothed = smooth(losses, steps)
     lowest = smoothed.min()
     return bool(smoothed[-1] - lowest > PATIENCE * (smoothed[0] - lowest) + noise)

@@ -157,3 +157,20 @@ def test_a_step_that_fails_on_the_way(monkeypatch):
     if hasattr(model, "jax_state_sync"):
         model.jax_state_sync()
     assert everything(model) == before
+
+
+@pytest.mark.skipif(keras.backend.backend() != "torch", reason="gradients and buffers of PyTorch")
+def test_gradients_and_the_buffers_of_wrapped_modules():
+    import torch
+
+    statistics = keras.layers.TorchModuleWrapper(torch.nn.BatchNorm1d(6))
+    model = keras.Sequential([keras.Input((6,)), statistics, keras.layers.Dense(2)])
+    model.compile("adam", "mse")
+    (first, *others), buffers = model.parameters(), [x.clone() for x in model.buffers()]
+    first.grad = torch.ones_like(first)
+    find(model)
+    assert first.grad is not None
+    assert bool((first.grad == 1).all())
+    assert all(parameter.grad is None for parameter in others)
+    assert buffers
+    assert all(torch.equal(*pair) for pair in zip(model.buffers(), buffers, strict=True))
