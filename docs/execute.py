@@ -5,7 +5,9 @@ python docs/execute.py guides/notebooks/quickstart.py guides/quickstart.ipynb
 
 from __future__ import annotations
 
+import resource
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,7 @@ from nbconvert.preprocessors import ExecutePreprocessor
 
 
 def execute(source: Path, target: Path) -> None:
-    """Runs all cells in the folder of the target."""
+    """Run all cells in an empty folder, as a hosted runtime has it."""
     notebook = jupytext.read(source)
     notebook.metadata["kernelspec"] = {
         "name": "python3",
@@ -24,20 +26,24 @@ def execute(source: Path, target: Path) -> None:
         "display_name": "Python 3",
     }
     runner = ExecutePreprocessor(timeout=None, kernel_name="python3")
-    runner.preprocess(notebook, {"metadata": {"path": str(target.parent)}})
+    with tempfile.TemporaryDirectory() as folder:
+        runner.preprocess(notebook, {"metadata": {"path": folder}})
     nbformat.write(quiet(notebook), target)
 
 
 def quiet(notebook: Any) -> Any:
-    """The notebook without what went to stderr, and without times of execution."""
+    """The notebook without logs of pip, without stderr, and without times of execution."""
     for cell in notebook.cells:
         cell.metadata.pop("execution", None)
         if cell.cell_type == "code":
-            cell.outputs = [out for out in cell.outputs if out.get("name") != "stderr"]
+            kept = [out for out in cell.outputs if out.get("name") != "stderr"]
+            cell.outputs = [] if cell.source.startswith("%pip") else kept
     return notebook
 
 
 if __name__ == "__main__":
     start = time.perf_counter()
     execute(Path(sys.argv[1]), Path(sys.argv[2]))
-    print(f"{sys.argv[2]}: {time.perf_counter() - start:.0f} s")
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)  # of the kernel
+    print(f"{sys.argv[2]}: {time.perf_counter() - start:.0f} s, ", end="")
+    print(f"{used.ru_utime + used.ru_stime:.0f} s of a CPU core")

@@ -16,6 +16,7 @@ Verbs, each with its own `help`:
 
 - before: `targets`, `plan`, `compare`, `spectrum`; `register_kernels` for your own layers
 - adapt: `enable`, `set_adapter`, `disabled`, `delete_adapter`; `from_preset` loads and adapts
+- train: Keras's `fit`; `find_learning_rate` suggests a learning rate before
 - inspect: `status`, `coefficients`, `similarity`, and `AdapterHealth` as a callback of `fit`
 - one adapter per sample of a batch: `predict`, `generate`
 - save: `save_adapter`, `load_adapter`; `svd_cache` stores the decompositions
@@ -72,6 +73,8 @@ from keras_svd_adapters.reports.plan_report import Plan
 from keras_svd_adapters.reports.spectrum import Spectrum, spectrum
 from keras_svd_adapters.training.health import AdapterHealth
 from keras_svd_adapters.training.optimizers import install_optimizer_hooks
+from keras_svd_adapters.training.rate_finder import find_learning_rate
+from keras_svd_adapters.training.rate_report import LearningRates
 from keras_svd_adapters.version import __version__
 
 LoRADense, DoRADense, LoRAXSDense = map(dense_layer, (LoRA, DoRA, LoRAXS))
@@ -93,6 +96,7 @@ __all__ = [
     "Compensation",
     "DoRA",
     "DoRADense",
+    "LearningRates",
     "LoRA",
     "LoRADense",
     "LoRAXS",
@@ -125,6 +129,7 @@ __all__ = [
     "enable",
     "export_peft",
     "extract_lora",
+    "find_learning_rate",
     "from_preset",
     "generate",
     "import_peft",

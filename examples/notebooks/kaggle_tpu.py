@@ -5,7 +5,9 @@
 # same cells run on eight simulated devices with a tiny Gemma, to see what they do.
 
 # %%
-# On Kaggle: !pip install -q keras-svd-adapters keras-hub
+# %pip install -q "keras-svd-adapters[jax,hub]"
+
+# %%
 import importlib.util
 import os
 

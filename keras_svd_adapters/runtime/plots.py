@@ -90,6 +90,36 @@ def plot_moves(panels: Mapping[str, Sequence[Sequence[float]]]) -> Any:
     return figure
 
 
+class RateLine(NamedTuple):
+    """Numbers of one line of `plot_rates`: a loss at each learning rate, and the chosen rate."""
+
+    rates: np.ndarray
+    losses: np.ndarray
+    smoothed: np.ndarray
+    suggestion: float
+
+
+def plot_rates(lines: Mapping[str, RateLine]) -> Any:
+    """Plot the losses and smoothed losses of each title, with a dot at its chosen rate."""
+    figure, (axis,) = _figure(1, width=5.2, height=3.0)
+    for title, (rates, losses, smoothed, suggestion) in lines.items():
+        label = f"{title}: {suggestion:.1e}"
+        (line,) = axis.plot(rates, smoothed, linewidth=1.5, label=label)
+        axis.plot(rates, losses, linewidth=0.6, alpha=0.35, color=line.get_color())
+        height = np.interp(np.log(suggestion), np.log(rates), smoothed)
+        axis.plot([suggestion], [height], marker="o", color=line.get_color())
+    bottom = min(line.smoothed.min() for line in lines.values())
+    top = max(line.smoothed[0] for line in lines.values())
+    margin = 0.5 * (top - bottom) or 1.0
+    axis.set_ylim(bottom - margin, top + margin)
+    axis.set_xscale("log")
+    axis.set_xlabel("learning rate", fontsize=9)
+    axis.set_ylabel("loss", fontsize=9)
+    axis.tick_params(labelsize=8)
+    axis.legend(fontsize=8, frameon=False)
+    return figure
+
+
 def plot_cells(rows: Mapping[str, Sequence[tuple[str, np.ndarray]]]) -> Any:
     """Plot a row for each label, with a matrix below each of its titles.
 

@@ -1,4 +1,4 @@
-"""Progress bar for the decompositions."""
+"""Progress bar for the decompositions, and for steps of training."""
 
 from __future__ import annotations
 
@@ -15,21 +15,23 @@ LINES = 10
 
 
 class KernelProgress:
-    """Progress display: the current kernel, the share of work done, and the time left.
+    """Progress display: the current kernel or step, the share of work done, and the time left.
 
     The display is a bar in a terminal, or in a notebook with ipywidgets.
     Otherwise, the display is some lines; in a pipe, only on request.
 
     Args:
-        work: Cost of each kernel, in any unit.
+        work: Cost of each kernel or step, in any unit.
         verbose: 0 for no output, 1 for output, `"auto"` for output only in a
             terminal or a notebook.
+        unit: What the work consists of.
     """
 
-    def __init__(self, work: Sequence[float], verbose: int | str):
+    def __init__(self, work: Sequence[float], verbose: int | str, unit: str = "kernels"):
         if verbose not in (0, 1, "auto"):
             raise ValueError(f"`verbose` is 0, 1 or 'auto'. Received: verbose={verbose!r}")
         self._work, self._done, self._share = list(work), 0, 0.0
+        self._unit = unit
         self._total = sum(self._work) or 1.0
         console = Console()
         looks = is_interactive(console)
@@ -50,7 +52,7 @@ class KernelProgress:
             self._bar.stop()
 
     def step(self, name: str) -> None:
-        """Report that the next kernel is done."""
+        """Report that the next kernel or step is done."""
         before = self._share
         self._share += self._work[self._done] / self._total
         self._done += 1
@@ -58,7 +60,8 @@ class KernelProgress:
             completed = self._share * self._total
             self._bar.update(self._task, completed=completed, description=name, done=self._done)
         elif self._tells and int(self._share * LINES + 1e-9) > int(before * LINES + 1e-9):
-            print(f"{self._done}/{len(self._work)} kernels, {self._share:.0%}, {name}", flush=True)
+            count = f"{self._done}/{len(self._work)} {self._unit}"
+            print(f"{count}, {self._share:.0%}, {name}", flush=True)
 
 
 def print_line(text: str, verbose: int | str) -> None:

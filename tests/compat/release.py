@@ -4,6 +4,7 @@ import shutil
 import subprocess
 import sys
 import tarfile
+import time
 import venv
 import zipfile
 from pathlib import Path
@@ -32,7 +33,10 @@ def build():
 
 
 def use(wheel, backend):
-    """Install the wheel with one backend into an empty environment, and run the ten lines."""
+    """Install the wheel with one backend into an empty environment, and run the ten lines.
+
+    First without KerasHub, which the package does not need; then as the README has them.
+    """
     home = FOLDER / backend
     venv.create(home, with_pip=True)
     python = home / "bin" / "python"
@@ -40,7 +44,13 @@ def use(wheel, backend):
     run(*pip, f"{wheel}[{backend}]")
     run(python, ROOT / "tests" / "processes" / "ten_lines.py", KERAS_BACKEND=backend)
     run(home / "bin" / "keras-svd-adapters", "--help")
-    print(f"{backend}: the ten lines ran")
+    start = time.perf_counter()
+    run(*pip, f"{wheel}[{backend},hub]")
+    print(f"{backend}: KerasHub installed in {time.perf_counter() - start:.0f} s")
+    start, path = time.perf_counter(), ROOT / "tests" / "support"
+    lines = ROOT / "tests" / "processes" / "readme_lines.py"
+    run(python, lines, KERAS_BACKEND=backend, PYTHONPATH=str(path))
+    print(f"{backend}: the ten lines ran in {time.perf_counter() - start:.0f} s", flush=True)
 
 
 def run(*command, **environment):

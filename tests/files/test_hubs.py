@@ -13,7 +13,6 @@ from snapshots import state
 
 import keras_svd_adapters as ksa
 from keras_svd_adapters.files.archive import FORMAT_VERSION
-from keras_svd_adapters.files.hubs.address import parse_address
 
 pytestmark = pytest.mark.backend_free("files move, and each backend tests files")
 
@@ -212,33 +211,6 @@ def test_a_file_that_is_damaged_or_newer(hubs, tmp_path):
     is_refused(f"{HF}/newer.keras", ksa.AdapterFileError, "pip install --upgrade")
     is_refused(f"{HF}/cut.keras", ksa.AdapterFileError, "damaged")
     is_refused(f"{HF}/text.keras", ksa.AdapterFileError, "damaged")
-
-
-@pytest.mark.parametrize(
-    "address",
-    [
-        "hf://ann",
-        "hf://ann/pirate/../secret.keras",
-        "hf://ann/pirate@",
-        "hf://ann/pi rate",
-        "kaggle://ann/pirate",
-        "kaggle://ann/pirate/keras/banded/1/../x.keras",
-        "s3://bucket/a.keras",
-    ],
-)
-def test_addresses_that_are_none(address):
-    is_refused(address, ValueError)
-    backbone, _ = tuned(ksa.SVF())
-    with pytest.raises(ValueError, match="Received: "):
-        ksa.save_adapter(backbone, address)
-
-
-@pytest.mark.parametrize(
-    "address",
-    [HF, f"{HF}@main", f"{HF}@v1/a/b.keras", KAGGLE, f"{KAGGLE}/3", f"{KAGGLE}/3/a.keras"],
-)
-def test_an_address_is_read_and_written_alike(address):
-    assert str(parse_address(address)) == address
 
 
 def test_kaggle_numbers_versions_itself(hubs, monkeypatch):

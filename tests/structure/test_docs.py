@@ -15,9 +15,10 @@ pytestmark = pytest.mark.backend_free("pages are text about what each backend te
 
 ROOT = Path(__file__).parents[2]
 API = sorted((ROOT / "docs" / "api").glob("*.md"))
+HOW_TO = [*sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "docs" / "how_to").glob("*.md"))]
 GUIDES = sorted((ROOT / "guides").glob("*.md"))
 OTHERS = [ROOT / name for name in ("README.md", "CHANGELOG.md", "CONTRIBUTING.md")]
-PAGES = [*API, *GUIDES, *OTHERS]
+PAGES = [*API, *HOW_TO, *GUIDES, *OTHERS]
 
 FENCE = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
 BLOCK = re.compile(r"(?:<!-- not run: (.+?) -->\n)?```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -70,12 +71,11 @@ def plain(signature):
 
 @pytest.mark.parametrize("page", PAGES, ids=page_name)
 def test_links(page):
-    folder = ROOT / "api" if page in API else page.parent  # where the site has it
     for link in LINK.findall(FENCE.sub("", page.read_text())):
         if "://" in link:
             continue
         target, _, anchor = link.partition("#")
-        path = (folder / target).resolve() if target else page
+        path = (page.parent / target).resolve() if target else page
         assert path.exists(), link
         assert not anchor or anchor in anchors(path), link
 
@@ -85,7 +85,9 @@ def anchors(page):
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
-WITH_CODE = [page for page in [*API, *GUIDES] if any(not reason for reason, _ in blocks(page))]
+WITH_CODE = [
+    page for page in [*API, *HOW_TO, *GUIDES] if any(not reason for reason, _ in blocks(page))
+]
 
 
 @pytest.mark.parametrize("page", WITH_CODE, ids=page_name)

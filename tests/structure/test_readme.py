@@ -1,20 +1,16 @@
 """The front page: short, its rates are those of the methods, and its ten lines run."""
 
 import re
-from pathlib import Path
 
 import kagglehub
 import keras
 import keras_hub
 import pytest
-import requests
-from kagglehub.exceptions import KaggleApiHTTPError
+from tiny_hub import FOR_GEMMA, README, TEN_LINES, stand_in
 
 import keras_svd_adapters as ksa
 from keras_svd_adapters.methods.method import Method
 
-README = (Path(__file__).parents[2] / "README.md").read_text()
-TEN_LINES, FOR_GEMMA = re.findall(r"^```python\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
 ROW = re.compile(r"^\| \[?`(\w+)\(.*?\)`(?:\]\((\S+)\))? \| .* \| (\S+) \| [^|]* \|$", re.MULTILINE)
 pytestmark = pytest.mark.backend_free("each backend tests these verbs")
 NEEDED = {"SVFT": {"pattern": "banded", "d": 2}, "TokenRows": {"rows": [0]}}
@@ -35,28 +31,7 @@ def test_each_method_has_its_rate_and_its_paper():
 
 @pytest.fixture
 def hub(monkeypatch, tmp_path):
-    """A stand-in for the preset of the ten lines, as Kaggle has it."""
-    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *re.findall(r"[a-z]+", README.lower())]
-    (tmp_path / "words.txt").write_text("\n".join(dict.fromkeys(words)))
-    preset = tmp_path / "preset"
-    tokenizer = keras_hub.models.BertTokenizer(str(tmp_path / "words.txt"), lowercase=True)
-    keras_hub.models.BertTextClassifierPreprocessor(tokenizer, 16).save_to_preset(str(preset))
-    keras_hub.models.BertBackbone(
-        vocabulary_size=tokenizer.vocabulary_size(),
-        num_layers=2,
-        num_heads=2,
-        hidden_dim=32,
-        intermediate_dim=64,
-        max_sequence_length=16,
-    ).save_to_preset(str(preset))
-
-    def download(handle, path):
-        assert handle.startswith("keras/bert/keras/bert_tiny_en_uncased")
-        if (preset / path).exists():
-            return str(preset / path)
-        raise KaggleApiHTTPError("404 Client Error", response=requests.Response())
-
-    monkeypatch.setattr(kagglehub, "model_download", download)
+    monkeypatch.setattr(kagglehub, "model_download", stand_in(tmp_path))
     monkeypatch.chdir(tmp_path)
 
 

@@ -12,7 +12,8 @@ from cases import METHODS, adapted, build_layer, dense
 import keras_svd_adapters as ksa
 
 VERBS = """
-combine delete_adapter disabled enable export_peft extract_lora from_preset generate import_peft
+combine delete_adapter disabled enable export_peft extract_lora find_learning_rate from_preset
+generate import_peft
 load_adapter merge plan predict quantize register_kernels save_adapter set_adapter similarity
 spectrum status targets to_lora unmerge coefficients
 """
@@ -29,7 +30,7 @@ METHOD_NAMES = {
 }
 REPORTS = """
 AdapterFileError AdapterHealth Approximation Choice Coefficients Compensation MergeReport Method
-Plan Similarity Site Spectrum Status __version__ svd_cache
+LearningRates Plan Similarity Site Spectrum Status __version__ svd_cache
 """
 pytestmark = pytest.mark.backend_free("names")
 

@@ -99,7 +99,7 @@ def update_functions(
 def _make_ordinary(model: keras.Model) -> None:
     """Give a model without adapters Keras's own functions, those that it had made."""
     made = vars(model).pop("function_store").made
-    _forget_traces(model)
+    forget_traces(model)
     for slot in SLOTS:
         if getattr(model, slot, None) is not None:
             setattr(model, slot, None)
@@ -107,7 +107,7 @@ def _make_ordinary(model: keras.Model) -> None:
             getattr(model, f"make_{slot}")()
 
 
-def _forget_traces(model: keras.Model) -> None:
+def forget_traces(model: keras.Model) -> None:
     """Make JAX trace the steps of a model again (Keras 3.0 and later).
 
     Keras passes the bound methods `train_step` and `test_step` to JAX. These methods compare equal

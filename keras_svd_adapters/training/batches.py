@@ -1,0 +1,94 @@
+"""The batches of a few training steps: drawn from arrays, or the first of a dataset."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import count, cycle, islice
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_svd_adapters.models.batches import is_dataset
+
+Batch = tuple[Any, Any, Any]  # inputs, targets and weights of the samples
+
+
+def training_batches(
+    x: Any, y: Any, sample_weight: Any, batch_size: int, steps: int
+) -> list[Batch]:
+    """Return the batches of some steps, on the host.
+
+    Arrays are shuffled, with a seed of their own, and read again as often as needed. Of a dataset,
+    the first batches are read once and then repeated.
+
+    Raises:
+        ValueError: If there is no batch, arrays have different numbers of samples, or a dataset
+            comes with targets of its own.
+    """
+    if not is_dataset(x):
+        drawn = _from_arrays((x, y, sample_weight), batch_size)
+        return list(islice(drawn, steps))
+    if y is not None or sample_weight is not None:
+        raise ValueError(
+            "A dataset yields targets and weights of samples itself: leave out `y` and "
+            f"`sample_weight`. Received: x={x!r}, y={type(y)}, sample_weight={type(sample_weight)}"
+        )
+    batches = [_on_host(batch) for batch in islice(_from_dataset(x), steps)]
+    if not batches:
+        raise ValueError(
+            "The data has no batch. A generator that was read before is empty: make a new one. "
+            f"Received: x={x!r}"
+        )
+    return list(islice(cycle(batches), steps))
+
+
+def _from_arrays(data: Batch, batch_size: int) -> Iterator[Batch]:
+    arrays = tuple(keras.tree.map_structure(_to_numpy, _without_lists(part)) for part in data)
+    leaves = [array for array in keras.tree.flatten(arrays) if array is not None]
+    sizes = {len(array) if array.ndim else 0 for array in leaves}
+    if len(sizes) != 1 or not min(sizes):
+        raise ValueError(
+            "`x`, `y` and `sample_weight` must be arrays, or lists or dictionaries of arrays, with "
+            f"the same number of samples. Received: samples {sorted(sizes)}"
+        )
+    samples, rng = min(sizes), np.random.default_rng(0)
+    size = min(batch_size, samples)
+    while True:
+        order = rng.permutation(samples)
+        for start in range(0, samples - size + 1, size):
+            rows = order[start : start + size]
+            yield keras.tree.map_structure(
+                lambda array: None if array is None else array[rows],  # noqa: B023
+                arrays,
+            )
+
+
+def _from_dataset(x: Any) -> Iterator[Any]:
+    if not isinstance(x, keras.utils.PyDataset):
+        return iter(x)
+    numbers: Any = count()
+    if x.num_batches is not None:  # `fit` shuffles these batches, too
+        numbers = np.random.default_rng(0).permutation(x.num_batches)
+    return (x[int(number)] for number in numbers)
+
+
+def _on_host(batch: Any) -> Batch:
+    batch = tuple(batch) if isinstance(batch, list) else batch
+    parts = keras.utils.unpack_x_y_sample_weight(batch)
+    return tuple(keras.tree.map_structure(_to_numpy, part) for part in parts)  # type: ignore[return-value]
+
+
+def _without_lists(part: Any) -> Any:
+    """Turn a list of numbers or strings into an array; a list of arrays is several inputs."""
+    if isinstance(part, list | tuple) and not any(map(np.ndim, keras.tree.flatten(part))):
+        return np.array(part)
+    return part
+
+
+def _to_numpy(value: Any) -> Any:
+    """Return a value on the host; a tensor without an array, as a ragged one, stays as it is."""
+    if keras.ops.is_tensor(value) or isinstance(value, keras.Variable):
+        return keras.ops.convert_to_numpy(value)
+    is_array = hasattr(value, "__array__") or isinstance(value, int | float | str | bytes)
+    return np.asarray(value) if is_array else value
