@@ -1,7 +1,7 @@
 """Learning study: each method on each task, at rates that validation data choose.
 
-`make learning` runs what is missing in `benchmarks/learning.json`, and writes the page of results.
-`--quick` takes one task, three rates and one seed. One process runs the rates of a method on a task.
+`make learning` runs what is missing in `benchmarks/learning.json`, and prints a table.
+`--quick` takes one task, three rates and one seed. One process runs the rates of one method.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ from __future__ import annotations
 from statistics import mean
 from typing import Any
 
-FIRST, MOST = 3, 7  # rates of a grid
+MOST = 7  # rates of a grid
 RATES = tuple(
     round(digit * 10.0**power, 8) for power in range(-6, 1) for digit in (1, 3)
 )  # a factor of about 3 apart
@@ -19,7 +19,7 @@ def next_run(
     """Returns the rate and seed that a method lacks, or `None`.
 
     The grid starts with three rates. If its best is at an end, a further rate comes there. The
-    other seeds run at the best rate, and at a second rate of equal score.
+    other seeds run at the best rate.
 
     Args:
         done: The runs of this method on this task.
