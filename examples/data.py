@@ -57,6 +57,12 @@ def minilm_directory() -> Path:
 
 def movie_sentences() -> tuple[np.ndarray, np.ndarray]:
     """Sentences of movie reviews in a fixed random order, and 1 where they are favourable."""
+    texts, scores = scored_sentences()
+    return texts, (scores > 0).astype("int32")
+
+
+def scored_sentences() -> tuple[np.ndarray, np.ndarray]:
+    """The same sentences, and how favourable each is, from -1 to 1."""
     archive = download(SENTENCES, "--no-binary", ":all:", "--no-build-isolation")
     with tarfile.open(archive) as source:
         name = next(n for n in source.getnames() if n.endswith(SENTENCES_ARCHIVE))
@@ -65,9 +71,9 @@ def movie_sentences() -> tuple[np.ndarray, np.ndarray]:
         lines = source.extractfile(SENTENCES_FILE).read().decode("latin-1").splitlines()
     rows = [line.split("\t") for line in lines]
     texts = np.array([text for _, _, text in rows], dtype=object)
-    labels = np.array([float(score) > 0 for _, score, _ in rows], dtype="int32")
+    scores = np.array([float(score) / 4 for _, score, _ in rows], dtype="float32")
     order = np.random.default_rng(0).permutation(len(texts))
-    return texts[order], labels[order]
+    return texts[order], scores[order]
 
 
 def folio_pieces(characters: int) -> tuple[list[str], list[str]]:

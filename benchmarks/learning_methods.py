@@ -1,0 +1,79 @@
+"""Methods of the learning study, and the optimizer with one rate for the head."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import keras
+
+import keras_svd_adapters as ksa
+
+FULL, KERAS_LORA, HEAD = "full fine-tuning", "Keras enable_lora(8)", "head only"
+
+
+class Entry(NamedTuple):
+    """A method, and the rate in the middle of its grid."""
+
+    method: ksa.Method | None
+    middle: float
+
+
+ENTRIES = {
+    HEAD: Entry(None, 1e-2),
+    FULL: Entry(None, 1e-4),
+    KERAS_LORA: Entry(None, 3e-3),
+} | {
+    str(method): Entry(method, middle)
+    for method, middle in (
+        (ksa.LoRA(rank=8), 3e-3),
+        (ksa.DoRA(rank=8), 3e-3),
+        (ksa.PiSSA(rank=8), 1e-3),
+        (ksa.MiLoRA(rank=8), 3e-3),
+        (ksa.LoRAXS(rank=32), 3e-3),
+        (ksa.VeRA(rank=256), 3e-2),
+        (ksa.SVF(), 1e-2),
+        (ksa.SVFT(pattern="plain"), 3e-2),
+        (ksa.SVFT(pattern="banded", d=2), 1e-2),
+        (ksa.SVFT(pattern="random", d=2), 1e-2),
+        (ksa.SVFT(pattern="banded", d=8), 3e-3),
+    )
+}
+
+
+def adapt(name: str, model: keras.Model, backbone: keras.Model, has_head: bool) -> None:
+    """Prepares a model for a method: freezes what does not train, adapts the rest."""
+    method = ENTRIES[name].method
+    if name == HEAD:
+        backbone.trainable = False
+    elif name == KERAS_LORA:
+        backbone.enable_lora(8)
+    elif method is not None:
+        ksa.enable(model, method, train="head" if has_head else None, verbose=0)
+
+
+@keras.saving.register_keras_serializable("learning")
+class AdamWithHead(keras.optimizers.Adam):
+    """Adam with warm-up and cosine decay, whose rate of the head differs from all others.
+
+    Args:
+        rate: Peak learning rate.
+        head_rate: Peak learning rate of the weights of layer `head`.
+        steps: Steps of training; the first tenth warms up.
+    """
+
+    def __init__(self, rate: float, head_rate: float, steps: int, **kwargs: Any):
+        warm = max(steps // 10, 1)
+        schedule = keras.optimizers.schedules.CosineDecay(
+            0.0, steps - warm, warmup_target=rate, warmup_steps=warm
+        )
+        super().__init__(kwargs.pop("learning_rate", schedule), **kwargs)
+        self.rate, self.head_rate, self.steps = rate, head_rate, steps
+
+    def update_step(self, gradient: Any, variable: keras.Variable, learning_rate: Any) -> None:
+        is_head = "head/" in variable.path
+        ratio = self.head_rate / self.rate if is_head else 1.0
+        super().update_step(gradient, variable, learning_rate * ratio)
+
+    def get_config(self) -> dict[str, Any]:
+        own = {"rate": self.rate, "head_rate": self.head_rate, "steps": self.steps}
+        return super().get_config() | own

@@ -1,0 +1,67 @@
+"""The learning study finds the best rate of each method, and goes on where it stopped."""
+
+import math
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.backend_free("a search over numbers")
+SEEDS = (0, 1)
+
+
+@pytest.fixture
+def study(monkeypatch):
+    monkeypatch.syspath_prepend(Path(__file__).parents[2] / "benchmarks")
+    import learning_results
+
+    return learning_results
+
+
+def complete(study, score, middle, done=None, quick=False, fixed=False):
+    """Run what is missing, with `score(rate, seed)` in place of training."""
+    done = list(done or [])
+    while wanted := study.next_run(done, middle, SEEDS, quick, fixed):
+        rate, seed = wanted
+        assert not any((run["rate"], run["seed"]) == wanted for run in done)
+        done.append({"rate": rate, "seed": seed, "validation": score(rate, seed)})
+        assert len(done) < 20
+    return done
+
+
+def peak_at(best):
+    return lambda rate, seed: -abs(math.log(rate / best)) + 0.01 * seed
+
+
+@pytest.mark.parametrize("best", [1e-3, 3e-3, 1e-2, 3e-2])
+def test_the_best_rate_has_neighbours_and_all_seeds(study, best):
+    done = complete(study, peak_at(best), middle=3e-3)
+    assert study.best_rate(done) == best
+    place = study.RATES.index(best)
+    tried = {run["rate"] for run in done}
+    assert {study.RATES[place - 1], study.RATES[place + 1]} <= tried
+    assert {run["seed"] for run in done if run["rate"] == best} == set(SEEDS)
+    assert len(tried) <= study.MOST
+
+
+def test_a_search_ends_at_the_most_rates(study):
+    done = complete(study, peak_at(1.0), middle=1e-6 * 3)
+    assert len({run["rate"] for run in done}) == study.MOST
+
+
+def test_a_run_that_diverged_is_not_the_best(study):
+    def score(rate, seed):
+        return math.nan if rate > 1e-3 else rate
+
+    assert study.best_rate(complete(study, score, middle=1e-3)) == 1e-3
+
+
+def test_it_goes_on_where_it_stopped(study):
+    whole = complete(study, peak_at(1e-2), middle=3e-3)
+    for length in range(len(whole)):
+        assert complete(study, peak_at(1e-2), middle=3e-3, done=whole[:length]) == whole
+
+
+def test_quick_and_fixed(study):
+    assert len(complete(study, peak_at(1e-2), middle=3e-3, quick=True)) == 3
+    done = complete(study, peak_at(1e-2), middle=3e-3, fixed=True)
+    assert [(run["rate"], run["seed"]) for run in done] == [(3e-3, 0), (3e-3, 1)]
