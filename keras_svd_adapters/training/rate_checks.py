@@ -10,6 +10,7 @@ import keras
 
 from keras_svd_adapters.methods.method import Method
 from keras_svd_adapters.models.sites.search import adapted_sites
+from keras_svd_adapters.runtime.keras_private.layers import all_layers
 
 FEWEST = 10
 
@@ -59,10 +60,11 @@ def _is_rate(value: Any) -> bool:
 def check_model(model: Any, methods: list[Method] | None) -> None:
     """Raise an error if a model cannot train at several rates."""
     compiled = getattr(model, "compiled", False) and model.optimizer is not None
-    if not isinstance(model, keras.Model) or not compiled or not model.built:
+    if not isinstance(model, keras.Model) or not compiled or not _is_built(model):
         raise ValueError(
             "The search trains a built and compiled Keras model: type `model.compile("
-            f"optimizer=keras.optimizers.Adam(), loss=...)` before. Received: {model!r}"
+            "optimizer=keras.optimizers.Adam(), loss=...)` before, and if a layer is not built "
+            f"yet, call the model on a batch. Received: {model!r}"
         )
     if methods is not None and adapted_sites(model):
         raise ValueError(
@@ -76,6 +78,18 @@ def check_model(model: Any, methods: list[Method] | None) -> None:
             f"or pass `methods=[...]`. Received: {model!r}"
         )
     _check_rate(model.optimizer)
+
+
+def _is_built(model: keras.Model) -> bool:
+    """Return whether a model has all weights; of a `Sequential`, some layers may have none yet."""
+    waiting = [
+        part
+        for layer in all_layers(model)
+        if isinstance(layer, keras.Sequential)
+        for part in layer.layers
+        if not part.built
+    ]
+    return model.built and not waiting
 
 
 def _check_rate(optimizer: Any) -> None:

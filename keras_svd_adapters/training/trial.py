@@ -13,6 +13,7 @@ from keras_svd_adapters.models.state.adapted_model import AdaptedModel
 from keras_svd_adapters.models.state.changes import forget_traces
 from keras_svd_adapters.models.state.optimizer_state import fresh_optimizer
 from keras_svd_adapters.runtime.host_values import to_host_exact
+from keras_svd_adapters.runtime.keras_private.layers import all_layers
 from keras_svd_adapters.runtime.keras_private.tracing import end_loop_state
 from keras_svd_adapters.runtime.random_state import RandomState
 
@@ -33,7 +34,9 @@ class Trial:
         variables = {id(variable): variable for variable in listed}.values()
         self._values = [(variable, to_host_exact(variable)) for variable in variables]
         is_module = keras.backend.backend() == "torch"
-        self._buffers = [(x, x.clone()) for x in model.buffers()] if is_module else []
+        layers = all_layers(model) if is_module else []
+        buffers = {id(x): x for layer in layers for x in layer.buffers()}.values()
+        self._buffers = [(x, x.clone()) for x in buffers]
         self._gradients = [(x, x.grad) for x in model.parameters()] if is_module else []
 
     def rewind(self) -> None:

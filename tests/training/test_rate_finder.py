@@ -166,11 +166,14 @@ def test_gradients_and_the_buffers_of_wrapped_modules():
     statistics = keras.layers.TorchModuleWrapper(torch.nn.BatchNorm1d(6))
     model = keras.Sequential([keras.Input((6,)), statistics, keras.layers.Dense(2)])
     model.compile("adam", "mse")
-    (first, *others), buffers = model.parameters(), [x.clone() for x in model.buffers()]
-    first.grad = torch.ones_like(first)
+    with pytest.raises(ValueError, match=r"call the model on a batch.*Received: "):
+        find(model)  # the shape of the wrapped module is not known yet
+    model(data()[0])
+    parameters = list(model.parameters())
+    parameters[0].grad = torch.ones_like(parameters[0])
+    buffers = [buffer.clone() for buffer in statistics.buffers()]
     find(model)
-    assert first.grad is not None
-    assert bool((first.grad == 1).all())
-    assert all(parameter.grad is None for parameter in others)
-    assert buffers
-    assert all(torch.equal(*pair) for pair in zip(model.buffers(), buffers, strict=True))
+    assert bool((parameters[0].grad == 1).all())
+    assert all(parameter.grad is None for parameter in parameters[1:])
+    assert len(buffers) == 3
+    assert all(torch.equal(*pair) for pair in zip(statistics.buffers(), buffers, strict=True))
