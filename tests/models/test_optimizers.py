@@ -9,6 +9,8 @@ from cases import METHODS, adapted, batch, build_layer, dense
 from compiled_models import RATE, around, compiled
 from snapshots import values
 
+import keras_svd_adapters as ksa
+
 
 def test_a_callable_rate_of_a_plain_model():
     model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
@@ -81,3 +83,17 @@ def test_a_rate_under_loss_scaling_is_the_inner_one(rate, shown):
     said = [str(w.message) for w in caught if "learning rate" in str(w.message)]
     assert len(said) == (shown is not None)
     assert all(f"Received: learning_rate={shown}" in text for text in said)
+
+
+def test_a_switch_warns_of_an_optimizer_only_if_it_loses_steps():
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(6), keras.layers.Dense(2)])
+    ksa.enable(model, ksa.SVF())
+    compiled(model)
+    x, y = batch((8, 4)), batch((8, 2))
+    model.optimizer.build(model.trainable_variables)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", "The optimizer of")
+        ksa.enable(model, ksa.LoRA(rank=2), name="second")
+    model.fit(x, y, verbose=0)
+    with pytest.warns(UserWarning, match="The optimizer of .* starts at step 0"):
+        ksa.delete_adapter(model, "second")

@@ -193,3 +193,17 @@ def test_a_layer_that_was_frozen_is_frozen_again_without_its_adapter():
     ksa.delete_adapter(model, "default")
     assert not layers[0].trainable
     assert [w.path.split("/")[-2] for w in model.trainable_weights] == ["b", "b"]
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_a_weight_that_was_frozen_is_frozen_again_when_no_adapter_trains_it(times):
+    layers = [keras.layers.Dense(4, name="a"), keras.layers.Dense(3, name="b")]
+    model = keras.Sequential([keras.Input((6,)), *layers])
+    layers[0].trainable = False
+    before = [weight.trainable for weight in model.weights]
+    for name in ("one", "two")[:times]:
+        ksa.enable(model, ksa.SVF(), targets="*", train="*bias", name=name)
+    assert layers[0].bias.trainable
+    for name in ("one", "two")[:times]:
+        ksa.delete_adapter(model, name)
+    assert [weight.trainable for weight in model.weights] == before

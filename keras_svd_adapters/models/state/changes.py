@@ -136,6 +136,8 @@ def _renew_optimizer(model: keras.Model) -> None:
         model.optimizer, kept = fresh_optimizer(optimizer), 0
     if _trained.get() is not None:
         _trained.get()[id(model)] = now  # type: ignore[index]
+    if int(keras.ops.convert_to_numpy(optimizer.iterations)) == 0:
+        return  # nothing is lost
     state = f"keeps the state of {kept} variables" if kept else "starts at step 0"
     warn(
         f"The optimizer of `{model.name}` was built for other variables; a copy with the same "

@@ -39,6 +39,7 @@ def unfreeze(model: keras.layers.Layer, weights: Iterable[keras.Variable]) -> No
     for layer in all_layers(model):
         for weight in trainable_by_birth(layer):
             if id(weight) in wanted:
+                vars(weight).setdefault("trainable_at_first", weight.trainable)
                 weight.trainable = True
         if any(id(weight) in wanted for weight in layer.weights):
             train_layer(layer)
@@ -56,6 +57,8 @@ def restore_all_trainable(model: keras.layers.Layer) -> None:
         if id(layer) not in kept:
             for weight in direct_weights(layer):
                 unfreeze_variable(weight)
+                if "trainable_at_first" in vars(weight):
+                    weight.trainable = vars(weight).pop("trainable_at_first")
             restore_trainable(layer)
 
 
