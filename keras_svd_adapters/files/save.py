@@ -75,9 +75,9 @@ def save_adapter(
         PermissionError: If the hub does not let you write.
         ConnectionError: If the hub cannot be reached.
     """
-    parse_address(filepath)
     name = name or only_adapter(model)
     sites = require_adapter(model, name)
+    parse_address(filepath)
     require_values(model, f"to save {str(filepath)!r}")
     config: dict[str, Any] = {"sites": {}, "shared": {}, "train": []}
     values: dict[str, np.ndarray] = {}
