@@ -159,21 +159,22 @@ def test_a_step_that_fails_on_the_way(monkeypatch):
     assert everything(model) == before
 
 
-@pytest.mark.skipif(keras.backend.backend() != "torch", reason="gradients and buffers of PyTorch")
-def test_gradients_and_the_buffers_of_wrapped_modules():
-    import torch
+if keras.backend.backend() == "torch":
 
-    statistics = keras.layers.TorchModuleWrapper(torch.nn.BatchNorm1d(6))
-    model = keras.Sequential([keras.Input((6,)), statistics, keras.layers.Dense(2)])
-    model.compile("adam", "mse")
-    with pytest.raises(ValueError, match=r"call the model on a batch.*Received: "):
-        find(model)  # the shape of the wrapped module is not known yet
-    model(data()[0])
-    parameters = list(model.parameters())
-    parameters[0].grad = torch.ones_like(parameters[0])
-    buffers = [buffer.clone() for buffer in statistics.buffers()]
-    find(model)
-    assert bool((parameters[0].grad == 1).all())
-    assert all(parameter.grad is None for parameter in parameters[1:])
-    assert len(buffers) == 3
-    assert all(torch.equal(*pair) for pair in zip(statistics.buffers(), buffers, strict=True))
+    def test_gradients_and_the_buffers_of_wrapped_modules():
+        import torch
+
+        statistics = keras.layers.TorchModuleWrapper(torch.nn.BatchNorm1d(6))
+        model = keras.Sequential([keras.Input((6,)), statistics, keras.layers.Dense(2)])
+        model.compile("adam", "mse")
+        with pytest.raises(ValueError, match=r"call the model on a batch.*Received: "):
+            find(model)  # the shape of the wrapped module is not known yet
+        model(data()[0])
+        parameters = list(model.parameters())
+        parameters[0].grad = torch.ones_like(parameters[0])
+        buffers = [buffer.clone() for buffer in statistics.buffers()]
+        find(model)
+        assert bool((parameters[0].grad == 1).all())
+        assert all(parameter.grad is None for parameter in parameters[1:])
+        assert len(buffers) == 3
+        assert all(torch.equal(*pair) for pair in zip(statistics.buffers(), buffers, strict=True))
