@@ -117,6 +117,9 @@ def main() -> None:
             command += ["--quick"] * options.quick
             with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
                 for line in process.stdout or ():
+                    if not line.startswith("{"):  # such as a download
+                        print(line, end="")
+                        continue
                     runs.append(json.loads(line))
                     kept.write_text(json.dumps(runs, indent=1) + "\n")
                     print(results.line(runs[-1]), flush=True)
