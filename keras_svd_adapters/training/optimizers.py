@@ -1,4 +1,4 @@
-"""Optimizer hooks for adapters: exclusion from weight decay, and a warning about slow rates.
+"""Optimizer hooks for adapters: exclusion from weight decay, and a warning about unfit rates.
 
 `keras.optimizers.Optimizer.build` receives the trained variables on every path: `fit`, a custom
 loop, a task made before or after its backbone was adapted. This module wraps it once, at import.
@@ -20,7 +20,8 @@ from keras_svd_adapters.runtime.keras_private.variables import (
 )
 from keras_svd_adapters.runtime.warnings import warn
 
-TOO_SLOW = 20
+FAR = 20  # times the recommended rate, or one part of so many
+OF_ONE_SCALE = (keras.optimizers.Adam, keras.optimizers.Nadam, keras.optimizers.Lion)
 
 
 def install_optimizer_hooks() -> None:
@@ -32,7 +33,7 @@ def install_optimizer_hooks() -> None:
     @wraps(original)
     def build(self: Any, variables: Any) -> Any:
         exclude_nonzero_starts(self, variables)
-        warn_if_slow(self, variables)
+        warn_if_far(self, variables)
         return original(self, variables)
 
     build.cares_for_adapters = True  # type: ignore[attr-defined]
@@ -45,15 +46,21 @@ def exclude_nonzero_starts(optimizer: Any, variables: list[keras.Variable]) -> N
         exclude_from_weight_decay(optimizer, kept)
 
 
-def warn_if_slow(optimizer: Any, variables: list[keras.Variable]) -> None:
-    """Warn if the learning rate is below a twentieth of the rate that a method recommends."""
+def warn_if_far(optimizer: Any, variables: list[keras.Variable]) -> None:
+    """Warn if the learning rate is 20 times as low or as high as a method recommends.
+
+    Only optimizers whose steps are about as long as the rate can have a rate that is too high.
+    """
     if hasattr(optimizer, "inner_optimizer"):
         return  # loss scaling builds the inner optimizer too, and only that one has a rate
     methods = {v.adapted_by for v in variables if hasattr(v, "adapted_by")}
     rate = peak_learning_rate(optimizer) if methods else 0.0
     for method in methods:
-        if rate < method.recommended_learning_rate / TOO_SLOW:
-            warn(_advice(method, rate))
+        best = method.recommended_learning_rate
+        if rate < best / FAR:
+            warn(_advice(method, rate, "barely changes"))
+        elif rate > best * FAR and isinstance(optimizer, OF_ONE_SCALE):
+            warn(_advice(method, rate, "will probably diverge"))
 
 
 def peak_learning_rate(optimizer: keras.optimizers.Optimizer) -> float:
@@ -77,10 +84,10 @@ def _outside_any_graph() -> AbstractContextManager[Any]:
     return nullcontext()
 
 
-def _advice(method: Method, rate: float) -> str:
+def _advice(method: Method, rate: float, result: str) -> str:
     best = method.recommended_learning_rate
     return (
-        f"At a learning rate of {rate:.1e}, {method} barely changes; use a learning rate of about "
+        f"At a learning rate of {rate:.1e}, {method} {result}; use a learning rate of about "
         f"{best:.1e}. Type `model.compile(optimizer=keras.optimizers.Adam({best:.0e}), ...)`. "
         f"Received: learning_rate={rate:.1e}"
     )

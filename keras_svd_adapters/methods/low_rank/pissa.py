@@ -85,7 +85,7 @@ class PiSSA(LoRA):
 
     @property
     def recommended_learning_rate(self) -> float:
-        return 1e-4
+        return 1e-3
 
     def triplets(self, k: int) -> slice:
         """Return the slice of the `k` singular triplets that the factors start at."""
