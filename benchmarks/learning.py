@@ -1,6 +1,6 @@
 """Learning study: each method on each task, at rates that validation data choose.
 
-`make learning` runs what is missing in `benchmarks/learning.json`, and prints a table.
+`make learning` runs what is missing in `benchmarks/learning.json`, and writes LEARNING.md.
 `--quick` takes one task, three rates and one seed. One process runs the rates of one method.
 """
 
@@ -126,6 +126,8 @@ def main() -> None:
             if process.returncode:
                 print(f"{task}, {name}: failed", flush=True)
     print(results.table(runs))
+    if kept == KEPT:
+        KEPT.with_name("LEARNING.md").write_text(results.page(runs))
     return None
 
 
