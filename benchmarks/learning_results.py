@@ -60,14 +60,15 @@ def page(runs: list[Run]) -> str:
     """Returns the page of results in Markdown."""
     return f"""# What the methods learn
 
-`make learning` trains each method on each task at several learning rates, and writes this page. All methods have
-the same steps, batches, schedule and rate of the head. Validation data choose the learning rate, and the test
-score belongs to it. After the sign ± is the standard error of two seeds. A higher score is better. A run that stopped
-goes on where it was, so this page may lack tasks and methods.
+`make learning` trains each method on each task at several learning rates, and writes this page.
+All methods have the same steps, batches, schedule and rate of the head. Validation data choose the
+learning rate, and the test score belongs to it. After the sign ± is the standard error of two
+seeds. A higher score is better. A run that stopped goes on where it was, so this page may lack
+tasks and methods.
 
 - `sentences`: MiniLM judges movie sentences; 128 steps of 32; accuracy.
 - `scores`: MiniLM predicts how favourable a sentence is; 128 steps of 32; correlation.
-- `plays`: SmolLM2-135M reads the First Folio; 60 steps of 4 x 64 tokens; mean log likelihood of a token.
+- `plays`: SmolLM2-135M reads the First Folio; 60 steps of 4 x 64 tokens; mean log likelihood.
 
 {table(runs)}
 """
