@@ -63,8 +63,8 @@ def page(runs: list[Run]) -> str:
 `make learning` trains each method on each task at several learning rates, and writes this page.
 All methods have the same steps, batches, schedule and rate of the head. Validation data choose the
 learning rate, and the test score belongs to it. After the sign ± is the standard error of two
-seeds. A higher score is better. A run that stopped goes on where it was, so this page may lack
-tasks and methods.
+seeds. A higher score is better. The time of a step counts what else the machine did. A run that
+stopped goes on where it was, so this page may lack tasks and methods.
 
 - `sentences`: MiniLM judges movie sentences; 128 steps of 32; accuracy.
 - `scores`: MiniLM predicts how favourable a sentence is; 128 steps of 32; correlation.

@@ -45,7 +45,7 @@ class MiLoRA(PiSSA):
 
     @property
     def recommended_learning_rate(self) -> float:
-        return 1e-3
+        return 3e-3
 
     def triplets(self, k: int) -> slice:
         return slice(k - self.rank, k)
