@@ -10,7 +10,7 @@ from keras_svd_adapters.adapters.adapted_layer import AdaptedLayer
 from keras_svd_adapters.adapters.adapter import Adapter
 from keras_svd_adapters.adapters.carried import PREFIX, _remember, adapters_of
 from keras_svd_adapters.adapters.class_mixing import add_mixin, remove_mixin
-from keras_svd_adapters.adapters.frozen_variables import freeze_variable, unfreeze_variable
+from keras_svd_adapters.adapters.frozen_variables import freeze_variable, restore_variable
 from keras_svd_adapters.adapters.layer_kinds import adapted_class_of
 from keras_svd_adapters.runtime.keras_private.layers import attach_child, detach_child
 
@@ -59,7 +59,7 @@ def activate(layer: keras.layers.Layer, name: str | None) -> None:
     for other, adapter in adapters_of(layer).items():
         for variable in adapter.trained.values():
             if other == name:
-                unfreeze_variable(variable)
+                restore_variable(variable)
                 variable.trainable = True
             else:
                 freeze_variable(variable)

@@ -18,10 +18,10 @@ class FrozenVariable(keras.Variable):
 
 
 def freeze_variable(variable: keras.Variable) -> None:
-    """Freeze a variable until `unfreeze_variable`."""
+    """Freeze a variable until `restore_variable`."""
     if isinstance(variable, FrozenVariable):
         return
-    variable.trained_before_pin = variable.trainable
+    vars(variable).setdefault("trainable_at_first", variable.trainable)
     variable.trainable = False
     variable.__class__ = FrozenVariable
 
@@ -31,8 +31,15 @@ def is_frozen_variable(variable: keras.Variable) -> bool:
     return isinstance(variable, FrozenVariable)
 
 
-def unfreeze_variable(variable: keras.Variable) -> None:
-    """Restore the `trainable` that a variable had before `freeze_variable`."""
+def train_variable(variable: keras.Variable) -> None:
+    """Make a variable that is not frozen trainable until `restore_variable`."""
+    vars(variable).setdefault("trainable_at_first", variable.trainable)
+    variable.trainable = True
+
+
+def restore_variable(variable: keras.Variable) -> None:
+    """Undo `freeze_variable` and `train_variable`."""
     if isinstance(variable, FrozenVariable):
         variable.__class__ = keras.Variable
-        variable.trainable = variable.trained_before_pin
+    if "trainable_at_first" in vars(variable):
+        variable.trainable = vars(variable).pop("trainable_at_first")

@@ -9,7 +9,7 @@ from keras.src.saving import saving_lib
 from keras_svd_adapters import enable
 from keras_svd_adapters.adapters.adapted_layer import AdaptedLayer
 from keras_svd_adapters.adapters.class_mixing import add_mixin, remove_mixin
-from keras_svd_adapters.adapters.frozen_variables import freeze_variable, unfreeze_variable
+from keras_svd_adapters.adapters.frozen_variables import freeze_variable, restore_variable
 from keras_svd_adapters.kernels.quantized import dequantized
 from keras_svd_adapters.methods.low_rank.lora import LoRA
 from keras_svd_adapters.models.sites.blocks import output_layers
@@ -101,12 +101,12 @@ def test_pin_outlives_every_switch():
     layer.trainable = False
     layer.trainable = True
     assert [w.name for w in layer.trainable_weights] == ["bias"]
-    unfreeze_variable(layer.kernel)
+    restore_variable(layer.kernel)
     assert len(layer.trainable_weights) == 2
     assert type(layer.kernel) is keras.Variable
     layer.bias.trainable = False
     freeze_variable(layer.bias)
-    unfreeze_variable(layer.bias)
+    restore_variable(layer.bias)
     assert not layer.bias.trainable
 
 

@@ -7,7 +7,11 @@ from contextlib import contextmanager
 
 import keras
 
-from keras_svd_adapters.adapters.frozen_variables import freeze_variable, unfreeze_variable
+from keras_svd_adapters.adapters.frozen_variables import (
+    freeze_variable,
+    restore_variable,
+    train_variable,
+)
 from keras_svd_adapters.models.sites.search import adapted_sites
 from keras_svd_adapters.models.state.trained_weights import base_weights
 from keras_svd_adapters.runtime.keras_private.layers import (
@@ -26,7 +30,7 @@ def freeze_all_except(model: keras.layers.Layer, free: Iterable[keras.Variable])
     """
     kept = {id(weight) for weight in free}
     for _, _, weight in base_weights(model):
-        unfreeze_variable(weight) if id(weight) in kept else freeze_variable(weight)
+        restore_variable(weight) if id(weight) in kept else freeze_variable(weight)
     for layer in all_layers(model):
         if isinstance(layer, keras.layers.BatchNormalization):
             still = not any(id(weight) in kept for weight in layer.weights)
@@ -39,8 +43,7 @@ def unfreeze(model: keras.layers.Layer, weights: Iterable[keras.Variable]) -> No
     for layer in all_layers(model):
         for weight in trainable_by_birth(layer):
             if id(weight) in wanted:
-                vars(weight).setdefault("trainable_at_first", weight.trainable)
-                weight.trainable = True
+                train_variable(weight)
         if any(id(weight) in wanted for weight in layer.weights):
             train_layer(layer)
 
@@ -56,9 +59,7 @@ def restore_all_trainable(model: keras.layers.Layer) -> None:
     for layer in {id(x): x for other in [model, *around] for x in all_layers(other)}.values():
         if id(layer) not in kept:
             for weight in direct_weights(layer):
-                unfreeze_variable(weight)
-                if "trainable_at_first" in vars(weight):
-                    weight.trainable = vars(weight).pop("trainable_at_first")
+                restore_variable(weight)
             restore_trainable(layer)
 
 
