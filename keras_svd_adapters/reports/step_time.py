@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -12,6 +11,7 @@ import numpy as np
 from keras_svd_adapters.methods.method import Method
 from keras_svd_adapters.models.enable import enable
 from keras_svd_adapters.reports.plan_report import PlannedSite
+from keras_svd_adapters.runtime.machine import seconds_of
 
 REPEATS = 7
 
@@ -41,7 +41,7 @@ def _added(method: Method, m: int, n: int, dtype: str, tokens: int) -> float:
     plain, adapted = (_layer(m, n, dtype) for _ in range(2))
     enable(adapted, method, targets="kernel", train="norm", cache=False, verbose=0)
     steps = [_step(model, m, n, tokens) for model in (plain, adapted)]
-    times = np.array([[_seconds(step) for step in steps] for _ in range(REPEATS)])
+    times = np.array([[seconds_of(step) for step in steps] for _ in range(REPEATS)])
     without, with_adapter = np.min(times, axis=0)
     return max(0.0, 1000 * float(with_adapter - without))
 
@@ -62,9 +62,3 @@ def _step(model: keras.Model, m: int, n: int, tokens: int) -> Callable[[], Any]:
     y: np.ndarray = np.ones((tokens, n), "float32")
     model.train_on_batch(x, y)
     return lambda: model.train_on_batch(x, y)
-
-
-def _seconds(work: Callable[[], Any]) -> float:
-    start = time.perf_counter()
-    work()
-    return time.perf_counter() - start

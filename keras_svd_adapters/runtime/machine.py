@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -27,6 +28,13 @@ def threads_of_blas(threads: int) -> Iterator[None]:
     before = [pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"]
     with threadpool_limits(max(1, min([threads, *before])), user_api="blas"):
         yield
+
+
+def seconds_of(work: Callable[[], object]) -> float:
+    """Run work; return how many seconds it took."""
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
 
 
 def free_bytes() -> int:

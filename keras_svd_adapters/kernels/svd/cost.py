@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
 from functools import lru_cache
 
 import numpy as np
 
 from keras_svd_adapters.kernels.svd.decomposition import KRYLOV_STEPS, krylov_pays
 from keras_svd_adapters.methods.contract import Truncation
-from keras_svd_adapters.runtime.machine import threads_of_blas
+from keras_svd_adapters.runtime.machine import seconds_of, threads_of_blas
 
 
 def decomposition_seconds(m: int, n: int, part: Truncation | None, kept: bool = False) -> float:
@@ -48,12 +46,6 @@ def host_speed() -> tuple[float, float]:
     a = np.random.default_rng(0).normal(size=(size, size))
     gram = a @ a.T
     with threads_of_blas(1):
-        matmul = min(_seconds(lambda: a @ a) for _ in range(3))
-        eigh = min(_seconds(lambda: np.linalg.eigh(gram)) for _ in range(3))
+        matmul = min(seconds_of(lambda: a @ a) for _ in range(3))
+        eigh = min(seconds_of(lambda: np.linalg.eigh(gram)) for _ in range(3))
     return 2 * size**3 / matmul, 9 * size**3 / eigh
-
-
-def _seconds(compute: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    compute()
-    return time.perf_counter() - start
