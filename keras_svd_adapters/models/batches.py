@@ -33,12 +33,24 @@ def dataset_batches(x: Any) -> tuple[Batches, int | None]:
 
     def batches() -> Batches:
         for batch in listed:
-            batch = tuple(batch) if isinstance(batch, list) else batch
-            inputs, _, _ = keras.utils.unpack_x_y_sample_weight(batch)
+            inputs, _, _ = unpacked(batch)
             inputs = keras.tree.map_structure(_to_numpy, inputs)
             yield inputs, len(keras.tree.flatten(inputs)[0])
 
     return batches(), total
+
+
+def unpacked(batch: Any) -> tuple[Any, Any, Any]:
+    """Return inputs, targets and sample weights of a batch, of which some may be `None`."""
+    batch = tuple(batch) if isinstance(batch, list) else batch
+    return keras.utils.unpack_x_y_sample_weight(batch)  # type: ignore[no-any-return]
+
+
+def without_lists(x: Any) -> Any:
+    """Turn a list of numbers or strings into an array; a list of arrays is several inputs."""
+    if isinstance(x, list | tuple) and not any(map(np.ndim, keras.tree.flatten(x))):
+        return np.array(x)
+    return x
 
 
 def array_batches(x: Any, batch_size: int) -> tuple[Batches, int, int]:
@@ -50,9 +62,7 @@ def array_batches(x: Any, batch_size: int) -> tuple[Batches, int, int]:
     Raises:
         ValueError: If the arrays have no samples, or different numbers of samples.
     """
-    if isinstance(x, list | tuple) and all(np.ndim(part) == 0 for part in keras.tree.flatten(x)):
-        x = np.array(x)
-    x = keras.tree.map_structure(_to_numpy, x)
+    x = keras.tree.map_structure(_to_numpy, without_lists(x))
     sizes = {len(part) if np.ndim(part) else 0 for part in keras.tree.flatten(x)}
     if len(sizes) != 1 or not min(sizes):
         raise ValueError(

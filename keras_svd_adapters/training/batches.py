@@ -9,7 +9,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_svd_adapters.models.batches import is_dataset
+from keras_svd_adapters.models.batches import is_dataset, unpacked, without_lists
 
 Batch = tuple[Any, Any, Any]  # inputs, targets and weights of the samples
 
@@ -44,7 +44,7 @@ def training_batches(
 
 
 def _from_arrays(data: Batch, batch_size: int) -> Iterator[Batch]:
-    arrays = tuple(keras.tree.map_structure(_to_numpy, _without_lists(part)) for part in data)
+    arrays = tuple(keras.tree.map_structure(_to_numpy, without_lists(part)) for part in data)
     leaves = [array for array in keras.tree.flatten(arrays) if array is not None]
     sizes = {len(array) if array.ndim else 0 for array in leaves}
     if len(sizes) != 1 or not min(sizes):
@@ -74,16 +74,7 @@ def _from_dataset(x: Any) -> Iterator[Any]:
 
 
 def _on_host(batch: Any) -> Batch:
-    batch = tuple(batch) if isinstance(batch, list) else batch
-    parts = keras.utils.unpack_x_y_sample_weight(batch)
-    return tuple(keras.tree.map_structure(_to_numpy, part) for part in parts)  # type: ignore[return-value]
-
-
-def _without_lists(part: Any) -> Any:
-    """Turn a list of numbers or strings into an array; a list of arrays is several inputs."""
-    if isinstance(part, list | tuple) and not any(map(np.ndim, keras.tree.flatten(part))):
-        return np.array(part)
-    return part
+    return tuple(keras.tree.map_structure(_to_numpy, part) for part in unpacked(batch))  # type: ignore[return-value]
 
 
 def _to_numpy(value: Any) -> Any:
