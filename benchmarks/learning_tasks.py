@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -47,16 +48,9 @@ class Task:
     loss: Callable[[], keras.losses.Loss]
 
 
-def encoder_with(outputs: int) -> Callable[[], tuple[keras.Model, keras.Model]]:
-    """Returns a function that builds MiniLM, the mean over its tokens, and a fresh head."""
-
-    def build() -> tuple[keras.Model, keras.Model]:
-        model, backbone = classifier.build(data.minilm_directory())
-        mean = model.get_layer("mean").output
-        head = keras.layers.Dense(outputs, name="head")
-        return keras.Model(backbone.input, head(mean)), backbone
-
-    return build
+def encoder_with(outputs: int) -> tuple[keras.Model, keras.Model]:
+    """MiniLM, the mean over its tokens, and a fresh head."""
+    return classifier.build(data.minilm_directory(), outputs)
 
 
 def sentences() -> Sets:
@@ -121,7 +115,7 @@ TASKS = {
         steps=128,
         batch=32,
         head_rate=1e-2,
-        build=encoder_with(2),
+        build=partial(encoder_with, 2),
         sets=sentences,
         measure=accuracy,
         loss=cross_entropy,
@@ -132,7 +126,7 @@ TASKS = {
         steps=128,
         batch=32,
         head_rate=1e-2,
-        build=encoder_with(1),
+        build=partial(encoder_with, 1),
         sets=scored_sentences,
         measure=correlation,
         loss=keras.losses.MeanSquaredError,

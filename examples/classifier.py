@@ -14,13 +14,13 @@ import keras_svd_adapters as ksa
 LENGTH = 32
 
 
-def build(directory: Path) -> tuple[keras.Model, keras_hub.models.BertBackbone]:
-    """MiniLM, mean pooling over the tokens, and a fresh head for two classes."""
+def build(directory: Path, outputs: int = 2) -> tuple[keras.Model, keras_hub.models.BertBackbone]:
+    """MiniLM, mean pooling over the tokens, and a fresh head, for two classes by default."""
     backbone = keras_hub.models.BertBackbone.from_preset(str(directory))
     pooled = keras.layers.GlobalAveragePooling1D(name="mean")(
         backbone.output["sequence_output"], mask=backbone.input["padding_mask"]
     )
-    logits = keras.layers.Dense(2, name="head")(pooled)
+    logits = keras.layers.Dense(outputs, name="head")(pooled)
     return keras.Model(backbone.input, logits), backbone
 
 
