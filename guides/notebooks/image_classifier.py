@@ -28,7 +28,7 @@ import keras_svd_adapters as ksa
 # ## Images
 #
 # 5,000 handwritten digits of MNIST, from a package of PyPI. The model pretrains on 3,000 upright digits. The others
-# become negatives that lie on their side: 500 to adapt the model, 1,000 to test it, 500 to try rates.
+# become negatives, turned by 90 degrees: 500 to adapt the model, 1,000 to test it, 500 to try rates.
 
 # %% tags=["digits"]
 EPOCHS = 10
