@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import io
-import json
-import time
-import zipfile
 from dataclasses import fields
 from typing import Any
 
@@ -13,10 +9,10 @@ import keras
 import numpy as np
 
 import keras_svd_adapters as ksa
-from keras_svd_adapters.files.archive import METADATA, read_archive
-from keras_svd_adapters.files.hubs.transfer import read_bytes
+from keras_svd_adapters.files.archive import open_archive, read_archive
 from keras_svd_adapters.files.summary import (
     FINGERPRINTS,
+    HEAD,
     format_shape,
     grouped_rows,
     method_of,
@@ -25,6 +21,7 @@ from keras_svd_adapters.files.summary import (
 )
 from keras_svd_adapters.methods.method import Method
 from keras_svd_adapters.models.without_weights import require_keras_hub
+from keras_svd_adapters.runtime.machine import seconds_of
 from keras_svd_adapters.runtime.path_groups import group_paths
 from keras_svd_adapters.runtime.tables import table
 
@@ -48,17 +45,14 @@ def named_method(name: str, options: dict[str, Any]) -> Method:
 
 
 def inspect(file: str) -> Found:
-    contents = read_archive(file)
-    data_of_file = read_bytes(file)
-    with zipfile.ZipFile(io.BytesIO(data_of_file)) as archive:
-        versions = json.loads(archive.read(METADATA))
+    contents, versions, size = open_archive(file)
     kernels, others = summarize(contents), other_weights(contents)
     sites = contents.config["sites"]
     data: dict[str, Any] = {
         "file": file,
         "format_version": versions["format_version"],
         "keras_version": versions["keras_version"],
-        "bytes": len(data_of_file),
+        "bytes": size,
         "methods": sorted({kernel.method for kernel in kernels}),
         "values": sum(kernel.values for kernel in kernels),
         "kernels": {
@@ -68,14 +62,13 @@ def inspect(file: str) -> Found:
         "other_weights": {key: list(shape) for key, shape in others.items()},
         "factors": any("form" in site for site in sites.values()),
     }
-    head = ("kernel", "method", "shape", "dtype", "kernels", "values")
     notes = [
         f"{file}: {data['bytes']:,} bytes, {data['values']:,} values, "
         f"saved under Keras {data['keras_version']}"
     ]
     notes += [f"also trained: {key} {format_shape(shape)}" for key, shape in others.items()]
     notes += ["with the frozen factors"] if data["factors"] else []
-    return "\n".join([table(head, grouped_rows(kernels)), *notes]), data
+    return "\n".join([table(HEAD, grouped_rows(kernels)), *notes]), data
 
 
 def plan(preset: str, method: str, options: dict[str, Any], targets: list[str] | None) -> Found:
@@ -173,12 +166,7 @@ def bench(preset: str, method: str, options: dict[str, Any], tokens: int) -> Fou
 def _seconds(model: keras.Model, inputs: Any, repeats: int = 5) -> float:
     """Return the shortest time of a prediction, which needs no labels."""
     model.predict_on_batch(inputs)
-    found = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        model.predict_on_batch(inputs)
-        found.append(time.perf_counter() - start)
-    return min(found)
+    return min(seconds_of(lambda: model.predict_on_batch(inputs)) for _ in range(repeats))
 
 
 def _loaded(preset: str, cls: str, files: dict[str, str]) -> Any:

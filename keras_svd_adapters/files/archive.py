@@ -49,6 +49,14 @@ class Contents(NamedTuple):
     values: dict[str, np.ndarray]
 
 
+class Archive(NamedTuple):
+    """An adapter archive: its contents, its metadata and its size in bytes."""
+
+    contents: Contents
+    metadata: dict[str, Any]
+    size: int
+
+
 def write_archive(path: str | os.PathLike[str], contents: Contents, card: Card = str) -> str:
     """Write an archive in one step: the path holds the old file or the new one, never a part.
 
@@ -73,8 +81,8 @@ def write_archive(path: str | os.PathLike[str], contents: Contents, card: Card =
         _add(archive, METADATA, json.dumps(metadata, indent=1, sort_keys=True).encode())
         _add(archive, CONFIG, config)
         _add(archive, VALUES, values, zipfile.ZIP_STORED)
-    if parse_address(path) is not None:
-        return broadcast_from(0, lambda: upload(path, buffer.getvalue(), card()))
+    if (address := parse_address(path)) is not None:
+        return broadcast_from(0, lambda: upload(address, buffer.getvalue(), card()))
     return broadcast_from(0, lambda: _write(Path(path), buffer.getvalue()))
 
 
@@ -89,6 +97,11 @@ def _add(archive: zipfile.ZipFile, name: str, data: bytes, how: int = zipfile.ZI
 
 
 def read_archive(path: str | os.PathLike[str]) -> Contents:
+    """Read and check the contents of an archive; see `open_archive`."""
+    return open_archive(path).contents
+
+
+def open_archive(path: str | os.PathLike[str]) -> Archive:
     """Read and check an archive.
 
     Args:
@@ -112,10 +125,11 @@ def read_archive(path: str | os.PathLike[str]) -> Contents:
             _check_metadata(metadata, names, path)
             config = _member(archive, CONFIG, MAX_TEXT_BYTES, path)
             values = _member(archive, VALUES, len(data), path)
-        for name, data in ((CONFIG, config), (VALUES, values)):
-            if _sha256(data) != metadata["sha256"].get(name):
+        for name, member in ((CONFIG, config), (VALUES, values)):
+            if _sha256(member) != metadata["sha256"].get(name):
                 raise _damaged(path, f"the checksum of {name} is wrong")
-        return Contents(json.loads(config)["config"], load(values))
+        contents = Contents(json.loads(config)["config"], load(values))
+        return Archive(contents, metadata, len(data))
     except (AdapterFileError, *UNREAD):
         raise
     except zipfile.BadZipFile as error:

@@ -10,6 +10,7 @@ from keras_svd_adapters.adapters.class_mixing import class_without_mixins
 from keras_svd_adapters.files.archive import Contents
 from keras_svd_adapters.files.hubs.address import MARK
 from keras_svd_adapters.files.summary import (
+    HEAD,
     KernelSummary,
     format_shape,
     grouped_rows,
@@ -18,8 +19,6 @@ from keras_svd_adapters.files.summary import (
     summarize,
 )
 from keras_svd_adapters.models.state.trained_weights import base_weights
-
-HEAD = ("kernel", "method", "shape", "dtype", "kernels", "values")
 
 
 def model_card(model: keras.layers.Layer, address: str, contents: Contents) -> str:
@@ -30,10 +29,10 @@ def model_card(model: keras.layers.Layer, address: str, contents: Contents) -> s
         address: The address of the file on its hub.
         contents: The contents of the file.
     """
-    kernels = summarize(contents)
-    methods = {str(method_of(site)): method_of(site) for site in contents.config["sites"].values()}
+    kernels, others, base = summarize(contents), other_weights(contents), _base(model)
+    methods = {str(method): method for method in map(method_of, contents.config["sites"].values())}
+    count = sum(kernel.values for kernel in kernels) + sum(map(math.prod, others.values()))
     rates = "; ".join(f"{name}: {m.recommended_learning_rate:g}" for name, m in methods.items())
-    others = other_weights(contents)
     tags = ["keras", "peft", *sorted({method.name for method in methods.values()})]
     trained = "".join(f"\n- `{key}` {format_shape(shape)}" for key, shape in others.items())
     return f"""---
@@ -44,7 +43,7 @@ tags: [{", ".join(tags)}]
 
 # {address.rstrip("/").rpartition("/")[2]}
 
-An adapter for a Keras model: {", ".join(methods)}. It holds {_count(contents):,} trained values.
+An adapter for a Keras model: {", ".join(methods)}. It holds {count:,} trained values.
 The library is `keras_svd_adapters`.
 
 ## How to load it
@@ -56,7 +55,7 @@ pip install keras-svd-adapters
 ```python
 import keras_svd_adapters as ksa
 
-model = ...  # the base model, {_base(model)}
+model = ...  # the base model, {base}
 ksa.load_adapter(model, "{address}")
 ```
 
@@ -70,16 +69,10 @@ error and leaves the model unchanged.
 
 ## The base and the training
 
-- Base: {_base(model)}
+- Base: {base}
 - Recommended learning rate: {rates}
 - Saved under Keras {keras.__version__} with the {keras.backend.backend()} backend
 """
-
-
-def _count(contents: Contents) -> int:
-    return sum(kernel.values for kernel in summarize(contents)) + sum(
-        contents.values[f"train/{key}"].size for key in other_weights(contents)
-    )
 
 
 def _base(model: keras.layers.Layer) -> str:

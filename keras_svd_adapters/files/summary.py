@@ -8,6 +8,7 @@ from keras_svd_adapters.files.archive import Contents
 from keras_svd_adapters.methods.method import Method
 from keras_svd_adapters.runtime.path_groups import group_paths
 
+HEAD = ("kernel", "method", "shape", "dtype", "kernels", "values")
 FINGERPRINTS = ("sample_K", "sample_U", "sample_Vt")
 
 
@@ -41,7 +42,7 @@ def summarize(contents: Contents) -> list[KernelSummary]:
 
 
 def grouped_rows(kernels: list[KernelSummary]) -> list[tuple[str, ...]]:
-    """Return a table row for each group of similar kernels: how many, and their values."""
+    """Return a row below `HEAD` for each group of similar kernels."""
     return [
         (path, method, shape, dtype, str(len(found)), f"{values * len(found):,}")
         for path, (method, shape, dtype, values), found in group_paths(

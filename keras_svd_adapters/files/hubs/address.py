@@ -40,6 +40,11 @@ class HubAddress(NamedTuple):
         revision = f"{mark}{self.revision}" if self.revision else ""
         return f"{self.hub}://{self.repository}{revision}{file}"
 
+    @property
+    def received(self) -> str:
+        """The end of an error message about this address."""
+        return f"Received: {str(self)!r}"
+
 
 def parse_address(path: Any) -> HubAddress | None:
     """Return the address that a path names, or `None` for a path of this machine.
@@ -80,5 +85,5 @@ def _kaggle(rest: str) -> HubAddress | None:
 
 
 def _are_parts(*parts: str) -> bool:
-    """Return whether these are names, none of which leaves its folder."""
+    """Return whether all of these are names. Names such as `..` would lead out of a folder."""
     return all(PART.fullmatch(part) for part in parts)

@@ -69,48 +69,43 @@ def _clear_errors(address: HubAddress, api: Any, writes: bool = False) -> Iterat
 
     try:
         yield
-    except errors.LocalEntryNotFoundError:
-        raise ConnectionError(f"{NOT_REACHED} Received: {str(address)!r}") from None
+    except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled):
+        raise ConnectionError(f"{NOT_REACHED} {address.received}") from None
     except errors.GatedRepoError:
         raise PermissionError(
             f"The hub shares this repository on request only: ask on its page, then {LOG_IN}. "
-            f"Received: {str(address)!r}"
+            f"{address.received}"
         ) from None
     except errors.RepositoryNotFoundError:
         raise FileNotFoundError(
             "The hub has no such repository, or it is private. Check the name; for a private one, "
-            f"{LOG_IN}. Received: {str(address)!r}"
+            f"{LOG_IN}. {address.received}"
         ) from None
     except errors.RevisionNotFoundError:
         raise FileNotFoundError(
             f"The repository has no revision {address.revision!r}: leave out "
-            f"`@{address.revision}` for the newest. Received: {str(address)!r}"
+            f"`@{address.revision}` for the newest. {address.received}"
         ) from None
     except errors.EntryNotFoundError:
         raise FileNotFoundError(_no_such_file(address, api)) from None
     except errors.HFValidationError as error:
-        raise ValueError(f"{error} Received: {str(address)!r}") from None
-    except errors.OfflineModeIsEnabled:
-        raise ConnectionError(f"{NOT_REACHED} Received: {str(address)!r}") from None
+        raise ValueError(f"{error} {address.received}") from None
     except errors.HfHubHTTPError as error:
         status = getattr(error.response, "status_code", None)
         if status in (401, 403):
             may = "may not write" if writes else "may not read"
             raise PermissionError(
-                f"You {may} this repository: {LOG_IN} that has the right. "
-                f"Received: {str(address)!r}"
+                f"You {may} this repository: {LOG_IN} that has the right. {address.received}"
             ) from None
-        raise ConnectionError(f"The hub answered: {error}. Received: {str(address)!r}") from None
+        raise ConnectionError(f"The hub answered: {error}. {address.received}") from None
     except Exception as error:
         if not is_network_error(error):
             raise
-        raise ConnectionError(f"{NOT_REACHED} Received: {str(address)!r}") from None
+        raise ConnectionError(f"{NOT_REACHED} {address.received}") from None
 
 
 def _no_such_file(address: HubAddress, api: Any) -> str:
     names = api.list_repo_files(address.repository, revision=address.revision)
-    found = [name for name in names if name.endswith(".keras")]
-    mark = f"@{address.revision}" if address.revision else ""
-    known = [f"hf://{address.repository}{mark}/{name}" for name in found]
+    known = [str(address._replace(file=name)) for name in names if name.endswith(".keras")]
     instead = f"type {' or '.join(known)}" if known else "it has no .keras file"
-    return f"The repository has no file {address.file!r}: {instead}. Received: {str(address)!r}"
+    return f"The repository has no file {address.file!r}: {instead}. {address.received}"

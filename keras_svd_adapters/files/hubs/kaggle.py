@@ -36,7 +36,7 @@ def upload(address: HubAddress, adapter: bytes, card: str) -> str:
     if address.revision or address.file != ADAPTER:
         raise ValueError(
             "Kaggle numbers the versions itself, and a version is a whole folder: type "
-            f"kaggle://{address.repository}. Received: {str(address)!r}"
+            f"kaggle://{address.repository}. {address.received}"
         )
     with TemporaryDirectory() as folder, _clear_errors(address):
         (Path(folder) / ADAPTER).write_bytes(adapter)
@@ -58,19 +58,19 @@ def _clear_errors(address: HubAddress) -> Iterator[None]:
     try:
         yield
     except (exceptions.UnauthenticatedError, exceptions.CredentialError):
-        raise PermissionError(f"Kaggle asks who you are: {LOG_IN}. {_received(address)}") from None
+        raise PermissionError(f"Kaggle asks who you are: {LOG_IN}. {address.received}") from None
     except requests.HTTPError as error:
         status = getattr(error.response, "status_code", None)
         if status in (401, 403):
             raise PermissionError(
                 f"There is no such model, or you may not read or change it. Check the name; for a "
-                f"model of yours, {LOG_IN}. {_received(address)}"
+                f"model of yours, {LOG_IN}. {address.received}"
             ) from None
         if status == 404:
             raise FileNotFoundError(_not_found(address)) from None
-        raise ConnectionError(f"Kaggle answered: {error}. {_received(address)}") from None
+        raise ConnectionError(f"Kaggle answered: {error}. {address.received}") from None
     except (exceptions.BackendError, exceptions.DataCorruptionError) as error:
-        raise ConnectionError(f"Kaggle answered: {error}. {_received(address)}") from None
+        raise ConnectionError(f"Kaggle answered: {error}. {address.received}") from None
     except ValueError as error:
         if "not present" not in str(error):  # as a notebook of Kaggle says of an attached model
             raise
@@ -79,15 +79,11 @@ def _clear_errors(address: HubAddress) -> Iterator[None]:
         if not is_network_error(error):
             raise
         unversioned = "" if address.revision else f" {VERSIONED}"
-        raise ConnectionError(f"{NOT_REACHED}{unversioned} {_received(address)}") from None
+        raise ConnectionError(f"{NOT_REACHED}{unversioned} {address.received}") from None
 
 
 def _not_found(address: HubAddress) -> str:
     return (
         f"Kaggle has no such model or version, or no file {address.file!r} in it. "
-        f"{_received(address)}"
+        f"{address.received}"
     )
-
-
-def _received(address: HubAddress) -> str:
-    return f"Received: {str(address)!r}"

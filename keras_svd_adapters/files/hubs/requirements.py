@@ -20,8 +20,7 @@ def require_library(name: str, extra: str, address: HubAddress) -> Any:
         return importlib.import_module(name)
     except ImportError:
         raise ImportError(
-            f'This address needs `pip install "keras-svd-adapters[{extra}]"`. '
-            f"Received: {str(address)!r}"
+            f'This address needs `pip install "keras-svd-adapters[{extra}]"`. {address.received}'
         ) from None
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from keras_svd_adapters.files.hubs import hugging_face, kaggle
-from keras_svd_adapters.files.hubs.address import parse_address
+from keras_svd_adapters.files.hubs.address import HubAddress, parse_address
 
 HUBS = {"hf": hugging_face, "kaggle": kaggle}
 
@@ -18,8 +18,6 @@ def read_bytes(path: Any) -> bytes:
     return HUBS[address.hub].download(address).read_bytes()
 
 
-def upload(path: Any, adapter: bytes, card: str) -> str:
-    """Upload an adapter file and its card to an address; return a line that says where it is."""
-    address = parse_address(path)
-    assert address is not None
+def upload(address: HubAddress, adapter: bytes, card: str) -> str:
+    """Upload an adapter file and its card; return a line that says where they are."""
     return HUBS[address.hub].upload(address, adapter, card)
