@@ -127,7 +127,7 @@ def main() -> None:
                 print(f"{task}, {name}: failed", flush=True)
     print(results.table(runs))
     if kept == KEPT:
-        KEPT.with_name("LEARNING.md").write_text(results.page(runs))
+        KEPT.with_name("LEARNING.md").write_text(results.page(runs, TASKS))
     return None
 
 

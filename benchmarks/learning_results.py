@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from statistics import mean
 from typing import Any
 
@@ -56,8 +57,12 @@ def best_rate(runs: list[Run]) -> float:
     return float(max(first, key=lambda run: _finite(run["validation"]))["rate"])
 
 
-def page(runs: list[Run]) -> str:
+def page(runs: list[Run], tasks: Mapping[str, Any]) -> str:
     """Returns the page of results in Markdown."""
+    listed = "\n".join(
+        f"- `{name}`: {task.what}; {task.steps} steps of {task.batch}; {task.score}."
+        for name, task in tasks.items()
+    )
     return f"""# What the methods learn
 
 `make learning` trains each method on each task at several learning rates, and writes this page.
@@ -66,9 +71,7 @@ learning rate, and the test score belongs to it. After the sign ± is the standa
 seeds. A higher score is better. The time of a step counts what else the machine did. A run that
 stopped goes on where it was, so this page may lack tasks and methods.
 
-- `sentences`: MiniLM judges movie sentences; 128 steps of 32; accuracy.
-- `scores`: MiniLM predicts how favourable a sentence is; 128 steps of 32; correlation.
-- `plays`: SmolLM2-135M reads the First Folio; 60 steps of 4 x 64 tokens; mean log likelihood.
+{listed}
 
 {table(runs)}
 """

@@ -56,12 +56,11 @@ class Notebook(NamedTuple):
         return f"-   **[{self.title}]({self.name}.md)**\n\n{''.join(plots[:1])}    {start[0]}"
 
 
-def notebooks() -> list[Notebook]:
-    """All that there are: those of `ORDER` first."""
-    paths = [*ROOT.glob("guides/*.ipynb"), *ROOT.glob("examples/*.ipynb")]
+def paths() -> list[Path]:
+    """All notebooks that there are: those of `ORDER` first."""
+    found = [*ROOT.glob("guides/*.ipynb"), *ROOT.glob("examples/*.ipynb")]
     places = {name: number for number, name in enumerate(ORDER)}
-    paths.sort(key=lambda path: (places.get(path.stem, len(ORDER)), path.stem))
-    return [read(path) for path in paths]
+    return sorted(found, key=lambda path: (places.get(path.stem, len(ORDER)), path.stem))
 
 
 def read(path: Path) -> Notebook:
@@ -112,7 +111,7 @@ def as_text(text: str) -> str:
 
 def on_config(config: Any) -> Any:
     """Put the notebooks into the navigation, where it names their folder."""
-    pages = [INDEX, *(f"{FOLDER}/{each.name}.md" for each in notebooks())]
+    pages = [INDEX, *(f"{FOLDER}/{path.stem}.md" for path in paths())]
     for section in config.nav or []:
         for title, value in section.items():
             if value == f"{FOLDER}/":
@@ -122,7 +121,7 @@ def on_config(config: Any) -> Any:
 
 def on_files(files: Any, config: Any) -> Any:
     """Add the page of each, and its plots."""
-    for notebook in notebooks():
+    for notebook in map(read, paths()):
         page = File.generated(config, f"{FOLDER}/{notebook.name}.md", content=notebook.text)
         page.origin = notebook.path.relative_to(ROOT).as_posix()
         files.get_file_from_path(page.origin).origin = ""  # links lead to the page
@@ -136,7 +135,7 @@ def on_files(files: Any, config: Any) -> Any:
 def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
     """Below the title of a notebook, say how to get it. Show all on their index."""
     if page.file.src_uri == INDEX:
-        return markdown.replace(CARDS, "\n\n".join(each.card for each in notebooks()))
+        return markdown.replace(CARDS, "\n\n".join(each.card for each in map(read, paths())))
     path = getattr(page.file, "origin", "")
     if not path:
         return markdown
