@@ -2,20 +2,55 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from statistics import mean
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import mean, stdev
 from typing import Any
 
 MOST = 7  # rates of a grid
 RATES = tuple(
     round(digit * 10.0**power, 8) for power in range(-6, 1) for digit in (1, 3)
 )  # a factor of about 3 apart
+KINDS = ("runs", "costs", "finder")
+HEADS = (
+    "task",
+    "method",
+    "trained values",
+    "best rate",
+    "test score",
+    "validation by rate",
+    "finder",
+    "ms a step",
+    "peak MB",
+)
+START, END = "<!-- start of the table -->\n", "<!-- end of the table -->\n"
 
 Run = dict[str, Any]
+Found = dict[str, list[Run]]
+
+
+def load(file: Path) -> Found:
+    """Returns what is stored in a file: a list for each kind of record."""
+    stored = json.loads(file.read_text()) if file.exists() else {}
+    return {kind: stored.get(kind, []) for kind in KINDS}
+
+
+def of(records: list[Run], task: str, name: str) -> list[Run]:
+    """Returns the records of a method on a task."""
+    return [record for record in records if (record["task"], record["name"]) == (task, name)]
+
+
+def groups(runs: list[Run]) -> dict[tuple[str, str], list[Run]]:
+    """Returns the runs of each task and method, in the order of the first ones."""
+    found: dict[tuple[str, str], list[Run]] = {}
+    for run in runs:
+        found.setdefault((run["task"], run["name"]), []).append(run)
+    return found
 
 
 def next_run(
-    done: list[Run], middle: float, seeds: tuple[int, ...], quick: bool, fixed: bool
+    done: list[Run], middle: float, seeds: Sequence[int], quick: bool, fixed: bool
 ) -> tuple[float, int] | None:
     """Returns the rate and seed that a method lacks, or `None`.
 
@@ -51,58 +86,59 @@ def _finite(score: float) -> float:
     return score if score == score else float("-inf")
 
 
+def by_rate(runs: list[Run]) -> dict[float, float]:
+    """Returns the validation score of each rate with the first seed, by rising rate."""
+    return dict(sorted((run["rate"], run["validation"]) for run in runs if run["seed"] == 0))
+
+
 def best_rate(runs: list[Run]) -> float:
     """Returns the rate with the best validation score of the first seed."""
-    first = [run for run in runs if run["seed"] == 0]
-    return float(max(first, key=lambda run: _finite(run["validation"]))["rate"])
+    found = by_rate(runs)
+    return max(found, key=lambda rate: _finite(found[rate]))
 
 
-def page(runs: list[Run], tasks: Mapping[str, Any]) -> str:
-    """Returns the page of results in Markdown."""
-    listed = "\n".join(
-        f"- `{name}`: {task.what}; {task.steps} steps of {task.batch}; {task.score}."
-        for name, task in tasks.items()
-    )
-    return f"""# What the methods learn
-
-`make learning` trains each method on each task at several learning rates, and writes this page.
-All methods have the same steps, batches, schedule and rate of the head. Validation data choose the
-learning rate, and the test score belongs to it. After the sign ± is the standard error of two
-seeds. A higher score is better. The time of a step counts what else the machine did. A run that
-stopped goes on where it was, so this page may lack tasks and methods.
-
-{listed}
-
-{table(runs)}
-"""
+def tests(runs: list[Run]) -> list[float]:
+    """Returns the test scores at the best rate, one for each seed."""
+    rate = best_rate(runs)
+    return [run["test"] for run in runs if run["rate"] == rate]
 
 
-def line(run: Run) -> str:
-    """Returns a run in one line."""
-    return (
-        f"{run['task']}  {run['name']:30}  {run['rate']:g}  seed {run['seed']}  "
-        f"{run['validation']:.4f}  {run['test']:.4f}  {1000 * run['step']:.0f} ms"
+def standard_error(scores: list[float]) -> float:
+    """Returns the standard error of a mean over seeds; NaN of one seed."""
+    return stdev(scores) / len(scores) ** 0.5 if len(scores) > 1 else float("nan")
+
+
+def line(record: Run) -> str:
+    """Returns a record in one line."""
+    return "  ".join(
+        f"{value:.4g}" if isinstance(value, float) else str(value) for value in record.values()
     )
 
 
-def table(runs: list[Run]) -> str:
+def table(found: Found) -> str:
     """Returns a table in Markdown: for each task and method the best rate and its test score."""
-    lines = [
-        "| task | method | trained values | rate | test score | validation by rate | ms a step |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    groups: dict[tuple[str, str], list[Run]] = {}
-    for run in runs:
-        groups.setdefault((run["task"], run["name"]), []).append(run)
-    for (task, name), found in groups.items():
-        rate = best_rate(found)
-        tests = [run["test"] for run in found if run["rate"] == rate]
-        error = f" ± {(max(tests) - min(tests)) / 2:.3f}" if len(tests) == 2 else ""
-        grid = sorted((run["rate"], run["validation"]) for run in found if run["seed"] == 0)
-        shown = ", ".join(f"{r:g}: {score:.3f}" for r, score in grid)
-        step = min(run["step"] for run in found)
-        lines.append(
-            f"| {task} | {name} | {found[0]['values']:,} | {rate:g} | {mean(tests):.3f}{error} | "
-            f"{shown} | {1000 * step:.0f} |"
+    rows = [" | ".join(HEADS), "|".join(["---"] * len(HEADS))]
+    for (task, name), runs in groups(found["runs"]).items():
+        scores, error = tests(runs), standard_error(tests(runs))
+        grid = by_rate(runs)
+        suggestion = [f"{each['suggestion']:.1g}" for each in of(found["finder"], task, name)]
+        cost = of(found["costs"], task, name)
+        cells = (
+            task,
+            f"`{name}`" if "(" in name else name,
+            f"{runs[0]['values']:,}",
+            f"{best_rate(runs):g}",
+            f"{mean(scores):.3f}" + (f" ± {error:.3f}" if error == error else ""),
+            ", ".join(f"{rate:g}: {score:.3f}" for rate, score in grid.items()),
+            *(suggestion or [""]),
+            f"{1000 * cost[0]['step']:.0f}" if cost else "",
+            f"{cost[0]['memory'] / 1e6:,.0f}" if cost and cost[0]["memory"] else "",
         )
-    return "\n".join(lines)
+        rows.append(" | ".join(cells))
+    return "".join(f"| {row} |\n" for row in rows).replace("|  |", "| |")
+
+
+def with_table(page: str, table: str) -> str:
+    """Returns a page of the guide with a new table between its two marks."""
+    before, rest = page.split(START)
+    return before + START + table + END + rest.split(END)[1]

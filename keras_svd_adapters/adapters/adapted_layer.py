@@ -104,8 +104,12 @@ class AdaptedLayer:
         """The kernel variable, without any adapter; for a quantized layer, the integer variable."""
         if holds_integers(self):  # type: ignore[arg-type]
             return stored_kernel(self)  # type: ignore[arg-type]
-        with self.base_only():
-            return getattr(self, self.kernel_name)
+        return self.own_kernel
+
+    @property
+    def own_kernel(self) -> keras.Variable:
+        """What the layer returned as its kernel before it was adapted."""
+        return getattr(self, self.kernel_name)
 
     def base_kernel_value(self) -> Any:
         """Return the kernel without any adapter; for a quantized layer, as floats."""
@@ -171,6 +175,10 @@ class AdaptedKernel(AdaptedLayer):
         if layer.kernel_constraint is not None:
             return "its kernel has a constraint, which an adapter would not obey"
         return None
+
+    @property
+    def own_kernel(self) -> keras.Variable:
+        return super().kernel  # type: ignore[misc]
 
     @property
     def kernel(self) -> Any:

@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from math import prod
 from typing import Any
 
-from keras import ops
-
 from keras_svd_adapters.kernels.fused_products import shifted_product, sum_of_known, sum_of_products
+from keras_svd_adapters.methods.algebra import matmul
 
 OPEN = 16  # value of a size that is unknown while a function is traced
 
@@ -40,7 +39,7 @@ class Operation:
     def plus(self, x: Any, h: Any, matrix: Any, y: Any = None) -> Any:
         """Compute `x K + h B`; `y` is `x K` if it is known."""
         if not self.rounds_once:
-            return (self.run(x) if y is None else y) + ops.matmul(h, matrix)
+            return (self.run(x) if y is None else y) + matmul(h, matrix)
         if y is None:
             return sum_of_products(x, self.matrix(), h, matrix)
         return sum_of_known(y, x, self.matrix(), h, matrix)

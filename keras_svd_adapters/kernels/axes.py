@@ -7,27 +7,29 @@ from typing import Any
 
 from keras import ops
 
+from keras_svd_adapters.methods.algebra import reshape
+
 Shape = tuple[int, ...]
 
 
-def _trailing(axes: Shape) -> bool:
+def trailing(axes: Shape) -> bool:
     return axes == tuple(range(-len(axes), 0))
 
 
 def _gather_axes(x: Any, axes: Shape) -> Any:
     """Move `axes` to the end, in the order given, and merge them into one."""
-    if not _trailing(axes):
+    if not trailing(axes):
         x = ops.moveaxis(x, axes, tuple(range(-len(axes), 0)))
     if len(axes) == 1:
         return x
-    return ops.reshape(x, (*leading_shape(x, len(axes)), math.prod(x.shape[-len(axes) :])))
+    return reshape(x, (*leading_shape(x, len(axes)), math.prod(x.shape[-len(axes) :])))
 
 
 def _scatter_axes(x: Any, axes: Shape, sizes: Shape) -> Any:
     """Undo `_gather_axes`."""
     if len(axes) > 1:
-        x = ops.reshape(x, (*leading_shape(x, 1), *sizes))
-    if _trailing(axes):
+        x = reshape(x, (*leading_shape(x, 1), *sizes))
+    if trailing(axes):
         return x
     return ops.moveaxis(x, tuple(range(-len(axes), 0)), axes)
 
@@ -39,3 +41,8 @@ def leading_shape(x: Any, trailing: int) -> tuple[Any, ...]:
     if sum(size is None for size in static) <= 1:
         return tuple(-1 if size is None else size for size in static)
     return tuple(dynamic)
+
+
+def as_rows(x: Any) -> Any:
+    """Return `(..., m)` as `(rows, m)`."""
+    return x if len(x.shape) == 2 else reshape(x, (-1, x.shape[-1]))

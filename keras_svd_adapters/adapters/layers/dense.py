@@ -5,18 +5,20 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 import keras
-from keras import ops
+from keras import backend, ops
 
 from keras_svd_adapters.adapters.adapted_layer import AdaptedKernel
 from keras_svd_adapters.adapters.layer_kinds import base_kernel_variable
 from keras_svd_adapters.adapters.operation import Operation, count_tokens
 from keras_svd_adapters.adapters.per_sample import Adapt
-from keras_svd_adapters.kernels.axes import leading_shape
+from keras_svd_adapters.kernels.axes import as_rows, leading_shape
 from keras_svd_adapters.kernels.fused_products import MANY_TOKENS, sums_are_rounded_once
 from keras_svd_adapters.kernels.matrix_view import KernelView
 from keras_svd_adapters.kernels.quantized import copy_without, holds_integers, kernel_shape
+from keras_svd_adapters.methods.algebra import matmul, reshape
 
 FEW_COLUMNS = 64
+LARGE = 2**17  # values of an input
 
 
 class AdaptedProjection(AdaptedKernel):
@@ -60,14 +62,19 @@ class AdaptedProjection(AdaptedKernel):
         view = self.kernel_view
         x = view.flatten_input(inputs)
         leading = leading_shape(x, 1)
+        rows = as_rows(x)
         mapped = self.mixture is not None and self.mixture.maps
 
-        def product(x: Any, delta: Any = None) -> Any:
+        def product(given: Any, delta: Any = None) -> Any:
             if mapped:  # over samples: TensorFlow would crash with an einsum
                 K = self.base_matrix()
-                return ops.matmul(x, K if delta is None else ops.add(K, delta))
-            y = self._product(ops.reshape(x, (*leading, view.m)), delta)
-            return ops.reshape(y, (-1, view.n))
+                return ops.matmul(given, K if delta is None else ops.add(K, delta))
+            if (
+                given is rows
+            ):  # PyTorch and Keras take longer for a reshape than for a small product
+                return view.output_rows(self._product(inputs, delta))
+            x = reshape(given, (*leading, view.m))
+            return view.output_rows(self._product(view.unflatten_input(x), delta))
 
         tokens = 0 if holds_integers(self) else count_tokens(x.shape[:-1])  # type: ignore[arg-type]
         many = count_tokens(x.shape[:-1], unknown=MANY_TOKENS) if tokens else 0
@@ -80,22 +87,18 @@ class AdaptedProjection(AdaptedKernel):
             self.base_matrix,
             once,
         )
-        y = adapt(ops.reshape(x, (-1, view.m)), operation)
-        return view.unflatten_output(ops.reshape(y, (*leading, view.n)))
+        return view.output_from_rows(adapt(rows, operation), leading)
 
     def _product(self, x: Any, delta: Any = None) -> Any:
-        """Compute `x (K + delta)` by the layer's own operation, for bitwise equal results."""
-        view = self.kernel_view
+        """Compute the layer's own operation with `K + delta`, for bitwise equal results."""
         if holds_integers(self):  # type: ignore[arg-type]
             bare = copy_without(self, "bias", "activation")
-            y = super(AdaptedProjection, bare).quantized_call(view.unflatten_input(x))  # type: ignore[misc]
-            return view.flatten_output(y)
+            return super(AdaptedProjection, bare).quantized_call(x)  # type: ignore[misc]
         kernel = self.base_kernel
         if delta is not None:
-            kernel = ops.add(kernel, view.from_matrix(delta))
-        x = view.unflatten_input(x)
+            kernel = ops.add(kernel, self.kernel_view.from_matrix(delta))
         if isinstance(self, keras.layers.EinsumDense):
-            return view.flatten_output(ops.einsum(self.equation, x, kernel))
+            return ops.einsum(self.equation, x, kernel)
         return ops.matmul(x, kernel)
 
 
@@ -103,8 +106,13 @@ def thin_product(x: Any, matrix: Any) -> Any:
     """Compute `x A`.
 
     PyTorch multiplies and differentiates an A of few columns twice as fast if each column is
-    contiguous. The concatenation of one array copies the array into its own order.
+    contiguous, once the product takes longer than the copy. The concatenation of one array copies
+    the array into its own order.
     """
-    if matrix.shape[1] <= FEW_COLUMNS:
+    if (
+        backend.backend() == "torch"
+        and matrix.shape[1] <= FEW_COLUMNS
+        and count_tokens(x.shape) >= LARGE
+    ):
         matrix = ops.transpose(ops.concatenate([ops.transpose(matrix)]))
-    return ops.matmul(x, matrix)
+    return matmul(x, matrix)

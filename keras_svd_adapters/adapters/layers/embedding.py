@@ -46,6 +46,10 @@ class AdaptedEmbedding(AdaptedLayer):
         return None
 
     @property
+    def own_kernel(self) -> keras.Variable:
+        return super().embeddings  # type: ignore[misc]
+
+    @property
     def embeddings(self) -> Any:
         """The effective table."""
         return self.effective_kernel(super().embeddings)  # type: ignore[misc]

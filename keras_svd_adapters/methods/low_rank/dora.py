@@ -15,9 +15,10 @@ from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import numpy as np
-from keras.ops import matmul, maximum, ones_like, sqrt, stop_gradient, transpose, where
+from keras.ops import maximum, ones_like, sqrt, stop_gradient, transpose, where
 from keras.ops import sum as total
 
+from keras_svd_adapters.methods.algebra import matmul
 from keras_svd_adapters.methods.contract import SVD, Array, Base, Dropout, Kernel
 from keras_svd_adapters.methods.low_rank.lora import LoRA
 from keras_svd_adapters.methods.method import Method
@@ -85,17 +86,17 @@ class DoRA(LoRA):
 
     def coefficients(self, v: SimpleNamespace, form: str, kernel: Kernel) -> dict[str, Any]:
         A, B, c = v.lora_a, v.lora_b, self.scale
-        cross = total(matmul(transpose(A), kernel()) * B, axis=0)
-        square = total(matmul(matmul(transpose(A), A), B) * B, axis=0)
-        change = 2 * c * cross + c * c * square  # |V_:j|^2 - |K_:j|^2
+        if self.detach_norm:
+            A, B = stop_gradient(A), stop_gradient(B)
+        At = transpose(A)
+        product = 2 * c * matmul(At, kernel()) + c * c * matmul(matmul(At, A), B)
+        change = total(product * B, axis=0)  # |V_:j|^2 - |K_:j|^2
         return {**vars(v), "gain": self.gain(v.magnitude, v.norm, change)}
 
     def gain(self, magnitude: Any, norm: Any, change: Any) -> Any:
         """Return `f`: exactly 1 before any change, and 1 for zero columns of the kernel."""
         filled = where(norm > 0, norm, ones_like(norm))
         growth = sqrt(maximum(1 + change / (filled * filled), TINY))  # |V_:j| / |K_:j|
-        if self.detach_norm:
-            growth = stop_gradient(growth)
         return where(norm > 0, magnitude / filled / growth, ones_like(norm))
 
     def apply(self, x: Any, base: Base, c: SimpleNamespace, form: str, dropout: Dropout) -> Any:

@@ -15,8 +15,9 @@ from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import numpy as np
-from keras.ops import concatenate, matmul
+from keras.ops import concatenate
 
+from keras_svd_adapters.methods.algebra import matmul
 from keras_svd_adapters.methods.contract import SVD, Array, Base, Dropout, Kernel, Truncation
 from keras_svd_adapters.methods.low_rank.lora import LoRA
 

@@ -16,8 +16,8 @@ from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import numpy as np
-from keras.ops import matmul
 
+from keras_svd_adapters.methods.algebra import matmul
 from keras_svd_adapters.methods.contract import Array, Base, Dropout
 from keras_svd_adapters.methods.method import Method
 

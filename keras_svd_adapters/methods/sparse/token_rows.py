@@ -14,8 +14,9 @@ from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import numpy as np
-from keras.ops import cast, convert_to_tensor, equal, matmul, one_hot
+from keras.ops import cast, convert_to_tensor, equal, one_hot
 
+from keras_svd_adapters.methods.algebra import matmul
 from keras_svd_adapters.methods.contract import Array, Base, Dropout
 from keras_svd_adapters.methods.method import Method
 

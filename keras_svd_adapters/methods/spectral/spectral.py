@@ -24,8 +24,9 @@ from typing import Any, ClassVar
 
 import numpy as np
 from keras.backend import standardize_dtype
-from keras.ops import matmul, transpose
+from keras.ops import transpose
 
+from keras_svd_adapters.methods.algebra import matmul
 from keras_svd_adapters.methods.contract import SVD, Array, Base, Dropout, Kernel
 from keras_svd_adapters.methods.method import Method
 

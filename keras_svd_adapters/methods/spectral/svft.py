@@ -15,12 +15,11 @@ from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import numpy as np
-from keras.ops import matmul
 
+from keras_svd_adapters.methods.algebra import matmul
 from keras_svd_adapters.methods.contract import SVD, Array, Kernel
+from keras_svd_adapters.methods.spectral.banded_matrix import banded_count, banded_product
 from keras_svd_adapters.methods.spectral.sparse_matrix import (
-    banded_count,
-    banded_product,
     random_pairs,
     scattered_product,
     top_pairs,
