@@ -55,25 +55,25 @@ def adapt(name: str, model: keras.Model, backbone: keras.Model, has_head: bool) 
 class AdamWithHead(keras.optimizers.Adam):
     """Adam with warm-up and cosine decay, whose rate of the head differs from all others.
 
+    The rate is a variable and the decay part of the step, so that all rates share one compilation.
+
     Args:
-        rate: Peak learning rate.
+        learning_rate: Peak learning rate.
         head_rate: Peak learning rate of the weights of layer `head`.
         steps: Steps of training; the first tenth warms up.
     """
 
-    def __init__(self, rate: float, head_rate: float, steps: int, **kwargs: Any):
+    def __init__(self, learning_rate: float, head_rate: float, steps: int, **kwargs: Any):
+        super().__init__(learning_rate, **kwargs)
+        self.head_rate, self.steps = head_rate, steps
         warm = max(steps // 10, 1)
-        schedule = keras.optimizers.schedules.CosineDecay(
-            0.0, steps - warm, warmup_target=rate, warmup_steps=warm
+        self.shape = keras.optimizers.schedules.CosineDecay(
+            0.0, steps - warm, warmup_target=1.0, warmup_steps=warm
         )
-        super().__init__(kwargs.pop("learning_rate", schedule), **kwargs)
-        self.rate, self.head_rate, self.steps = rate, head_rate, steps
 
     def update_step(self, gradient: Any, variable: keras.Variable, learning_rate: Any) -> None:
-        is_head = "head/" in variable.path
-        ratio = self.head_rate / self.rate if is_head else 1.0
-        super().update_step(gradient, variable, learning_rate * ratio)
+        peak = self.head_rate if "head/" in variable.path else learning_rate
+        super().update_step(gradient, variable, peak * self.shape(self.iterations))
 
     def get_config(self) -> dict[str, Any]:
-        own = {"rate": self.rate, "head_rate": self.head_rate, "steps": self.steps}
-        return super().get_config() | own
+        return super().get_config() | {"head_rate": self.head_rate, "steps": self.steps}

@@ -149,7 +149,7 @@ TASKS = {
     "plays": Task(
         what="SmolLM2-135M reads the First Folio",
         score="log likelihood",
-        steps=40,
+        steps=32,
         batch=4,
         head_rate=None,
         build=language_model,

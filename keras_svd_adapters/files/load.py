@@ -48,7 +48,7 @@ def load_adapter(
     verbose: int | str = "auto",
     cache: bool = True,
     cache_dir: str | os.PathLike[str] | None = None,
-    svd_device: str = "cpu",
+    svd_device: str = "auto",
     layout: Layouts | None = None,
 ) -> Status:
     """Load an adapter onto the model that it was trained on.

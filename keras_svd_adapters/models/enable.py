@@ -39,7 +39,7 @@ def enable(
     verbose: int | str = "auto",
     cache: bool = True,
     cache_dir: str | os.PathLike[str] | None = None,
-    svd_device: str = "cpu",
+    svd_device: str = "auto",
     layers: Iterable[int] | None = None,
     last: int | None = None,
     tied: bool = False,
@@ -79,8 +79,9 @@ def enable(
         cache_dir: The folder of the cache. `None` uses the folder in the
             environment variable `KERAS_SVD_ADAPTERS_CACHE`, or else the user's
             own cache folder.
-        svd_device: Where kernels are decomposed: `"cpu"`, exact to float32, or
-            `"accelerator"`, the backend's GPU or TPU, to about 1e-5.
+        svd_device: Where kernels are decomposed. `"auto"` takes a GPU if the backend
+            has one, else the host; both compute in float64. `"cpu"` is the host.
+            `"accelerator"` is the GPU, or the TPU, which is exact to about 1e-5.
         layers: Numbers of the repeated blocks to adapt, such as `range(6, 12)`.
             Kernels outside the blocks are not affected.
         last: Number of blocks to adapt, counted from the end, instead of `layers`.

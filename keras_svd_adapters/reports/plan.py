@@ -51,7 +51,7 @@ def plan(
     exclude: Targets = None,
     cache: bool = True,
     cache_dir: str | os.PathLike[str] | None = None,
-    svd_device: str = "cpu",
+    svd_device: str = "auto",
     layers: Iterable[int] | None = None,
     last: int | None = None,
     tied: bool = False,

@@ -16,6 +16,7 @@ from keras_svd_adapters.methods.contract import Truncation
 from keras_svd_adapters.models.sites.search import adapted_sites
 
 service_module = importlib.import_module("keras_svd_adapters.kernels.svd.service")
+accelerator_module = importlib.import_module("keras_svd_adapters.kernels.svd.accelerator")
 
 
 pytestmark = pytest.mark.usefixtures("every_kernel_is_kept")
@@ -108,14 +109,20 @@ def test_damaged_entries_are_made_anew(damage, decomposed):
 
 
 @backend_free
-def test_devices_have_entries_of_their_own(monkeypatch, decomposed):
-    monkeypatch.setattr(service_module, "require_accelerator", lambda: None)
+@pytest.mark.parametrize(("kind", "entries"), [("gpu", 1), ("tpu", 2)])
+def test_a_tpu_has_entries_of_its_own_and_a_gpu_those_of_the_host(
+    kind, entries, monkeypatch, decomposed
+):
+    for module in (service_module, accelerator_module):
+        monkeypatch.setattr(module, "accelerator", lambda: kind)
     K = kernels(1)[0]
     SVDService(device="accelerator").decompose(K)
     assert svd_cache.info().entries == 1
-    equal(SVDService().decompose(K), decompose(K))
-    assert svd_cache.info().entries == 2
-    assert len(decomposed) == 1
+    found, right = SVDService(device="cpu").decompose(K), decompose(K)
+    np.testing.assert_allclose(found.U, right.U, rtol=0, atol=1e-6)
+    np.testing.assert_allclose(found.Vt, right.Vt, rtol=0, atol=1e-6)
+    assert svd_cache.info().entries == entries
+    assert len(decomposed) == entries - 1
 
 
 @backend_free

@@ -13,7 +13,7 @@ from threadpoolctl import threadpool_info, threadpool_limits
 
 import keras_svd_adapters as ksa
 from keras_svd_adapters.kernels.matrix_view import KernelView
-from keras_svd_adapters.kernels.svd.accelerator import has_accelerator
+from keras_svd_adapters.kernels.svd.accelerator import AcceleratedDecomposition, accelerator
 from keras_svd_adapters.kernels.svd.decomposition import decompose
 from keras_svd_adapters.kernels.svd.job import Job
 from keras_svd_adapters.kernels.svd.service import SVDService
@@ -22,6 +22,7 @@ from keras_svd_adapters.models.sites.search import adapted_sites
 from keras_svd_adapters.runtime import processes
 
 service_module = importlib.import_module("keras_svd_adapters.kernels.svd.service")
+accelerator_module = importlib.import_module("keras_svd_adapters.kernels.svd.accelerator")
 
 
 pytestmark = pytest.mark.usefixtures("every_kernel_is_kept")
@@ -127,22 +128,49 @@ def test_an_accelerator(monkeypatch):
     backbone, x = models.bert()
     with pytest.raises(ValueError, match="`svd_device` must be one of.*Received: "):
         ksa.enable(backbone, ksa.SVF(), svd_device="moon")
-    if not has_accelerator():
+    if accelerator() is None:
         with pytest.raises(ValueError, match="no GPU or TPU.*Received: "):
             ksa.enable(backbone, ksa.SVF(), svd_device="accelerator")
     assert not adapted_sites(backbone)
+    monkeypatch.setattr(service_module, "accelerator", lambda: "gpu")
     monkeypatch.setattr(service_module, "require_accelerator", lambda: None)
     y = models.output(backbone(x))
-    ksa.enable(backbone, ksa.SVF(), svd_device="accelerator", cache=False)
+    ksa.enable(backbone, ksa.SVF(), svd_device="auto", cache=False)
     np.testing.assert_array_equal(models.output(backbone(x)), y)
     for K in kernels(3):
         service = SVDService(device="accelerator", cache=False)
         part = Truncation(rank=3, oversampling=4, seed=0)
         found, right = service.decompose(K), decompose(K)
         assert [len(service.decompose(K, part).s), service.decompose(K, part).U.shape[1]] == [3, 3]
-        np.testing.assert_allclose(found.s, right.s, rtol=1e-5)
-        np.testing.assert_allclose(found.U, right.U, atol=1e-4)
-        np.testing.assert_allclose(found.Vt, right.Vt, atol=1e-4)
+        assert isinstance(found, AcceleratedDecomposition)
+        assert found.U.dtype == found.Vt.dtype == K.dtype
+        np.testing.assert_allclose(found.s, right.s, rtol=1e-12)
+        np.testing.assert_allclose(found.U, right.U, rtol=0, atol=1e-6)
+        np.testing.assert_allclose(found.Vt, right.Vt, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("fails", ["eigh", "transpose"])
+def test_an_accelerator_without_memory_leaves_the_work_to_the_host(fails, monkeypatch):
+    K = kernels(1)[0]
+    service = SVDService(device="accelerator", cache=False)
+    found = service.decompose(K)
+
+    def out_of_memory(*args):
+        raise RuntimeError("RESOURCE_EXHAUSTED")
+
+    monkeypatch.setattr(accelerator_module.ops, fails, out_of_memory)
+    with pytest.warns(UserWarning, match="so the host does.*Received: .*RESOURCE_EXHAUSTED"):
+        again = (service.decompose(K) if fails == "eigh" else found).part(slice(None))
+    right = decompose(K)
+    np.testing.assert_allclose(again.U, right.U, rtol=0, atol=1e-6)
+    np.testing.assert_allclose(again.Vt, right.Vt, rtol=0, atol=1e-6)
+
+
+def test_a_kernel_that_is_nearly_singular_goes_to_the_host(monkeypatch):
+    K = np.ones((12, 20), "float32") + np.eye(12, 20, dtype="float32") * 1e-6
+    found, right = SVDService(device="accelerator", cache=False).decompose(K), decompose(K)
+    np.testing.assert_array_equal(found.s, right.s)
+    np.testing.assert_array_equal(found.U, right.U)
 
 
 @backend_free

@@ -101,9 +101,9 @@ def shapes(folder: Path) -> set[tuple[int, ...]]:
     return {tuple(map(int, sizes)) for sizes in names if all(size.isdigit() for size in sizes)}
 
 
-def entry(K: np.ndarray, folder: Path, device: str = "cpu") -> Path:
-    """Return the path of the entry for a kernel and a device, even if the entry does not exist."""
-    sha256 = hashlib.sha256(f"{ALGORITHM} {device} {K.shape} {K.dtype}".encode())
+def entry(K: np.ndarray, folder: Path, precision: str = "cpu") -> Path:
+    """Return the path of the entry for a kernel and a precision, even if it does not exist."""
+    sha256 = hashlib.sha256(f"{ALGORITHM} {precision} {K.shape} {K.dtype}".encode())
     sha256.update(np.ascontiguousarray(K))  # type: ignore[arg-type]
     return folder / f"{'x'.join(map(str, K.shape))}-{sha256.hexdigest()}{ENDING}"
 

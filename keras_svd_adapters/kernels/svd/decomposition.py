@@ -161,7 +161,23 @@ def _gram(wide: np.ndarray) -> np.ndarray:
 
 def _by_gram(K: np.ndarray) -> Decomposition | None:
     """Decompose by the Gram matrix of the smaller side, or return `None` if that is unsafe."""
-    squares, smaller = eigh(_gram(as_wide(K)), overwrite_a=True, check_finite=False, driver="evd")
+    found = eigh(_gram(as_wide(K)), overwrite_a=True, check_finite=False, driver="evd")
+    return decomposition_of_gram(K, *found)
+
+
+def decomposition_of_gram(
+    K: np.ndarray, squares: np.ndarray, smaller: np.ndarray
+) -> Decomposition | None:
+    """Return the decomposition of a kernel from the eigenvectors of its Gram matrix.
+
+    Args:
+        K: `(m, n)` kernel.
+        squares: `(k,)` eigenvalues in float64, from small to large.
+        smaller: `(k, k)` eigenvectors as columns; the function changes them.
+
+    Returns:
+        A `Decomposition`, or `None` if the smallest eigenvalues are too inexact.
+    """
     squares, smaller = squares[::-1], smaller[:, ::-1]
     if squares[0] <= 0 or squares[-1] < SMALLEST_GRAM_RATIO**2 * squares[0]:
         return None

@@ -13,7 +13,12 @@ from pathlib import Path
 import numpy as np
 
 from keras_svd_adapters.kernels.svd import cache as svd_cache
-from keras_svd_adapters.kernels.svd.accelerator import decompose_on_accelerator, require_accelerator
+from keras_svd_adapters.kernels.svd.accelerator import (
+    accelerator,
+    decompose_on_accelerator,
+    on_accelerator,
+    require_accelerator,
+)
 from keras_svd_adapters.kernels.svd.decomposition import decompose, krylov_pays
 from keras_svd_adapters.kernels.svd.job import Job
 from keras_svd_adapters.kernels.svd.work_sharing import each_by_share
@@ -22,7 +27,7 @@ from keras_svd_adapters.runtime import processes
 from keras_svd_adapters.runtime.machine import cores, free_bytes, threads_of_blas
 
 BYTES_OF_A_WORKER = 9  # per byte of a float32 kernel, during its decomposition
-DEVICES = ("cpu", "accelerator")
+DEVICES = ("auto", "cpu", "accelerator")
 
 
 @dataclass(frozen=True)
@@ -32,12 +37,13 @@ class SVDService:
     Args:
         cache: Whether to store decompositions on disk and reuse them.
         cache_dir: Folder of the cache; `None` for the default folder.
-        device: `"cpu"`, or `"accelerator"` for the backend's accelerator.
+        device: `"cpu"`, `"accelerator"` for the backend's accelerator, or `"auto"` for a GPU
+            if there is one.
     """
 
     cache: bool = True
     cache_dir: str | os.PathLike[str] | None = None
-    device: str = "cpu"
+    device: str = "auto"
 
     def check(self) -> None:
         """Raise `ValueError` if these settings are invalid on this machine."""
@@ -50,15 +56,27 @@ class SVDService:
 
     def decompose(self, K: np.ndarray, part: Truncation | None = None) -> SVD:
         """Return the decomposition of one kernel, from the cache if possible."""
-        find = decompose_on_accelerator if self.device == "accelerator" else decompose
+        find = decompose_on_accelerator if self.accelerates else decompose
         if not self._keeps(K.shape, part):
             return find(K, part)
-        path = svd_cache.entry(K, self.folder, self.device)
+        path = svd_cache.entry(K, self.folder, self._precision)
         found = svd_cache.load(K, path)
         if found is None:
             found = find(K)
             svd_cache.save(found, path)
+        elif self.accelerates:
+            found = on_accelerator(found)
         return found if part is None else found.part(slice(0, part.rank))
+
+    @property
+    def accelerates(self) -> bool:
+        """Whether the accelerator decomposes."""
+        return self.device == "accelerator" or (self.device == "auto" and accelerator() == "gpu")
+
+    @property
+    def _precision(self) -> str:
+        """The entries of the cache to use: a GPU is as exact as the host, a TPU is not."""
+        return "accelerator" if self.accelerates and accelerator() == "tpu" else "cpu"
 
     @property
     def folder(self) -> Path:
@@ -85,7 +103,7 @@ class SVDService:
         ]
 
     def _holds(self, K: np.ndarray) -> bool:
-        entry = svd_cache.entry(K, self.folder, self.device)
+        entry = svd_cache.entry(K, self.folder, self._precision)
         return processes.broadcast_from(0, entry.exists)
 
     def each(self, jobs: Sequence[Job]) -> Generator[tuple[np.ndarray, SVD | None]]:
@@ -115,7 +133,7 @@ class SVDService:
     def workers(self, jobs: Sequence[Job]) -> int:
         """Return how many kernels to decompose at a time: as many as cores and memory allow."""
         required = [job for job in jobs if job.is_required]
-        if self.device == "accelerator" or not required:
+        if self.accelerates or not required:
             return 1
         largest = 4 * max(prod(job.shape) for job in required)
         room = free_bytes() // (BYTES_OF_A_WORKER * largest)
