@@ -4,7 +4,7 @@ BIN := .venv/bin
 BACKENDS := jax tensorflow torch
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
-.PHONY: demo demo-all demo-gemma comparison learning bench test test-all $(BACKENDS:%=test-%) coverage coverage-page $(BACKENDS:%=coverage-%) fuzz mutants $(BACKENDS:%=reach-%) lint compat release-check house docs notebooks clean
+.PHONY: demo demo-all demo-gemma learning bench test test-all $(BACKENDS:%=test-%) coverage coverage-page $(BACKENDS:%=coverage-%) fuzz mutants $(BACKENDS:%=reach-%) lint compat release-check house docs notebooks clean
 
 demo: .venv/ready
 	KERAS_BACKEND=$${KERAS_BACKEND:-jax} $(BIN)/python examples/quickstart.py
@@ -14,10 +14,6 @@ demo-all: .venv/ready
 
 demo-gemma: .venv/ready
 	KERAS_BACKEND=$${KERAS_BACKEND:-jax} $(BIN)/python examples/gemma_svft.py
-
-comparison: .venv/ready
-	KERAS_BACKEND=$${KERAS_BACKEND:-jax} $(BIN)/python examples/comparison.py
-	KERAS_BACKEND=$${KERAS_BACKEND:-jax} $(BIN)/python examples/comparison_picture.py
 
 # Each method on each task at its own best rate: a night on 2 cores. `make learning QUICK=--quick`: one task.
 learning: .venv/ready

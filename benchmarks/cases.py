@@ -62,6 +62,13 @@ def stack(tokens: int = 1024, dtype: str = "float32") -> tuple[Model, Any]:
     return keras.Sequential(layers), batch(tokens, 768)
 
 
+def square() -> tuple[Model, Any]:
+    """Four square kernels and many tokens, as in the blocks of a small vision transformer."""
+    names = [f"kernel_{i}" for i in range(4)]
+    layers = [keras.layers.Dense(384, name=name, activation="tanh") for name in names]
+    return keras.Sequential([keras.Input((384,)), *layers]), batch(4096, 384)
+
+
 def minilm() -> tuple[Model, Any]:
     """all-MiniLM-L6-v2 with its own weights, on 32 sentences of 40 tokens."""
     import data
@@ -86,6 +93,7 @@ CASES = {
     "stack bfloat16": Case(
         "2 x (768-768-6144-768), 256 tokens, bfloat16", partial(stack, 256, "bfloat16"), "kernel*"
     ),
+    "square": Case("4 x (384-384), 4096 tokens", square, "kernel*"),
     "minilm": Case("MiniLM, 32 x 40 tokens", minilm, "*", "embeddings_layer_norm"),
     "one token": Case("2048 x 8192, one token, forward", dense(2048, 8192, 1), "kernel*"),
 }
@@ -156,6 +164,7 @@ CHOSEN = {
     "4096x512": [name for name in LAYER if "top-k" not in name],
     "stack": ["full fine-tuning", *MODEL],
     "stack bfloat16": MODEL,
+    "square": ["full fine-tuning", *MODEL],
     "minilm": ["full fine-tuning", *MODEL],
     "one token": [
         "frozen",

@@ -32,6 +32,37 @@ def memory(torch: dict[str, Any], jax: dict[str, Any]) -> str:
     return table(["model", "", "PyTorch", "XLA"], rows)
 
 
+# variant, most seconds to its first step and most time of an eager step, to those of another
+FIRST = {
+    "LoRA r=8": (1.0, 1.5),
+    "SVF": (1.0, 1.8),
+    "SVFT d=2": (1.5, 2.5),
+    "DoRA r=8": (1.3, 2.0),
+}
+
+
+def first_steps(found: dict[str, dict[str, dict[str, float]]]) -> str:
+    """First steps to those of full fine-tuning; later steps to those of the frozen model."""
+    head = [f"{backend}{part}" for backend in found for part in (", first", ", step")]
+    rows = []
+    for name in next(iter(found.values())):
+        row = [name]
+        for backend, told in found.items():
+            first, step = told[name]["first"], told[name]["step"]
+            to_full, to_frozen = (
+                first / told["full fine-tuning"]["first"],
+                step / told["frozen"]["step"],
+            )
+            limits = FIRST.get(name, (None, None))
+            compiled = backend != "torch"
+            row.append(f"{first:.1f} s, {_judged(to_full, limits[0] if compiled else None)}")
+            row.append(
+                f"{1e3 * step:.0f} ms, {_judged(to_frozen, None if compiled else limits[1])}"
+            )
+        rows.append(row)
+    return table(["", *head], rows)
+
+
 def enabling(found: dict[str, dict[str, float]]) -> str:
     rows = [
         [

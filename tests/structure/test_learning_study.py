@@ -6,12 +6,13 @@ from pathlib import Path
 import pytest
 
 pytestmark = pytest.mark.backend_free("a search over numbers")
+ROOT = Path(__file__).parents[2]
 SEEDS = (0, 1)
 
 
 @pytest.fixture
 def study(monkeypatch):
-    monkeypatch.syspath_prepend(Path(__file__).parents[2] / "benchmarks")
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
     import learning_results
 
     return learning_results
@@ -65,3 +66,24 @@ def test_quick_and_fixed(study):
     assert len(complete(study, peak_at(1e-2), middle=3e-3, quick=True)) == 3
     done = complete(study, peak_at(1e-2), middle=3e-3, fixed=True)
     assert [(run["rate"], run["seed"]) for run in done] == [(3e-3, 0), (3e-3, 1)]
+
+
+def test_the_page_has_the_table_of_the_results(study):
+    found = study.load(ROOT / "benchmarks" / "learning.json")
+    assert found["runs"]
+    page = (ROOT / "guides" / "learning.md").read_text()
+    assert study.with_table(page, study.table(found)) == page
+
+
+def test_a_table_of_few_results(study, tmp_path):
+    assert study.load(tmp_path / "none.json") == {"runs": [], "costs": [], "finder": []}
+    key = {"task": "images", "name": "SVF()"}
+    runs = [
+        key | {"rate": rate, "seed": seed, "validation": score, "test": score, "values": 1234}
+        for rate, seed, score in ((0.01, 0, 0.5), (0.03, 0, 0.7), (0.03, 1, 0.9))
+    ]
+    costs = [key | {"step": 0.25, "memory": None}]
+    table = study.table({"runs": runs, "costs": costs, "finder": [key | {"suggestion": 0.02}]})
+    grid = "0.01: 0.500, 0.03: 0.700"
+    row = f"| images | `SVF()` | 1,234 | 0.03 | 0.800 ± 0.100 | {grid} | 0.02 | 250 | |"
+    assert table.splitlines()[2:] == [row]

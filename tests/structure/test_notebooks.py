@@ -1,6 +1,5 @@
 """The notebooks run from their first cell to the last, on a small configuration."""
 
-import importlib
 import json
 import os
 import re
@@ -101,10 +100,3 @@ def test_the_notebook_ends_with_a_plot_or_a_table(source):
     notebook = json.loads((source.parents[1] / f"{source.stem}.ipynb").read_text())
     last = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"][-1]
     assert {"image/png", "text/html"} & set(last["outputs"][-1]["data"])
-
-
-@pytest.mark.backend_free("text")
-def test_the_page_has_the_table_of_the_comparison(monkeypatch):
-    monkeypatch.syspath_prepend(ROOT / "examples")
-    comparison = importlib.import_module("comparison")
-    assert comparison.load().markdown() in (ROOT / "guides" / "methods.md").read_text()
