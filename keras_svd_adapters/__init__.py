@@ -39,7 +39,17 @@ from keras_svd_adapters.files.presets.from_preset import from_preset
 from keras_svd_adapters.files.save import save_adapter
 from keras_svd_adapters.keras_hub import install_backbone_methods
 from keras_svd_adapters.kernels.svd import cache as svd_cache
-from keras_svd_adapters.layers import dense_layer
+from keras_svd_adapters.layers import (  # type: ignore[attr-defined]
+    DoRADense,
+    LoRADense,
+    LoRAXSDense,
+    MiLoRADense,
+    PiSSADense,
+    SVFDense,
+    SVFTDense,
+    TokenRowsDense,
+    VeRADense,
+)
 from keras_svd_adapters.merging.approximation import Approximation
 from keras_svd_adapters.merging.combining.combine import combine
 from keras_svd_adapters.merging.extract_lora import extract_lora
@@ -76,11 +86,6 @@ from keras_svd_adapters.training.optimizers import install_optimizer_hooks
 from keras_svd_adapters.training.rate_finder import find_learning_rate
 from keras_svd_adapters.training.rate_report import LearningRates
 from keras_svd_adapters.version import __version__
-
-LoRADense, DoRADense, LoRAXSDense = map(dense_layer, (LoRA, DoRA, LoRAXS))
-PiSSADense, MiLoRADense = map(dense_layer, (PiSSA, MiLoRA))
-SVFDense, SVFTDense, VeRADense = map(dense_layer, (SVF, SVFT, VeRA))
-TokenRowsDense = dense_layer(TokenRows)
 
 install_optimizer_hooks()
 install_saving_hooks()

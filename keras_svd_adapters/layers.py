@@ -8,6 +8,7 @@ from typing import Any
 
 import keras
 
+from keras_svd_adapters import methods
 from keras_svd_adapters.adapters.adapted_layer import AdaptedLayer
 from keras_svd_adapters.adapters.adapter import Adapter
 from keras_svd_adapters.adapters.attachment import attach
@@ -162,7 +163,14 @@ def _docstring(method: type[Method]) -> str:
         "    Example:\n\n"
         "    >>> base = keras.layers.Dense(16)\n"
         "    >>> base.build((None, 32))\n"
-        f"    >>> layer = keras_svd_adapters.{method.__name__}Dense(base{needed})\n"
+        f"    >>> layer = keras_svd_adapters.layers.{method.__name__}Dense(base{needed})\n"
         "    >>> tuple(layer(keras.ops.ones((2, 32))).shape)\n"
         "    (2, 16)\n    "
     )
+
+
+__all__ = ["AdaptedDense"]
+for _name in methods.__all__:
+    if _name != "Method":
+        globals()[f"{_name}Dense"] = dense_layer(getattr(methods, _name))
+        __all__.append(f"{_name}Dense")

@@ -117,7 +117,7 @@ class Adapter(StoredArrays):
         """The arrays that the method declares, by name."""
         return declared_arrays(self.method, self.view, self.form)
 
-    def coefficients(self) -> dict[str, Any]:
+    def prepared_arrays(self) -> dict[str, Any]:
         """Return the arrays as `Method.apply` reads them, in the compute dtype."""
         self._check_values()
         c = self.method.coefficients(self._float32_values(), self.form, self._float32_kernel)
@@ -131,7 +131,7 @@ class Adapter(StoredArrays):
         coefficients: dict[str, Any] | None = None,
     ) -> Any:
         """Compute `x K'`, `(..., m)` to `(..., n)`, in the dtype of `x`; or with `coefficients`."""
-        c = SimpleNamespace(**(self.coefficients() if coefficients is None else coefficients))
+        c = SimpleNamespace(**(self.prepared_arrays() if coefficients is None else coefficients))
 
         def dropout(x: Any) -> Any:
             if not self.dropout or not training:

@@ -128,7 +128,7 @@ class PerSampleAdapters:
     ) -> Any:
         """Compute outputs with the adapters of a group; outputs of other samples are not used."""
         first = adapters[group.names[0]]
-        each = [adapters[name].coefficients() for name in group.names]
+        each = [adapters[name].prepared_arrays() for name in group.names]
         common = {name: value for name, value in each[0].items() if name in group.common}
         own = each[0].keys() - common.keys()
         places = [group.names.index(n) if n in group.names else 0 for n in chosen.names]

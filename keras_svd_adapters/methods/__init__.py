@@ -1,1 +1,61 @@
 """Methods: one file per method, with its algebra."""
+
+from keras_svd_adapters.methods.additive.abba import ABBA
+from keras_svd_adapters.methods.additive.flora import FLoRA
+from keras_svd_adapters.methods.additive.fourier_ft import FourierFT
+from keras_svd_adapters.methods.additive.loha import LoHa
+from keras_svd_adapters.methods.additive.lokr import LoKr
+from keras_svd_adapters.methods.additive.loretta import LoRETTA
+from keras_svd_adapters.methods.additive.melora import MELoRA
+from keras_svd_adapters.methods.additive.miss import MiSS
+from keras_svd_adapters.methods.gated.tri_lora import TriLoRA
+from keras_svd_adapters.methods.low_rank.dora import DoRA
+from keras_svd_adapters.methods.low_rank.dude import DuDe
+from keras_svd_adapters.methods.low_rank.lora import LoRA
+from keras_svd_adapters.methods.low_rank.milora import MiLoRA
+from keras_svd_adapters.methods.low_rank.pissa import PiSSA
+from keras_svd_adapters.methods.method import Method
+from keras_svd_adapters.methods.shared.vera import VeRA
+from keras_svd_adapters.methods.sparse.token_rows import TokenRows
+from keras_svd_adapters.methods.spectral.edora import EDoRA
+from keras_svd_adapters.methods.spectral.lora_x import LoRAX
+from keras_svd_adapters.methods.spectral.lora_xs import LoRAXS
+from keras_svd_adapters.methods.spectral.nested_lora_xs import NestedLoRAXS
+from keras_svd_adapters.methods.spectral.pmss import PMSS
+from keras_svd_adapters.methods.spectral.psoft import PSOFT
+from keras_svd_adapters.methods.spectral.spectral_adapter_a import SpectralAdapterA
+from keras_svd_adapters.methods.spectral.spectral_adapter_r import SpectralAdapterR
+from keras_svd_adapters.methods.spectral.svdiff import SVDiff
+from keras_svd_adapters.methods.spectral.svf import SVF
+from keras_svd_adapters.methods.spectral.svft import SVFT
+
+__all__ = [
+    "ABBA",
+    "DoRA",
+    "DuDe",
+    "EDoRA",
+    "FLoRA",
+    "FourierFT",
+    "LoHa",
+    "LoKr",
+    "LoRA",
+    "LoRAX",
+    "LoRAXS",
+    "LoRETTA",
+    "MELoRA",
+    "Method",
+    "MiLoRA",
+    "MiSS",
+    "NestedLoRAXS",
+    "PMSS",
+    "PSOFT",
+    "PiSSA",
+    "SVDiff",
+    "SVF",
+    "SVFT",
+    "SpectralAdapterA",
+    "SpectralAdapterR",
+    "TokenRows",
+    "TriLoRA",
+    "VeRA",
+]

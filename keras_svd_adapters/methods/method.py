@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from keras_svd_adapters.methods.contract import SVD, Array, Base, Dropout, Kernel, Truncation
+from keras_svd_adapters.methods.hyperparameters import check_rank as check_rank
 
 
 @dataclass(frozen=True)
@@ -134,13 +135,3 @@ class Method:
         return f"{type(self).__name__}({shown})"
 
     __repr__ = __str__
-
-
-def check_rank(rank: int, m: int, n: int) -> None:
-    """Raise `ValueError` if a rank exceeds the rank of an `(m, n)` kernel."""
-    if rank > min(m, n):
-        raise ValueError(
-            f"A kernel of shape ({m}, {n}) has rank {min(m, n)} at the most: use "
-            f"`rank={min(m, n)}` or less, or leave this layer out with `exclude`. "
-            f"Received: rank={rank}"
-        )

@@ -20,7 +20,7 @@ def test_a_layer_behaves_as_keras_expects(name, kind):
     method = METHODS[name].method
     if name == "token_rows":
         method = ksa.TokenRows([1, 3])
-    layer_class = getattr(ksa, f"{type(method).__name__}Dense")
+    layer_class = getattr(ksa.layers, f"{type(method).__name__}Dense")
 
     @keras.saving.register_keras_serializable("conformance")
     class Subject(layer_class):
@@ -56,7 +56,7 @@ def test_layers_compute_in_the_dtype_that_they_were_given():
         method = ksa.TokenRows([1, 3]) if name == "token_rows" else METHODS[name].method
         base = keras.layers.Dense(6)
         base.build((None, 6))
-        layer_class = getattr(ksa, f"{type(method).__name__}Dense")
+        layer_class = getattr(ksa.layers, f"{type(method).__name__}Dense")
         layer = layer_class(base, **method.get_config(), dtype="mixed_bfloat16")
         y = layer(keras.ops.ones((2, 6)))
         assert layer.compute_dtype == base.compute_dtype == "bfloat16", name

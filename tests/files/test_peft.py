@@ -74,7 +74,7 @@ def ours(method, plain):
     layer.build((None, M))
     layer.kernel.assign(plain[0].T)
     layer.bias.assign(plain[1])
-    return getattr(ksa, f"{type(method).__name__}Dense")(layer, **method.get_config())
+    return getattr(ksa.layers, f"{type(method).__name__}Dense")(layer, **method.get_config())
 
 
 def agree(layer, module):
@@ -167,7 +167,7 @@ def test_a_convolution(name):
     layer.build((None, 9, 7, 4))
     layer.kernel.assign(base[0].weight.detach().numpy().transpose(2, 3, 1, 0))
     layer.bias.assign(base[0].bias.detach().numpy())
-    layer = getattr(ksa, f"{type(method).__name__}Dense")(layer, **method.get_config())
+    layer = getattr(ksa.layers, f"{type(method).__name__}Dense")(layer, **method.get_config())
     model = peft.get_peft_model(base, config)
     module = model.base_model.model[0]
     parameters = dict(module.named_parameters())

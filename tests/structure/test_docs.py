@@ -52,6 +52,8 @@ def test_every_public_name_is_on_an_api_page():
         for name in ksa.__all__
         if name not in by_hand and not any(thing is getattr(ksa, name) for thing in shown)
     ]
+    methods = [getattr(ksa.methods, name) for name in ksa.methods.__all__]
+    missing += [method.__name__ for method in methods if method not in shown]
     assert not missing
 
 

@@ -17,6 +17,7 @@ generate import_peft
 load_adapter merge plan predict quantize register_kernels save_adapter set_adapter similarity
 spectrum status targets to_lora unmerge coefficients
 """
+CORE = ["DoRA", "LoRA", "LoRAXS", "MiLoRA", "PiSSA", "SVF", "SVFT", "TokenRows", "VeRA"]
 METHOD_NAMES = {
     "dora": "DoRA",
     "lora": "LoRA",
@@ -27,6 +28,24 @@ METHOD_NAMES = {
     "svft": "SVFT",
     "token_rows": "TokenRows",
     "vera": "VeRA",
+    "abba": "ABBA",
+    "dude": "DuDe",
+    "edora": "EDoRA",
+    "flora": "FLoRA",
+    "fourier_ft": "FourierFT",
+    "loha": "LoHa",
+    "lokr": "LoKr",
+    "lora_x": "LoRAX",
+    "loretta": "LoRETTA",
+    "melora": "MELoRA",
+    "miss": "MiSS",
+    "nested_lora_xs": "NestedLoRAXS",
+    "pmss": "PMSS",
+    "psoft": "PSOFT",
+    "spectral_adapter_a": "SpectralAdapterA",
+    "spectral_adapter_r": "SpectralAdapterR",
+    "svdiff": "SVDiff",
+    "tri_lora": "TriLoRA",
 }
 REPORTS = """
 AdapterFileError AdapterHealth Approximation Choice Coefficients Compensation MergeReport Method
@@ -37,8 +56,10 @@ pytestmark = pytest.mark.backend_free("names")
 
 def test_no_public_name_is_gone():
     layers = [f"{name}Dense" for name in METHOD_NAMES.values()]
-    expected = [*VERBS.split(), *REPORTS.split(), *METHOD_NAMES.values(), *layers]
-    assert set(expected) <= set(ksa.__all__)
+    core = [*CORE, *(f"{name}Dense" for name in CORE)]
+    assert {*VERBS.split(), *REPORTS.split(), *core} <= set(ksa.__all__)
+    assert set(METHOD_NAMES.values()) <= set(ksa.methods.__all__)
+    assert set(layers) <= set(ksa.layers.__all__)
     assert all(inspect.isfunction(getattr(ksa, verb)) for verb in VERBS.split())
 
 
@@ -66,6 +87,25 @@ PATHS = {
     "token_rows": ["shift"],
     "svf": ["z"],
     "svft_plain": ["m"],
+    "tri_lora": ["gate", "lora_a", "lora_b"],
+    "flora": ["core", "lora_a", "lora_b"],
+    "melora": ["lora_a", "lora_b"],
+    "loha": ["loha_a1", "loha_a2", "loha_b1", "loha_b2"],
+    "abba": ["abba_a1", "abba_a2", "abba_b1", "abba_b2"],
+    "miss": ["shards"],
+    "lokr": ["w1", "w2_a", "w2_b"],
+    "lokr_whole": ["w1", "w2"],
+    "fourier_ft": ["coefficients"],
+    "loretta": ["tt_a_0", "tt_a_1", "tt_b_0", "tt_b_1"],
+    "dude": ["lora_a", "lora_b", "magnitude"],
+    "svdiff": ["shift"],
+    "spectral_adapter_a": ["x", "y"],
+    "spectral_adapter_r": ["scaling", "skew_x", "skew_y"],
+    "psoft": ["skew", "vec_a", "vec_b"],
+    "edora": ["latent", "magnitude"],
+    "lora_x": ["latent"],
+    "nested_lora_xs": ["latent_a", "latent_b"],
+    "pmss": ["latent"],
 }
 
 

@@ -5,11 +5,13 @@ from dataclasses import dataclass
 from itertools import product
 
 import closed_forms
+import closed_forms_of_updates as updates
 import keras
 import numpy as np
 import pytest
 
 import keras_svd_adapters as ksa
+from keras_svd_adapters import methods
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,34 @@ METHODS = {
     "lora_xs": MethodCase(ksa.LoRAXS(rank=3, alpha=6), closed_forms.lora_xs),
     "vera": MethodCase(ksa.VeRA(rank=24, seed=3), closed_forms.vera),
     "token_rows": MethodCase(ksa.TokenRows([7, 0, 4]), closed_forms.token_rows),
+    "tri_lora": MethodCase(methods.TriLoRA(rank=3, alpha=6), updates.tri_lora),
+    "flora": MethodCase(methods.FLoRA(rank_in=3, rank_out=2, scale=2.0), updates.flora),
+    "melora": MethodCase(methods.MELoRA(rank=2, groups=2, alpha=3), updates.melora),
+    "loha": MethodCase(methods.LoHa(rank=3, alpha=6), updates.loha),
+    "abba": MethodCase(methods.ABBA(rank1=3, rank2=2, alpha1=1.5, alpha2=1.0), updates.abba),
+    "miss": MethodCase(methods.MiSS(rank=3), updates.miss),
+    "lokr": MethodCase(methods.LoKr(rank=2, alpha=3), updates.lokr),
+    "lokr_whole": MethodCase(methods.LoKr(rank=8), updates.lokr, variant=True),
+    "fourier_ft": MethodCase(methods.FourierFT(count=20), updates.fourier_ft),
+    "loretta": MethodCase(methods.LoRETTA(rank=3, tt_rank=2, alpha=6), updates.loretta),
+    "dude": MethodCase(methods.DuDe(rank=3, alpha=6), updates.dude),
+    "svdiff": MethodCase(methods.SVDiff(scale=0.5), updates.svdiff),
+    "spectral_adapter_a": MethodCase(
+        methods.SpectralAdapterA(rank=3, first=1), updates.spectral_adapter_a
+    ),
+    "spectral_adapter_r": MethodCase(
+        methods.SpectralAdapterR(rank=3, first=1), updates.spectral_adapter_r
+    ),
+    "psoft": MethodCase(methods.PSOFT(rank=4), updates.psoft),
+    "edora": MethodCase(methods.EDoRA(rank=3, alpha=6), updates.edora),
+    "lora_x": MethodCase(methods.LoRAX(rank=3), updates.lora_x),
+    "lora_x_diagonal": MethodCase(
+        methods.LoRAX(rank=3, core="diagonal"), updates.lora_x, variant=True
+    ),
+    "nested_lora_xs": MethodCase(
+        methods.NestedLoRAXS(rank=4, inner_rank=2), updates.nested_lora_xs
+    ),
+    "pmss": MethodCase(methods.PMSS(rank=3), updates.pmss),
     "svf": MethodCase(ksa.SVF(), closed_forms.svf),
     "svf_factored": MethodCase(
         ksa.SVF(formulation="factored"), closed_forms.svf, exact_at_start=False
@@ -144,7 +174,7 @@ def adapted(case, layer):
 
 def wrapped_layer(method, layer):
     """`SVFTDense(layer, ...)` for an `SVFT(...)`, and so on."""
-    public = getattr(ksa, f"{type(method).__name__}Dense")
+    public = getattr(ksa.layers, f"{type(method).__name__}Dense")
     return public(layer, **method.get_config())
 
 

@@ -15,15 +15,17 @@ from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import numpy as np
-from keras.ops import maximum, ones_like, sqrt, stop_gradient, transpose, where
-from keras.ops import sum as total
 
 from keras_svd_adapters.methods.algebra import matmul
 from keras_svd_adapters.methods.contract import SVD, Array, Base, Dropout, Kernel
 from keras_svd_adapters.methods.low_rank.lora import LoRA
 from keras_svd_adapters.methods.method import Method
-
-TINY = 1e-12
+from keras_svd_adapters.methods.normed_update import (
+    follow_lengths,
+    length_arrays,
+    length_factor,
+    start_lengths,
+)
 
 
 @dataclass(frozen=True, repr=False)
@@ -67,37 +69,19 @@ class DoRA(LoRA):
         return 5e-4
 
     def arrays(self, m: int, n: int, form: str) -> dict[str, Array]:
-        return {
-            **super().arrays(m, n, form),
-            "magnitude": Array((n,), trainable=True, axes="n"),
-            "norm": Array((n,), axes="n"),
-        }
+        return super().arrays(m, n, form) | length_arrays(n)
 
     def start(
         self, K: np.ndarray, form: str, rng: np.random.Generator, svd: SVD | None
     ) -> dict[str, np.ndarray]:
-        norm = np.linalg.norm(K, axis=0)
-        return {**super().start(K, form, rng, svd), "magnitude": norm, "norm": norm}
+        return super().start(K, form, rng, svd) | start_lengths(K)
 
     def follow(self, K: np.ndarray, v: SimpleNamespace) -> dict[str, np.ndarray]:
-        norm = np.linalg.norm(K, axis=0)
-        growth = v.magnitude / np.where(v.norm > 0, v.norm, 1)
-        return {"norm": norm, "magnitude": np.where(v.norm > 0, growth * norm, norm)}
+        return follow_lengths(K, v)
 
     def coefficients(self, v: SimpleNamespace, form: str, kernel: Kernel) -> dict[str, Any]:
-        A, B, c = v.lora_a, v.lora_b, self.scale
-        if self.detach_norm:
-            A, B = stop_gradient(A), stop_gradient(B)
-        At = transpose(A)
-        product = 2 * c * matmul(At, kernel()) + c * c * matmul(matmul(At, A), B)
-        change = total(product * B, axis=0)  # |V_:j|^2 - |K_:j|^2
-        return {**vars(v), "gain": self.gain(v.magnitude, v.norm, change)}
-
-    def gain(self, magnitude: Any, norm: Any, change: Any) -> Any:
-        """Return `f`: exactly 1 before any change, and 1 for zero columns of the kernel."""
-        filled = where(norm > 0, norm, ones_like(norm))
-        growth = sqrt(maximum(1 + change / (filled * filled), TINY))  # |V_:j| / |K_:j|
-        return where(norm > 0, magnitude / filled / growth, ones_like(norm))
+        gain = length_factor(v, self.scale * v.lora_a, v.lora_b, kernel, self.detach_norm)
+        return {**vars(v), "gain": gain}
 
     def apply(self, x: Any, base: Base, c: SimpleNamespace, form: str, dropout: Dropout) -> Any:
         dropped = dropout(x)

@@ -15,11 +15,33 @@ from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import numpy as np
-from keras.ops import concatenate
 
-from keras_svd_adapters.methods.algebra import matmul
+from keras_svd_adapters.methods.algebra import concatenate, matmul
 from keras_svd_adapters.methods.contract import SVD, Array, Base, Dropout, Kernel, Truncation
 from keras_svd_adapters.methods.low_rank.lora import LoRA
+
+
+def arrays_from_start(m: int, n: int, rank: int) -> dict[str, Array]:
+    """Return the declarations of A, B, A0 and B0."""
+    return {
+        "lora_a": Array((m, rank), trainable=True, axes="m."),
+        "lora_b": Array((rank, n), trainable=True, axes=".n"),
+        "start_a": Array((m, rank), saved=True, axes="m."),
+        "start_b": Array((rank, n), saved=True, axes=".n"),
+    }
+
+
+def start_at(part: SVD, scale: float) -> dict[str, np.ndarray]:
+    """Return the values of these arrays for some singular triplets."""
+    root = np.sqrt(part.s / scale)
+    a, b = part.U * root, root[:, None] * part.Vt
+    return {"lora_a": a, "lora_b": b, "start_a": a, "start_b": b}
+
+
+def from_start(v: SimpleNamespace, scale: float) -> tuple[Any, Any]:
+    """Return L (m, 2 r) and R (2 r, n) with `L R = c (A B - A0 B0)`."""
+    left = concatenate([scale * (v.lora_a - v.start_a), v.start_a], axis=1)
+    return left, concatenate([v.lora_b, scale * (v.lora_b - v.start_b)], axis=0)
 
 
 @dataclass(frozen=True, repr=False)
@@ -93,27 +115,17 @@ class PiSSA(LoRA):
         return slice(0, self.rank)
 
     def arrays(self, m: int, n: int, form: str) -> dict[str, Array]:
-        return {
-            "lora_a": Array((m, self.rank), trainable=True, axes="m."),
-            "lora_b": Array((self.rank, n), trainable=True, axes=".n"),
-            "start_a": Array((m, self.rank), saved=True, axes="m."),
-            "start_b": Array((self.rank, n), saved=True, axes=".n"),
-        }
+        return arrays_from_start(m, n, self.rank)
 
     def start(
         self, K: np.ndarray, form: str, rng: np.random.Generator, svd: SVD | None
     ) -> dict[str, np.ndarray]:
         assert svd is not None
-        part = svd.part(self.triplets(len(svd.s)))
-        root = np.sqrt(part.s / self.scale)
-        a, b = part.U * root, root[:, None] * part.Vt
-        return {"lora_a": a, "lora_b": b, "start_a": a, "start_b": b}
+        return start_at(svd.part(self.triplets(len(svd.s))), self.scale)
 
     def coefficients(self, v: SimpleNamespace, form: str, kernel: Kernel) -> dict[str, Any]:
-        return {
-            "left": concatenate([self.scale * (v.lora_a - v.start_a), v.start_a], axis=1),
-            "right": concatenate([v.lora_b, self.scale * (v.lora_b - v.start_b)], axis=0),
-        }
+        left, right = from_start(v, self.scale)
+        return {"left": left, "right": right}
 
     def apply(self, x: Any, base: Base, c: SimpleNamespace, form: str, dropout: Dropout) -> Any:
         return base.plus(x, base.times(x, c.left), c.right)
@@ -123,5 +135,4 @@ class PiSSA(LoRA):
         return matmul(c.left, c.right)
 
     def low_rank(self, v: SimpleNamespace, m: int) -> tuple[Any, Any] | None:
-        a = np.concatenate([v.lora_a, -v.start_a], axis=1)
-        return self.scale * a, np.concatenate([v.lora_b, v.start_b])
+        return from_start(v, self.scale)

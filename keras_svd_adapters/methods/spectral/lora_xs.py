@@ -14,13 +14,13 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from keras_svd_adapters.methods.algebra import matmul
-from keras_svd_adapters.methods.contract import SVD, Array, Base, Dropout, Kernel
-from keras_svd_adapters.methods.method import Method, check_rank
+from keras_svd_adapters.methods.contract import SVD, Array
+from keras_svd_adapters.methods.hyperparameters import check_rank
+from keras_svd_adapters.methods.spectral.core_update import CoreUpdate
 
 
 @dataclass(frozen=True, repr=False)
-class LoRAXS(Method):
+class LoRAXS(CoreUpdate):
     """LoRA-XS: train `rank ** 2` values per kernel of any size.
 
     Args:
@@ -93,16 +93,5 @@ class LoRAXS(Method):
         noise = rng.normal(scale=self.init_std, size=(r, r)) if self.init_std else np.zeros((r, r))
         return {"latent": noise, "s": part.s, "U": part.U, "Vt": part.Vt}
 
-    def coefficients(self, v: SimpleNamespace, form: str, kernel: Kernel) -> dict[str, Any]:
-        return {**vars(v), "core": self.scale * v.s[:, None] * v.latent}
-
-    def apply(self, x: Any, base: Base, c: SimpleNamespace, form: str, dropout: Dropout) -> Any:
-        # (..., m) @ (m, r) @ (r, r) @ (r, n)
-        return base.plus(x, matmul(base.times(x, c.U), c.core), c.Vt)
-
-    def delta(self, K: Any, v: SimpleNamespace, form: str) -> Any:
-        c = SimpleNamespace(**self.coefficients(v, form, lambda: K))
-        return matmul(matmul(c.U, c.core), c.Vt)
-
-    def low_rank(self, v: SimpleNamespace, m: int) -> tuple[Any, Any] | None:
-        return v.U @ (self.scale * v.s[:, None] * v.latent), v.Vt
+    def middle(self, v: SimpleNamespace) -> Any:
+        return self.scale * v.s[:, None] * v.latent

@@ -23,15 +23,15 @@ from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import numpy as np
-from keras.backend import standardize_dtype
 from keras.ops import transpose
 
-from keras_svd_adapters.methods.algebra import matmul
+from keras_svd_adapters.methods.algebra import is_float32, matmul
 from keras_svd_adapters.methods.contract import SVD, Array, Base, Dropout, Kernel
 from keras_svd_adapters.methods.method import Method
 
 Times = Callable[[Any, Any], Any]
 FORMULATIONS = ("auto", "factored")
+SMALLEST_TO_MEDIAN, SMALLEST_TO_LARGEST = 0.05, 1e-3
 
 
 @dataclass(frozen=True, repr=False)
@@ -131,9 +131,15 @@ class Spectral(Method):
         return matmul(self.mix(c.U, c, form), c.Vt)
 
 
-def is_float32(x: Any) -> bool:
-    """Return whether `x` is float32, so that a kernel plus a small delta keeps the delta."""
-    return bool(standardize_dtype(x.dtype) == "float32")
+def smallest_are_safe(m: int, n: int, s: np.ndarray | None) -> bool:
+    """Return whether a division by the singular values is accurate, by the shape and the values."""
+    if 2 * min(m, n) > max(m, n):  # the smallest values of a square kernel are near 0
+        return False
+    return s is None or bool(
+        s[0] > 0
+        and s[-1] >= SMALLEST_TO_MEDIAN * np.median(s)
+        and s[-1] >= SMALLEST_TO_LARGEST * s[0]
+    )
 
 
 def break_even(m: int, n: int, form: str) -> float:

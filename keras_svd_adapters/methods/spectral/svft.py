@@ -24,10 +24,9 @@ from keras_svd_adapters.methods.spectral.sparse_matrix import (
     scattered_product,
     top_pairs,
 )
-from keras_svd_adapters.methods.spectral.spectral import Spectral, Times
+from keras_svd_adapters.methods.spectral.spectral import Spectral, Times, smallest_are_safe
 
 PATTERNS = ("plain", "banded", "random", "top_k")
-SMALLEST_TO_MEDIAN, SMALLEST_TO_LARGEST = 0.05, 1e-3
 
 
 @dataclass(frozen=True, repr=False)
@@ -174,13 +173,7 @@ class SVFT(Spectral):
         return found
 
     def one_sided_is_safe(self, m: int, n: int, s: np.ndarray | None) -> bool:
-        if 2 * min(m, n) > max(m, n):  # the smallest values of a square kernel are near 0
-            return False
-        return s is None or bool(
-            s[0] > 0
-            and s[-1] >= SMALLEST_TO_MEDIAN * np.median(s)
-            and s[-1] >= SMALLEST_TO_LARGEST * s[0]
-        )
+        return smallest_are_safe(m, n, s)
 
     def coefficients(self, v: SimpleNamespace, form: str, kernel: Kernel) -> dict[str, Any]:
         if form in ("input", "output"):

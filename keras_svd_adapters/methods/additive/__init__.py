@@ -1,0 +1,1 @@
+"""Sums with a structured update: products, Kronecker products, tensor trains, Fourier terms."""

@@ -1,0 +1,1 @@
+"""Low rank with a trained number for each rank."""

@@ -1,0 +1,48 @@
+"""Checks of hyperparameters that several methods share."""
+
+from __future__ import annotations
+
+
+def check_rank(rank: int, m: int, n: int) -> None:
+    """Raise `ValueError` if a rank exceeds the rank of an `(m, n)` kernel."""
+    if rank > min(m, n):
+        raise ValueError(
+            f"A kernel of shape ({m}, {n}) has rank {min(m, n)} at the most: use "
+            f"`rank={min(m, n)}` or less, or leave this layer out with `exclude`. "
+            f"Received: rank={rank}"
+        )
+
+
+def check_positive_integers(**values: int) -> None:
+    """Raise `ValueError` for the first value that is no positive integer."""
+    for name, value in values.items():
+        if not isinstance(value, int) or value < 1:
+            raise ValueError(f"`{name}` must be a positive integer. Received: {name}={value!r}")
+
+
+def check_alpha(alpha: float | None) -> None:
+    """Raise `ValueError` if alpha is not positive."""
+    if alpha is not None and not alpha > 0:
+        raise ValueError(
+            f"`alpha` must be positive, or `None` for a scale of 1. Received: alpha={alpha!r}"
+        )
+
+
+def scale_of(alpha: float | None, rank: int) -> float:
+    """Return the scale `alpha / rank`; without alpha, 1."""
+    return 1.0 if alpha is None else alpha / rank
+
+
+def check_division(name: str, parts: int, **sizes: int) -> None:
+    """Raise `ValueError` if a number of parts does not divide each size of a kernel."""
+    if any(size % parts for size in sizes.values()):
+        divisors = [
+            p for p in range(1, min(sizes.values()) + 1) if not any(s % p for s in sizes.values())
+        ]
+        near = sorted(sorted(divisors, key=lambda p: abs(p - parts))[:2])
+        shown = " and ".join(f"{name}={size}" for name, size in sizes.items())
+        raise ValueError(
+            f"`{name}` must divide {shown} of the kernel: use "
+            f"{' or '.join(f'`{name}={p}`' for p in near)}, or leave this layer out with "
+            f"`exclude`. Received: {name}={parts}"
+        )
