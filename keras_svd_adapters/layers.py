@@ -161,11 +161,11 @@ def _docstring(method: type[Method]) -> str:
         "        base_layer: A built `Dense`, `EinsumDense` or convolution.\n",
     ) + (
         "    Example:\n\n"
-        "    >>> base = keras.layers.Dense(16)\n"
-        "    >>> base.build((None, 32))\n"
+        "    >>> base = keras.layers.Dense(64)\n"
+        "    >>> base.build((None, 128))\n"
         f"    >>> layer = keras_svd_adapters.layers.{method.__name__}Dense(base{needed})\n"
-        "    >>> tuple(layer(keras.ops.ones((2, 32))).shape)\n"
-        "    (2, 16)\n    "
+        "    >>> tuple(layer(keras.ops.ones((2, 128))).shape)\n"
+        "    (2, 64)\n    "
     )
 
 

@@ -49,7 +49,7 @@ class LoKr(LowRankUpdate):
     Example:
 
     >>> keras_svd_adapters.methods.LoKr(rank=4).trainable_count(384, 1536)
-    736
+    800
 
     Reference:
         - [Yeh et al., 2023](https://arxiv.org/abs/2309.14859)
