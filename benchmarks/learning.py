@@ -22,7 +22,7 @@ os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", ".cache/jax")
 
 import learning_picture
 import learning_results as results
-from learning_methods import ENTRIES, HEAD
+from learning_methods import ALL, ENTRIES, HEAD
 from learning_runs import PARTS
 from learning_tasks import TASKS
 
@@ -49,7 +49,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="one task, three rates, one seed")
     parser.add_argument("--task", nargs="*", choices=list(TASKS), help="only these tasks")
-    parser.add_argument("--method", nargs="*", choices=list(ENTRIES), help="only these methods")
+    parser.add_argument("--method", nargs="*", choices=list(ALL), help="only these methods")
     parser.add_argument("--part", nargs="*", choices=list(PARTS), help="only these parts")
     parser.add_argument("--file", type=Path, help="where the results are stored")
     parser.add_argument(
@@ -61,9 +61,10 @@ def main() -> None:
     if options.one:
         part, task, name = options.one
         return PARTS[part](task, name, results.of(found[part], task, name), options.quick)
+    first = next(iter(TASKS.values()))
     for part in options.part or (["runs"] if options.quick else PARTS):
         for task in options.task or (list(TASKS)[:1] if options.quick else TASKS):
-            for name in options.method or ENTRIES:
+            for name in options.method or (ALL if TASKS[task] is first else ENTRIES):
                 if name == HEAD and TASKS[task].head_rate is None:
                     continue
                 for record in records(part, task, name, kept, options.quick):

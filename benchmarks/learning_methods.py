@@ -39,10 +39,36 @@ ENTRIES = {
     )
 }
 
+M = ksa.methods
+FURTHER = {  # on the first task alone
+    str(method): Entry(method, middle)
+    for method, middle in (
+        (M.TriLoRA(rank=8), 1e-2),
+        (M.FLoRA(rank_in=8, rank_out=8), 3e-3),
+        (M.MELoRA(rank=8, groups=4), 1e-2),
+        (M.LoHa(rank=8), 1e-2),
+        (M.ABBA(rank1=8, rank2=8), 1e-3),
+        (M.LoKr(rank=8), 1e-2),
+        (M.LoRETTA(rank=8), 1e-2),
+        (M.MiSS(rank=16), 3e-3),
+        (M.FourierFT(count=500), 1e-1),
+        (M.SVDiff(), 1e-1),
+        (M.SpectralAdapterA(rank=8), 3e-3),
+        (M.SpectralAdapterR(rank=16), 3e-2),
+        (M.PSOFT(rank=32), 3e-2),
+        (M.LoRAX(rank=32), 3e-2),
+        (M.NestedLoRAXS(rank=32, inner_rank=8), 1e-2),
+        (M.PMSS(rank=32), 1e-2),
+        (M.EDoRA(rank=32), 1e-2),
+        (M.DuDe(rank=8), 1e-2),
+    )
+}
+ALL = ENTRIES | FURTHER
+
 
 def adapt(name: str, model: keras.Model, backbone: keras.Model, has_head: bool) -> None:
     """Prepares a model for a method: freezes what does not train, adapts the rest."""
-    method = ENTRIES[name].method
+    method = ALL[name].method
     if name == HEAD:
         backbone.trainable = False
     elif name == KERAS_LORA:

@@ -10,7 +10,7 @@ from typing import Any
 import keras
 import learning_results as results
 import numpy as np
-from learning_methods import ENTRIES, HEAD, AdamWithHead, adapt
+from learning_methods import ALL, HEAD, AdamWithHead, adapt
 from learning_tasks import TASKS, Sets, Task
 
 import keras_svd_adapters as ksa
@@ -57,7 +57,7 @@ def run_rates(task_name: str, name: str, done: Records, quick: bool) -> None:
     """Trains at each rate and seed that a method lacks on a task."""
     task = TASKS[task_name]
     sets, seeds = task.sets(), range(task.seeds)
-    while wanted := results.next_run(done, ENTRIES[name].middle, seeds, quick, name == HEAD):
+    while wanted := results.next_run(done, ALL[name].middle, seeds, quick, name == HEAD):
         rate, seed = wanted
         model = prepared(task, name, seed)
         compile_for(model, task, AdamWithHead(rate, task.head_rate or rate, task.steps))
@@ -78,7 +78,7 @@ def measure_costs(task_name: str, name: str, done: Records, quick: bool) -> None
         on_train_batch_end=lambda batch, logs: ends.append(time.perf_counter())
     )
     model = prepared(task, name, seed=0)
-    rate = ENTRIES[name].middle
+    rate = ALL[name].middle
     compile_for(model, task, AdamWithHead(rate, task.head_rate or rate, task.steps))
     fit(model, task, task.sets(), TIMED, [note])
     step = float(np.median(np.diff(ends[WARM - 1 :])))

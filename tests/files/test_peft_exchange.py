@@ -24,6 +24,11 @@ METHODS = {
     "pissa": (ksa.PiSSA(rank=2, alpha=4), {}),
     "milora": (ksa.MiLoRA(rank=2), {}),
     "lora_xs": (ksa.LoRAXS(rank=4, alpha=8), {}),
+    "loha": (ksa.methods.LoHa(rank=3, alpha=6), {}),
+    "lokr": (ksa.methods.LoKr(rank=2, alpha=6), {}),
+    "miss": (ksa.methods.MiSS(rank=3), {}),
+    "hra": (ksa.methods.HRA(rank=4), {}),
+    "tri_lora": (ksa.methods.TriLoRA(rank=3), {}),
     "svf": (ksa.SVF(), {"energy": 1.0}),
     "svft": (ksa.SVFT(pattern="banded", d=2), {"rank": 12}),
 }

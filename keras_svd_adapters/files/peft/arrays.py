@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from keras_svd_adapters.adapters.carried import adapters_of
+from keras_svd_adapters.files.peft.twins import TWINS
 from keras_svd_adapters.kernels.low_rank_factors import relative_error, truncate
 from keras_svd_adapters.merging.kernel_updates import exact_factors, kernel_updates
 from keras_svd_adapters.methods.low_rank.lora import LoRA
@@ -20,12 +21,15 @@ VERA_A, VERA_B = "base_model.vera_A", "base_model.vera_B"
 LORA_A, LORA_B, MAGNITUDE = "lora_A.weight", "lora_B.weight", "lora_magnitude_vector"
 EMBEDDING_A, EMBEDDING_B = "lora_embedding_A", "lora_embedding_B"
 LAMBDA_D, LAMBDA_B = "vera_lambda_d", "vera_lambda_b"
-ARRAYS = (LORA_A, LORA_B, MAGNITUDE, EMBEDDING_A, EMBEDDING_B, LAMBDA_D, LAMBDA_B)
 OURS = {LORA_A: "lora_a", LORA_B: "lora_b", EMBEDDING_A: "lora_a", EMBEDDING_B: "lora_b"} | {
     MAGNITUDE: "magnitude",
     LAMBDA_D: "lambda_d",
     LAMBDA_B: "lambda_b",
 }
+for _twin in TWINS.values():
+    OURS |= _twin.arrays
+ARRAYS = tuple(OURS)
+STRAIGHT = {a for twin in TWINS.values() if not twin.transposed for a in twin.arrays.values()}
 
 
 @dataclass(frozen=True)
@@ -63,7 +67,12 @@ def lora_entry(site: Site, name: str, rank: int | None, energy: float | None) ->
 
 
 def _theirs(site: Site, values: SimpleNamespace) -> dict[str, np.ndarray]:
-    return _named(site, {ours: value.T for ours, value in vars(values).items()})
+    return _named(site, {ours: _turned(ours, value) for ours, value in vars(values).items()})
+
+
+def _turned(ours: str, value: np.ndarray) -> np.ndarray:
+    """Return an array of this package as PEFT stores it, and the other way round."""
+    return value if ours in STRAIGHT else value.T
 
 
 def _named(site: Site, arrays: dict[str, Any]) -> dict[str, Any]:
@@ -75,11 +84,15 @@ def _named(site: Site, arrays: dict[str, Any]) -> dict[str, Any]:
 
 def values_of(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Return the arrays of a kernel's adapter, from the arrays in PEFT."""
-    return {OURS[theirs]: value.T for theirs, value in tensors.items()}
+    return {OURS[theirs]: _turned(OURS[theirs], value) for theirs, value in tensors.items()}
 
 
 def arrays_of(site: Site, method: Method) -> dict[str, tuple[int, ...]]:
     """Return the arrays in PEFT of a method for a kernel, with their shapes."""
     arrays = site.arrays(method)
-    shapes = {ours: array.shape[::-1] for ours, array in arrays.items() if array.trainable}
+    shapes = {
+        ours: array.shape if ours in STRAIGHT else array.shape[::-1]
+        for ours, array in arrays.items()
+        if array.trainable
+    }
     return _named(site, shapes)

@@ -14,6 +14,7 @@ from keras_svd_adapters.files.peft.directory import PeftContents, check_director
 from keras_svd_adapters.files.peft.heads import modules_to_save
 from keras_svd_adapters.files.peft.modules import Modules, Names, name_modules
 from keras_svd_adapters.files.peft.settings import settings_of
+from keras_svd_adapters.files.peft.twins import KIND, TWINS, is_twin
 from keras_svd_adapters.kernels.low_rank_factors import check_size
 from keras_svd_adapters.merging.approximation import ApproximateKernel, Approximation
 from keras_svd_adapters.methods.low_rank.dora import DoRA
@@ -24,7 +25,7 @@ from keras_svd_adapters.models.sites.site import Site
 from keras_svd_adapters.models.state.array_sharing import single_shared_arrays
 from keras_svd_adapters.runtime.host_values import to_float_array
 
-OWN = (LoRA, DoRA, VeRA)  # methods that PEFT has as well
+OWN = (LoRA, DoRA, VeRA)  # methods that PEFT has as well, beside those of `twins`
 
 
 def export_peft(
@@ -40,8 +41,8 @@ def export_peft(
 ) -> Approximation:
     """Write an adapter as a directory that HF PEFT and serving engines read.
 
-    LoRA, rsLoRA, DoRA and VeRA are written unchanged. PiSSA, MiLoRA, LoRA-XS and
-    TokenRows are written as the LoRA that computes the same. If `rank` or
+    LoRA, rsLoRA, DoRA, VeRA, LoHa, LoKr, MiSS and HRA are written unchanged. Other
+    methods of low rank, such as PiSSA, are written as the LoRA that computes the same. If `rank` or
     `energy` is given, any method is written as the nearest LoRA. The names of the
     modules are known for KerasHub's Llama, Mistral, Qwen, Gemma, BERT, RoBERTa,
     DistilBERT and ViT. A trained head of a KerasHub classifier is saved in
@@ -153,7 +154,11 @@ def _as_they_are(sites: Sequence[Site], name: str) -> bool:
     methods = [adapters_of(site.layer)[name].method for site in sites]
     once = {(type(m), getattr(m, "rslora", None)) for m in methods}
     scales = {m.scale for m in methods if type(m) is LoRA}
-    return len(once) == 1 and len(scales) <= 1 and type(methods[0]) in OWN
+    if len(once) > 1 or len(scales) > 1:
+        return False
+    if all(is_twin(method) for method in methods):
+        return TWINS[KIND[type(methods[0])]].has_patterns or len(set(methods)) == 1
+    return type(methods[0]) in OWN
 
 
 def _projections(sites: list[Site], name: str) -> dict[str, np.ndarray]:

@@ -8,6 +8,13 @@ from numbers import Real
 from sys import float_info
 from typing import Any
 
+from keras_svd_adapters.files.peft.twins import (
+    KIND,
+    TWINS,
+    check_fixed,
+    twin_method,
+    twin_settings,
+)
 from keras_svd_adapters.methods.low_rank.dora import DoRA
 from keras_svd_adapters.methods.low_rank.lora import LoRA
 from keras_svd_adapters.methods.method import Method
@@ -37,8 +44,13 @@ def check_settings(config: dict[str, Any]) -> None:
         ValueError: The message names the setting.
     """
     kind = config.get("peft_type")
-    if kind not in ("LORA", "VERA"):
-        raise ValueError(f"Only LoRA, DoRA and VeRA can be loaded. Received: peft_type={kind!r}")
+    if kind in TWINS:
+        check_fixed(kind, config)
+    elif kind not in ("LORA", "VERA"):
+        known = ", ".join(twin.method.__name__ for twin in TWINS.values())
+        raise ValueError(
+            f"Only LoRA, DoRA, VeRA, {known} can be loaded. Received: peft_type={kind!r}"
+        )
     for setting in CHANGING:
         if config.get(setting):
             raise ValueError(
@@ -59,7 +71,7 @@ def check_settings(config: dict[str, Any]) -> None:
             "path_initial_model_for_weight_conversion=...)`, which makes it a LoRA of the "
             f"original base. Received: init_lora_weights={start!r}"
         )
-    named = ("r", "lora_alpha", "lora_dropout", "vera_dropout", "d_initial")
+    named = ("r", "alpha", "lora_alpha", "lora_dropout", "vera_dropout", "d_initial")
     numbers = {key: config[key] for key in named if key in config}
     for pattern in ("rank_pattern", "alpha_pattern"):
         if not isinstance(config.get(pattern) or {}, dict):
@@ -82,6 +94,13 @@ def method_for(config: dict[str, Any], module: str) -> Method:
         return VeRA(
             rank, config.get("d_initial", 0.1), dropout, config.get("projection_prng_key", 0)
         )
+    if config["peft_type"] in TWINS:
+        by_module = {
+            name: _of(config.get(patterns), module, config[name])
+            for name, patterns in (("r", "rank_pattern"), ("alpha", "alpha_pattern"))
+            if name in config
+        }
+        return twin_method(config["peft_type"], config | by_module)
     rank = _of(config.get("rank_pattern"), module, config.get("r", 8))
     alpha = _of(config.get("alpha_pattern"), module, config.get("lora_alpha", 8))
     method = DoRA if config.get("use_dora") else LoRA
@@ -113,22 +132,37 @@ def settings_of(methods: dict[str, Method]) -> dict[str, Any]:
             "save_projection": True,
             "projection_prng_key": first.seed,
         }
+    if type(first) in KIND:
+        each = {module: twin_settings(method) for module, method in methods.items()}
+        found = {"peft_type": KIND[type(first)], **next(iter(each.values()))}
+        if TWINS[found["peft_type"]].has_patterns:
+            ranks = {module: settings["r"] for module, settings in each.items()}
+            alphas = {module: settings["alpha"] for module, settings in each.items()}
+            found |= _patterns(ranks, alphas, "alpha")
+        return found
     loras = {module: method for module, method in methods.items() if isinstance(method, LoRA)}
     ranks = {module: lora.rank for module, lora in loras.items()}
     alphas = {module: _alpha(lora) for module, lora in loras.items()}
-    r, alpha = _commonest(ranks), _commonest(alphas)
     assert isinstance(first, LoRA)
     return {
         "peft_type": "LORA",
-        "r": r,
-        "lora_alpha": alpha,
-        "rank_pattern": {_exactly(k): v for k, v in ranks.items() if v != r},
-        "alpha_pattern": {_exactly(k): v for k, v in alphas.items() if v != alpha},
+        **_patterns(ranks, alphas, "lora_alpha"),
         "use_rslora": first.rslora,
         "use_dora": isinstance(first, DoRA),
         "lora_dropout": first.dropout,
         "fan_in_fan_out": False,
         "init_lora_weights": True,
+    }
+
+
+def _patterns(ranks: dict[str, int], alphas: dict[str, float], alpha: str) -> dict[str, Any]:
+    """Return the most common rank and alpha, and patterns for the modules with others."""
+    r, a = _commonest(ranks), _commonest(alphas)
+    return {
+        "r": r,
+        alpha: a,
+        "rank_pattern": {_exactly(k): v for k, v in ranks.items() if v != r},
+        "alpha_pattern": {_exactly(k): v for k, v in alphas.items() if v != a},
     }
 
 

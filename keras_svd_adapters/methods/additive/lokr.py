@@ -40,8 +40,8 @@ class LoKr(LowRankUpdate):
         rank: Integer, the rank of the larger matrix.
         alpha: Float, numerator of the scale `c = alpha / rank`. `None` is a
             scale of 1.
-        factor: Integer, the size of the smaller matrix on both sides; it must
-            divide m and n. `None` chooses the divisors nearest to square roots.
+        factor: Integer, the size of one matrix on both sides; it must divide m
+            and n. `None` chooses the divisors nearest to square roots.
 
     Raises:
         ValueError: If a hyperparameter is out of its range.
@@ -74,7 +74,10 @@ class LoKr(LowRankUpdate):
 
     def sizes(self, m: int, n: int) -> tuple[int, int, int, int]:
         """Return `i1, o1, i2, o2`."""
-        i1, o1 = self.factor or nearest_divisor(m), self.factor or nearest_divisor(n)
+        i1, o1 = (
+            min(self.factor, size // self.factor) if self.factor else nearest_divisor(size)
+            for size in (m, n)
+        )
         return i1, o1, m // i1, n // o1
 
     def arrays(self, m: int, n: int, form: str) -> dict[str, Array]:
