@@ -53,6 +53,9 @@ from keras_svd_adapters.methods.low_rank.lora import LoRA
 from keras_svd_adapters.methods.low_rank.milora import MiLoRA
 from keras_svd_adapters.methods.low_rank.pissa import PiSSA
 from keras_svd_adapters.methods.method import Method
+from keras_svd_adapters.methods.multiplicative.boft import BOFT
+from keras_svd_adapters.methods.multiplicative.hra import HRA
+from keras_svd_adapters.methods.multiplicative.oft import OFT
 from keras_svd_adapters.methods.shared.vera import VeRA
 from keras_svd_adapters.methods.sparse.token_rows import TokenRows
 from keras_svd_adapters.methods.spectral.lora_xs import LoRAXS
@@ -80,6 +83,7 @@ from keras_svd_adapters.version import __version__
 LoRADense, DoRADense, LoRAXSDense = map(dense_layer, (LoRA, DoRA, LoRAXS))
 PiSSADense, MiLoRADense = map(dense_layer, (PiSSA, MiLoRA))
 SVFDense, SVFTDense, VeRADense = map(dense_layer, (SVF, SVFT, VeRA))
+HRADense, OFTDense, BOFTDense = map(dense_layer, (HRA, OFT, BOFT))
 TokenRowsDense = dense_layer(TokenRows)
 
 install_optimizer_hooks()
@@ -90,12 +94,16 @@ __all__ = [
     "AdapterFileError",
     "AdapterHealth",
     "Approximation",
+    "BOFT",
+    "BOFTDense",
     "Choice",
     "Coefficients",
     "Comparison",
     "Compensation",
     "DoRA",
     "DoRADense",
+    "HRA",
+    "HRADense",
     "LearningRates",
     "LoRA",
     "LoRADense",
@@ -105,6 +113,8 @@ __all__ = [
     "Method",
     "MiLoRA",
     "MiLoRADense",
+    "OFT",
+    "OFTDense",
     "PiSSA",
     "PiSSADense",
     "Plan",

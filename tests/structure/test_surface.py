@@ -18,10 +18,13 @@ load_adapter merge plan predict quantize register_kernels save_adapter set_adapt
 spectrum status targets to_lora unmerge coefficients
 """
 METHOD_NAMES = {
+    "boft": "BOFT",
     "dora": "DoRA",
+    "hra": "HRA",
     "lora": "LoRA",
     "lora_xs": "LoRAXS",
     "milora": "MiLoRA",
+    "oft": "OFT",
     "pissa": "PiSSA",
     "svf": "SVF",
     "svft": "SVFT",
@@ -66,6 +69,9 @@ PATHS = {
     "token_rows": ["shift"],
     "svf": ["z"],
     "svft_plain": ["m"],
+    "hra": ["u"],
+    "oft": ["skew"],
+    "boft": ["scale", "skew"],
 }
 
 

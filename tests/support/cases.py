@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from itertools import product
 
 import closed_forms
+import closed_forms_multiplicative as multiplicative
 import keras
 import numpy as np
 import pytest
@@ -19,6 +20,9 @@ class MethodCase:
     square_only: bool = False
     exact_at_start: bool = True
     variant: bool = False  # differs from another row in its equation alone
+    kept: float = (
+        0.85  # of a change of a thousandth in bfloat16; scales of outputs are rounded away
+    )
 
 
 METHODS = {
@@ -26,7 +30,7 @@ METHODS = {
     "lora_scaled": MethodCase(
         ksa.LoRA(rank=3, alpha=12, rslora=True), closed_forms.lora, variant=True
     ),
-    "dora": MethodCase(ksa.DoRA(rank=3, alpha=6), closed_forms.dora),
+    "dora": MethodCase(ksa.DoRA(rank=3, alpha=6), closed_forms.dora, kept=0.7),
     "dora_full": MethodCase(ksa.DoRA(rank=3, detach_norm=False), closed_forms.dora, variant=True),
     "pissa": MethodCase(ksa.PiSSA(rank=3, alpha=6), closed_forms.pissa),
     "milora": MethodCase(ksa.MiLoRA(rank=3), closed_forms.milora),
@@ -48,6 +52,15 @@ METHODS = {
         closed_forms.svft,
         exact_at_start=False,
     ),
+    "hra": MethodCase(ksa.HRA(rank=4), multiplicative.hra),
+    "hra_orthogonal": MethodCase(
+        ksa.HRA(rank=3, orthogonal=True), multiplicative.hra, variant=True
+    ),
+    "oft": MethodCase(ksa.OFT(block_size=2), multiplicative.oft),
+    "oft_shared": MethodCase(
+        ksa.OFT(block_size=2, shared_blocks=True), multiplicative.oft, variant=True
+    ),
+    "boft": MethodCase(ksa.BOFT(block_size=2), multiplicative.boft, kept=0.6),
 }
 
 
