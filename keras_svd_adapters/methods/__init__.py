@@ -15,6 +15,9 @@ from keras_svd_adapters.methods.low_rank.lora import LoRA
 from keras_svd_adapters.methods.low_rank.milora import MiLoRA
 from keras_svd_adapters.methods.low_rank.pissa import PiSSA
 from keras_svd_adapters.methods.method import Method
+from keras_svd_adapters.methods.multiplicative.boft import BOFT
+from keras_svd_adapters.methods.multiplicative.hra import HRA
+from keras_svd_adapters.methods.multiplicative.oft import OFT
 from keras_svd_adapters.methods.shared.vera import VeRA
 from keras_svd_adapters.methods.sparse.token_rows import TokenRows
 from keras_svd_adapters.methods.spectral.edora import EDoRA
@@ -31,11 +34,13 @@ from keras_svd_adapters.methods.spectral.svft import SVFT
 
 __all__ = [
     "ABBA",
+    "BOFT",
     "DoRA",
     "DuDe",
     "EDoRA",
     "FLoRA",
     "FourierFT",
+    "HRA",
     "LoHa",
     "LoKr",
     "LoRA",
@@ -47,6 +52,7 @@ __all__ = [
     "MiLoRA",
     "MiSS",
     "NestedLoRAXS",
+    "OFT",
     "PMSS",
     "PSOFT",
     "PiSSA",

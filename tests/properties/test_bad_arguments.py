@@ -30,6 +30,11 @@ backend_free = pytest.mark.backend_free("messages are made of names and shapes")
         (lambda: ksa.SVFT(pattern="random", d=1, nnz=5), "nnz=5"),
         (lambda: ksa.SVFT(pattern="random", nnz=0), "nnz=0"),
         (lambda: ksa.SVFT(pattern="banded", d=1, seed=3), "seed=3"),
+        (lambda: ksa.methods.OFT(block_size=1), "block_size=1"),
+        (lambda: ksa.methods.BOFT(block_size=3), "block_size=3"),
+        (lambda: ksa.methods.BOFT(factors=0), "factors=0"),
+        (lambda: ksa.methods.HRA(rank=3), "rank=3"),
+        (lambda: ksa.methods.HRA(rank=0, orthogonal=True), "rank=0"),
     ],
 )
 def test_hyperparameters(make, words):

@@ -19,10 +19,13 @@ spectrum status targets to_lora unmerge coefficients
 """
 CORE = ["DoRA", "LoRA", "LoRAXS", "MiLoRA", "PiSSA", "SVF", "SVFT", "TokenRows", "VeRA"]
 METHOD_NAMES = {
+    "boft": "BOFT",
     "dora": "DoRA",
+    "hra": "HRA",
     "lora": "LoRA",
     "lora_xs": "LoRAXS",
     "milora": "MiLoRA",
+    "oft": "OFT",
     "pissa": "PiSSA",
     "svf": "SVF",
     "svft": "SVFT",
@@ -106,6 +109,9 @@ PATHS = {
     "lora_x": ["latent"],
     "nested_lora_xs": ["latent_a", "latent_b"],
     "pmss": ["latent"],
+    "hra": ["u"],
+    "oft": ["skew"],
+    "boft": ["scale", "skew"],
 }
 
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from itertools import product
 
 import closed_forms
+import closed_forms_multiplicative as multiplicative
 import closed_forms_of_updates as updates
 import keras
 import numpy as np
@@ -21,6 +22,9 @@ class MethodCase:
     square_only: bool = False
     exact_at_start: bool = True
     variant: bool = False  # differs from another row in its equation alone
+    kept: float = (
+        0.85  # of a change of a thousandth in bfloat16; scales of outputs are rounded away
+    )
 
 
 METHODS = {
@@ -28,7 +32,7 @@ METHODS = {
     "lora_scaled": MethodCase(
         ksa.LoRA(rank=3, alpha=12, rslora=True), closed_forms.lora, variant=True
     ),
-    "dora": MethodCase(ksa.DoRA(rank=3, alpha=6), closed_forms.dora),
+    "dora": MethodCase(ksa.DoRA(rank=3, alpha=6), closed_forms.dora, kept=0.7),
     "dora_full": MethodCase(ksa.DoRA(rank=3, detach_norm=False), closed_forms.dora, variant=True),
     "pissa": MethodCase(ksa.PiSSA(rank=3, alpha=6), closed_forms.pissa),
     "milora": MethodCase(ksa.MiLoRA(rank=3), closed_forms.milora),
@@ -45,7 +49,7 @@ METHODS = {
     "lokr_whole": MethodCase(methods.LoKr(rank=8), updates.lokr, variant=True),
     "fourier_ft": MethodCase(methods.FourierFT(count=20), updates.fourier_ft),
     "loretta": MethodCase(methods.LoRETTA(rank=3, tt_rank=2, alpha=6), updates.loretta),
-    "dude": MethodCase(methods.DuDe(rank=3, alpha=6), updates.dude),
+    "dude": MethodCase(methods.DuDe(rank=3, alpha=6), updates.dude, kept=0.7),
     "svdiff": MethodCase(methods.SVDiff(scale=0.5), updates.svdiff),
     "spectral_adapter_a": MethodCase(
         methods.SpectralAdapterA(rank=3, first=1), updates.spectral_adapter_a
@@ -54,7 +58,7 @@ METHODS = {
         methods.SpectralAdapterR(rank=3, first=1), updates.spectral_adapter_r
     ),
     "psoft": MethodCase(methods.PSOFT(rank=4), updates.psoft),
-    "edora": MethodCase(methods.EDoRA(rank=3, alpha=6), updates.edora),
+    "edora": MethodCase(methods.EDoRA(rank=3, alpha=6), updates.edora, kept=0.7),
     "lora_x": MethodCase(methods.LoRAX(rank=3), updates.lora_x),
     "lora_x_diagonal": MethodCase(
         methods.LoRAX(rank=3, core="diagonal"), updates.lora_x, variant=True
@@ -78,6 +82,15 @@ METHODS = {
         closed_forms.svft,
         exact_at_start=False,
     ),
+    "hra": MethodCase(methods.HRA(rank=4), multiplicative.hra),
+    "hra_orthogonal": MethodCase(
+        methods.HRA(rank=3, orthogonal=True), multiplicative.hra, variant=True
+    ),
+    "oft": MethodCase(methods.OFT(block_size=2), multiplicative.oft),
+    "oft_shared": MethodCase(
+        methods.OFT(block_size=2, shared_blocks=True), multiplicative.oft, variant=True
+    ),
+    "boft": MethodCase(methods.BOFT(block_size=2), multiplicative.boft, kept=0.6),
 }
 
 

@@ -1,0 +1,1 @@
+"""Methods that multiply a kernel by an orthogonal matrix."""
