@@ -6,9 +6,9 @@ Yuan et al. 2024, arXiv:2405.17484. The vectors start in equal pairs, u_{2i} = u
 difference of a pair is computed, so its two reflections start exactly at the identity. The product
 of all reflections is `I + A B`, with A (m, r) and B (r, m).
 
-With `orthogonal`, the reflections share orthonormal vectors U, from u by Gram-Schmidt. The product
-`R = I - 2 U U^T` is never the identity, so HF PEFT starts at `R K`, far from the kernel. Here,
-`K' = R R_0 K`, where R_0 is R at the start.
+With `orthogonal`, Gram-Schmidt makes the vectors orthonormal, `R = I - 2 U U^T`. This is
+`I - 2 u (u^T u)^-1 u^T`, and never the identity: HF PEFT starts at `R K`, far from the kernel.
+Here, `K' = R R_0 K`, where R_0 is R at the start.
 """
 
 from __future__ import annotations
@@ -24,7 +24,6 @@ from keras_svd_adapters.methods.algebra import matmul
 from keras_svd_adapters.methods.contract import SVD, Array, Base, Dropout, Kernel
 from keras_svd_adapters.methods.method import Method
 from keras_svd_adapters.methods.multiplicative.reflections import (
-    orthonormal,
     pairs_of_reflections,
     two_reflections,
 )
@@ -102,7 +101,7 @@ class HRA(Method):
     def factors(self, v: SimpleNamespace) -> tuple[Any, Any]:
         """Return A and B with `K' = K + A B K`."""
         if self.orthogonal:
-            return two_reflections(orthonormal(v.u), orthonormal(v.u_start))
+            return two_reflections(v.u, v.u_start)
         return pairs_of_reflections(v.u)
 
     def coefficients(self, v: SimpleNamespace, form: str, kernel: Kernel) -> dict[str, Any]:

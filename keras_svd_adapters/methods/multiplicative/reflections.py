@@ -1,10 +1,12 @@
 """Products of Householder reflections, as the identity plus a product of two thin matrices.
 
-For U and W with orthonormal columns, R = I - 2 U U^T, R_0 = I - 2 W W^T and D = U - W,
+    R = I - 2 u M u^T,   M = (u^T u)^-1        likewise R_0 from w, and d = u - w
 
-    R R_0 = I - 2 U (R_0 D)^T + 2 D W^T
+R reflects at the span of the columns of u. With `M - M_0 = -M_0 (d^T u + w^T d) M`,
 
-is exactly I if U = W, and small differences D survive rounding.
+    R R_0 = I - 2 ((d M + w (M - M_0)) u^T + w M_0 d^T) R_0
+
+is exactly I at d = 0, also in compiled code, and small d survive rounding.
 """
 
 from __future__ import annotations
@@ -18,19 +20,23 @@ from keras_svd_adapters.methods.algebra import matmul, reshape
 TINY = 1e-24
 
 
-def two_reflections(U: Any, W: Any) -> tuple[Any, Any]:
-    """Return A and B with `(I - 2 U U^T)(I - 2 W W^T) = I + A B`, for one or several `(m, k)`."""
-    D = U - W
-    Wt = ops.swapaxes(W, -1, -2)
-    reflected = ops.swapaxes(D - 2.0 * ops.matmul(W, ops.matmul(Wt, D)), -1, -2)
-    A = ops.concatenate([U, D], axis=-1)
-    return A, ops.concatenate([-2.0 * reflected, 2.0 * Wt], axis=-2)
+def two_reflections(u: Any, w: Any) -> tuple[Any, Any]:
+    """Return A and B with `R R_0 = I + A B`, for one or several pairs of `(m, k)` matrices."""
+    d, ut, wt = u - w, ops.swapaxes(u, -1, -2), ops.swapaxes(w, -1, -2)
+    M, M_0 = _inverse(ops.matmul(ut, u)), _inverse(ops.matmul(wt, w))
+    w_0 = ops.matmul(w, M_0)
+    growth = ops.matmul(ops.swapaxes(d, -1, -2), u) + ops.matmul(wt, d)  # u^T u - w^T w
+    change = ops.matmul(d - ops.matmul(w_0, growth), M)  # d M + w (M - M_0)
+    A = ops.concatenate([change, w_0], axis=-1)
+    both = ops.concatenate([u, d], axis=-1)
+    reflected = both - 2.0 * ops.matmul(w_0, ops.matmul(wt, both))
+    return A, -2.0 * ops.swapaxes(reflected, -1, -2)
 
 
 def pairs_of_reflections(u: Any) -> tuple[Any, Any]:
     """Return A and B with `H_{r-1} ... H_0 = I + A B`, for the columns of `u` and an even r."""
     m, r = u.shape
-    pairs = reshape(ops.transpose(normalized(u)), (r // 2, 2, m, 1))
+    pairs = reshape(ops.transpose(u), (r // 2, 2, m, 1))
     A, B = two_reflections(pairs[:, 1], pairs[:, 0])
     left, right = A[0], B[0]
     for i in range(1, r // 2):  # (I + a b)(I + A B) = I + A B + a (b + (b A) B)
@@ -39,16 +45,7 @@ def pairs_of_reflections(u: Any) -> tuple[Any, Any]:
     return left, right
 
 
-def orthonormal(u: Any) -> Any:
-    """Return orthonormal columns with the span of those of `u`, by Gram-Schmidt."""
-    Q = normalized(u[:, :1])
-    for i in range(1, u.shape[1]):
-        column = u[:, i : i + 1]
-        rest = column - matmul(Q, matmul(ops.transpose(Q), column))
-        Q = ops.concatenate([Q, normalized(rest)], axis=1)
-    return Q
-
-
-def normalized(u: Any) -> Any:
-    """Return the columns at length 1; a column of zeros stays."""
-    return u * ops.rsqrt(ops.maximum(ops.sum(u * u, axis=0, keepdims=True), TINY))
+def _inverse(gram: Any) -> Any:
+    if gram.shape[-1] == 1:
+        return 1.0 / ops.maximum(gram, TINY)
+    return ops.inv(gram)
