@@ -103,7 +103,6 @@ def export_peft(
         "target_modules": list(found),
         "modules_to_save": saved.modules or None,
         "inference_mode": True,
-        "bias": "none",
     }
     tensors = {
         f"{PREFIX}{module}.{array}": value

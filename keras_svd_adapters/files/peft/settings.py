@@ -126,6 +126,7 @@ def settings_of(methods: dict[str, Method]) -> dict[str, Any]:
     if isinstance(first, VeRA):
         return {
             "peft_type": "VERA",
+            "bias": "none",
             "r": first.rank,
             "d_initial": first.d_initial,
             "vera_dropout": first.dropout,
@@ -146,6 +147,7 @@ def settings_of(methods: dict[str, Method]) -> dict[str, Any]:
     assert isinstance(first, LoRA)
     return {
         "peft_type": "LORA",
+        "bias": "none",
         **_patterns(ranks, alphas, "lora_alpha"),
         "use_rslora": first.rslora,
         "use_dora": isinstance(first, DoRA),

@@ -56,14 +56,14 @@ TWINS: dict[str, Twin] = {
         MiSS,
         {"miss_block": "shards"},
         {"r": "rank"},
-        {"miss_dropout": 0.0, "mini_r": 1, "init_weights": True},
+        {"bias": "none", "miss_dropout": 0.0, "mini_r": 1, "init_weights": True},
         transposed=False,
     ),
     "HRA": Twin(
         HRA,
         {"hra_u": "u"},
         {"r": "rank", "apply_GS": "orthogonal"},
-        {"apply_GS": False},
+        {"apply_GS": False, "bias": "none"},
         transposed=False,
     ),
 }
