@@ -28,6 +28,7 @@ METHODS = {
     "lokr": (ksa.methods.LoKr(rank=2, alpha=6), {}),
     "miss": (ksa.methods.MiSS(rank=3), {}),
     "hra": (ksa.methods.HRA(rank=4), {}),
+    "oft": (ksa.methods.OFT(block_size=4), {}),
     "tri_lora": (ksa.methods.TriLoRA(rank=3), {}),
     "svf": (ksa.SVF(), {"energy": 1.0}),
     "svft": (ksa.SVFT(pattern="banded", d=2), {"rank": 12}),

@@ -14,6 +14,8 @@ from safetensors.numpy import load_file, save_file
 
 import keras_svd_adapters as ksa
 from keras_svd_adapters.files.peft.families import FAMILIES
+from keras_svd_adapters.files.peft.settings import check_settings, method_for
+from keras_svd_adapters.files.peft.twins import TWINS, twin_settings
 
 CONFIGS = {
     "llama": peft.LoraConfig(
@@ -81,7 +83,7 @@ def test_a_table_that_was_saved_whole_is_not_turned(model, written):
 
 A = "up_proj.lora_A.weight"
 CHANGES = {
-    "another method": ({"peft_type": "IA3"}, "Only LoRA, DoRA and VeRA"),
+    "another method": ({"peft_type": "IA3"}, "Only LoRA, DoRA, VeRA, LoHa"),
     "biases": ({"bias": "all"}, "trained biases"),
     "a start that changed the base": ({"init_lora_weights": "pissa"}, "changed the base model"),
     "lora_bias": ({"lora_bias": True}, "lora_bias=True"),
@@ -197,3 +199,18 @@ def test_names_of_transformers_before_5_are_read(pairs, tmp_path):
     ksa.import_peft(model, tmp_path)
     np.testing.assert_array_equal(pairs("vit").keras_outputs(), adapted)
     take_off(model)
+
+
+@pytest.mark.backend_free("settings")
+@pytest.mark.parametrize("kind", TWINS)
+def test_another_form_of_a_method_is_refused(kind):
+    fixed = TWINS[kind].fixed
+    settings = twin_settings(TWINS[kind].method())
+    check_settings({"peft_type": kind, **settings})
+    assert method_for({"peft_type": kind, **settings}, "up") == TWINS[kind].method() or kind in (
+        "LOHA",
+        "LOKR",  # an alpha of None is written as the rank
+    )
+    for name in fixed.keys() - {"r", "bias"}:
+        with pytest.raises(ValueError, match=f"not supported.*Received: {name}="):
+            check_settings({"peft_type": kind, **settings, name: "another"})

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from keras_svd_adapters.methods import HRA, LoHa, LoKr, MiSS
+from keras_svd_adapters.methods import HRA, OFT, LoHa, LoKr, MiSS
 from keras_svd_adapters.methods.method import Method
 
 
@@ -57,6 +57,19 @@ TWINS: dict[str, Twin] = {
         {"miss_block": "shards"},
         {"r": "rank"},
         {"bias": "none", "miss_dropout": 0.0, "mini_r": 1, "init_weights": True},
+        transposed=False,
+    ),
+    "OFT": Twin(
+        OFT,
+        {"oft_R.weight": "skew"},
+        {"oft_block_size": "block_size", "block_share": "shared_blocks"},
+        {
+            "bias": "none",
+            "coft": False,
+            "module_dropout": 0.0,
+            "r": 0,
+            "use_cayley_neumann": False,  # a truncated series, and PEFT's default
+        },
         transposed=False,
     ),
     "HRA": Twin(
