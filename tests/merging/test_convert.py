@@ -15,6 +15,10 @@ EXACT = {
     "lora_xs": (ksa.LoRAXS(rank=5, alpha=10), 5),
     "token_rows": (ksa.TokenRows([7, 0, 4]), 3),
     "vera": (ksa.VeRA(rank=4), 4),
+    "loha": (ksa.methods.LoHa(rank=2), 4),
+    "melora": (ksa.methods.MELoRA(rank=2, groups=2), 4),
+    "spectral_adapter_a": (ksa.methods.SpectralAdapterA(rank=3), 6),
+    "psoft": (ksa.methods.PSOFT(rank=4), 4),
     "vera_of_more_than_all": (ksa.VeRA(rank=40), 16),
 }
 
@@ -49,7 +53,11 @@ def test_no_lora_is_exactly_that(method):
     with pytest.raises(ValueError, match=r"; LoRA, .*Received: name='default'") as caught:
         ksa.to_lora(model)
     listed = str(caught.value).split("no exact LoRA; ")[1].split(" have one")[0].split(", ")
-    assert set(listed) == {"LoRA", "PiSSA", "MiLoRA", "LoRAXS", "TokenRows", "VeRA"}
+    assert set(listed) == {
+        *("ABBA", "FLoRA", "LoHa", "LoKr", "LoRA", "LoRAX", "LoRAXS", "LoRETTA", "MELoRA"),
+        *("MiLoRA", "MiSS", "NestedLoRAXS", "PSOFT", "PiSSA", "SpectralAdapterA"),
+        *("SpectralAdapterR", "TokenRows", "TriLoRA", "VeRA"),
+    }
     assert [w.path for w in model.weights] == before
 
 
