@@ -50,7 +50,7 @@ def test_no_lora_is_exactly_that(method):
     model, _ = models.bert()
     ksa.enable(model, method)
     before = [w.path for w in model.weights]
-    with pytest.raises(ValueError, match=r"; LoRA, .*Received: name='default'") as caught:
+    with pytest.raises(ValueError, match=r"; ABBA, .*Received: name='default'") as caught:
         ksa.to_lora(model)
     listed = str(caught.value).split("no exact LoRA; ")[1].split(" have one")[0].split(", ")
     assert set(listed) == {

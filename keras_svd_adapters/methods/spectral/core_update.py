@@ -8,7 +8,7 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
-from keras.ops import convert_to_numpy
+from keras.ops import convert_to_numpy, convert_to_tensor
 
 from keras_svd_adapters.methods.algebra import matmul
 from keras_svd_adapters.methods.contract import Base, Dropout, Kernel
@@ -19,7 +19,7 @@ class CoreUpdate(Method):
     """Base class of the methods `K' = K + U_r D Vt_r`. At the start, D is all zeros."""
 
     def middle(self, v: SimpleNamespace) -> Any:
-        """Return D, of tensors or of NumPy arrays."""
+        """Return D."""
         raise NotImplementedError
 
     def coefficients(self, v: SimpleNamespace, form: str, kernel: Kernel) -> dict[str, Any]:
@@ -32,4 +32,5 @@ class CoreUpdate(Method):
         return matmul(matmul(v.U, self.middle(v)), v.Vt)
 
     def low_rank(self, v: SimpleNamespace, m: int) -> tuple[Any, Any] | None:
-        return v.U @ convert_to_numpy(self.middle(v)), v.Vt
+        tensors = {name: convert_to_tensor(a, dtype="float32") for name, a in vars(v).items()}
+        return v.U @ convert_to_numpy(self.middle(SimpleNamespace(**tensors))), v.Vt
