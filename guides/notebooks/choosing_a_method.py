@@ -125,7 +125,7 @@ axis.legend(title="rate: accuracy", frameon=False, fontsize=8)
 plt.show()
 
 # %% [markdown]
-# A small rate is slow, and a large one jumps. `fit` warns if a rate is below a twentieth of the
+# A small rate is slow, and a large one jumps. `fit` warns if a rate is below a fiftieth of the
 # recommendation, and the callback `AdapterHealth` warns if nothing moves.
 #
 # ## Which method?
@@ -158,8 +158,6 @@ axis.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
 plt.show()
 
 # %% [markdown]
-# The bars are standard errors on 1,000 sentences, and each point is one run of 32 steps. In so few steps, LoRA at its
-# recommended 1e-3 stays behind the head alone, whose rate is ten times as high. The guide on methods has the full
-# comparison: eleven methods for 128 steps, each at the best of several rates, with three seeds. It chooses 3e-3 for
-# this LoRA. Every adapter gains some four points on the head alone there, and the method matters little for the
-# accuracy of this task, and much for the size of the file: see *Accuracy* in [the guide](methods.md#accuracy).
+# The bars are standard errors on 1,000 sentences, and each point is one run of 32 steps. [What the methods
+# learn](learning.md) has all methods on several tasks, each at the best of several rates. There, the method
+# matters little for the accuracy on these sentences, and much for the number of trained values.

@@ -126,8 +126,7 @@ ksa.compare(pretrained, [ksa.SVF(), ksa.SVFT(pattern="banded", d=2), ksa.LoRA(ra
 # ## Adapt
 #
 # Each run starts from the pretrained encoder and a fresh head, and reads 500 negatives ten times. The
-# last run trains all weights. With a fresh head and only 100 steps, SVF and LoRA did better at three times their
-# recommended rate in a first try; SVFT has its recommended rate.
+# last run trains all weights. SVF, SVFT and LoRA have their recommended rates.
 
 # %%
 RUNS = {

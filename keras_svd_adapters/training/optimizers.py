@@ -20,7 +20,7 @@ from keras_svd_adapters.runtime.keras_private.variables import (
 )
 from keras_svd_adapters.runtime.warnings import warn
 
-FAR = 20  # times the recommended rate, or one part of so many
+SLOW, FAST = 50, 10  # one part of so many of the recommended rate, and times that rate
 OF_ONE_SCALE = (keras.optimizers.Adam, keras.optimizers.Nadam, keras.optimizers.Lion)
 
 
@@ -47,7 +47,9 @@ def exclude_nonzero_starts(optimizer: Any, variables: list[keras.Variable]) -> N
 
 
 def warn_if_far(optimizer: Any, variables: list[keras.Variable]) -> None:
-    """Warn if the learning rate is 20 times as low or as high as a method recommends.
+    """Warn if the learning rate is far below or above the one that a method recommends.
+
+    Long runs of large models take much lower rates than the short runs that rates are measured on.
 
     Only optimizers whose steps are about as long as the rate can have a rate that is too high.
     """
@@ -57,9 +59,9 @@ def warn_if_far(optimizer: Any, variables: list[keras.Variable]) -> None:
     rate = peak_learning_rate(optimizer) if methods else 0.0
     for method in methods:
         best = method.recommended_learning_rate
-        if rate < best / FAR:
+        if rate < best / SLOW:
             warn(_advice(method, rate, "barely changes"))
-        elif rate > best * FAR and isinstance(optimizer, OF_ONE_SCALE):
+        elif rate > best * FAST and isinstance(optimizer, OF_ONE_SCALE):
             warn(_advice(method, rate, "will probably diverge"))
 
 

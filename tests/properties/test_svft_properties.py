@@ -97,5 +97,5 @@ def test_an_open_size_counts_as_some():
 
 def test_a_wide_band_wants_a_smaller_rate():
     rates = [ksa.SVFT(pattern="banded", d=d).recommended_learning_rate for d in (2, 7, 8, 16)]
-    assert rates == [1e-2, 1e-2, 1e-3, 1e-3]
-    assert ksa.SVFT().recommended_learning_rate == 2.5e-2
+    assert rates == [1e-2, 1e-2, 3e-3, 3e-3]
+    assert ksa.SVFT().recommended_learning_rate == 3e-2

@@ -66,7 +66,7 @@ class DoRA(LoRA):
 
     @property
     def recommended_learning_rate(self) -> float:
-        return 5e-4
+        return 3e-3
 
     def arrays(self, m: int, n: int, form: str) -> dict[str, Array]:
         return super().arrays(m, n, form) | length_arrays(n)

@@ -82,7 +82,7 @@ class VeRA(Method):
 
     @property
     def recommended_learning_rate(self) -> float:
-        return 1e-2
+        return 3e-2
 
     def arrays(self, m: int, n: int, form: str) -> dict[str, Array]:
         kept = {"dtype": "compute", "saved": self.save_projections, "shared": True}

@@ -46,7 +46,7 @@ class SVF(Spectral):
 
     @property
     def recommended_learning_rate(self) -> float:
-        return 1e-2
+        return 3e-2
 
     def core(self, k: int) -> dict[str, Array]:
         return {"z": Array((k,), trainable=True, start=1.0)}

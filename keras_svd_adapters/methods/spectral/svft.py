@@ -59,7 +59,7 @@ class SVFT(Spectral):
     >>> keras_svd_adapters.SVFT(pattern="banded", d=2).trainable_count(384, 1536)
     1914
 
-    The learning rate matters: use about 2.5e-2 for `"plain"` and about 1e-3 for
+    The learning rate matters: use about 3e-2 for `"plain"` and about 3e-3 for
     `d >= 8`.
 
     Reference:
@@ -117,8 +117,8 @@ class SVFT(Spectral):
     @property
     def recommended_learning_rate(self) -> float:
         if self.pattern == "plain":
-            return 2.5e-2
-        return 1e-3 if self.d >= 8 else 1e-2
+            return 3e-2
+        return 3e-3 if self.d >= 8 else 1e-2
 
     @property
     def scattered(self) -> bool:
