@@ -9,7 +9,7 @@ import learning_results as results
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-COLUMNS = 2
+COLUMNS = 3
 REFERENCES = {"head only": "x", "full fine-tuning": "s", "Keras enable_lora(8)": "D"}
 COLORS = (
     "#3949ab",
@@ -30,13 +30,16 @@ def draw(found: results.Found) -> Figure:
     """Returns the picture: a panel for each task, a mark for each method, bars of errors."""
     runs = results.groups(found["runs"])
     tasks = list(dict.fromkeys(task for task, _ in runs))
-    names = list(dict.fromkeys(name for _, name in runs))
+    places = [name for _, name in runs]
+    # of the methods that one task alone has, the table is enough
+    names = [name for name in dict.fromkeys(places) if len(tasks) == 1 or places.count(name) > 1]
     methods = [name for name in names if name not in REFERENCES]
     color = dict(zip(methods, COLORS, strict=False))
-    rows = -(-len(tasks) // COLUMNS)
-    figure = Figure(figsize=(10, 3.2 * rows), layout="constrained")
+    columns = min(COLUMNS, len(tasks))
+    rows = -(-len(tasks) // columns)
+    figure = Figure(figsize=(13, 3.6 * rows), layout="constrained")
     figure.patch.set_facecolor("white")
-    panels = list(figure.subplots(rows, COLUMNS, squeeze=False).flat)
+    panels = list(figure.subplots(rows, columns, squeeze=False).flat)
     for axis, task in zip(panels, tasks, strict=False):
         for name in names:
             if (task, name) in runs:
@@ -64,7 +67,7 @@ def mark(axis: Axes, name: str, runs: list[results.Run], color: str) -> None:
         fmt=REFERENCES.get(name, "o"),
         color=color,
         capsize=3,
-        label=name.replace("pattern=", ""),
+        label=name.removesuffix("()").replace("pattern=", ""),
     )
     axis.set_xscale("log")
     axis.set_xlabel("trained values", fontsize=8)

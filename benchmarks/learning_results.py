@@ -117,7 +117,7 @@ def line(record: Run) -> str:
 
 def table(found: Found) -> str:
     """Returns a table in Markdown: for each task and method the best rate and its test score."""
-    rows = [" | ".join(HEADS), "|".join(["---"] * len(HEADS))]
+    rows = [" | ".join(HEADS), " | ".join(["---"] * len(HEADS))]
     for (task, name), runs in groups(found["runs"]).items():
         scores, error = tests(runs), standard_error(tests(runs))
         grid = by_rate(runs)
