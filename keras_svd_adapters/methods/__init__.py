@@ -31,6 +31,7 @@ from keras_svd_adapters.methods.spectral.spectral_adapter_r import SpectralAdapt
 from keras_svd_adapters.methods.spectral.svdiff import SVDiff
 from keras_svd_adapters.methods.spectral.svf import SVF
 from keras_svd_adapters.methods.spectral.svft import SVFT
+from keras_svd_adapters.methods.vectors.ia3 import IA3
 
 __all__ = [
     "ABBA",
@@ -41,6 +42,7 @@ __all__ = [
     "FLoRA",
     "FourierFT",
     "HRA",
+    "IA3",
     "LoHa",
     "LoKr",
     "LoRA",

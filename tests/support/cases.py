@@ -41,6 +41,8 @@ METHODS = {
     "lora_xs": MethodCase(ksa.LoRAXS(rank=3, alpha=6), closed_forms.lora_xs),
     "vera": MethodCase(ksa.VeRA(rank=24, seed=3), closed_forms.vera),
     "token_rows": MethodCase(ksa.TokenRows([7, 0, 4]), closed_forms.token_rows),
+    "ia3": MethodCase(methods.IA3(), updates.ia3, kept=-0.1),
+    "ia3_input": MethodCase(methods.IA3(side="input"), updates.ia3, variant=True),
     "tri_lora": MethodCase(methods.TriLoRA(rank=3, alpha=6), updates.tri_lora),
     "flora": MethodCase(methods.FLoRA(rank_in=3, rank_out=2, scale=2.0), updates.flora),
     "melora": MethodCase(methods.MELoRA(rank=2, groups=2, alpha=3), updates.melora),

@@ -44,6 +44,13 @@ def scale(method):
 
 
 @differentiated
+def ia3(K, method, v):
+    m, n = K.shape
+    of_inputs = method.side == "input" or (method.side == "auto" and m > n)
+    return np.diag(v["scaling"]) @ K if of_inputs else K @ np.diag(v["scaling"])
+
+
+@differentiated
 def tri_lora(K, method, v):
     return K + scale(method) * v["lora_a"] @ np.diag(v["gate"]) @ v["lora_b"]
 

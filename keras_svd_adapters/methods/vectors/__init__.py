@@ -1,0 +1,1 @@
+"""Trained vectors that scale the inputs or the outputs of a kernel."""
