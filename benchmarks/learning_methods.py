@@ -61,6 +61,10 @@ FURTHER = {  # on the first task alone
         (M.PMSS(rank=32), 1e-2),
         (M.EDoRA(rank=32), 1e-2),
         (M.DuDe(rank=8), 1e-2),
+        (M.OFT(block_size=8), 3e-3),
+        (M.BOFT(block_size=8), 3e-3),
+        (M.HRA(rank=8), 1e-2),
+        (M.IA3(), 3e-2),
     )
 }
 ALL = ENTRIES | FURTHER

@@ -67,7 +67,7 @@ class LoKr(LowRankUpdate):
 
     @property
     def recommended_learning_rate(self) -> float:
-        return 3e-3
+        return 1e-2
 
     def check(self, m: int, n: int) -> None:
         check_division("factor", self.factor or 1, m=m, n=n)

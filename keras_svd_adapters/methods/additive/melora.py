@@ -65,7 +65,7 @@ class MELoRA(LowRankUpdate):
 
     @property
     def recommended_learning_rate(self) -> float:
-        return 3e-3
+        return 1e-2
 
     def check(self, m: int, n: int) -> None:
         check_division("groups", self.groups, m=m, n=n)

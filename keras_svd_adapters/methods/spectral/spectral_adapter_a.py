@@ -57,7 +57,7 @@ class SpectralAdapterA(LowRankUpdate):
 
     @property
     def recommended_learning_rate(self) -> float:
-        return 1e-3
+        return 3e-3
 
     def check(self, m: int, n: int) -> None:
         check_triplets(self.rank, self.first, m, n)
