@@ -9,8 +9,9 @@
     ksa.merge(model)                      # a plain Keras model again
 
 Methods: `LoRA`, `DoRA`, `PiSSA`, `MiLoRA`, `LoRAXS`, `VeRA`, `SVF`, `SVFT`, and `TokenRows` for
-rows of an embedding. Each has a layer for your own models, such as `SVFTDense`, and a method of
-KerasHub backbones, such as `backbone.enable_svft(pattern="banded", d=2)`.
+rows of an embedding; `ksa.methods` has all methods. Each has a layer for your own models, such as
+`SVFTDense`, and a method of KerasHub backbones, such as `backbone.enable_svft(pattern="banded",
+d=2)`; `ksa.layers` has all layers.
 
 Verbs, each with its own `help`:
 
