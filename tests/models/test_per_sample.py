@@ -33,7 +33,7 @@ CASES = {
 }
 KERNELS = {
     "heads": lambda name: keras.layers.EinsumDense(
-        "btd,dhe->bthe", (None, 3, 5), bias_axes="he", name=name
+        "btd,dhe->bthe", (None, 4, 5), bias_axes="he", name=name
     ),
     "out": lambda name: keras.layers.EinsumDense("bthe,hed->btd", (None, 16), name=name),
     "square": lambda name: keras.layers.Dense(10, activation="gelu", name=name),
