@@ -63,7 +63,7 @@ class DuDe(NormedUpdate):
 
     @property
     def recommended_learning_rate(self) -> float:
-        return 1e-3
+        return 3e-3
 
     def check(self, m: int, n: int) -> None:
         check_rank(self.rank, m, n)

@@ -69,7 +69,7 @@ class BOFT(BlockRotation):
 
     @property
     def recommended_learning_rate(self) -> float:
-        return 5e-4
+        return 1e-2
 
     def check(self, m: int, n: int) -> None:
         check_block_size(self.block_size, m, n, self.factors, step=2)

@@ -68,7 +68,7 @@ class HRA(Method):
 
     @property
     def recommended_learning_rate(self) -> float:
-        return 1e-3
+        return 1e-2
 
     def form(self, m: int, n: int, s: np.ndarray | None = None) -> str:
         return "input"

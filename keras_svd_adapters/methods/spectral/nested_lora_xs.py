@@ -62,7 +62,7 @@ class NestedLoRAXS(CoreUpdate):
 
     @property
     def recommended_learning_rate(self) -> float:
-        return 1e-2
+        return 3e-3
 
     def check(self, m: int, n: int) -> None:
         check_triplets(self.rank, 0, m, n)

@@ -54,7 +54,7 @@ class PMSS(LowRankUpdate):
 
     @property
     def recommended_learning_rate(self) -> float:
-        return 1e-2
+        return 3e-3
 
     def check(self, m: int, n: int) -> None:
         check_rank(self.rank, m, n)
