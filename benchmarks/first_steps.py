@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import json
 import sys
-import time
-from collections.abc import Callable
 from statistics import median
 from typing import Any
 
@@ -18,6 +16,7 @@ import keras_hub
 import numpy as np
 
 import keras_svd_adapters as ksa
+from keras_svd_adapters.runtime.machine import seconds_of
 
 ROUNDS = 15
 BLOCKS = 12
@@ -62,24 +61,18 @@ def batch() -> tuple[Any, Any]:
     return {"token_ids": ids, "padding_mask": mask}, rng.integers(0, 2, (4,))
 
 
-def seconds(run: Callable[[], Any]) -> float:
-    start = time.perf_counter()
-    run()
-    return time.perf_counter() - start
-
-
 def main() -> None:
     x, y = batch()
     prepared("frozen").train_on_batch(x, y)
     models = {name: prepared(method) for name, method in METHODS.items()}
     found = {
-        name: {"first": seconds(lambda model=model: model.train_on_batch(x, y))}  # type: ignore[misc]
+        name: {"first": seconds_of(lambda model=model: model.train_on_batch(x, y))}  # type: ignore[misc]
         for name, model in models.items()
     }
     steps: dict[str, list[float]] = {name: [] for name in models}
     for _ in range(ROUNDS):
         for name, model in models.items():
-            steps[name].append(seconds(lambda model=model: model.train_on_batch(x, y)))  # type: ignore[misc]
+            steps[name].append(seconds_of(lambda model=model: model.train_on_batch(x, y)))  # type: ignore[misc]
     for name, times in steps.items():
         found[name]["step"] = median(times)
     print(found, file=sys.stderr)

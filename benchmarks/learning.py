@@ -61,10 +61,10 @@ def main() -> None:
     if options.one:
         part, task, name = options.one
         return PARTS[part](task, name, results.of(found[part], task, name), options.quick)
-    first = next(iter(TASKS.values()))
+    first = next(iter(TASKS))
     for part in options.part or (["runs"] if options.quick else PARTS):
         for task in options.task or (list(TASKS)[:1] if options.quick else TASKS):
-            for name in options.method or (ALL if TASKS[task] is first else ENTRIES):
+            for name in options.method or (ALL if task == first else ENTRIES):
                 if name == HEAD and TASKS[task].head_rate is None:
                     continue
                 for record in records(part, task, name, kept, options.quick):

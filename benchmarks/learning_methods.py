@@ -18,55 +18,54 @@ class Entry(NamedTuple):
     middle: float
 
 
+def entries(*rows: tuple[ksa.Method, float]) -> dict[str, Entry]:
+    """Returns methods with the middles of their grids, by name."""
+    return {str(method): Entry(method, middle) for method, middle in rows}
+
+
 ENTRIES = {
     HEAD: Entry(None, 1e-2),
     FULL: Entry(None, 1e-4),
     KERAS_LORA: Entry(None, 3e-3),
-} | {
-    str(method): Entry(method, middle)
-    for method, middle in (
-        (ksa.LoRA(rank=8), 3e-3),
-        (ksa.DoRA(rank=8), 3e-3),
-        (ksa.PiSSA(rank=8), 1e-3),
-        (ksa.MiLoRA(rank=8), 3e-3),
-        (ksa.LoRAXS(rank=32), 3e-3),
-        (ksa.VeRA(rank=256), 3e-2),
-        (ksa.SVF(), 1e-2),
-        (ksa.SVFT(pattern="plain"), 3e-2),
-        (ksa.SVFT(pattern="banded", d=2), 1e-2),
-        (ksa.SVFT(pattern="random", d=2), 1e-2),
-        (ksa.SVFT(pattern="banded", d=8), 3e-3),
-    )
-}
+} | entries(
+    (ksa.LoRA(rank=8), 3e-3),
+    (ksa.DoRA(rank=8), 3e-3),
+    (ksa.PiSSA(rank=8), 1e-3),
+    (ksa.MiLoRA(rank=8), 3e-3),
+    (ksa.LoRAXS(rank=32), 3e-3),
+    (ksa.VeRA(rank=256), 3e-2),
+    (ksa.SVF(), 1e-2),
+    (ksa.SVFT(pattern="plain"), 3e-2),
+    (ksa.SVFT(pattern="banded", d=2), 1e-2),
+    (ksa.SVFT(pattern="random", d=2), 1e-2),
+    (ksa.SVFT(pattern="banded", d=8), 3e-3),
+)
 
 M = ksa.methods
-FURTHER = {  # on the first task alone
-    str(method): Entry(method, middle)
-    for method, middle in (
-        (M.TriLoRA(rank=8), 1e-2),
-        (M.FLoRA(rank_in=8, rank_out=8), 3e-3),
-        (M.MELoRA(rank=8, groups=4), 1e-2),
-        (M.LoHa(rank=8), 1e-2),
-        (M.ABBA(rank1=8, rank2=8), 1e-3),
-        (M.LoKr(rank=8), 1e-2),
-        (M.LoRETTA(rank=8), 1e-2),
-        (M.MiSS(rank=16), 3e-3),
-        (M.FourierFT(count=500), 1e-1),
-        (M.SVDiff(), 1e-1),
-        (M.SpectralAdapterA(rank=8), 3e-3),
-        (M.SpectralAdapterR(rank=16), 3e-2),
-        (M.PSOFT(rank=32), 3e-2),
-        (M.LoRAX(rank=32), 3e-2),
-        (M.NestedLoRAXS(rank=32, inner_rank=8), 1e-2),
-        (M.PMSS(rank=32), 1e-2),
-        (M.EDoRA(rank=32), 1e-2),
-        (M.DuDe(rank=8), 1e-2),
-        (M.OFT(block_size=8), 3e-3),
-        (M.BOFT(block_size=8), 3e-3),
-        (M.HRA(rank=8), 1e-2),
-        (M.IA3(), 3e-2),
-    )
-}
+FURTHER = entries(  # on the first task alone
+    (M.TriLoRA(rank=8), 1e-2),
+    (M.FLoRA(rank_in=8, rank_out=8), 3e-3),
+    (M.MELoRA(rank=8, groups=4), 1e-2),
+    (M.LoHa(rank=8), 1e-2),
+    (M.ABBA(rank1=8, rank2=8), 1e-3),
+    (M.LoKr(rank=8), 1e-2),
+    (M.LoRETTA(rank=8), 1e-2),
+    (M.MiSS(rank=16), 3e-3),
+    (M.FourierFT(count=500), 1e-1),
+    (M.SVDiff(), 1e-1),
+    (M.SpectralAdapterA(rank=8), 3e-3),
+    (M.SpectralAdapterR(rank=16), 3e-2),
+    (M.PSOFT(rank=32), 3e-2),
+    (M.LoRAX(rank=32), 3e-2),
+    (M.NestedLoRAXS(rank=32, inner_rank=8), 1e-2),
+    (M.PMSS(rank=32), 1e-2),
+    (M.EDoRA(rank=32), 1e-2),
+    (M.DuDe(rank=8), 1e-2),
+    (M.OFT(block_size=8), 3e-3),
+    (M.BOFT(block_size=8), 3e-3),
+    (M.HRA(rank=8), 1e-2),
+    (M.IA3(), 3e-2),
+)
 ALL = ENTRIES | FURTHER
 
 

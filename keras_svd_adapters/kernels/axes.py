@@ -12,13 +12,13 @@ from keras_svd_adapters.methods.algebra import reshape
 Shape = tuple[int, ...]
 
 
-def trailing(axes: Shape) -> bool:
+def are_last(axes: Shape) -> bool:
     return axes == tuple(range(-len(axes), 0))
 
 
 def _gather_axes(x: Any, axes: Shape) -> Any:
     """Move `axes` to the end, in the order given, and merge them into one."""
-    if not trailing(axes):
+    if not are_last(axes):
         x = ops.moveaxis(x, axes, tuple(range(-len(axes), 0)))
     if len(axes) == 1:
         return x
@@ -29,7 +29,7 @@ def _scatter_axes(x: Any, axes: Shape, sizes: Shape) -> Any:
     """Undo `_gather_axes`."""
     if len(axes) > 1:
         x = reshape(x, (*leading_shape(x, 1), *sizes))
-    if trailing(axes):
+    if are_last(axes):
         return x
     return ops.moveaxis(x, tuple(range(-len(axes), 0)), axes)
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from keras import ops
 
-from keras_svd_adapters.kernels.axes import Shape, _gather_axes, _scatter_axes, as_rows, trailing
+from keras_svd_adapters.kernels.axes import Shape, _gather_axes, _scatter_axes, are_last, as_rows
 from keras_svd_adapters.methods.algebra import reshape
 
 
@@ -201,13 +201,13 @@ class KernelView:
 
     def output_rows(self, y: Any) -> Any:
         """Return an output of the layer as `(rows, n)`, by one operation if it is enough."""
-        if trailing(self.output_axes):
+        if are_last(self.output_axes):
             return y if len(y.shape) == 2 else reshape(y, (-1, self.n))
         return as_rows(self.flatten_output(y))
 
     def output_from_rows(self, y: Any, leading: tuple[Any, ...]) -> Any:
         """Return `(rows, n)` in the layout of the layer's output, whose other axes are given."""
-        if trailing(self.output_axes):
+        if are_last(self.output_axes):
             sizes = tuple(self.shape[i] for i in self.columns)
             return y if len(leading) == len(sizes) == 1 else reshape(y, (*leading, *sizes))
         return self.unflatten_output(reshape(y, (*leading, self.n)))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from numbers import Real
+
 
 def check_rank(rank: int, m: int, n: int) -> None:
     """Raise `ValueError` if a rank exceeds the rank of an `(m, n)` kernel."""
@@ -18,6 +20,13 @@ def check_positive_integers(**values: int) -> None:
     for name, value in values.items():
         if not isinstance(value, int) or value < 1:
             raise ValueError(f"`{name}` must be a positive integer. Received: {name}={value!r}")
+
+
+def check_positive(**values: float) -> None:
+    """Raise `ValueError` for the first value that is not positive."""
+    for name, value in values.items():
+        if not (isinstance(value, Real) and value > 0):
+            raise ValueError(f"`{name}` must be positive. Received: {name}={value!r}")
 
 
 def check_alpha(alpha: float | None) -> None:

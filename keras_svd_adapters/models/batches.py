@@ -41,7 +41,7 @@ def dataset_batches(x: Any) -> tuple[Batches, int | None]:
 
 
 def unpacked(batch: Any) -> tuple[Any, Any, Any]:
-    """Return inputs, targets and sample weights of a batch, of which some may be `None`."""
+    """Return inputs, targets and sample weights of a batch; some may be `None`."""
     batch = tuple(batch) if isinstance(batch, list) else batch
     return keras.utils.unpack_x_y_sample_weight(batch)  # type: ignore[no-any-return]
 

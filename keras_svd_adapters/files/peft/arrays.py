@@ -21,13 +21,16 @@ VERA_A, VERA_B = "base_model.vera_A", "base_model.vera_B"
 LORA_A, LORA_B, MAGNITUDE = "lora_A.weight", "lora_B.weight", "lora_magnitude_vector"
 EMBEDDING_A, EMBEDDING_B = "lora_embedding_A", "lora_embedding_B"
 LAMBDA_D, LAMBDA_B = "vera_lambda_d", "vera_lambda_b"
-OURS = {LORA_A: "lora_a", LORA_B: "lora_b", EMBEDDING_A: "lora_a", EMBEDDING_B: "lora_b"} | {
+OURS = {
+    LORA_A: "lora_a",
+    LORA_B: "lora_b",
+    EMBEDDING_A: "lora_a",
+    EMBEDDING_B: "lora_b",
     MAGNITUDE: "magnitude",
     LAMBDA_D: "lambda_d",
     LAMBDA_B: "lambda_b",
+    **{theirs: ours for twin in TWINS.values() for theirs, ours in twin.arrays.items()},
 }
-for _twin in TWINS.values():
-    OURS |= _twin.arrays
 ARRAYS = tuple(OURS)
 STRAIGHT = {a for twin in TWINS.values() if not twin.transposed for a in twin.arrays.values()}
 

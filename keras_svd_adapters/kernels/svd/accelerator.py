@@ -19,6 +19,7 @@ from keras_svd_adapters.kernels.svd.decomposition import (
     Decomposition,
     Triplets,
     as_wide,
+    by_lapack,
     decompose,
     decomposition_of_gram,
     fix_signs,
@@ -85,12 +86,12 @@ def decompose_on_accelerator(K: np.ndarray, part: Truncation | None = None) -> S
     return found if part is None else found.part(slice(0, part.rank))
 
 
-def _in_float64(K: np.ndarray) -> SVD | None:
-    """Decompose by the Gram matrix, or return `None` if that is unsafe."""
+def _in_float64(K: np.ndarray) -> SVD:
+    """Decompose by the Gram matrix; if that is unsafe, the host does, by LAPACK."""
     wide = _tensor(as_wide(K))
     squares, vectors = ops.eigh(wide @ ops.transpose(wide))
     found = decomposition_of_gram(K, _array(squares), _array(vectors))
-    return None if found is None else on_accelerator(found)
+    return by_lapack(K) if found is None else on_accelerator(found)
 
 
 def _in_float32(K: np.ndarray) -> SVD | None:

@@ -104,7 +104,7 @@ def decompose(K: np.ndarray, part: Truncation | None = None) -> SVD:
     K = np.asarray(K, dtype=None if np.asarray(K).dtype == "float32" else "float64")
     if part is not None and krylov_pays(len(K), K.shape[1], part):
         return fix_signs(_by_krylov(K, part))
-    found = _by_gram(K) or fix_signs(_by_lapack(K))
+    found = _by_gram(K) or by_lapack(K)
     return found if part is None else found.part(slice(0, part.rank))
 
 
@@ -187,10 +187,11 @@ def decomposition_of_gram(
     return Decomposition(K, smaller.astype("float32" if narrow else "float64", copy=False), s)
 
 
-def _by_lapack(K: np.ndarray) -> Triplets:
+def by_lapack(K: np.ndarray) -> Triplets:
+    """Decompose by LAPACK's routine in float64, for kernels whose Gram matrix is unsafe."""
     wide = np.array(as_wide(K), dtype="float64", order="F")
     U, s, Vt = svd(wide, full_matrices=False, overwrite_a=True, check_finite=False)
-    return Triplets(U, s, Vt) if is_wide(K) else Triplets(Vt.T, s, U.T)
+    return fix_signs(Triplets(U, s, Vt) if is_wide(K) else Triplets(Vt.T, s, U.T))
 
 
 def _by_krylov(K: np.ndarray, part: Truncation) -> Triplets:

@@ -1,4 +1,4 @@
-"""ABBA: the elementwise product of two low-rank matrices, one of which starts at the kernel.
+"""ABBA: the elementwise product of two low-rank matrices; the first starts at the kernel.
 
     K' = K + g (A1 B1) o (A2 B2)        g = sqrt(alpha1 alpha2)
 
@@ -21,7 +21,7 @@ import numpy as np
 from keras_svd_adapters.methods.additive.hadamard import hadamard_factors
 from keras_svd_adapters.methods.contract import SVD, Array, Kernel
 from keras_svd_adapters.methods.hyperparameters import (
-    check_alpha,
+    check_positive,
     check_positive_integers,
     check_rank,
 )
@@ -62,8 +62,7 @@ class ABBA(LowRankUpdate):
 
     def __post_init__(self) -> None:
         check_positive_integers(rank1=self.rank1, rank2=self.rank2)
-        for alpha in (self.alpha1, self.alpha2):
-            check_alpha(alpha)
+        check_positive(alpha1=self.alpha1, alpha2=self.alpha2)
 
     @property
     def recommended_learning_rate(self) -> float:

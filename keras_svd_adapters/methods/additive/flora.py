@@ -18,7 +18,11 @@ import numpy as np
 
 from keras_svd_adapters.methods.algebra import matmul
 from keras_svd_adapters.methods.contract import SVD, Array, Kernel
-from keras_svd_adapters.methods.hyperparameters import check_positive_integers, check_rank
+from keras_svd_adapters.methods.hyperparameters import (
+    check_positive,
+    check_positive_integers,
+    check_rank,
+)
 from keras_svd_adapters.methods.low_rank_update import LowRankUpdate
 
 
@@ -54,8 +58,7 @@ class FLoRA(LowRankUpdate):
 
     def __post_init__(self) -> None:
         check_positive_integers(rank_in=self.rank_in, rank_out=self.rank_out)
-        if not self.scale > 0:
-            raise ValueError(f"`scale` must be positive. Received: scale={self.scale!r}")
+        check_positive(scale=self.scale)
 
     @property
     def recommended_learning_rate(self) -> float:

@@ -19,7 +19,7 @@ from keras.ops import cast, cos, sin
 
 from keras_svd_adapters.methods.algebra import concatenate
 from keras_svd_adapters.methods.contract import SVD, Array, Kernel
-from keras_svd_adapters.methods.hyperparameters import check_positive_integers
+from keras_svd_adapters.methods.hyperparameters import check_positive, check_positive_integers
 from keras_svd_adapters.methods.low_rank_update import LowRankUpdate
 from keras_svd_adapters.methods.method import Method
 
@@ -58,8 +58,7 @@ class FourierFT(LowRankUpdate):
 
     def __post_init__(self) -> None:
         check_positive_integers(count=self.count)
-        if not self.scale > 0:
-            raise ValueError(f"`scale` must be positive. Received: scale={self.scale!r}")
+        check_positive(scale=self.scale)
 
     @property
     def recommended_learning_rate(self) -> float:

@@ -17,17 +17,12 @@ import numpy as np
 
 from keras_svd_adapters.methods.additive.hadamard import hadamard_factors
 from keras_svd_adapters.methods.contract import SVD, Array, Kernel
-from keras_svd_adapters.methods.hyperparameters import (
-    check_alpha,
-    check_positive_integers,
-    check_rank,
-    scale_of,
-)
 from keras_svd_adapters.methods.low_rank_update import LowRankUpdate
+from keras_svd_adapters.methods.ranked import Ranked
 
 
 @dataclass(frozen=True, repr=False)
-class LoHa(LowRankUpdate):
+class LoHa(LowRankUpdate, Ranked):
     """Low-rank Hadamard product: an update of rank up to `rank ** 2`.
 
     The method trains `2 rank * (m + n)` values per `(m, n)` kernel.
@@ -55,16 +50,9 @@ class LoHa(LowRankUpdate):
 
     name: ClassVar[str] = "loha"
 
-    def __post_init__(self) -> None:
-        check_positive_integers(rank=self.rank)
-        check_alpha(self.alpha)
-
     @property
     def recommended_learning_rate(self) -> float:
         return 3e-3
-
-    def check(self, m: int, n: int) -> None:
-        check_rank(self.rank, m, n)
 
     def arrays(self, m: int, n: int, form: str) -> dict[str, Array]:
         r = self.rank
@@ -88,4 +76,4 @@ class LoHa(LowRankUpdate):
 
     def factors(self, v: SimpleNamespace, kernel: Kernel) -> tuple[Any, Any]:
         left, right = hadamard_factors(v.loha_a1, v.loha_b1, v.loha_a2, v.loha_b2)
-        return scale_of(self.alpha, self.rank) * left, right
+        return self.scale * left, right

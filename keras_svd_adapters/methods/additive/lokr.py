@@ -20,17 +20,13 @@ import numpy as np
 
 from keras_svd_adapters.methods.algebra import constant, kron
 from keras_svd_adapters.methods.contract import SVD, Array, Kernel
-from keras_svd_adapters.methods.hyperparameters import (
-    check_alpha,
-    check_division,
-    check_positive_integers,
-    scale_of,
-)
+from keras_svd_adapters.methods.hyperparameters import check_division, check_positive_integers
 from keras_svd_adapters.methods.low_rank_update import LowRankUpdate
+from keras_svd_adapters.methods.ranked import Ranked
 
 
 @dataclass(frozen=True, repr=False)
-class LoKr(LowRankUpdate):
+class LoKr(LowRankUpdate, Ranked):
     """Low-rank Kronecker product: an update of high rank by few values.
 
     The method trains `i1 o1 + rank (i2 + o2)` values per `(m, n)` kernel, or
@@ -62,8 +58,9 @@ class LoKr(LowRankUpdate):
     name: ClassVar[str] = "lokr"
 
     def __post_init__(self) -> None:
-        check_positive_integers(rank=self.rank, factor=self.factor or 1)
-        check_alpha(self.alpha)
+        super().__post_init__()
+        if self.factor is not None:
+            check_positive_integers(factor=self.factor)
 
     @property
     def recommended_learning_rate(self) -> float:
@@ -102,7 +99,7 @@ class LoKr(LowRankUpdate):
         }
 
     def factors(self, v: SimpleNamespace, kernel: Kernel) -> tuple[Any, Any]:
-        w1 = scale_of(self.alpha, self.rank) * v.w1
+        w1 = self.scale * v.w1
         i1, o1 = w1.shape
         if hasattr(v, "w2_a"):
             a, b = v.w2_a, v.w2_b

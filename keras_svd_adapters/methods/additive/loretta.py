@@ -16,13 +16,9 @@ from typing import Any, ClassVar
 import numpy as np
 
 from keras_svd_adapters.methods.contract import SVD, Array, Kernel
-from keras_svd_adapters.methods.hyperparameters import (
-    check_alpha,
-    check_positive_integers,
-    check_rank,
-    scale_of,
-)
+from keras_svd_adapters.methods.hyperparameters import check_positive_integers
 from keras_svd_adapters.methods.low_rank_update import LowRankUpdate
+from keras_svd_adapters.methods.ranked import Ranked
 from keras_svd_adapters.methods.tensor_train import (
     LARGEST,
     core_shapes,
@@ -33,7 +29,7 @@ from keras_svd_adapters.methods.tensor_train import (
 
 
 @dataclass(frozen=True, repr=False)
-class LoRETTA(LowRankUpdate):
+class LoRETTA(LowRankUpdate, Ranked):
     """Low-rank economic tensor-train adaptation.
 
     A `(768, 768)` kernel has 1,160 values at the defaults, where LoRA of rank 8
@@ -66,15 +62,15 @@ class LoRETTA(LowRankUpdate):
     name: ClassVar[str] = "loretta"
 
     def __post_init__(self) -> None:
-        check_positive_integers(rank=self.rank, tt_rank=self.tt_rank)
-        check_alpha(self.alpha)
+        super().__post_init__()
+        check_positive_integers(tt_rank=self.tt_rank)
 
     @property
     def recommended_learning_rate(self) -> float:
         return 3e-3
 
     def check(self, m: int, n: int) -> None:
-        check_rank(self.rank, m, n)
+        super().check(m, n)
         for size in (m, n):
             if max(prime_factors(size)) > LARGEST:
                 raise ValueError(
@@ -120,5 +116,4 @@ class LoRETTA(LowRankUpdate):
         a, b = (
             [arrays[name] for name in arrays if name.startswith(f"tt_{side}_")] for side in "ab"
         )
-        scale = scale_of(self.alpha, self.rank)
-        return scale * train_product(a, (m, self.rank)), train_product(b, (self.rank, n))
+        return self.scale * train_product(a, (m, self.rank)), train_product(b, (self.rank, n))

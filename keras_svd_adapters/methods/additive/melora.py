@@ -19,17 +19,16 @@ import numpy as np
 from keras_svd_adapters.methods.algebra import constant, reshape
 from keras_svd_adapters.methods.contract import SVD, Array, Kernel
 from keras_svd_adapters.methods.hyperparameters import (
-    check_alpha,
     check_division,
     check_positive_integers,
     check_rank,
-    scale_of,
 )
 from keras_svd_adapters.methods.low_rank_update import LowRankUpdate
+from keras_svd_adapters.methods.ranked import Ranked
 
 
 @dataclass(frozen=True, repr=False)
-class MELoRA(LowRankUpdate):
+class MELoRA(LowRankUpdate, Ranked):
     """Mini-ensemble of LoRAs: a higher rank by the same number of values.
 
     The method trains `rank * (m + n)` values per `(m, n)` kernel, and its update
@@ -60,8 +59,8 @@ class MELoRA(LowRankUpdate):
     name: ClassVar[str] = "melora"
 
     def __post_init__(self) -> None:
-        check_positive_integers(rank=self.rank, groups=self.groups)
-        check_alpha(self.alpha)
+        super().__post_init__()
+        check_positive_integers(groups=self.groups)
 
     @property
     def recommended_learning_rate(self) -> float:
@@ -88,5 +87,4 @@ class MELoRA(LowRankUpdate):
         own: np.ndarray = np.eye(g, dtype="float32")  # 1 where a slice meets its own part
         left = reshape(v.lora_a, (g, m // g, 1, r)) * constant(own[:, None, :, None], v.lora_a)
         right = reshape(v.lora_b, (1, r, g, n // g)) * constant(own[:, None, :, None], v.lora_b)
-        scale = scale_of(self.alpha, self.rank)
-        return scale * reshape(left, (m, g * r)), reshape(right, (g * r, n))
+        return self.scale * reshape(left, (m, g * r)), reshape(right, (g * r, n))

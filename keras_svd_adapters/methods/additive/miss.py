@@ -17,12 +17,12 @@ import numpy as np
 
 from keras_svd_adapters.methods.algebra import constant
 from keras_svd_adapters.methods.contract import SVD, Array, Kernel
-from keras_svd_adapters.methods.hyperparameters import check_positive_integers, check_rank
 from keras_svd_adapters.methods.low_rank_update import LowRankUpdate
+from keras_svd_adapters.methods.ranked import Ranked
 
 
 @dataclass(frozen=True, repr=False)
-class MiSS(LowRankUpdate):
+class MiSS(LowRankUpdate, Ranked):
     """Matrix shard sharing: train a few rows that all rows of the update share.
 
     The method trains `rank * n` values per `(m, n)` kernel.
@@ -47,15 +47,9 @@ class MiSS(LowRankUpdate):
     name: ClassVar[str] = "miss"
     linear: ClassVar[dict[str, float]] = {"shards": 0.0}
 
-    def __post_init__(self) -> None:
-        check_positive_integers(rank=self.rank)
-
     @property
     def recommended_learning_rate(self) -> float:
         return 3e-3
-
-    def check(self, m: int, n: int) -> None:
-        check_rank(self.rank, m, n)
 
     def arrays(self, m: int, n: int, form: str) -> dict[str, Array]:
         return {

@@ -16,17 +16,12 @@ from typing import Any, ClassVar
 import numpy as np
 
 from keras_svd_adapters.methods.contract import SVD, Array, Kernel
-from keras_svd_adapters.methods.hyperparameters import (
-    check_alpha,
-    check_positive_integers,
-    check_rank,
-    scale_of,
-)
 from keras_svd_adapters.methods.low_rank_update import LowRankUpdate
+from keras_svd_adapters.methods.ranked import Ranked
 
 
 @dataclass(frozen=True, repr=False)
-class TriLoRA(LowRankUpdate):
+class TriLoRA(LowRankUpdate, Ranked):
     """Low-rank adaptation with a diagonal between the factors, as in a decomposition.
 
     The method trains `rank * (m + n) + rank` values per `(m, n)` kernel.
@@ -53,16 +48,9 @@ class TriLoRA(LowRankUpdate):
 
     name: ClassVar[str] = "tri_lora"
 
-    def __post_init__(self) -> None:
-        check_positive_integers(rank=self.rank)
-        check_alpha(self.alpha)
-
     @property
     def recommended_learning_rate(self) -> float:
         return 3e-3
-
-    def check(self, m: int, n: int) -> None:
-        check_rank(self.rank, m, n)
 
     def arrays(self, m: int, n: int, form: str) -> dict[str, Array]:
         return {
@@ -81,4 +69,4 @@ class TriLoRA(LowRankUpdate):
         }
 
     def factors(self, v: SimpleNamespace, kernel: Kernel) -> tuple[Any, Any]:
-        return scale_of(self.alpha, self.rank) * v.lora_a * v.gate, v.lora_b
+        return self.scale * v.lora_a * v.gate, v.lora_b

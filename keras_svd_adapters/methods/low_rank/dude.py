@@ -15,18 +15,13 @@ from typing import Any, ClassVar
 import numpy as np
 
 from keras_svd_adapters.methods.contract import SVD, Array
-from keras_svd_adapters.methods.hyperparameters import (
-    check_alpha,
-    check_positive_integers,
-    check_rank,
-    scale_of,
-)
 from keras_svd_adapters.methods.low_rank.pissa import arrays_from_start, from_start, start_at
 from keras_svd_adapters.methods.normed_update import NormedUpdate, length_arrays, start_lengths
+from keras_svd_adapters.methods.ranked import Ranked
 
 
 @dataclass(frozen=True, repr=False)
-class DuDe(NormedUpdate):
+class DuDe(NormedUpdate, Ranked):
     """Dual decomposition: DoRA that starts at the largest singular triplets.
 
     The method trains `rank * (m + n) + n` values per `(m, n)` kernel.
@@ -57,16 +52,9 @@ class DuDe(NormedUpdate):
     name: ClassVar[str] = "dude"
     needs_svd: ClassVar[bool] = True
 
-    def __post_init__(self) -> None:
-        check_positive_integers(rank=self.rank)
-        check_alpha(self.alpha)
-
     @property
     def recommended_learning_rate(self) -> float:
         return 3e-3
-
-    def check(self, m: int, n: int) -> None:
-        check_rank(self.rank, m, n)
 
     def arrays(self, m: int, n: int, form: str) -> dict[str, Array]:
         return arrays_from_start(m, n, self.rank) | length_arrays(n)
@@ -76,7 +64,7 @@ class DuDe(NormedUpdate):
     ) -> dict[str, np.ndarray]:
         assert svd is not None
         part = svd.part(slice(0, self.rank))
-        return start_at(part, scale_of(self.alpha, self.rank)) | start_lengths(K)
+        return start_at(part, self.scale) | start_lengths(K)
 
     def factors(self, v: SimpleNamespace) -> tuple[Any, Any]:
-        return from_start(v, scale_of(self.alpha, self.rank))
+        return from_start(v, self.scale)

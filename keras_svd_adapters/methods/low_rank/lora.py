@@ -19,7 +19,12 @@ import numpy as np
 
 from keras_svd_adapters.methods.algebra import matmul
 from keras_svd_adapters.methods.contract import SVD, Array, Base, Dropout
-from keras_svd_adapters.methods.method import Method, check_rank
+from keras_svd_adapters.methods.hyperparameters import (
+    check_alpha,
+    check_positive_integers,
+    check_rank,
+)
+from keras_svd_adapters.methods.method import Method
 
 
 @dataclass(frozen=True, repr=False)
@@ -61,15 +66,10 @@ class LoRA(Method):
     lookup_form: ClassVar[str | None] = "lookup"
 
     def __post_init__(self) -> None:
-        if not isinstance(self.rank, int) or self.rank < 1:
-            raise ValueError(f"`rank` must be a positive integer. Received: rank={self.rank!r}")
+        check_positive_integers(rank=self.rank)
+        check_alpha(self.alpha)
         if not 0 <= self.dropout < 1:
             raise ValueError(f"`dropout` must be in [0, 1). Received: dropout={self.dropout!r}")
-        if self.alpha is not None and not self.alpha > 0:
-            raise ValueError(
-                "`alpha` must be positive, or `None` for a scale of 1. "
-                f"Received: alpha={self.alpha!r}"
-            )
 
     @property
     def scale(self) -> float:

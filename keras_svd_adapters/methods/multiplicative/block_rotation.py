@@ -18,10 +18,9 @@ from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import numpy as np
-from keras.backend import standardize_dtype
 from keras.ops import shape, transpose
 
-from keras_svd_adapters.methods.algebra import matmul, reshape
+from keras_svd_adapters.methods.algebra import is_float32, matmul, reshape
 from keras_svd_adapters.methods.contract import Base, Dropout
 from keras_svd_adapters.methods.method import Method
 
@@ -45,7 +44,7 @@ class BlockRotation(Method):
     def apply(self, x: Any, base: Base, c: SimpleNamespace, form: str, dropout: Dropout) -> Any:
         if form == "kernel":
             change = self.rotated(base.matrix(), self.changes(c))
-            if standardize_dtype(x.dtype) == "float32":
+            if is_float32(x):
                 return base(x, change)
             return base(x) + base.times(x, change)  # K + change would be rounded
         turned = self.turned(x, self.changes(c))

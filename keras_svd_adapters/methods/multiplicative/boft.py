@@ -16,6 +16,7 @@ from typing import Any, ClassVar
 
 from keras_svd_adapters.methods.cayley import cayley_change, skew_count
 from keras_svd_adapters.methods.contract import Array, Base, Dropout, Kernel
+from keras_svd_adapters.methods.hyperparameters import check_positive_integers
 from keras_svd_adapters.methods.multiplicative.block_rotation import (
     BlockRotation,
     check_block_size,
@@ -62,10 +63,7 @@ class BOFT(BlockRotation):
             raise ValueError(
                 f"`block_size` must be an even integer of 2 or more. Received: block_size={b!r}"
             )
-        if not isinstance(self.factors, int) or self.factors < 1:
-            raise ValueError(
-                f"`factors` must be a positive integer. Received: factors={self.factors!r}"
-            )
+        check_positive_integers(factors=self.factors)
 
     @property
     def recommended_learning_rate(self) -> float:

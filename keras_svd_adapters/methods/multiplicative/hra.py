@@ -22,6 +22,7 @@ import numpy as np
 
 from keras_svd_adapters.methods.algebra import matmul
 from keras_svd_adapters.methods.contract import SVD, Array, Base, Dropout, Kernel
+from keras_svd_adapters.methods.hyperparameters import check_positive_integers
 from keras_svd_adapters.methods.method import Method
 from keras_svd_adapters.methods.multiplicative.reflections import (
     pairs_of_reflections,
@@ -61,8 +62,7 @@ class HRA(Method):
     forms: ClassVar[tuple[str, ...]] = ("additive", "input")
 
     def __post_init__(self) -> None:
-        if not isinstance(self.rank, int) or self.rank < 1:
-            raise ValueError(f"`rank` must be a positive integer. Received: rank={self.rank!r}")
+        check_positive_integers(rank=self.rank)
         if self.rank % 2 and not self.orthogonal:
             raise ValueError(f"`rank` must be even, for pairs. Received: rank={self.rank}")
 

@@ -16,13 +16,13 @@ import numpy as np
 
 from keras_svd_adapters.methods.algebra import matmul
 from keras_svd_adapters.methods.contract import SVD, Array
-from keras_svd_adapters.methods.hyperparameters import check_alpha, scale_of
+from keras_svd_adapters.methods.hyperparameters import scale_of
 from keras_svd_adapters.methods.normed_update import NormedUpdate, length_arrays, start_lengths
-from keras_svd_adapters.methods.spectral.triplets import check_triplets, triplet_arrays, triplets
+from keras_svd_adapters.methods.spectral.triplets import FromTriplets, triplet_arrays
 
 
 @dataclass(frozen=True, repr=False)
-class EDoRA(NormedUpdate):
+class EDoRA(NormedUpdate, FromTriplets):
     """DoRA by `rank ** 2 + n` values per `(m, n)` kernel.
 
     Args:
@@ -49,19 +49,10 @@ class EDoRA(NormedUpdate):
     detach_norm: bool = True
 
     name: ClassVar[str] = "edora"
-    needs_svd: ClassVar[bool] = True
-    basis_matters: ClassVar[bool] = True
-
-    def __post_init__(self) -> None:
-        check_triplets(self.rank, 0)
-        check_alpha(self.alpha)
 
     @property
     def recommended_learning_rate(self) -> float:
         return 3e-3
-
-    def check(self, m: int, n: int) -> None:
-        check_triplets(self.rank, 0, m, n)
 
     def arrays(self, m: int, n: int, form: str) -> dict[str, Array]:
         r = self.rank
@@ -71,7 +62,7 @@ class EDoRA(NormedUpdate):
     def start(
         self, K: np.ndarray, form: str, rng: np.random.Generator, svd: SVD | None
     ) -> dict[str, np.ndarray]:
-        return triplets(svd, 0, self.rank) | start_lengths(K)
+        return super().start(K, form, rng, svd) | start_lengths(K)
 
     def factors(self, v: SimpleNamespace) -> tuple[Any, Any]:
         core = scale_of(self.alpha, self.rank) * v.s[:, None] * v.latent

@@ -15,15 +15,15 @@ from typing import Any, ClassVar
 import numpy as np
 
 from keras_svd_adapters.methods.algebra import constant
-from keras_svd_adapters.methods.contract import SVD, Array
+from keras_svd_adapters.methods.contract import Array
 from keras_svd_adapters.methods.spectral.core_update import CoreUpdate
-from keras_svd_adapters.methods.spectral.triplets import check_triplets, triplet_arrays, triplets
+from keras_svd_adapters.methods.spectral.triplets import FromTriplets, triplet_arrays
 
 CORES = ("full", "diagonal")
 
 
 @dataclass(frozen=True, repr=False)
-class LoRAX(CoreUpdate):
+class LoRAX(CoreUpdate, FromTriplets):
     """Update confined to the subspace of the largest singular vectors.
 
     The method trains `rank ** 2` values per kernel of any size, or `rank` with a
@@ -49,21 +49,16 @@ class LoRAX(CoreUpdate):
     core: str = "full"
 
     name: ClassVar[str] = "lora_x"
-    needs_svd: ClassVar[bool] = True
-    basis_matters: ClassVar[bool] = True
     linear: ClassVar[dict[str, float]] = {"latent": 0.0}
 
     def __post_init__(self) -> None:
-        check_triplets(self.rank, 0)
+        super().__post_init__()
         if self.core not in CORES:
             raise ValueError(f"`core` must be one of {CORES}. Received: core={self.core!r}")
 
     @property
     def recommended_learning_rate(self) -> float:
         return 1e-2
-
-    def check(self, m: int, n: int) -> None:
-        check_triplets(self.rank, 0, m, n)
 
     def arrays(self, m: int, n: int, form: str) -> dict[str, Array]:
         r = self.rank
@@ -72,11 +67,6 @@ class LoRAX(CoreUpdate):
             "latent": Array(shape, trainable=True, start=0.0),
             **triplet_arrays(m, n, r),
         }
-
-    def start(
-        self, K: np.ndarray, form: str, rng: np.random.Generator, svd: SVD | None
-    ) -> dict[str, np.ndarray]:
-        return triplets(svd, 0, self.rank)
 
     def middle(self, v: SimpleNamespace) -> Any:
         if self.core == "full":

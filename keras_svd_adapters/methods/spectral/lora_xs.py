@@ -15,12 +15,13 @@ from typing import Any, ClassVar
 import numpy as np
 
 from keras_svd_adapters.methods.contract import SVD, Array
-from keras_svd_adapters.methods.hyperparameters import check_rank
+from keras_svd_adapters.methods.hyperparameters import scale_of
 from keras_svd_adapters.methods.spectral.core_update import CoreUpdate
+from keras_svd_adapters.methods.spectral.triplets import FromTriplets, triplet_arrays
 
 
 @dataclass(frozen=True, repr=False)
-class LoRAXS(CoreUpdate):
+class LoRAXS(CoreUpdate, FromTriplets):
     """LoRA-XS: train `rank ** 2` values per kernel of any size.
 
     Args:
@@ -52,46 +53,34 @@ class LoRAXS(CoreUpdate):
 
     name: ClassVar[str] = "lora_xs"
     linear: ClassVar[dict[str, float]] = {"latent": 0.0}
-    needs_svd: ClassVar[bool] = True
-    basis_matters: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        if not isinstance(self.rank, int) or self.rank < 1:
-            raise ValueError(f"`rank` must be a positive integer. Received: rank={self.rank!r}")
-        if self.alpha is not None and not self.alpha > 0:
-            raise ValueError(f"`alpha` must be positive. Received: alpha={self.alpha!r}")
+        super().__post_init__()
         if not self.init_std >= 0:
             raise ValueError(f"`init_std` must not be negative. Received: {self.init_std!r}")
 
     @property
     def scale(self) -> float:
         """The factor `c` before `A R B`."""
-        return 1.0 if self.alpha is None else self.alpha / self.rank
+        return scale_of(self.alpha, self.rank)
 
     @property
     def recommended_learning_rate(self) -> float:
         return 4e-3
 
-    def check(self, m: int, n: int) -> None:
-        check_rank(self.rank, m, n)
-
     def arrays(self, m: int, n: int, form: str) -> dict[str, Array]:
         r = self.rank
         return {
             "latent": Array((r, r), trainable=True, start=None if self.init_std else 0.0),
-            "s": Array((r,)),
-            "U": Array((m, r), dtype="compute", axes="m."),
-            "Vt": Array((r, n), dtype="compute", axes=".n"),
+            **triplet_arrays(m, n, r),
         }
 
     def start(
         self, K: np.ndarray, form: str, rng: np.random.Generator, svd: SVD | None
     ) -> dict[str, np.ndarray]:
-        assert svd is not None
         r = self.rank
-        part = svd.part(slice(0, r))
         noise = rng.normal(scale=self.init_std, size=(r, r)) if self.init_std else np.zeros((r, r))
-        return {"latent": noise, "s": part.s, "U": part.U, "Vt": part.Vt}
+        return {"latent": noise, **super().start(K, form, rng, svd)}
 
     def middle(self, v: SimpleNamespace) -> Any:
         return self.scale * v.s[:, None] * v.latent

@@ -19,11 +19,11 @@ from keras_svd_adapters.methods.algebra import matmul
 from keras_svd_adapters.methods.contract import SVD, Array
 from keras_svd_adapters.methods.hyperparameters import check_positive_integers
 from keras_svd_adapters.methods.spectral.core_update import CoreUpdate
-from keras_svd_adapters.methods.spectral.triplets import check_triplets, triplet_arrays, triplets
+from keras_svd_adapters.methods.spectral.triplets import FromTriplets, triplet_arrays
 
 
 @dataclass(frozen=True, repr=False)
-class NestedLoRAXS(CoreUpdate):
+class NestedLoRAXS(CoreUpdate, FromTriplets):
     """Nested low-rank adaptation: two thin matrices between singular vectors.
 
     The method trains `2 rank * inner_rank` values per kernel of any size.
@@ -48,11 +48,9 @@ class NestedLoRAXS(CoreUpdate):
     inner_rank: int = 8
 
     name: ClassVar[str] = "nested_lora_xs"
-    needs_svd: ClassVar[bool] = True
-    basis_matters: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        check_triplets(self.rank, 0)
+        super().__post_init__()
         check_positive_integers(inner_rank=self.inner_rank)
         if self.inner_rank > self.rank:
             raise ValueError(
@@ -63,9 +61,6 @@ class NestedLoRAXS(CoreUpdate):
     @property
     def recommended_learning_rate(self) -> float:
         return 3e-3
-
-    def check(self, m: int, n: int) -> None:
-        check_triplets(self.rank, 0, m, n)
 
     def arrays(self, m: int, n: int, form: str) -> dict[str, Array]:
         r, q = self.rank, self.inner_rank
@@ -80,7 +75,7 @@ class NestedLoRAXS(CoreUpdate):
     ) -> dict[str, np.ndarray]:
         bound = 1 / sqrt(self.rank)
         noise = rng.uniform(-bound, bound, (self.rank, self.inner_rank))
-        return {"latent_a": noise, **triplets(svd, 0, self.rank)}
+        return {"latent_a": noise, **super().start(K, form, rng, svd)}
 
     def middle(self, v: SimpleNamespace) -> Any:
         return v.s[:, None] * matmul(v.latent_a, v.latent_b)

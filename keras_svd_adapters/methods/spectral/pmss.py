@@ -18,13 +18,13 @@ from scipy.linalg import qr
 
 from keras_svd_adapters.methods.algebra import matmul
 from keras_svd_adapters.methods.contract import SVD, Array, Kernel
-from keras_svd_adapters.methods.hyperparameters import check_positive_integers, check_rank
 from keras_svd_adapters.methods.low_rank_update import LowRankUpdate
 from keras_svd_adapters.methods.method import Method
+from keras_svd_adapters.methods.ranked import Ranked
 
 
 @dataclass(frozen=True, repr=False)
-class PMSS(LowRankUpdate):
+class PMSS(LowRankUpdate, Ranked):
     """Matrix skeleton selection: the update lives between columns and rows of the kernel.
 
     The method trains `rank ** 2` values per kernel of any size, and needs no
@@ -49,15 +49,9 @@ class PMSS(LowRankUpdate):
 
     name: ClassVar[str] = "pmss"
 
-    def __post_init__(self) -> None:
-        check_positive_integers(rank=self.rank)
-
     @property
     def recommended_learning_rate(self) -> float:
         return 3e-3
-
-    def check(self, m: int, n: int) -> None:
-        check_rank(self.rank, m, n)
 
     def arrays(self, m: int, n: int, form: str) -> dict[str, Array]:
         r = self.rank

@@ -19,13 +19,13 @@ import numpy as np
 
 from keras_svd_adapters.methods.algebra import constant
 from keras_svd_adapters.methods.cayley import cayley_change, skew_count
-from keras_svd_adapters.methods.contract import SVD, Array
+from keras_svd_adapters.methods.contract import Array
 from keras_svd_adapters.methods.spectral.core_update import CoreUpdate
-from keras_svd_adapters.methods.spectral.triplets import check_triplets, triplet_arrays, triplets
+from keras_svd_adapters.methods.spectral.triplets import FromTriplets, triplet_arrays
 
 
 @dataclass(frozen=True, repr=False)
-class PSOFT(CoreUpdate):
+class PSOFT(CoreUpdate, FromTriplets):
     """Orthogonal fine-tuning in the principal subspace of a kernel.
 
     The method trains `rank (rank - 1) / 2 + 2 rank` values per kernel of any
@@ -49,28 +49,15 @@ class PSOFT(CoreUpdate):
     rank: int = 32
 
     name: ClassVar[str] = "psoft"
-    needs_svd: ClassVar[bool] = True
-    basis_matters: ClassVar[bool] = True
-
-    def __post_init__(self) -> None:
-        check_triplets(self.rank, 0)
 
     @property
     def recommended_learning_rate(self) -> float:
         return 3e-3
 
-    def check(self, m: int, n: int) -> None:
-        check_triplets(self.rank, 0, m, n)
-
     def arrays(self, m: int, n: int, form: str) -> dict[str, Array]:
         ones = Array((self.rank,), trainable=True, start=1.0)
         skew = Array((skew_count(self.rank),), trainable=True, start=0.0)
         return {"skew": skew, "vec_a": ones, "vec_b": ones} | triplet_arrays(m, n, self.rank)
-
-    def start(
-        self, K: np.ndarray, form: str, rng: np.random.Generator, svd: SVD | None
-    ) -> dict[str, np.ndarray]:
-        return triplets(svd, 0, self.rank)
 
     def middle(self, v: SimpleNamespace) -> Any:
         a, b, change = v.vec_a, v.vec_b, cayley_change(v.skew, self.rank)

@@ -15,16 +15,14 @@ from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any, ClassVar
 
-import numpy as np
-
 from keras_svd_adapters.methods.algebra import concatenate, transpose
-from keras_svd_adapters.methods.contract import SVD, Array, Kernel
+from keras_svd_adapters.methods.contract import Array, Kernel
 from keras_svd_adapters.methods.low_rank_update import LowRankUpdate
-from keras_svd_adapters.methods.spectral.triplets import check_triplets, triplet_arrays, triplets
+from keras_svd_adapters.methods.spectral.triplets import FromTriplets, triplet_arrays
 
 
 @dataclass(frozen=True, repr=False)
-class SpectralAdapterA(LowRankUpdate):
+class SpectralAdapterA(LowRankUpdate, FromTriplets):
     """Additive tuning of the largest singular vectors of a kernel.
 
     The method trains `rank * (m + n)` values per `(m, n)` kernel.
@@ -49,18 +47,10 @@ class SpectralAdapterA(LowRankUpdate):
     first: int = 0
 
     name: ClassVar[str] = "spectral_adapter_a"
-    needs_svd: ClassVar[bool] = True
-    basis_matters: ClassVar[bool] = True
-
-    def __post_init__(self) -> None:
-        check_triplets(self.rank, self.first)
 
     @property
     def recommended_learning_rate(self) -> float:
         return 3e-3
-
-    def check(self, m: int, n: int) -> None:
-        check_triplets(self.rank, self.first, m, n)
 
     def arrays(self, m: int, n: int, form: str) -> dict[str, Array]:
         return {
@@ -68,11 +58,6 @@ class SpectralAdapterA(LowRankUpdate):
             "y": Array((n, self.rank), trainable=True, start=0.0, axes="n."),
             **triplet_arrays(m, n, self.rank, "float32"),
         }
-
-    def start(
-        self, K: np.ndarray, form: str, rng: np.random.Generator, svd: SVD | None
-    ) -> dict[str, np.ndarray]:
-        return triplets(svd, self.first, self.rank)
 
     def factors(self, v: SimpleNamespace, kernel: Kernel) -> tuple[Any, Any]:
         Yt = transpose(v.y)

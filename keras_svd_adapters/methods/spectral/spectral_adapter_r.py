@@ -19,13 +19,13 @@ import numpy as np
 
 from keras_svd_adapters.methods.algebra import constant, matmul, transpose
 from keras_svd_adapters.methods.cayley import cayley_change, skew_count
-from keras_svd_adapters.methods.contract import SVD, Array
+from keras_svd_adapters.methods.contract import Array
 from keras_svd_adapters.methods.spectral.core_update import CoreUpdate
-from keras_svd_adapters.methods.spectral.triplets import check_triplets, triplet_arrays, triplets
+from keras_svd_adapters.methods.spectral.triplets import FromTriplets, triplet_arrays
 
 
 @dataclass(frozen=True, repr=False)
-class SpectralAdapterR(CoreUpdate):
+class SpectralAdapterR(CoreUpdate, FromTriplets):
     """Orthogonal tuning of the largest singular vectors of a kernel.
 
     The method trains `rank ** 2` values per kernel of any size.
@@ -50,29 +50,16 @@ class SpectralAdapterR(CoreUpdate):
     first: int = 0
 
     name: ClassVar[str] = "spectral_adapter_r"
-    needs_svd: ClassVar[bool] = True
-    basis_matters: ClassVar[bool] = True
-
-    def __post_init__(self) -> None:
-        check_triplets(self.rank, self.first)
 
     @property
     def recommended_learning_rate(self) -> float:
         return 1e-2
-
-    def check(self, m: int, n: int) -> None:
-        check_triplets(self.rank, self.first, m, n)
 
     def arrays(self, m: int, n: int, form: str) -> dict[str, Array]:
         skew = Array((skew_count(self.rank),), trainable=True, start=0.0)
         scaling = Array((self.rank,), trainable=True, start=1.0)
         trained = {"skew_x": skew, "skew_y": skew, "scaling": scaling}
         return trained | triplet_arrays(m, n, self.rank)
-
-    def start(
-        self, K: np.ndarray, form: str, rng: np.random.Generator, svd: SVD | None
-    ) -> dict[str, np.ndarray]:
-        return triplets(svd, self.first, self.rank)
 
     def middle(self, v: SimpleNamespace) -> Any:
         X, Yt = cayley_change(v.skew_x, self.rank), transpose(cayley_change(v.skew_y, self.rank))

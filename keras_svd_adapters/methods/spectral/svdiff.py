@@ -17,6 +17,7 @@ import numpy as np
 from keras.ops import relu
 
 from keras_svd_adapters.methods.contract import Array, Kernel
+from keras_svd_adapters.methods.hyperparameters import check_positive
 from keras_svd_adapters.methods.spectral.spectral import Spectral, smallest_are_safe
 
 
@@ -50,8 +51,7 @@ class SVDiff(Spectral):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not self.scale > 0:
-            raise ValueError(f"`scale` must be positive. Received: scale={self.scale!r}")
+        check_positive(scale=self.scale)
 
     @property
     def recommended_learning_rate(self) -> float:
