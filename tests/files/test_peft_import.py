@@ -15,7 +15,7 @@ from safetensors.numpy import load_file, save_file
 import keras_svd_adapters as ksa
 from keras_svd_adapters.files.peft.families import FAMILIES
 from keras_svd_adapters.files.peft.settings import check_settings, method_for
-from keras_svd_adapters.files.peft.twins import TWINS, twin_settings
+from keras_svd_adapters.files.peft.twins import TWINS, are_written_together, twin_settings
 
 CONFIGS = {
     "llama": peft.LoraConfig(
@@ -214,3 +214,14 @@ def test_another_form_of_a_method_is_refused(kind):
     for name in fixed.keys() - {"r", "bias"}:
         with pytest.raises(ValueError, match=f"not supported.*Received: {name}="):
             check_settings({"peft_type": kind, **settings, name: "another"})
+
+
+@pytest.mark.backend_free("settings")
+def test_settings_that_peft_has_once_must_be_equal():
+    LoHa, LoKr, MiSS = ksa.methods.LoHa, ksa.methods.LoKr, ksa.methods.MiSS
+    assert are_written_together([LoHa(rank=2), LoHa(rank=3, alpha=6)])
+    assert are_written_together([LoKr(rank=2, factor=4), LoKr(rank=3, factor=4)])
+    assert not are_written_together([LoKr(rank=2, factor=4), LoKr(rank=2)])
+    assert not are_written_together([MiSS(rank=2), MiSS(rank=3)])
+    assert not are_written_together([ksa.LoRA(rank=2)])
+    assert not are_written_together([ksa.methods.HRA(rank=3, orthogonal=True)])

@@ -14,7 +14,7 @@ from keras_svd_adapters.files.peft.directory import PeftContents, check_director
 from keras_svd_adapters.files.peft.heads import modules_to_save
 from keras_svd_adapters.files.peft.modules import Modules, Names, name_modules
 from keras_svd_adapters.files.peft.settings import settings_of
-from keras_svd_adapters.files.peft.twins import KIND, TWINS, is_twin
+from keras_svd_adapters.files.peft.twins import are_written_together
 from keras_svd_adapters.kernels.low_rank_factors import check_size
 from keras_svd_adapters.merging.approximation import ApproximateKernel, Approximation
 from keras_svd_adapters.methods.low_rank.dora import DoRA
@@ -155,9 +155,7 @@ def _as_they_are(sites: Sequence[Site], name: str) -> bool:
     scales = {m.scale for m in methods if type(m) is LoRA}
     if len(once) > 1 or len(scales) > 1:
         return False
-    if all(is_twin(method) for method in methods):
-        return TWINS[KIND[type(methods[0])]].has_patterns or len(set(methods)) == 1
-    return type(methods[0]) in OWN
+    return type(methods[0]) in OWN or are_written_together(methods)
 
 
 def _projections(sites: list[Site], name: str) -> dict[str, np.ndarray]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -91,6 +91,16 @@ def is_twin(method: Method) -> bool:
         getattr(method, ours) == twin.fixed.get(theirs, getattr(method, ours))
         for theirs, ours in twin.settings.items()
     )
+
+
+def are_written_together(methods: Sequence[Method]) -> bool:
+    """Return whether one directory of PEFT can hold these methods of different kernels."""
+    if not all(is_twin(method) for method in methods):
+        return False
+    by_module = ("r", "alpha") if TWINS[KIND[type(methods[0])]].has_patterns else ()
+    settings = [twin_settings(method).items() for method in methods]
+    rest = [{name: value for name, value in each if name not in by_module} for each in settings]
+    return all(each == rest[0] for each in rest)
 
 
 def check_fixed(kind: str, config: Mapping[str, Any]) -> None:
