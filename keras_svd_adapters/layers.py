@@ -15,47 +15,54 @@ from keras_svd_adapters.adapters.attachment import attach
 from keras_svd_adapters.adapters.carried import adapters_of
 from keras_svd_adapters.adapters.frozen_variables import freeze_variable
 from keras_svd_adapters.adapters.layer_kinds import base_kernel_value
+from keras_svd_adapters.adapters.layers.vectors import BIASES, NORMS
 from keras_svd_adapters.adapters.shared_arrays import SharedArrays
 from keras_svd_adapters.kernels.svd.service import SVDService
 from keras_svd_adapters.methods.method import Method
 from keras_svd_adapters.models.assignment import check_methods
 from keras_svd_adapters.models.attaching import start_adapter
-from keras_svd_adapters.models.sites.search import find_sites
+from keras_svd_adapters.models.sites.search import KERNELS, find_sites
 from keras_svd_adapters.models.sites.site import Site
 from keras_svd_adapters.models.state.adapted_model import PACKAGE
 from keras_svd_adapters.models.state.array_sharing import shared_arrays_for, shared_shapes
 
 NAME = "default"
+BASES = {  # of the methods that adapt a kind: base layers, and one of them as code
+    KERNELS: ("Dense, EinsumDense or convolution", "Dense(64)"),
+    BIASES: ("Dense or other layer with a bias", "Dense(64)"),
+    NORMS: ("normalization such as LayerNormalization", "LayerNormalization()"),
+}
 
 
 class AdaptedDense(keras.layers.Layer):
     """Base class of `LoRADense`, `SVFTDense` and so on: owns a layer and adapts it.
 
     Args:
-        base_layer: A built `Dense`, `EinsumDense` or convolution.
+        base_layer: A built layer with what the method `adapts`: a `Dense`, `EinsumDense` or
+            convolution; or a layer with a bias; or a normalization.
         method: A `Method`.
     """
 
     def __init__(self, base_layer: keras.layers.Layer, method: Method, **kwargs: Any):
         restoring, dtype = kwargs.pop("restoring", None), kwargs.pop("dtype", None)
-        site = _only_site(base_layer)
+        sites = _sites_of(base_layer, method)
         if restoring is None and dtype is not None:
             _set_compute_dtype(base_layer, dtype)
         super().__init__(dtype=base_layer.dtype_policy, **kwargs)
         if restoring is None:
-            check_methods([(site, method)], NAME)
-            adapter = _start(site, method)
+            check_methods([(site, method) for site in sites], NAME)
+            adapters = [_start(site, method) for site in sites]
         elif restoring == "merged":
-            adapter = None
+            adapters = []
         else:
-            adapter = _empty_adapter(site, method, restoring)
+            adapters = [_empty_adapter(site, method, restoring) for site in sites]
         self.base_layer = base_layer
         self.method = method
         self.supports_masking = base_layer.supports_masking
-        if adapter is not None:
-            for weight in base_layer.weights:
-                freeze_variable(weight)
-            attach(base_layer, NAME, adapter)
+        for weight in base_layer.weights if adapters else ():
+            freeze_variable(weight)
+        for site, adapter in zip(sites, adapters):
+            attach(site.layer, NAME, adapter)
         self.built = True
 
     def call(self, inputs: Any, training: bool | None = None) -> Any:
@@ -72,12 +79,14 @@ class AdaptedDense(keras.layers.Layer):
         return keras.ops.cast(base_kernel_value(layer), "float32")
 
     def get_config(self) -> dict[str, Any]:
-        adapter = adapters_of(self.base_layer).get(NAME)
+        sites = _sites_of(self.base_layer, self.method)
+        adapters = (adapters_of(site.layer).get(NAME) for site in sites)
+        form = next((adapter.form for adapter in adapters if adapter is not None), "merged")
         return {
             **super().get_config(),
             "base_layer": keras.saving.serialize_keras_object(self.base_layer),
             **self.method.get_config(),
-            "restoring": adapter.form if adapter is not None else "merged",
+            "restoring": form,
         }
 
     @classmethod
@@ -113,10 +122,16 @@ def _empty_adapter(site: Site, method: Method, form: str) -> Adapter:
     return site.new_adapter(method, form, NAME, shared=shared)
 
 
-def _only_site(layer: keras.layers.Layer) -> Site:
-    sites = find_sites(layer) if isinstance(layer, keras.layers.Layer) else []
-    site = next((site for site in sites if site.layer is layer and not site.host.is_lookup), None)
-    if site is None:
+def _sites_of(layer: keras.layers.Layer, method: Method) -> list[Site]:
+    """Return the kernel of a layer, or the vectors of the layer that a method adapts."""
+    found = find_sites(layer, method.adapts) if isinstance(layer, keras.layers.Layer) else []
+    sites = [
+        site
+        for site in found
+        if (site.layer is layer and not site.host.is_lookup)
+        or (method.adapts != KERNELS and site.owner is layer)
+    ]
+    if not sites:
         built = getattr(layer, "built", None)
         hint = (
             "build it first, as in `base.build((None, 64))`"
@@ -124,12 +139,12 @@ def _only_site(layer: keras.layers.Layer) -> Site:
             else "pass such a layer"
         )
         raise ValueError(
-            f"`base_layer` must be a built Dense, EinsumDense or convolution: {hint}. "
-            f"Received: {layer!r}"
+            f"`base_layer` must be a built {BASES[method.adapts][0]}: {hint}. Received: {layer!r}"
         )
-    if why := site.exclusion_reason():
-        raise ValueError(f"`{site.path}` cannot be adapted: {why}. Received: {layer!r}")
-    return site
+    for site in sites:
+        if why := site.exclusion_reason():
+            raise ValueError(f"`{site.path}` cannot be adapted: {why}. Received: {layer!r}")
+    return sites
 
 
 def dense_layer(method: type[Method]) -> type[AdaptedDense]:
@@ -154,17 +169,20 @@ def dense_layer(method: type[Method]) -> type[AdaptedDense]:
 
 def _docstring(method: type[Method]) -> str:
     text = (method.__doc__ or "").split("    Example:")[0]
+    if "    Args:\n" not in text:
+        text += "    Args:\n\n"
     needed = "".join(f", {f.name}=[0]" for f in fields(method) if f.default is MISSING)
+    base, example = BASES[method.adapts]
     return text.replace(
         "    Args:\n",
         "    The layer owns its base layer, freezes it, and equals it at step 0.\n\n    Args:\n"
-        "        base_layer: A built `Dense`, `EinsumDense` or convolution.\n",
+        f"        base_layer: A built {base}.\n",
     ) + (
         "    Example:\n\n"
-        "    >>> base = keras.layers.Dense(64)\n"
-        "    >>> base.build((None, 128))\n"
+        f"    >>> base = keras.layers.{example}\n"
+        "    >>> base.build((None, 64))\n"
         f"    >>> layer = keras_svd_adapters.layers.{method.__name__}Dense(base{needed})\n"
-        "    >>> tuple(layer(keras.ops.ones((2, 128))).shape)\n"
+        "    >>> tuple(layer(keras.ops.ones((2, 64))).shape)\n"
         "    (2, 64)\n    "
     )
 

@@ -85,9 +85,9 @@ class AdaptedLayer:
     def is_inactive(self) -> bool:
         """Whether the layer computes with its own kernel, in the running thread."""
         mode = current_mode()
-        return id(self) in mode.base or (
-            self.active_adapter is None and id(self) not in mode.per_sample
-        )
+        if self.active_adapter is None and id(self) not in (*mode.per_sample, *mode.chosen):
+            return True
+        return id(self) in mode.base
 
     def adapted(self, inputs: Any, compute: Compute, training: bool | None) -> Any:
         """Run `compute` on inputs with the active adapter, or with the adapter of each sample."""
@@ -144,8 +144,9 @@ class AdaptedLayer:
         return getattr(self, PREFIX + self.carried_adapters[0]).view
 
     def adapter(self) -> Adapter:
-        """The active adapter."""
-        return getattr(self, PREFIX + str(self.active_adapter))
+        """The adapter that the layer computes with in the running thread, if it does with one."""
+        name = current_mode().chosen.get(id(self), self.active_adapter)
+        return getattr(self, PREFIX + str(name))
 
     def base_only(self) -> AbstractContextManager[None]:
         """Context manager: the layer computes as it did before it was adapted, in this thread."""

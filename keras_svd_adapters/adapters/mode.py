@@ -19,11 +19,14 @@ class Mode:
         base: Identities of layers that compute with their own kernels.
         per_sample: The adapters of layers, by identity, in which each sample has its own.
         ids: The adapter of each sample.
+        chosen: Names of the adapters of layers, by identity, that do not compute with their active
+            adapter but with this one.
     """
 
     base: frozenset[int] = frozenset()
     per_sample: Mapping[int, PerSampleAdapters] = field(default_factory=dict)
     ids: AdapterIds | None = None
+    chosen: Mapping[int, str] = field(default_factory=dict)
 
     def key(self, layers: frozenset[int]) -> tuple[Any, ...]:
         """Return what a function that is compiled for a model with these layers depends on."""

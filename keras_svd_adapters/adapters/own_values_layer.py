@@ -1,6 +1,7 @@
-"""A layer that computes with weights that several adapters train, each with its own values.
+"""A layer that computes with weights of which several adapters have their own values.
 
-Each sample of a batch uses the values of its adapter.
+Several adapters train the same weight, or adapt the same bias or the same vector of a
+normalization. In a batch of mixed adapters, the layer computes once for each set of values.
 """
 
 from __future__ import annotations
@@ -9,18 +10,21 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial, wraps
 from typing import Any
 
 import keras
 import numpy as np
 from keras import ops
 
+from keras_svd_adapters.adapters.carried import adapters_of
 from keras_svd_adapters.adapters.class_mixing import add_mixin, remove_mixin
+from keras_svd_adapters.adapters.layers.read_weight import ReadKernel, attached_kernels
 from keras_svd_adapters.adapters.mode import Mode, current_mode, in_mode
 from keras_svd_adapters.adapters.own_values import own_values, variable_of
 from keras_svd_adapters.adapters.per_sample import AdapterIds, samples_of
 from keras_svd_adapters.adapters.refusals import refuse_per_sample
+from keras_svd_adapters.runtime.keras_private.layers import all_layers
 
 _computing: ContextVar[frozenset[int]] = ContextVar("_computing", default=frozenset())
 _read_outside: ContextVar[list[str] | None] = ContextVar("_read_outside", default=None)
@@ -55,13 +59,24 @@ def refuse_reads_outside(weights: Iterable[keras.Variable]) -> Iterator[None]:
 
 
 class OwnValuesLayer:
-    """Mixin of a layer with such weights: each sample of a batch has those of its adapter."""
+    """Mixin of a layer with such weights: each sample of a batch uses those of its adapter."""
 
     def call(self, *args: Any, **kwargs: Any) -> Any:
         mode, call = current_mode(), super().call  # type: ignore[misc]
         if mode.ids is None:
             return call(*args, **kwargs)
         return _call_for_each(self, partial(call, *args, **kwargs), mode, mode.ids)
+
+
+@cache
+def own_values_mixin(cls: type) -> type[OwnValuesLayer]:
+    """Return the mixin for the layers of a class, whose `call` has the signature of theirs."""
+
+    @wraps(cls.call)  # type: ignore[attr-defined]
+    def call(self: Any, *args: Any, **kwargs: Any) -> Any:
+        return OwnValuesLayer.call(self, *args, **kwargs)
+
+    return type("OwnValuesLayer", (OwnValuesLayer,), {"call": call})
 
 
 def _call_for_each(layer: Any, call: Callable[[], Any], mode: Mode, ids: AdapterIds) -> Any:
@@ -84,12 +99,15 @@ def _of_groups(
     weights: list[keras.Variable],
 ) -> Any:
     """Return the outputs of all samples, computed once for each set of values of the weights."""
-    groups: dict[tuple[int, ...], list[str | None]] = {}
+    vectors = [each for each in vectors_of(layer) if id(each) in mode.per_sample]
+    groups: dict[tuple[Any, ...], list[str | None]] = {}
     for name in ids.names:
         variables = tuple(id(variable_of(weight, name)) for weight in weights)
-        groups.setdefault(variables, []).append(name)
-    if ids.probe_rows or groups.keys() == {tuple(map(id, weights))}:
-        y = call()
+        adapted = tuple(name if name in adapters_of(each) else None for each in vectors)
+        groups.setdefault((variables, adapted), []).append(name)
+    if ids.probe_rows or groups.keys() == {(tuple(map(id, weights)), (None,) * len(vectors))}:
+        with in_mode(_with_vectors(mode, vectors, None)):
+            y = call()
         keras.tree.map_structure(partial(samples_of, chosen=ids), y)
         return y
     y = None
@@ -97,11 +115,28 @@ def _of_groups(
         same = tuple(name if name in names else names[0] for name in ids.names)
         values = [(v, ops.convert_to_tensor(v)) for v in layer.variables]
         values += [(w, ops.convert_to_tensor(variable_of(w, names[0]))) for w in weights]
-        with in_mode(replace(mode, ids=replace(ids, names=same))), keras.StatelessScope(values):
+        of_group = _with_vectors(mode, vectors, names[0])
+        with in_mode(replace(of_group, ids=replace(ids, names=same))), keras.StatelessScope(values):
             found = call()
         here = np.array([name in names for name in ids.names])
         y = found if y is None else keras.tree.map_structure(partial(_where, here, ids), found, y)
     return y
+
+
+def vectors_of(layer: keras.layers.Layer) -> list[ReadKernel]:
+    """Return the vectors with adapters of a layer, and of the layers below it."""
+    return [each for one in all_layers(layer) for each in attached_kernels(one) if each.is_vector]
+
+
+def _with_vectors(mode: Mode, vectors: list[ReadKernel], name: str | None) -> Mode:
+    """Return a mode in which vectors have the adapter of this name, or no adapter."""
+    chosen = {id(each): name for each in vectors if name is not None and name in adapters_of(each)}
+    return replace(
+        mode,
+        base=mode.base | ({id(each) for each in vectors} - chosen.keys()),
+        per_sample={k: v for k, v in mode.per_sample.items() if k not in set(map(id, vectors))},
+        chosen={**mode.chosen, **chosen},
+    )
 
 
 def _where(here: np.ndarray, ids: AdapterIds, found: Any, y: Any) -> Any:

@@ -12,7 +12,7 @@ import numpy as np
 from keras_svd_adapters.files.archive import AdapterFileError, Contents
 from keras_svd_adapters.files.fingerprints import distance, kernel_fingerprint, kernel_sample
 from keras_svd_adapters.methods.method import Method
-from keras_svd_adapters.models.sites.search import find_sites
+from keras_svd_adapters.models.sites.search import sites_by_key
 from keras_svd_adapters.models.sites.site import Site
 from keras_svd_adapters.runtime.warnings import warn
 
@@ -32,7 +32,7 @@ def match_sites(
     If some do not fit, the function raises an error. Without `strict`, it warns and
     returns the sites that fit, and raises an error only if no site fits.
     """
-    by_key = {site.key: site for site in find_sites(model)}
+    by_key = sites_by_key(model)
     chosen: list[tuple[Site, Method]] = []
     problems: list[str] = []
     dtypes: list[tuple[str, str, float]] = []

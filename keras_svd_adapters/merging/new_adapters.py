@@ -45,6 +45,11 @@ class NewAdapter(NamedTuple):
 
 def lora_of(site: Site, factors: Sequence[Factors], wanted: TargetUpdate) -> NewAdapter:
     """Return a LoRA of these factors, one pair for each matrix of a kernel."""
+    if site.is_vector:
+        raise ValueError(
+            "A LoRA changes kernels, and this adapter changes a bias or a normalization: keep it, "
+            f"or `merge` it. Received: `{site.path}`"
+        )
     pairs = padded(factors)
     values = site.view.joined([{"lora_a": A, "lora_b": B} for A, B in pairs])
     method = LoRA(rank=pairs[0][0].shape[1])

@@ -31,11 +31,14 @@ from keras_svd_adapters.methods.spectral.spectral_adapter_r import SpectralAdapt
 from keras_svd_adapters.methods.spectral.svdiff import SVDiff
 from keras_svd_adapters.methods.spectral.svf import SVF
 from keras_svd_adapters.methods.spectral.svft import SVFT
+from keras_svd_adapters.methods.vectors.bitfit import BitFit
 from keras_svd_adapters.methods.vectors.ia3 import IA3
+from keras_svd_adapters.methods.vectors.ln_tuning import LNTuning
 
 __all__ = [
     "ABBA",
     "BOFT",
+    "BitFit",
     "DoRA",
     "DuDe",
     "EDoRA",
@@ -43,6 +46,7 @@ __all__ = [
     "FourierFT",
     "HRA",
     "IA3",
+    "LNTuning",
     "LoHa",
     "LoKr",
     "LoRA",

@@ -22,6 +22,8 @@ class Method:
 
     Class attributes:
 
+    - `adapts`: `"kernels"`; or vectors, which are kernels of one row: `"biases"`, or `"norms"`, the
+      scales and shifts of normalizations.
     - `needs_svd`: whether `start` needs the decomposition.
     - `basis_matters`: whether the trained values are valid only with the same singular vectors.
     - `forms`: the values that `form` may return.
@@ -33,6 +35,7 @@ class Method:
     """
 
     name: ClassVar[str]
+    adapts: ClassVar[str] = "kernels"
     needs_svd: ClassVar[bool] = False
     basis_matters: ClassVar[bool] = False
     forms: ClassVar[tuple[str, ...]] = ("additive",)

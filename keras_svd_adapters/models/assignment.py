@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import keras
@@ -12,7 +12,7 @@ from keras_svd_adapters.adapters.layer_kinds import base_kernel_variable
 from keras_svd_adapters.kernels.placement import check_layout
 from keras_svd_adapters.methods.method import Method
 from keras_svd_adapters.models.sites.patterns import Targets, sites_matching
-from keras_svd_adapters.models.sites.search import find_sites
+from keras_svd_adapters.models.sites.search import find_sites, sites_by_key
 from keras_svd_adapters.models.sites.selection import select_sites
 from keras_svd_adapters.models.sites.site import Site
 from keras_svd_adapters.runtime.warnings import warn
@@ -30,24 +30,37 @@ def check_name(name: str) -> None:
 
 
 def choose_methods(
-    model: keras.layers.Layer, method: Method | None, targets: Targets, *which: Any
+    model: keras.layers.Layer,
+    method: Method | None,
+    targets: Targets,
+    exclude: Targets = None,
+    layers: Iterable[int] | None = None,
+    last: int | None = None,
+    tied: bool = False,
 ) -> Chosen:
     """Return the sites to adapt, each with the method of the first pattern that selects it."""
+    which = (exclude, layers, last, tied)
     if not isinstance(targets, Mapping) or not targets:
-        return [(site, _require_method(method)) for site in select_sites(model, targets, *which)]
+        method = _require_method(method)
+        return [(s, method) for s in select_sites(model, targets, *which, method.adapts)]
     if method is not None and all(targets.values()):
         raise ValueError(
             "Each of these targets has its own method, so `method` has no effect: leave it out, "
             f"or give a target the value `None` to use it there. Received: method={method!r}, "
             f"{targets!r}"
         )
-    sites = select_sites(model, list(targets), *which)
-    everything = find_sites(model)
-    rules: dict[str, Any] = {}
-    for pattern, rule in targets.items():
-        for site in sites_matching(pattern, model, everything):
-            rules.setdefault(site.key, rule or method)
-    return [(site, _require_method(rules[site.key])) for site in sites]
+    rules = {pattern: _require_method(rule or method) for pattern, rule in targets.items()}
+    chosen: dict[str, tuple[Site, Method]] = {}  # the shift of a normalization is of two kinds
+    for kind in dict.fromkeys(rule.adapts for rule in rules.values()):
+        patterns = [pattern for pattern, rule in rules.items() if rule.adapts == kind]
+        selected = {site.key for site in select_sites(model, patterns, *which, kind)}
+        everything = find_sites(model, kind)
+        for pattern in patterns:
+            for site in sites_matching(pattern, model, everything):
+                if site.key in selected:
+                    chosen.setdefault(site.key, (site, rules[pattern]))
+    places = {key: place for place, key in enumerate(sites_by_key(model))}
+    return [chosen[key] for key in sorted(chosen, key=places.__getitem__)]
 
 
 def _require_method(method: Any) -> Method:

@@ -92,8 +92,7 @@ class PerSampleModel(keras.Model):
         The rows of such a layer are not samples. A prime number of samples reveals this.
         """
         several = [weight for weight in weights_of([self.model]) if own_values(weight)]
-        if several:
-            place_mixins([self.model])  # layers may have joined since the last change
+        place_mixins([self.model])  # layers may have joined since the last change
         try:
             for rows in PRIMES:
                 specs = keras.tree.map_structure(lambda x: _of_rows(x, rows), inputs)  # noqa: B023
@@ -130,7 +129,7 @@ def per_sample_model(model: keras.Model, ids: list[str | None], inputs: Any) -> 
 
 
 def _maps(site: Site) -> bool:
-    if holds_integers(site.owner):
+    if holds_integers(site.layer):
         return False
     return keras.backend.backend() != "torch" or site.host.has_row_inputs or site.host.is_lookup
 

@@ -29,6 +29,7 @@ from keras_svd_adapters.models.state.weight_owners import (
     forget_single_owners,
     hold_active,
     move_last,
+    place_mixins,
 )
 from keras_svd_adapters.runtime.keras_private.layers import all_layers
 from keras_svd_adapters.runtime.live_models import models_containing, with_models_around
@@ -100,6 +101,7 @@ def _tell_of_user_functions(sites: list[Site]) -> None:
 def restore_base_model(model: keras.layers.Layer) -> None:
     """Turn a model without adapters, and the models around it, back into ordinary models."""
     restore_all_trainable(model)
+    place_mixins(with_models_around(model))
     for around in models_containing(all_layers(model)):
         if not adapted_sites(around):
             unmark_adapted(around)

@@ -15,7 +15,6 @@ from keras_svd_adapters.models.refresh import restore_base_model, sync_model
 from keras_svd_adapters.models.sites.search import adapted_sites
 from keras_svd_adapters.models.state.changes import changes_model
 from keras_svd_adapters.models.state.weight_owners import (
-    place_mixins,
     remove_owner,
     restore_owners_on_error,
     weights_of,
@@ -46,7 +45,6 @@ def delete_adapter(model: keras.layers.Layer, name: str) -> None:
     if not any(adapted_sites(each, name) for each in models):
         for weight in weights_of(models):
             remove_owner(weight, name)
-        place_mixins(models)
     sync_model(model) if adapted_sites(model) else restore_base_model(model)
 
 

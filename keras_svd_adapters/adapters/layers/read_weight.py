@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from contextlib import AbstractContextManager
 from functools import cache, partial
 from typing import Any, ClassVar
 
@@ -11,7 +12,11 @@ import keras
 from keras_svd_adapters.adapters.adapted_layer import AdaptedLayer
 from keras_svd_adapters.adapters.class_mixing import add_mixin, remove_mixin
 from keras_svd_adapters.adapters.layers.registry import kernel_axes
+from keras_svd_adapters.adapters.layers.vectors import VECTORS, vector_axes
+from keras_svd_adapters.adapters.mode import with_own_kernels
+from keras_svd_adapters.adapters.refusals import refuse_to_clone
 from keras_svd_adapters.kernels.matrix_view import KernelView
+from keras_svd_adapters.kernels.quantized import float_policy
 from keras_svd_adapters.runtime.keras_private.layers import attach_child, detach_child
 
 
@@ -26,18 +31,23 @@ class ReadKernel(keras.layers.Layer):
         attribute: Name by which the weight is known.
         names: Attributes in which the layer stores the weight. `attribute` may be a property
             that returns one of these.
-        axes: As in `register_kernels`.
+        axes: As in `register_kernels`; only `n` for a vector, which is a kernel of one row.
     """
 
     def __init__(
         self, holder: keras.layers.Layer, attribute: str, names: tuple[str, ...], axes: str
     ):
-        super().__init__(name=attribute.strip("_"), dtype=holder.dtype_policy)
+        super().__init__(name=attribute.strip("_"), dtype=float_policy(holder))
         self.attribute = attribute
         self.names = names
         self.axes = axes
         self._holder = weakref.ref(holder)
         self.built = True
+
+    @property
+    def is_vector(self) -> bool:
+        """Whether the weight is a bias or a vector of a normalization."""
+        return "m" not in self.axes
 
     def holder(self) -> keras.layers.Layer:
         """Return the layer that reads the weight; saving would follow an attribute."""
@@ -75,7 +85,7 @@ class AdaptedReadKernel(AdaptedLayer):
     @staticmethod
     def on_first_adapter(layer: keras.layers.Layer) -> None:
         holder = layer.holder()
-        reads = {name: place(k.attribute) for k in kernels_read(holder) for name in k.names}
+        reads = {name: place(k.attribute) for k in _weights_read(holder) for name in k.names}
         attach_child(holder, place(layer.attribute), layer)
         if not isinstance(holder, ReadsAdapted):
             add_mixin(holder, _reading(tuple(reads.items())))
@@ -99,6 +109,23 @@ class ReadsAdapted:
     def __dir__(self) -> list[str]:
         # Saving reads every attribute; computing effective kernels for that would be slow.
         return [name for name in super().__dir__() if name not in self.reads]
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> Any:
+        refuse_to_clone(config.get("name"))
+
+    def save_own_variables(self, store: Any) -> None:
+        with _own_weights(self):
+            super().save_own_variables(store)  # type: ignore[misc]
+
+    def load_own_variables(self, store: Any) -> None:
+        with _own_weights(self):
+            super().load_own_variables(store)  # type: ignore[misc]
+
+
+def _own_weights(holder: Any) -> AbstractContextManager[None]:
+    """Context manager: a layer reads its weights without adapters, in this thread."""
+    return with_own_kernels(frozenset(map(id, attached_kernels(holder))))
 
 
 @cache
@@ -128,9 +155,27 @@ def place(attribute: str) -> str:
     return f"kernel_of_{attribute}"
 
 
+def attached_kernels(layer: Any) -> list[ReadKernel]:
+    """Return the `ReadKernel` of each weight of a layer that has adapters."""
+    places = dict.fromkeys(layer.reads.values()) if isinstance(layer, ReadsAdapted) else {}
+    return [getattr(layer, name) for name in places if hasattr(layer, name)]
+
+
 def kernels_read(layer: keras.layers.Layer) -> list[ReadKernel]:
     """Return the kernels that a built layer reads."""
-    axes = kernel_axes(layer) if layer.built else {}
+    return _read_by(layer, kernel_axes(layer) if layer.built else {})
+
+
+def vectors_read(layer: keras.layers.Layer, kind: str) -> list[ReadKernel]:
+    """Return the vectors of a kind, `"biases"` or `"norms"`, that a built layer reads."""
+    return _read_by(layer, vector_axes(layer, kind) if layer.built else {})
+
+
+def _weights_read(layer: keras.layers.Layer) -> list[ReadKernel]:
+    return kernels_read(layer) + [each for kind in VECTORS for each in vectors_read(layer, kind)]
+
+
+def _read_by(layer: keras.layers.Layer, axes: dict[str, str]) -> list[ReadKernel]:
     found: dict[int, ReadKernel] = {}
     for attribute in axes:
         for kernel in _read_as(layer, attribute, axes):

@@ -123,6 +123,11 @@ def export_peft(
 def _check(site: Site, name: str, names: Names) -> None:
     method = adapters_of(site.layer)[name].method
     received = f"Received: {method} on `{site.path}`"
+    if site.is_vector:
+        raise ValueError(
+            "PEFT directories are written for kernels, not for biases and normalizations: `merge` "
+            f"the adapter, or save it with `save_adapter`. {received}"
+        )
     if site.key not in names.modules:
         raise ValueError(
             "The transformers module of an adapted kernel is not known. Name it by `modules=`, "

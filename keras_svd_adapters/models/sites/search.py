@@ -1,4 +1,4 @@
-"""Find the kernels of a model."""
+"""Find the kernels and the vectors of a model."""
 
 from __future__ import annotations
 
@@ -8,16 +8,35 @@ import keras
 
 from keras_svd_adapters.adapters.carried import adapters_of
 from keras_svd_adapters.adapters.layer_kinds import adapted_class_of
-from keras_svd_adapters.adapters.layers.read_weight import ReadKernel, kernels_read
+from keras_svd_adapters.adapters.layers.read_weight import (
+    ReadKernel,
+    attached_kernels,
+    kernels_read,
+    vectors_read,
+)
+from keras_svd_adapters.adapters.layers.vectors import VECTORS
 from keras_svd_adapters.models.sites.site import Site
 from keras_svd_adapters.runtime.layer_attributes import walk
 
+KERNELS = "kernels"
 
-def find_sites(model: keras.layers.Layer) -> list[Site]:
-    """Return every kernel of a model, in the order of its weight files."""
+
+def find_sites(model: keras.layers.Layer, kind: str = KERNELS) -> list[Site]:
+    """Return every kernel of a model, or every vector of a kind, in the order of its weight files.
+
+    Args:
+        model: A Keras model or layer.
+        kind: What a method `adapts`: `"kernels"`, `"biases"` or `"norms"`.
+    """
     if not isinstance(model, keras.layers.Layer):
         raise ValueError(f"The first argument must be a Keras model or layer. Received: {model!r}")
-    return list(_sites(model))
+    return list(_sites(model) if kind == KERNELS else _vectors(model, kind))
+
+
+def sites_by_key(model: keras.layers.Layer) -> dict[str, Site]:
+    """Return every kernel and every vector of a model, by its key in files."""
+    every = [site for kind in (KERNELS, *VECTORS) for site in find_sites(model, kind)]
+    return {site.key: site for site in every}
 
 
 def _sites(model: keras.layers.Layer) -> Iterator[Site]:
@@ -29,8 +48,18 @@ def _sites(model: keras.layers.Layer) -> Iterator[Site]:
             yield Site(key, _path(chain), layer, chain)
             continue
         for kernel in kernels_read(layer):
-            inside = (*chain, kernel)
-            yield Site(f"{key}/{kernel.attribute}".lstrip("/"), _path(inside), kernel, inside)
+            yield _site_read(key, chain, kernel)
+
+
+def _vectors(model: keras.layers.Layer, kind: str) -> Iterator[Site]:
+    for key, chain in walk(model):
+        for vector in vectors_read(chain[-1], kind):
+            yield _site_read(key, chain, vector)
+
+
+def _site_read(key: str, chain: tuple[keras.layers.Layer, ...], weight: ReadKernel) -> Site:
+    inside = (*chain, weight)
+    return Site(f"{key}/{weight.attribute}".lstrip("/"), _path(inside), weight, inside)
 
 
 def _path(chain: tuple[keras.layers.Layer, ...]) -> str:
@@ -43,9 +72,15 @@ def adapter_names(sites: list[Site]) -> list[str]:
 
 
 def adapted_sites(model: keras.layers.Layer, name: str | None = None) -> list[Site]:
-    """Return the sites that carry an adapter, of this name if one is given."""
+    """Return the sites that carry an adapter, of this name if one is given; vectors come last."""
+    vectors = [
+        _site_read(key, chain, each)
+        for key, chain in walk(model)
+        for each in attached_kernels(chain[-1])
+        if each.is_vector
+    ]
     return [
         site
-        for site in find_sites(model)
+        for site in (*find_sites(model), *vectors)
         if adapters_of(site.layer) and (name is None or name in adapters_of(site.layer))
     ]

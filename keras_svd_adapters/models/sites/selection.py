@@ -8,10 +8,10 @@ from typing import Any
 
 import keras
 
-from keras_svd_adapters.models.sites.blocks import PRESETS, default_sites, numbered
+from keras_svd_adapters.models.sites.blocks import PRESETS, all_but_head, default_sites, numbered
 from keras_svd_adapters.models.sites.layer_tree import format_layer_tree
 from keras_svd_adapters.models.sites.patterns import Targets, _matching, matches
-from keras_svd_adapters.models.sites.search import find_sites
+from keras_svd_adapters.models.sites.search import KERNELS, find_sites
 from keras_svd_adapters.models.sites.site import Site
 from keras_svd_adapters.runtime.warnings import warn
 
@@ -23,6 +23,7 @@ def select_sites(
     layers: Iterable[int] | None = None,
     last: int | None = None,
     tied: bool = False,
+    kind: str = KERNELS,
 ) -> list[Site]:
     """Return the sites of a model that `targets` names and `exclude` does not.
 
@@ -31,7 +32,8 @@ def select_sites(
         targets: `None` selects every Dense, EinsumDense and expert kernel inside
             the repeated blocks. In a model without such blocks, it selects every
             kernel except the output head; if no other kernel is left, the
-            convolutions. Otherwise: an exact layer name or path, a glob with `*`
+            convolutions. Of biases or norms, it selects all except those of the
+            output head. Otherwise: an exact layer name or path, a glob with `*`
             or `?`, a compiled regular expression searched in the path, a callable
             on a `Site`, or a list of these. A glob or a regular expression never
             selects an embedding. If no layer has such a name, `"attention"` and
@@ -42,6 +44,7 @@ def select_sites(
             such blocks are not affected.
         last: Number of these blocks, counted from the end.
         tied: Whether a table that also computes the logits can be adapted.
+        kind: As in `find_sites`.
 
     Returns:
         A list of `Site`.
@@ -50,14 +53,13 @@ def select_sites(
         ValueError: If a pattern matches nothing, or a layer that cannot be
             adapted.
     """
-    sites = find_sites(model)
+    sites = find_sites(model, kind)
     if not sites:
-        raise ValueError(_nothing_to_adapt(model))
-    chosen = (
-        default_sites(model, sites)
-        if targets is None
-        else _matching(model, sites, targets, "targets")
-    )
+        raise ValueError(_nothing_to_adapt(model, kind))
+    if targets is not None:
+        chosen = _matching(model, sites, targets, "targets")
+    else:
+        chosen = default_sites(model, sites) if kind == KERNELS else _outside_head(model, sites)
     if exclude is not None:
         left_out = _matching(model, sites, exclude, "exclude")
         chosen = [site for site in chosen if site not in left_out]
@@ -87,6 +89,14 @@ def select_sites(
     return chosen
 
 
+def _outside_head(model: keras.layers.Layer, vectors: list[Site]) -> list[Site]:
+    """Return the vectors of all layers except those with the kernel of the output head."""
+    kernels = find_sites(model)
+    kept = {site.key for site in all_but_head(model, kernels)}
+    heads = {id(s.owner) for s in kernels if s.key not in kept and not s.host.is_lookup}
+    return [site for site in vectors if id(site.owner) not in heads]
+
+
 def _all_words(targets: Targets, sites: list[Site]) -> bool:
     """Whether all targets are words such as `"mlp"` that name no layer."""
     listed = [targets] if isinstance(targets, str) else targets
@@ -108,11 +118,16 @@ def _warn_skipped(blocked: list[tuple[Site, str]], targets: Targets) -> None:
     )
 
 
-def _nothing_to_adapt(model: keras.layers.Layer) -> str:
+def _nothing_to_adapt(model: keras.layers.Layer, kind: str) -> str:
     if not model.built:
         return (
             "The model is not built, so it has no kernels yet: call it on a batch, or "
             f"`model.build(input_shape)`, first. Received: {model!r}"
+        )
+    if kind != KERNELS:
+        return (
+            f"The model has no {kind} that can be adapted; Gemma and Llama, for example, have no "
+            f"biases. Use a method for kernels, such as `LoRA(rank=8)`. Received: {model!r}"
         )
     return (
         "The model has no kernel that can be adapted: no built Dense, EinsumDense, convolution, "

@@ -104,7 +104,7 @@ class Site:
         if self.host.is_lookup:
             return str(method.lookup_form)
         s = min(spectra, key=lambda s: float(s[-1]) / (float(s[0]) or 1.0), default=None)
-        if holds_integers(self.owner):
+        if holds_integers(self.layer):
             return method.beside_form
         choose = method.form if self.host.has_row_inputs else method.patch_form
         return choose(self.view.m, self.view.n, s)
@@ -116,7 +116,7 @@ class Site:
                 "Only LoRA, DoRA and TokenRows adapt an embedding: give it one of these with a "
                 f"mapping in `targets`, or leave it out. Received: {self.kind}"
             )
-        if holds_integers(self.owner) and getattr(method, "formulation", "auto") == "factored":
+        if holds_integers(self.layer) and getattr(method, "formulation", "auto") == "factored":
             raise ValueError(
                 "The factors would replace the quantized kernel and use more memory than it: use "
                 f"`formulation='auto'`. Received: {method}"
@@ -128,6 +128,11 @@ class Site:
         return declared_arrays(method, self.view, form or self.form(method))
 
     @property
+    def is_vector(self) -> bool:
+        """Whether this is a bias or a vector of a normalization, as a kernel of one row."""
+        return isinstance(self.layer, ReadKernel) and self.layer.is_vector
+
+    @property
     def shape(self) -> tuple[int, ...]:
         """Shape of the kernel as the layer stores it."""
         return self.view.shape
@@ -135,7 +140,7 @@ class Site:
     @property
     def dtype(self) -> str:
         """Dtype of the kernel as the layer stores it, such as `"float32"` or `"int4"`."""
-        integers = mode_of(self.owner) if holds_integers(self.owner) else None
+        integers = mode_of(self.layer) if holds_integers(self.layer) else None
         return integers or str(base_kernel_variable(self.layer).dtype)
 
     def matrix(self) -> np.ndarray:
@@ -196,7 +201,7 @@ class Site:
             return why
         if getattr(layer, "lora_enabled", False):
             return "Keras's own LoRA is enabled on it; use a model without `enable_lora`"
-        if not (holds_integers(self.owner) or keras.backend.is_float_dtype(self.dtype)):
+        if not (holds_integers(self.layer) or keras.backend.is_float_dtype(self.dtype)):
             return f"its kernel is {self.dtype}; adapt the float model"
         if why := self.host.exclusion_reason(layer) or (
             None if tied else self.host.tied_reason(layer)

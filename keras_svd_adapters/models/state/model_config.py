@@ -13,7 +13,7 @@ from keras_svd_adapters.adapters.layers.quantized_logits import add_logit_gradie
 from keras_svd_adapters.adapters.own_values import own_values, owners_of, trained_with
 from keras_svd_adapters.adapters.shared_arrays import SharedArrays
 from keras_svd_adapters.methods.method import Method
-from keras_svd_adapters.models.sites.search import adapted_sites, adapter_names, find_sites
+from keras_svd_adapters.models.sites.search import adapted_sites, adapter_names, sites_by_key
 from keras_svd_adapters.models.sites.site import Site
 from keras_svd_adapters.models.state.array_sharing import Shared, find_shared_arrays, share_one_set
 from keras_svd_adapters.models.state.freezing import (
@@ -105,7 +105,7 @@ def restore_adapters(
         shared: The result of `describe_shared`.
         holders: The result of `describe_holders`.
     """
-    by_key = {site.key: site for site in find_sites(model)}
+    by_key = sites_by_key(model)
     weights = {key: weight for key, _, weight in base_weights(model)}
     arrays = _restore_shared(adapters, shared)
     for adapter in adapters:

@@ -93,8 +93,8 @@ def check_weights(
     for weight in chosen:
         if id(weight) in kernels:
             raise ValueError(
-                f"`train` names the kernel of `{kernels[id(weight)]}`, which is adapted. Leave "
-                f"the layer out with `exclude`, or train its bias alone. Received: {asked}"
+                f"`train` names `{kernels[id(weight)]}`, which is adapted. Leave it out with "
+                f"`exclude`, or name other weights in `train`. Received: {asked}"
             )
         for other in sorted(others & set(owners_of(weight))):
             raise ValueError(

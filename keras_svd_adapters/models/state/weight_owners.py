@@ -8,6 +8,7 @@ from contextlib import contextmanager
 import keras
 
 from keras_svd_adapters.adapters.class_mixing import add_mixin, remove_mixin
+from keras_svd_adapters.adapters.layers.read_weight import attached_kernels
 from keras_svd_adapters.adapters.own_values import (
     OwnValues,
     hold,
@@ -15,7 +16,7 @@ from keras_svd_adapters.adapters.own_values import (
     owners_of,
     trained_with,
 )
-from keras_svd_adapters.adapters.own_values_layer import OwnValuesLayer
+from keras_svd_adapters.adapters.own_values_layer import OwnValuesLayer, own_values_mixin
 from keras_svd_adapters.models.sites.site import RECURRENT
 from keras_svd_adapters.models.state.trained_weights import base_weights
 from keras_svd_adapters.runtime.host_values import restore_values_on_error
@@ -37,7 +38,7 @@ def weights_of(models: Models) -> list[keras.Variable]:
 def add_owner(models: Models, weight: keras.Variable, name: str, has_values: bool = True) -> None:
     """Let an adapter train a weight; from the second adapter on, each has its own values.
 
-    `place_mixins` is due after this and after `remove_owner`.
+    `place_mixins` is due after this and after `remove_owner`; `sync_model` calls it.
 
     Args:
         models: The models that have the weight.
@@ -109,19 +110,20 @@ def hold_active(models: Models, active: set[str | None]) -> list[keras.Variable]
 
 
 def place_mixins(models: Models) -> None:
-    """Put the mixin on the layers that compute with such a weight, around that of an adapter.
+    """Put the mixin on the layers that compute with such weights, around that of an adapter.
 
     A recurrent layer reads the weights of its cell.
     """
     wanted: dict[int, keras.layers.Layer] = {}
     for _, chain in (each for model in models for each in walk(model)):
-        if any(own_values(weight) for weight in direct_weights(chain[-1])):
+        has_vectors = any(each.is_vector for each in attached_kernels(chain[-1]))
+        if has_vectors or any(own_values(weight) for weight in direct_weights(chain[-1])):
             layer = next((each for each in chain if isinstance(each, RECURRENT)), chain[-1])
             wanted[id(layer)] = layer
     for layer in _layers(models):
         remove_mixin(layer, OwnValuesLayer)
         if id(layer) in wanted:
-            add_mixin(layer, OwnValuesLayer)
+            add_mixin(layer, own_values_mixin(type(layer)))  # type: ignore[arg-type]
 
 
 def move_last(models: Models) -> None:
@@ -145,8 +147,7 @@ def without_own_values(models: Models) -> Iterator[None]:
     finally:
         for own in every:
             own.attach_to(own.layer(), own.attribute)
-        if every:
-            place_mixins(models)
+        place_mixins(models)
 
 
 @contextmanager
