@@ -23,7 +23,7 @@ from keras_svd_adapters.adapters.layers.read_weight import ReadKernel, attached_
 from keras_svd_adapters.adapters.mode import Mode, current_mode, in_mode
 from keras_svd_adapters.adapters.own_values import own_values, variable_of
 from keras_svd_adapters.adapters.per_sample import AdapterIds, samples_of
-from keras_svd_adapters.adapters.refusals import refuse_per_sample
+from keras_svd_adapters.adapters.refusals import refuse_per_sample, refuse_to_clone
 from keras_svd_adapters.runtime.keras_private.layers import all_layers
 
 _computing: ContextVar[frozenset[int]] = ContextVar("_computing", default=frozenset())
@@ -60,6 +60,10 @@ def refuse_reads_outside(weights: Iterable[keras.Variable]) -> Iterator[None]:
 
 class OwnValuesLayer:
     """Mixin of a layer with such weights: each sample of a batch uses those of its adapter."""
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> Any:
+        refuse_to_clone(config.get("name"))
 
     def call(self, *args: Any, **kwargs: Any) -> Any:
         mode, call = current_mode(), super().call  # type: ignore[misc]

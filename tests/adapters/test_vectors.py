@@ -77,7 +77,7 @@ def test_which_vectors(name):
 def test_the_bias_of_a_recurrent_cell():
     layer = L.LSTM(4)
     layer.build((None, 6, 8))
-    assert ksa.enable(layer, methods.BitFit()).trainable_parameters == 16
+    assert ksa.enable(layer, methods.BitFit(), targets="bias").trainable_parameters == 16
     before = numpy(layer(batch((2, 6, 8))))
     shake(layer)
     assert np.abs(numpy(layer(batch((2, 6, 8)))) - before).max() > 1e-3

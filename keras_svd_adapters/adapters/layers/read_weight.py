@@ -14,7 +14,6 @@ from keras_svd_adapters.adapters.class_mixing import add_mixin, remove_mixin
 from keras_svd_adapters.adapters.layers.registry import kernel_axes
 from keras_svd_adapters.adapters.layers.vectors import VECTORS, vector_axes
 from keras_svd_adapters.adapters.mode import with_own_kernels
-from keras_svd_adapters.adapters.refusals import refuse_to_clone
 from keras_svd_adapters.kernels.matrix_view import KernelView
 from keras_svd_adapters.kernels.quantized import float_policy
 from keras_svd_adapters.runtime.keras_private.layers import attach_child, detach_child
@@ -109,10 +108,6 @@ class ReadsAdapted:
     def __dir__(self) -> list[str]:
         # Saving reads every attribute; computing effective kernels for that would be slow.
         return [name for name in super().__dir__() if name not in self.reads]
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any]) -> Any:
-        refuse_to_clone(config.get("name"))
 
     def save_own_variables(self, store: Any) -> None:
         with _own_weights(self):
