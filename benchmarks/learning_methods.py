@@ -65,6 +65,9 @@ FURTHER = entries(  # on the first task alone
     (M.BOFT(block_size=8), 3e-3),
     (M.HRA(rank=8), 1e-2),
     (M.IA3(), 3e-2),
+    (M.TinyLoRA(rank=4, values=64), 3e-2),
+    (M.BitFit(), 1e-2),
+    (M.LNTuning(), 1e-2),
 )
 ALL = ENTRIES | FURTHER
 

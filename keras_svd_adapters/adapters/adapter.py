@@ -15,6 +15,7 @@ from keras_svd_adapters.adapters.declared_arrays import declared_arrays
 from keras_svd_adapters.adapters.refusals import refuse_empty, refuse_to_quantize
 from keras_svd_adapters.adapters.shared_arrays import SharedArrays
 from keras_svd_adapters.adapters.stored_arrays import StoredArrays
+from keras_svd_adapters.adapters.tied_arrays import TiedArrays
 from keras_svd_adapters.kernels.matrix_view import KernelView
 from keras_svd_adapters.kernels.placement import place_variable, without_layout_map
 from keras_svd_adapters.kernels.stacked_map import map_stacked
@@ -83,10 +84,12 @@ class Adapter(StoredArrays):
                 self.seed_generator = keras.random.SeedGenerator(seed, "dropout")
             place_variable(self.seed_generator.state)
         arrays = {k: v for k, v in self.declared.items() if not v.shared}
+        tied = {k: arrays.pop(k) for k in method.tied}
+        self.tied = TiedArrays(method, tied, values, dtype) if tied else None
         self._array_names = tuple(arrays)
         for name, array in arrays.items():
             fill = array.start if array.start is not None else 0
-            variable = self.add_array(
+            self.add_array(
                 name,
                 array.shape,
                 self.compute_dtype if array.dtype == "compute" else array.dtype,
@@ -94,17 +97,24 @@ class Adapter(StoredArrays):
                 array.trainable,
                 layout(array.axes),
             )
+        for name, variable in self.arrays.items():
             variable.adapted_by = method
-            variable.decays = array.start == 0.0
+            variable.decays = self.declared[name].start == 0.0
         self.built = True
 
     def array_names(self) -> tuple[str, ...]:
         return self._array_names
 
     @property
+    def arrays(self) -> dict[str, keras.Variable]:
+        """The variables by name: its own, and the tied ones."""
+        return super().arrays | ({} if self.tied is None else self.tied.arrays)
+
+    @property
     def filled(self) -> bool:
-        """Whether its own arrays and the shared arrays have values."""
-        return self.has_values and (self.shared is None or self.shared.has_values)
+        """Whether its own arrays, the tied arrays and the shared arrays have values."""
+        others = [each for each in (self.tied, self.shared) if each is not None]
+        return self.has_values and all(each.has_values for each in others)
 
     @property
     def trained(self) -> dict[str, keras.Variable]:
@@ -204,8 +214,8 @@ class Adapter(StoredArrays):
                 f"{sorted(store.keys())}, expected {sorted(self._array_names)}. "
                 f"Received: weights for {self.path}"
             )
-        for name, variable in self.arrays.items():
-            variable.assign(store[name])
+        for name in self._array_names:
+            getattr(self, name).assign(store[name])
         if self.shared is not None:
             self.shared_mark = np.asarray(store[SHARED_MARK]).astype("uint8").tobytes()
         if self.seed_generator is not None:
@@ -215,12 +225,13 @@ class Adapter(StoredArrays):
 
     def detect_values(self, of_all: bool) -> None:
         super().detect_values(of_all)
-        if self.shared is not None:
-            self.shared.detect_values(of_all)
+        for others in (self.tied, self.shared):
+            if others is not None:
+                others.detect_values(of_all)
 
     def uninitialized(self) -> list[keras.Variable]:
-        arrays, declared = self.arrays, self.declared
-        return [v for name, v in arrays.items() if declared[name].start is None]
+        declared = self.declared
+        return [getattr(self, k) for k in self._array_names if declared[k].start is None]
 
     def refit_to_kernel(self) -> None:
         """Recompute the factors from the current kernel, after loading a file of base weights."""

@@ -75,5 +75,5 @@ class StoredArrays(keras.layers.Layer):
             self.has_values = of_all or all(to_float_array(v).any() for v in self.uninitialized())
 
     def save_own_variables(self, store: Any) -> None:
-        for name, variable in self.arrays.items():
-            store[name] = variable
+        for name in self.array_names():
+            store[name] = getattr(self, name)

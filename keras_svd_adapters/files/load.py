@@ -12,7 +12,7 @@ from keras_svd_adapters.adapters.adapter import Adapter
 from keras_svd_adapters.adapters.attachment import activate
 from keras_svd_adapters.adapters.carried import adapters_of
 from keras_svd_adapters.files.archive import AdapterFileError, Contents, read_archive, warn_of_nan
-from keras_svd_adapters.files.matching import Path, match_sites
+from keras_svd_adapters.files.matching import Path, match_sites, value_key
 from keras_svd_adapters.files.matching_values import check_factors, fit_shared, fit_weights
 from keras_svd_adapters.kernels.layout_map import Layouts, Shapes, check_layouts, override
 from keras_svd_adapters.kernels.svd.service import SVDService
@@ -102,8 +102,7 @@ def load_adapter(
     replaced = [
         variable
         for site in adapted_sites(model, name)
-        for array, variable in adapters_of(site.layer)[name].arrays.items()
-        if f"sites/{site.key}/{array}" in contents.values
+        for variable in adapters_of(site.layer)[name].arrays.values()
     ]
     trained = [contents.values[f"train/{key}"] for key in weights]
     with restore_values_on_error([*weights.values(), *replaced]):
@@ -171,7 +170,8 @@ def _whole_adapter(
 
 def _take(site: Site, adapter: Adapter, contents: Contents) -> None:
     for name, variable in adapter.arrays.items():
-        if (value := contents.values.get(f"sites/{site.key}/{name}")) is not None:
+        key = value_key(contents.config["sites"], site.key, adapter.method, name)
+        if (value := contents.values.get(key)) is not None:
             variable.assign(value)
 
 

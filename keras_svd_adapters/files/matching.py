@@ -127,7 +127,7 @@ def _check_values(site: Site, method: Method, contents: Contents, filepath: Path
         raise _mismatch_error(filepath, f"`{site.path}` has the unknown form {form!r}", NEWER)
     for name, array in site.arrays(method, form).items():
         if (array.in_file or form is not None) and not array.shared:
-            value = contents.values[f"sites/{site.key}/{name}"]
+            value = contents.values[value_key(contents.config["sites"], site.key, method, name)]
             dtype = "float32" if array.dtype == "compute" else array.dtype
             wide = array.dtype == "compute" and value.dtype == "float64"
             if value.shape != array.shape or (value.dtype != np.dtype(dtype) and not wide):
@@ -143,6 +143,19 @@ def _check_values(site: Site, method: Method, contents: Contents, filepath: Path
             ):
                 why = f"`pairs` of `{site.path}` are outside the matrix"
                 raise _mismatch_error(filepath, why, DAMAGED)
+
+
+def value_key(sites: dict[str, Any], key: str, method: Method, array: str) -> str:
+    """Return the key of an array among the values of a file; a file stores tied arrays once.
+
+    Args:
+        sites: What the file says of each kernel.
+        key: Key of the kernel.
+        method: Method of its adapter.
+        array: Name of the array.
+    """
+    holder = sites[key]["tied_to"] if array in method.tied else key
+    return f"sites/{holder}/{array}"
 
 
 def _mismatch_error(filepath: Path, why: str, instead: str = ANOTHER_BASE) -> AdapterFileError:

@@ -14,7 +14,7 @@ from keras_svd_adapters.adapters.own_values import owners_of, trained_with, vari
 from keras_svd_adapters.files.archive import Contents, warn_of_nan, write_archive
 from keras_svd_adapters.files.fingerprints import kernel_fingerprint, kernel_sample
 from keras_svd_adapters.files.hubs.address import parse_address
-from keras_svd_adapters.files.matching import Path
+from keras_svd_adapters.files.matching import Path, value_key
 from keras_svd_adapters.files.matching_values import factor_samples
 from keras_svd_adapters.files.model_card import model_card
 from keras_svd_adapters.models.named_adapters import only_adapter, require_adapter, require_values
@@ -81,6 +81,7 @@ def save_adapter(
     require_values(model, f"to save {str(filepath)!r}")
     config: dict[str, Any] = {"sites": {}, "shared": {}, "train": []}
     values: dict[str, np.ndarray] = {}
+    holders: dict[int, str] = {}
     for site in sites:
         adapter = adapters_of(site.layer)[name]
         config["sites"][site.key] = {
@@ -90,9 +91,12 @@ def save_adapter(
         }
         if include_basis:
             config["sites"][site.key]["form"] = adapter.form
+        if adapter.tied is not None:
+            holder = holders.setdefault(id(adapter.tied), site.key)
+            config["sites"][site.key]["tied_to"] = holder
         arrays = _saved_arrays(adapter, include_basis) | {"sample_K": kernel_sample(matrix)}
         for array, value in arrays.items():
-            values[f"sites/{site.key}/{array}"] = value
+            values[value_key(config["sites"], site.key, adapter.method, array)] = value
     for method, shared in single_shared_arrays(sites, name).items():
         config["shared"][method] = {array: list(shape) for array, shape in shared.shapes.items()}
         if not (_only_seed(sites, name) and reproducible_from_seed(shared)):

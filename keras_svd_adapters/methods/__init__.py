@@ -31,6 +31,7 @@ from keras_svd_adapters.methods.spectral.spectral_adapter_r import SpectralAdapt
 from keras_svd_adapters.methods.spectral.svdiff import SVDiff
 from keras_svd_adapters.methods.spectral.svf import SVF
 from keras_svd_adapters.methods.spectral.svft import SVFT
+from keras_svd_adapters.methods.spectral.tiny_lora import TinyLoRA
 from keras_svd_adapters.methods.vectors.bitfit import BitFit
 from keras_svd_adapters.methods.vectors.ia3 import IA3
 from keras_svd_adapters.methods.vectors.ln_tuning import LNTuning
@@ -67,6 +68,7 @@ __all__ = [
     "SVFT",
     "SpectralAdapterA",
     "SpectralAdapterR",
+    "TinyLoRA",
     "TokenRows",
     "TriLoRA",
     "VeRA",

@@ -30,6 +30,7 @@ class Method:
     - `lookup_form`: the form for an embedding, or `None` if the method adapts no embedding.
     - `linear`: the trained arrays, with the values at which `K' - K` is 0, if `K' - K` is linear in
       all trained arrays.
+    - `tied`: the trained arrays that all kernels of an adapter read, if their shapes are equal.
     - `shared_by`: the hyperparameters that must be equal in all adapters of a model that share
       arrays.
     """
@@ -40,6 +41,7 @@ class Method:
     basis_matters: ClassVar[bool] = False
     forms: ClassVar[tuple[str, ...]] = ("additive",)
     lookup_form: ClassVar[str | None] = None
+    tied: ClassVar[tuple[str, ...]] = ()
     shared_by: ClassVar[tuple[str, ...]] = ()
     linear: ClassVar[dict[str, float]] = {}
     registry: ClassVar[dict[str, type[Method]]] = {}

@@ -16,6 +16,7 @@ from keras_svd_adapters.adapters.own_values import trained_with
 from keras_svd_adapters.models.sites.search import adapted_sites
 from keras_svd_adapters.models.sites.site import Site
 from keras_svd_adapters.models.state.adapted_model import mark_adapted, unmark_adapted
+from keras_svd_adapters.models.state.array_sharing import tie_arrays
 from keras_svd_adapters.models.state.changes import update_functions
 from keras_svd_adapters.models.state.freezing import (
     freeze_all_except,
@@ -61,6 +62,7 @@ def train_and_sync(
 def sync_model(model: keras.layers.Layer, only_switched: bool = False) -> None:
     """Make the trained weights, the saving and the compiled functions agree with the adapters."""
     sites = adapted_sites(model)
+    tie_arrays(sites)
     active = {site.layer.active_adapter for site in sites} - {None}
     models = with_models_around(model)
     if not only_switched:

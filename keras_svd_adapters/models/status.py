@@ -138,12 +138,17 @@ def _rows(sites: list[Site], moves: dict[tuple[str, str], float]) -> list[tuple[
             method,
             form,
             str(len(adapters)),
-            f"{sum(_count(list(a.trained.values())) for a, _ in adapters):,}",
+            f"{_count(_trained(adapters)):,}",
             _shown(max(move for _, move in adapters)),
             "yes" if active else "no",
         )
         for (name, method, form, active), adapters in groups.items()
     ]
+
+
+def _trained(adapters: list[tuple[Adapter, float]]) -> list[keras.Variable]:
+    """Return the trained arrays of some adapters, tied ones once."""
+    return list({id(v): v for adapter, _ in adapters for v in adapter.trained.values()}.values())
 
 
 def _shown(move: float) -> str:

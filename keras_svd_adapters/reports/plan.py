@@ -25,6 +25,7 @@ from keras_svd_adapters.models.sites.site import Site
 from keras_svd_adapters.models.state.array_sharing import (
     check_sharing,
     find_shared_arrays,
+    own_arrays,
     shared_dtype,
     shared_shapes,
 )
@@ -116,7 +117,11 @@ def plan(
     every = list(chain.from_iterable(jobs))
     kept = iter(service.kept(every))
     known = [list(islice(kept, len(own))) for own in jobs]
-    sites = tuple(_plan_site(*pair, own) for pair, own in zip(chosen, known, strict=True))
+    arrays = own_arrays(chosen)
+    sites = tuple(
+        _plan_site(*pair, own, cached)
+        for pair, own, cached in zip(chosen, arrays, known, strict=True)
+    )
     written = sum(4 * prod(shape) for shape in shared_shapes(chosen, saved=True).values())
     count = service.workers(every)
     values = sum(prod(weight.shape) for _, _, weight in base_weights(model))
@@ -150,9 +155,8 @@ def _on_devices(
             site.view,
             base_kernel_variable(site.layer),
         )
-        for site, method in chosen
-        for array in site.arrays(method).values()
-        if not array.shared
+        for (site, _), own in zip(chosen, own_arrays(chosen), strict=True)
+        for array in own.values()
     ]
     arrays += [
         (array._replace(trainable=False), array_dtype, site.view, base_kernel_variable(site.layer))
@@ -184,19 +188,17 @@ def _shared_bytes(model: keras.layers.Layer, chosen: Chosen) -> int:
     return sum(_bytes(Array(shape, dtype=shared_dtype(new))) for shape in shapes)
 
 
-def _plan_site(site: Site, method: Method, kept: list[bool]) -> PlannedSite:
-    shape = (site.view.m, site.view.n)
-    form = site.form(method)
-    arrays = site.arrays(method, form).values()
+def _plan_site(site: Site, method: Method, own: dict[str, Array], kept: list[bool]) -> PlannedSite:
+    shape, arrays = (site.view.m, site.view.n), own.values()
     seconds = [decomposition_seconds(*shape, method.truncation, known) for known in kept]
-    frozen = [a for a in arrays if not a.trainable and not a.shared]
+    frozen = [array for array in arrays if not array.trainable]
     return PlannedSite(
         site=site,
         method=method,
-        form=form,
+        form=site.form(method),
         trainable_parameters=sum(prod(a.shape) for a in arrays if a.trainable),
         frozen_bytes=sum(_bytes(a, site.layer.compute_dtype) for a in frozen),
-        file_bytes=sum(4 * prod(a.shape) for a in arrays if a.in_file and not a.shared),
+        file_bytes=sum(4 * prod(a.shape) for a in arrays if a.in_file),
         seconds=sum(seconds) if method.needs_svd else 0.0,
         cached=all(kept),
     )

@@ -132,7 +132,8 @@ def test_mixed_with_adapters_of_kernels():
         ksa.enable(model, targets=by_pattern, name=adapter)
         shake(model, seed=seed)
     found = {site.path: str(site.layer.adapter().method) for site in adapted_sites(model)}
-    assert found["first"] == "LoRA(rank=2)" and found["first/bias"] == "BitFit()"
+    assert found["first"] == "LoRA(rank=2)"
+    assert found["first/bias"] == "BitFit()"
     assert found["ln/gamma"] == found["ln/beta"] == "LNTuning()"
     mixed = ksa.predict(model, x, IDS)
     for row, adapter in enumerate(IDS):

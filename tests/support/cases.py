@@ -71,6 +71,7 @@ METHODS = {
         methods.NestedLoRAXS(rank=4, inner_rank=2), updates.nested_lora_xs
     ),
     "pmss": MethodCase(methods.PMSS(rank=3), updates.pmss),
+    "tiny_lora": MethodCase(methods.TinyLoRA(rank=3, values=5), updates.tiny_lora),
     "svf": MethodCase(ksa.SVF(), closed_forms.svf),
     "svf_factored": MethodCase(
         ksa.SVF(formulation="factored"), closed_forms.svf, exact_at_start=False

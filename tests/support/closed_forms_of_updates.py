@@ -153,6 +153,13 @@ def nested_lora_xs(K, method, v):
 
 
 @differentiated
+def tiny_lora(K, method, v):
+    U, s, Vt = part_of_svd(K, 0, method.rank)
+    R = (v["random"] @ v["latent"]).reshape(method.rank, method.rank)
+    return K + U @ np.diag(np.sqrt(s)) @ R @ np.diag(np.sqrt(s)) @ Vt
+
+
+@differentiated
 def pmss(K, method, v):
     return K + K[:, v["columns"]] @ v["latent"] @ K[v["rows"]]
 

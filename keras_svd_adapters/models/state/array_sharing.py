@@ -1,14 +1,16 @@
-"""The frozen arrays that adapters of a model share, and checks that the adapters agree."""
+"""The arrays that adapters of a model share: frozen ones, and trained ones of one adapter."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import keras
 import numpy as np
 from keras import ops
 
 from keras_svd_adapters.adapters.carried import adapters_of
+from keras_svd_adapters.adapters.frozen_variables import restore_variable
 from keras_svd_adapters.adapters.layer_kinds import base_kernel_variable
 from keras_svd_adapters.adapters.shared_arrays import (
     Shapes,
@@ -17,7 +19,9 @@ from keras_svd_adapters.adapters.shared_arrays import (
     check_room,
     covering_shapes,
 )
+from keras_svd_adapters.adapters.tied_arrays import TiedArrays
 from keras_svd_adapters.kernels.placement import mirrored_scope
+from keras_svd_adapters.methods.contract import Array
 from keras_svd_adapters.methods.method import Method
 from keras_svd_adapters.models.sites.search import adapted_sites
 from keras_svd_adapters.models.sites.site import Site
@@ -120,6 +124,38 @@ def share_one_set(sites: Iterable[Site], shared: Shared) -> None:
             if one is not None and adapter.shared is not one:
                 detach_child(adapter, "shared")
                 attach_child(adapter, "shared", one)
+
+
+def tie_arrays(sites: Iterable[Site]) -> None:
+    """Make the kernels of each adapter read the same tied arrays, if these have equal shapes.
+
+    The arrays train if the adapter is active on one of these kernels.
+    """
+    sites, first = list(sites), dict[Any, TiedArrays]()
+    for site in sites:
+        for name, adapter in adapters_of(site.layer).items():
+            if (own := adapter.tied) is not None:
+                one = first.setdefault((name, own.method, tuple(own.shapes.items())), own)
+                if one is not own:
+                    detach_child(adapter, "tied")
+                    attach_child(adapter, "tied", one)
+    for site in sites:
+        active = adapters_of(site.layer).get(site.layer.active_adapter or "")
+        for variable in active.tied.arrays.values() if active and active.tied else ():
+            restore_variable(variable)
+            variable.trainable = True
+
+
+def own_arrays(chosen: Chosen) -> list[dict[str, Array]]:
+    """Return the arrays of each site without shared ones; a tied array only for its first site."""
+    seen: set[Any] = set()
+    found = []
+    for site, method in chosen:
+        own = {name: a for name, a in site.arrays(method).items() if not a.shared}
+        tied = {name: (method, name, own[name].shape) for name in method.tied}
+        found.append({name: a for name, a in own.items() if tied.get(name) not in seen})
+        seen.update(tied.values())
+    return found
 
 
 def shared_shapes(chosen: Chosen, saved: bool = False) -> Shapes:

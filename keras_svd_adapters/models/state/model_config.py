@@ -15,7 +15,12 @@ from keras_svd_adapters.adapters.shared_arrays import SharedArrays
 from keras_svd_adapters.methods.method import Method
 from keras_svd_adapters.models.sites.search import adapted_sites, adapter_names, sites_by_key
 from keras_svd_adapters.models.sites.site import Site
-from keras_svd_adapters.models.state.array_sharing import Shared, find_shared_arrays, share_one_set
+from keras_svd_adapters.models.state.array_sharing import (
+    Shared,
+    find_shared_arrays,
+    share_one_set,
+    tie_arrays,
+)
 from keras_svd_adapters.models.state.freezing import (
     changed_layers,
     force_trainable,
@@ -128,6 +133,7 @@ def restore_adapters(
         weights[key].trained_with = holder
     move_last([model])
     share_one_set(adapted_sites(model), arrays)
+    tie_arrays(adapted_sites(model))
     add_logit_gradient(model)
 
 
