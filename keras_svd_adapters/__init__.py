@@ -24,7 +24,8 @@ Verbs, each with its own `help`:
 - quantized models: `enable` after `model.quantize`; `quantize` compensates for the quantization
   error
 - merge and convert: `merge`, `unmerge`, `to_lora`; `combine` makes one adapter of several,
-  `extract_lora` makes one of the difference between two models
+  `extract_lora` makes one of the difference between two models, `transfer` carries one to another
+  base
 - HF PEFT: `export_peft`, `import_peft`
 """
 
@@ -59,6 +60,7 @@ from keras_svd_adapters.merging.merge_report import MergeReport
 from keras_svd_adapters.merging.similarity import similarity
 from keras_svd_adapters.merging.similarity_report import Similarity
 from keras_svd_adapters.merging.to_lora import to_lora
+from keras_svd_adapters.merging.transfer import transfer
 from keras_svd_adapters.methods.low_rank.dora import DoRA
 from keras_svd_adapters.methods.low_rank.lora import LoRA
 from keras_svd_adapters.methods.low_rank.milora import MiLoRA
@@ -153,6 +155,7 @@ __all__ = [
     "svd_cache",
     "targets",
     "to_lora",
+    "transfer",
     "unmerge",
 ]
 

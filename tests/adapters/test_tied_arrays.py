@@ -118,7 +118,9 @@ def test_a_file_of_another_order_of_layers(tmp_path):
 
 def test_combined_and_merged():
     model, x = adapted("a", "b"), batch((4, 8))
-    with pytest.raises(ValueError, match="add exactly"):  # each adapter has random matrices of its own
+    with pytest.raises(
+        ValueError, match="add exactly"
+    ):  # each adapter has random matrices of its own
         ksa.combine(model, {"a": 0.7, "b": -0.3}, into="both", how="linear")
     check(model, ksa.combine(model, {"a": 0.7, "b": -0.3}, into="both"))
     for name in ("b", "both"):

@@ -15,14 +15,16 @@ VERBS = """
 combine delete_adapter disabled enable export_peft extract_lora find_learning_rate from_preset
 generate import_peft
 load_adapter merge plan predict quantize register_kernels save_adapter set_adapter similarity
-spectrum status targets to_lora unmerge coefficients
+spectrum status targets to_lora transfer unmerge coefficients
 """
 CORE = ["DoRA", "LoRA", "LoRAXS", "MiLoRA", "PiSSA", "SVF", "SVFT", "TokenRows", "VeRA"]
 METHOD_NAMES = {
+    "bitfit": "BitFit",
     "boft": "BOFT",
     "dora": "DoRA",
     "hra": "HRA",
     "ia3": "IA3",
+    "ln_tuning": "LNTuning",
     "lora": "LoRA",
     "lora_xs": "LoRAXS",
     "milora": "MiLoRA",
@@ -30,6 +32,7 @@ METHOD_NAMES = {
     "pissa": "PiSSA",
     "svf": "SVF",
     "svft": "SVFT",
+    "tiny_lora": "TinyLoRA",
     "token_rows": "TokenRows",
     "vera": "VeRA",
     "abba": "ABBA",
