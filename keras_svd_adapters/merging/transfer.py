@@ -155,7 +155,8 @@ def _projected(
     updates, values, errors = kernel_updates(other, name), [], []
     for (K, svd), update in zip(found, updates, strict=True):
         start = method.start(K, form, np.random.default_rng(), svd)
-        U, Vt = start["U"].astype("float64"), start["Vt"].astype("float64")
+        U = np.asarray(start["U"], "float64")
+        Vt = np.asarray(start["Vt"], "float64")
         D = U.T @ update @ Vt.T
         values.append(start | {"latent": D.astype("float32")})
         errors.append(relative_error(U @ D @ Vt, update))

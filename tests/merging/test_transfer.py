@@ -15,7 +15,10 @@ from keras_svd_adapters.models.sites.search import adapted_sites
 backend_free = pytest.mark.backend_free("computed by NumPy, of kernels that are read as elsewhere")
 
 
-def adapted(source, method=LoRAX(rank=4)):
+METHOD = LoRAX(rank=4)
+
+
+def adapted(source, method=METHOD):
     ksa.enable(source, method, name="source")
     shake(source, seed=1)
     return source
@@ -52,11 +55,12 @@ def test_a_similar_base_gets_the_nearest_update():
 
 @backend_free
 def test_an_adapter_of_another_method_needs_a_rank():
-    (model, x), (source, _) = models.bert(), models.bert()
+    (model, _), (source, _) = models.bert(), models.bert()
     adapted(source, ksa.LoRA(rank=2))
     with pytest.raises(ValueError, match="Give the rank"):
         ksa.transfer(model, source)
-    assert ksa.transfer(model, source, rank=16, tolerance=1.0).error < 0.2
+    report = ksa.transfer(model, source, rank=16, tolerance=1.0)
+    assert {kernel.error < 1e-5 for kernel in report.kernels} == {True, False}  # square, or not
 
 
 @backend_free
