@@ -29,6 +29,8 @@ METHODS = {
     "miss": (ksa.methods.MiSS(rank=3), {}),
     "hra": (ksa.methods.HRA(rank=4), {}),
     "oft": (ksa.methods.OFT(block_size=4), {}),
+    "boft": (ksa.methods.BOFT(block_size=4), {}),
+    "ia3": (ksa.methods.IA3(), {}),
     "tri_lora": (ksa.methods.TriLoRA(rank=3), {}),
     "svf": (ksa.SVF(), {"energy": 1.0}),
     "svft": (ksa.SVFT(pattern="banded", d=2), {"rank": 12}),

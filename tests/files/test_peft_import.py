@@ -83,7 +83,7 @@ def test_a_table_that_was_saved_whole_is_not_turned(model, written):
 
 A = "up_proj.lora_A.weight"
 CHANGES = {
-    "another method": ({"peft_type": "IA3"}, "Only LoRA, DoRA, VeRA, LoHa"),
+    "another method": ({"peft_type": "ADALORA"}, "Only LoRA, DoRA, VeRA, LoHa"),
     "biases": ({"bias": "all"}, "trained biases"),
     "a start that changed the base": ({"init_lora_weights": "pissa"}, "changed the base model"),
     "lora_bias": ({"lora_bias": True}, "lora_bias=True"),
@@ -210,6 +210,7 @@ def test_another_form_of_a_method_is_refused(kind):
     assert method_for({"peft_type": kind, **settings}, "up") == TWINS[kind].method() or kind in (
         "LOHA",
         "LOKR",  # an alpha of None is written as the rank
+        "IA3",  # its side is written as a list of modules
     )
     for name in fixed.keys() - {"r", "bias"}:
         with pytest.raises(ValueError, match=f"not supported.*Received: {name}="):
@@ -225,3 +226,23 @@ def test_settings_that_peft_has_once_must_be_equal():
     assert not are_written_together([MiSS(rank=2), MiSS(rank=3)])
     assert not are_written_together([ksa.LoRA(rank=2)])
     assert not are_written_together([ksa.methods.HRA(rank=3, orthogonal=True)])
+
+
+@pytest.mark.backend_free("arrays of NumPy")
+def test_ia3_of_a_layer_with_a_bias_is_refused(tmp_path):
+    model = keras.Sequential([keras.Input((6,)), keras.layers.Dense(6, name="up")])
+    ksa.enable(model, ksa.methods.IA3(side="output"), targets="up")
+    unchanged(
+        model,
+        lambda: ksa.export_peft(model, tmp_path, modules={"up": "mlp.up_proj"}),
+        ValueError,
+        "also changes the bias",
+    )
+
+
+@pytest.mark.backend_free("settings")
+def test_the_side_of_ia3_is_that_of_the_list_of_modules():
+    for listed in (["down_proj"], r".*\.down_proj"):
+        config = {"peft_type": "IA3", "feedforward_modules": listed}
+        assert method_for(config, "layers.0.mlp.down_proj") == ksa.methods.IA3("input")
+        assert method_for(config, "layers.0.mlp.up_proj") == ksa.methods.IA3("output")

@@ -200,5 +200,7 @@ def in_peft(pair: Pair, directory: Path) -> np.ndarray:
     """The outputs of the transformers model with the adapter that PEFT finds there."""
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)  # PEFT's way to tell of missing tensors
+        for of_boft in ("Failed to load the CUDA extension", "Setting boft_n_butterfly_factor"):
+            warnings.filterwarnings("ignore", message=of_boft)
         model = peft.PeftModel.from_pretrained(copy.deepcopy(pair.transformers), str(directory))
     return pair.transformers_outputs(model.eval())

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 
 from keras_svd_adapters.adapters.carried import adapters_of
-from keras_svd_adapters.files.peft.twins import TWINS
+from keras_svd_adapters.files.peft.turns import TRANSPOSED, Turn
+from keras_svd_adapters.files.peft.twins import TWINS, check_bias, twin_of
 from keras_svd_adapters.kernels.low_rank_factors import relative_error, truncate
 from keras_svd_adapters.merging.kernel_updates import exact_factors, kernel_updates
 from keras_svd_adapters.methods.low_rank.lora import LoRA
@@ -29,10 +28,8 @@ OURS = {
     MAGNITUDE: "magnitude",
     LAMBDA_D: "lambda_d",
     LAMBDA_B: "lambda_b",
-    **{theirs: ours for twin in TWINS.values() for theirs, ours in twin.arrays.items()},
 }
-ARRAYS = tuple(OURS)
-STRAIGHT = {a for twin in TWINS.values() if not twin.transposed for a in twin.arrays.values()}
+ARRAYS = (*OURS, *(theirs for twin in TWINS.values() for theirs in twin.arrays))
 
 
 @dataclass(frozen=True)
@@ -53,7 +50,11 @@ class PeftKernel:
 def native_entry(site: Site, name: str) -> PeftKernel:
     """Return the entry of a method that PEFT has as well."""
     adapter = adapters_of(site.layer)[name]
-    return PeftKernel(adapter.method, _theirs(site, adapter.numpy_values()[0]))
+    method, twin = adapter.method, twin_of(adapter.method)
+    if twin is not None:
+        method = twin.resolve(method, site.view.m, site.view.n)
+        check_bias(method, site.layer, site.path)
+    return PeftKernel(method, _theirs(site, method, vars(adapter.numpy_values()[0])))
 
 
 def lora_entry(site: Site, name: str, rank: int | None, energy: float | None) -> PeftKernel:
@@ -65,37 +66,42 @@ def lora_entry(site: Site, name: str, rank: int | None, energy: float | None) ->
         A, B = truncate(change, rank, energy)
     A, B = A.astype("float32"), B.astype("float32")
     error = relative_error(A.astype("float64") @ B, change)
-    tensors = _theirs(site, SimpleNamespace(lora_a=A, lora_b=B))
-    return PeftKernel(LoRA(rank=A.shape[1]), tensors, error)
+    lora = LoRA(rank=A.shape[1])
+    return PeftKernel(lora, _theirs(site, lora, {"lora_a": A, "lora_b": B}), error)
 
 
-def _theirs(site: Site, values: SimpleNamespace) -> dict[str, np.ndarray]:
-    return _named(site, {ours: _turned(ours, value) for ours, value in vars(values).items()})
+def _theirs(site: Site, method: Method, values: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Return arrays of a kernel's adapter as PEFT names and stores them, without others."""
+    return {
+        theirs: _turn(method, ours).to_peft(method, values[ours])
+        for theirs, ours in _names(site, method).items()
+        if ours in values
+    }
 
 
-def _turned(ours: str, value: np.ndarray) -> np.ndarray:
-    """Return an array of this package as PEFT stores it, and the other way round."""
-    return value if ours in STRAIGHT else value.T
-
-
-def _named(site: Site, arrays: dict[str, Any]) -> dict[str, Any]:
-    """Rename entries from Keras arrays to PEFT names; drop arrays that PEFT lacks."""
+def _names(site: Site, method: Method) -> dict[str, str]:
+    """Return the array here of each array in PEFT."""
+    if (twin := twin_of(method)) is not None:
+        return dict(twin.arrays)
     left_out = (LORA_A, LORA_B) if site.host.is_lookup else (EMBEDDING_A, EMBEDDING_B)
-    names = {ours: theirs for theirs, ours in OURS.items() if theirs not in left_out}
-    return {names[ours]: value for ours, value in arrays.items() if ours in names}
+    return {theirs: ours for theirs, ours in OURS.items() if theirs not in left_out}
 
 
-def values_of(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+def _turn(method: Method, ours: str) -> Turn:
+    twin = twin_of(method)
+    return TRANSPOSED if twin is None else twin.turns.get(ours, twin.turn)
+
+
+def values_of(site: Site, method: Method, tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Return the arrays of a kernel's adapter, from the arrays in PEFT."""
-    return {OURS[theirs]: _turned(OURS[theirs], value) for theirs, value in tensors.items()}
+    names = _names(site, method)
+    return {
+        names[theirs]: _turn(method, names[theirs]).from_peft(method, value)
+        for theirs, value in tensors.items()
+    }
 
 
 def arrays_of(site: Site, method: Method) -> dict[str, tuple[int, ...]]:
     """Return the arrays in PEFT of a method for a kernel, with their shapes."""
-    arrays = site.arrays(method)
-    shapes = {
-        ours: array.shape if ours in STRAIGHT else array.shape[::-1]
-        for ours, array in arrays.items()
-        if array.trainable
-    }
-    return _named(site, shapes)
+    trained = {k: np.zeros(a.shape) for k, a in site.arrays(method).items() if a.trainable}
+    return {theirs: value.shape for theirs, value in _theirs(site, method, trained).items()}

@@ -108,7 +108,12 @@ def import_peft(
     asked = f"import_peft({os.fspath(directory)!r})"
     check_weights(model, weights, asked, name, [site for site, _ in chosen])
     shared = shared_of(model, chosen, contents.tensors)
-    values = {sites[m].key: values_of(arrays) for m, arrays in tensors.items() if m in sites}
+    methods = {site.key: method for site, method in chosen}
+    values = {
+        site.key: values_of(site, methods[site.key], tensors[module])
+        for module, site in sites.items()
+        if module in tensors
+    }
     start = partial(_started, values=values, name=name)
     with restore_values_on_error(weights), detach_on_error(model, chosen, name):
         attach_all(chosen, name, 0, shared, start, lambda site, method: False)

@@ -12,6 +12,7 @@ from keras_svd_adapters.files.peft.twins import (
     KIND,
     TWINS,
     check_fixed,
+    module_lists,
     twin_method,
     twin_settings,
 )
@@ -100,7 +101,7 @@ def method_for(config: dict[str, Any], module: str) -> Method:
             for name, patterns in (("r", "rank_pattern"), ("alpha", "alpha_pattern"))
             if name in config
         }
-        return twin_method(config["peft_type"], config | by_module)
+        return twin_method(config["peft_type"], config | by_module, module)
     rank = _of(config.get("rank_pattern"), module, config.get("r", 8))
     alpha = _of(config.get("alpha_pattern"), module, config.get("lora_alpha", 8))
     method = DoRA if config.get("use_dora") else LoRA
@@ -140,7 +141,7 @@ def settings_of(methods: dict[str, Method]) -> dict[str, Any]:
             ranks = {module: settings["r"] for module, settings in each.items()}
             alphas = {module: settings["alpha"] for module, settings in each.items()}
             found |= _patterns(ranks, alphas, "alpha")
-        return found
+        return found | module_lists(methods)
     loras = {module: method for module, method in methods.items() if isinstance(method, LoRA)}
     ranks = {module: lora.rank for module, lora in loras.items()}
     alphas = {module: _alpha(lora) for module, lora in loras.items()}

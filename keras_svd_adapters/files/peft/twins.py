@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from keras_svd_adapters.methods import HRA, OFT, LoHa, LoKr, MiSS
+from keras_svd_adapters.files.peft.turns import (
+    COLUMN,
+    ROW_OR_COLUMN,
+    SAME,
+    TRANSPOSED,
+    WHOLE_BLOCKS,
+    Turn,
+)
+from keras_svd_adapters.methods import BOFT, HRA, IA3, OFT, LoHa, LoKr, MiSS
 from keras_svd_adapters.methods.method import Method
 
 
@@ -19,7 +28,13 @@ class Twin:
         arrays: The array here of each array in PEFT.
         settings: The hyperparameter here of each setting in PEFT.
         fixed: Further settings, with the only value that has the same form here.
-        transposed: Whether PEFT stores the transposes.
+        turns: How PEFT stores some arrays here, if not as the others.
+        turn: How PEFT stores the others.
+        module_lists: The hyperparameter here of each list of modules in PEFT, with its values in
+            and out of the list.
+        resolve: Function from a method and the shape of its kernel to an equal method whose
+            hyperparameters depend on no shape.
+        changes_bias: Function that says whether PEFT's form also changes the bias of a layer.
         has_patterns: Whether PEFT can set rank and alpha by module.
     """
 
@@ -27,7 +42,11 @@ class Twin:
     arrays: Mapping[str, str]
     settings: Mapping[str, str]
     fixed: Mapping[str, Any] = field(default_factory=dict)
-    transposed: bool = True
+    turns: Mapping[str, Turn] = field(default_factory=dict)
+    turn: Turn = TRANSPOSED
+    module_lists: Mapping[str, tuple[str, Any, Any]] = field(default_factory=dict)
+    resolve: Callable[[Any, int, int], Method] = lambda method, m, n: method
+    changes_bias: Callable[[Any], bool] = lambda method: False
     has_patterns: bool = False
 
 
@@ -57,7 +76,7 @@ TWINS: dict[str, Twin] = {
         {"miss_block": "shards"},
         {"r": "rank"},
         {"bias": "none", "miss_dropout": 0.0, "mini_r": 1, "init_weights": True},
-        transposed=False,
+        turn=SAME,
     ),
     "OFT": Twin(
         OFT,
@@ -70,23 +89,44 @@ TWINS: dict[str, Twin] = {
             "r": 0,
             "use_cayley_neumann": False,  # a truncated series, and PEFT's default
         },
-        transposed=False,
+        turn=SAME,
     ),
     "HRA": Twin(
         HRA,
         {"hra_u": "u"},
         {"r": "rank", "apply_GS": "orthogonal"},
         {"apply_GS": False, "bias": "none"},
-        transposed=False,
+        turn=SAME,
+    ),
+    "BOFT": Twin(
+        BOFT,
+        {"boft_R": "skew", "boft_s": "scale"},
+        {"boft_block_size": "block_size", "boft_n_butterfly_factor": "factors"},
+        {"bias": "none", "boft_dropout": 0.0, "boft_block_num": 0},
+        {"skew": WHOLE_BLOCKS, "scale": COLUMN},
+    ),
+    "IA3": Twin(
+        IA3,
+        {"ia3_l": "scaling"},
+        {},
+        turn=ROW_OR_COLUMN,
+        module_lists={"feedforward_modules": ("side", "input", "output")},
+        resolve=lambda method, m, n: IA3("input" if method.scales_inputs(m, n) else "output"),
+        changes_bias=lambda method: method.side == "output",
     ),
 }
 KIND = {twin.method: kind for kind, twin in TWINS.items()}
 NO_FACTOR = -1  # PEFT's value where this package has None
 
 
+def twin_of(method: Method) -> Twin | None:
+    """Return what PEFT has of the class of a method."""
+    return TWINS.get(KIND.get(type(method), ""))
+
+
 def is_twin(method: Method) -> bool:
     """Return whether PEFT has a method in the same form."""
-    twin = TWINS.get(KIND.get(type(method), ""))
+    twin = twin_of(method)
     return twin is not None and all(
         getattr(method, ours) == twin.fixed.get(theirs, getattr(method, ours))
         for theirs, ours in twin.settings.items()
@@ -114,13 +154,42 @@ def check_fixed(kind: str, config: Mapping[str, Any]) -> None:
             )
 
 
-def twin_method(kind: str, values: Mapping[str, Any]) -> Method:
-    """Return the method with the settings of PEFT."""
+def check_bias(method: Method, layer: Any, path: str) -> None:
+    """Raise `ValueError` if PEFT's form of a method also changes the bias that a layer has."""
+    twin = twin_of(method)
+    if twin and twin.changes_bias(method) and getattr(layer, "bias", None) is not None:
+        raise ValueError(
+            f"PEFT's {type(method).__name__} also changes the bias of a layer, and here the bias "
+            f"stays. `merge` the adapter where it is. Received: {method} on `{path}`, with a bias"
+        )
+
+
+def twin_method(kind: str, values: Mapping[str, Any], module: str) -> Method:
+    """Return the method with the settings of PEFT for a module."""
     twin = TWINS[kind]
     chosen = {ours: values[theirs] for theirs, ours in twin.settings.items() if theirs in values}
     if chosen.get("factor") == NO_FACTOR:
         chosen["factor"] = None
+    for name, (ours, listed, unlisted) in twin.module_lists.items():
+        chosen[ours] = listed if _is_listed(module, values.get(name)) else unlisted
     return twin.method(**chosen)
+
+
+def _is_listed(module: str, listed: Any) -> bool:
+    """Whether a module is in a list of PEFT: the ends of paths, or one regular expression."""
+    if isinstance(listed, str):
+        return re.fullmatch(listed, module) is not None
+    return any(module == each or module.endswith(f".{each}") for each in listed or ())
+
+
+def module_lists(methods: Mapping[str, Method]) -> dict[str, list[str]]:
+    """Return the lists of modules in PEFT for the methods by module."""
+    twin = twin_of(next(iter(methods.values())))
+    found = twin.module_lists.items() if twin else ()
+    return {
+        name: [module for module, method in methods.items() if getattr(method, ours) == listed]
+        for name, (ours, listed, _) in found
+    }
 
 
 def twin_settings(method: Method) -> dict[str, Any]:
