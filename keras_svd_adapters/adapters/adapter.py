@@ -12,6 +12,7 @@ import numpy as np
 from keras import ops
 
 from keras_svd_adapters.adapters.declared_arrays import declared_arrays
+from keras_svd_adapters.adapters.refit import refit_to_kernel
 from keras_svd_adapters.adapters.refusals import refuse_empty, refuse_to_quantize
 from keras_svd_adapters.adapters.shared_arrays import SharedArrays
 from keras_svd_adapters.adapters.stored_arrays import StoredArrays
@@ -19,10 +20,9 @@ from keras_svd_adapters.adapters.tied_arrays import TiedArrays
 from keras_svd_adapters.kernels.matrix_view import KernelView
 from keras_svd_adapters.kernels.placement import place_variable, without_layout_map
 from keras_svd_adapters.kernels.stacked_map import map_stacked
-from keras_svd_adapters.kernels.svd.decomposition import decompose
 from keras_svd_adapters.methods.contract import Array, Base
 from keras_svd_adapters.methods.method import Method
-from keras_svd_adapters.runtime.host_values import cast_float, to_float64, to_float_array
+from keras_svd_adapters.runtime.host_values import cast_float, to_float64
 from keras_svd_adapters.runtime.keras_private.tracing import only_shapes_matter
 from keras_svd_adapters.runtime.processes import broadcast_from
 
@@ -130,7 +130,7 @@ class Adapter(StoredArrays):
     def prepared_arrays(self) -> dict[str, Any]:
         """Return the arrays as `Method.apply` reads them, in the compute dtype."""
         self._check_values()
-        c = self.method.coefficients(self._float32_values(), self.form, self._float32_kernel)
+        c = self.method.coefficients(self._float32_values(), self.form, self.float32_kernel)
         return {name: cast_float(value, self.compute_dtype) for name, value in c.items()}
 
     def adapt(
@@ -172,7 +172,8 @@ class Adapter(StoredArrays):
         each = (dict(zip(own, parts)) for parts in zip(*own.values(), strict=True))
         return [SimpleNamespace(**arrays, **values) for arrays in each]
 
-    def _float32_kernel(self) -> Any:
+    def float32_kernel(self) -> Any:
+        """Return the kernel, without adapters, as a matrix in float32."""
         return self.view.to_matrix(ops.cast(self.kernel(), "float32"))
 
     def _float32_values(self) -> SimpleNamespace:
@@ -207,7 +208,7 @@ class Adapter(StoredArrays):
 
     def load_own_variables(self, store: Any) -> None:
         if not store.keys() and self.has_values:
-            return self.refit_to_kernel()
+            return refit_to_kernel(self)
         if set(store.keys()) - {SHARED_MARK, SEED_STATE} != set(self._array_names):
             raise ValueError(
                 f"The saved adapter does not hold the arrays of {self.method}: it has "
@@ -232,26 +233,6 @@ class Adapter(StoredArrays):
     def uninitialized(self) -> list[keras.Variable]:
         declared = self.declared
         return [getattr(self, k) for k in self._array_names if declared[k].start is None]
-
-    def refit_to_kernel(self) -> None:
-        """Recompute the factors from the current kernel, after loading a file of base weights."""
-        has_factors = self.method.needs_svd and "s" in self.arrays
-        if not has_factors and type(self.method).follow is Method.follow:
-            return
-        kernel = to_float_array(self._float32_kernel())
-        found = [
-            self._following(K, v, has_factors)
-            for K, v in zip(self.view.split(kernel), self.numpy_values(), strict=True)
-        ]
-        for name, value in self.view.joined(found).items():
-            self.arrays[name].assign(value)
-
-    def _following(self, K: np.ndarray, v: SimpleNamespace, has_factors: bool) -> dict[str, Any]:
-        values = self.method.follow(K, v)
-        if has_factors:
-            found = self.method.start(K, self.form, np.random.default_rng(), decompose(K))
-            values |= {name: found[name] for name in ("U", "s", "Vt") if name in self.arrays}
-        return values
 
 
 def no_kernel() -> Any:

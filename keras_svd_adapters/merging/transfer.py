@@ -74,7 +74,7 @@ def transfer(
     >>> source = keras.models.clone_model(model)
     >>> source.set_weights(model.get_weights())
     >>> _ = ksa.enable(source, ksa.methods.LoRAX(rank=4))
-    >>> source.trainable_weights[0].assign_add(keras.ops.eye(4))
+    >>> _ = source.trainable_weights[0].assign_add(keras.ops.eye(4))
     >>> ksa.transfer(model, source).error < 1e-5
     True
 
