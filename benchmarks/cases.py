@@ -90,6 +90,7 @@ CASES = {
     "512x4096": Case("512 x 4096, 2048 tokens", dense(512, 4096, 2048), "kernel*"),
     "4096x512": Case("4096 x 512, 2048 tokens", dense(4096, 512, 2048), "kernel*"),
     "stack": Case("2 x (768-768-6144-768), 1024 tokens", stack, "kernel*"),
+    "further": Case("2 x (768-768-6144-768), 1024 tokens, further methods", stack, "kernel*"),
     "stack bfloat16": Case(
         "2 x (768-768-6144-768), 256 tokens, bfloat16", partial(stack, 256, "bfloat16"), "kernel*"
     ),
@@ -156,13 +157,45 @@ VARIANTS: dict[str, Callable[[Model, Case], None]] = {
     "SVFT top-k d=2 factored": adapted(SVFT(pattern="top_k", d=2, **FACTORED)),
     "SVFT d=2 merged": merged,
 }
-LAYER = [name for name in VARIANTS if "merged" not in name and "full" not in name]
+M = ksa.methods
+FURTHER: dict[str, ksa.Method] = {
+    "OFT b=32": M.OFT(block_size=32),
+    "BOFT b=4": M.BOFT(block_size=4),
+    "BOFT b=4, two factors": M.BOFT(block_size=4, factors=2),
+    "HRA r=8": M.HRA(rank=8),
+    "(IA)3": M.IA3(),
+    "MELoRA r=8": M.MELoRA(rank=8, groups=4),
+    "MiSS r=64": M.MiSS(rank=64),
+    "TriLoRA r=8": M.TriLoRA(rank=8),
+    "FLoRA r=8": M.FLoRA(rank_in=8, rank_out=8),
+    "EDoRA r=32": M.EDoRA(rank=32),
+    "PSOFT r=32": M.PSOFT(rank=32),
+    "Spectral Adapter A r=8": M.SpectralAdapterA(rank=8),
+    "Spectral Adapter R r=16": M.SpectralAdapterR(rank=16),
+    "ABBA r=4, 4": M.ABBA(rank1=4, rank2=4),
+    "LoHa r=8": M.LoHa(rank=8),
+    "LoKr r=8": M.LoKr(rank=8),
+    "LoRETTA r=8": M.LoRETTA(rank=8),
+    "FourierFT 1000": M.FourierFT(),
+    "SVDiff": M.SVDiff(),
+    "LoRA-X r=32": M.LoRAX(rank=32),
+    "NoRA r=32, 8": M.NestedLoRAXS(rank=32, inner_rank=8),
+    "PMSS r=32": M.PMSS(rank=32),
+    "DuDe r=8": M.DuDe(rank=8),
+    "TinyLoRA": M.TinyLoRA(),
+    "BitFit": M.BitFit(),
+}
+VARIANTS |= {name: adapted(method) for name, method in FURTHER.items()}
+LAYER = [
+    name for name in VARIANTS if name not in FURTHER if "merged" not in name and "full" not in name
+]
 MODEL = [name for name in LAYER if "top-k" not in name and "random" not in name]
 CHOSEN = {
     "1024x1024": LAYER,
     "512x4096": [name for name in LAYER if "top-k" not in name],
     "4096x512": [name for name in LAYER if "top-k" not in name],
     "stack": ["full fine-tuning", *MODEL],
+    "further": ["frozen", *FURTHER],
     "stack bfloat16": MODEL,
     "square": ["full fine-tuning", *MODEL],
     "minilm": ["full fine-tuning", *MODEL],

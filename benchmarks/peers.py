@@ -1,4 +1,4 @@
-"""HF PEFT's LoRA, DoRA, VeRA and PiSSA on PyTorch layers of the same shapes."""
+"""HF PEFT's methods on PyTorch layers of the same shapes."""
 
 from __future__ import annotations
 
@@ -15,6 +15,19 @@ CONFIGS: dict[str, Callable[[], Any]] = {
     "PEFT DoRA r=8": lambda: peft.LoraConfig(r=8, lora_alpha=8, use_dora=True),
     "PEFT PiSSA r=8": lambda: peft.LoraConfig(r=8, lora_alpha=8, init_lora_weights="pissa"),
     "PEFT VeRA r=256": lambda: peft.VeraConfig(r=256),
+}
+
+FURTHER: dict[str, Callable[[], Any]] = {
+    "PEFT OFT b=32": lambda: peft.OFTConfig(oft_block_size=32),
+    "PEFT OFT b=32, exact": lambda: peft.OFTConfig(oft_block_size=32, use_cayley_neumann=False),
+    "PEFT BOFT b=4": lambda: peft.BOFTConfig(boft_block_size=4),
+    "PEFT HRA r=8": lambda: peft.HRAConfig(r=8),
+    "PEFT (IA)3": lambda: peft.IA3Config(feedforward_modules=[]),
+    "PEFT MiSS r=64": lambda: peft.MissConfig(r=64),
+    "PEFT PSOFT r=32": lambda: peft.PsoftConfig(r=32),
+    "PEFT LoHa r=8": lambda: peft.LoHaConfig(r=8, alpha=8),
+    "PEFT LoKr r=8": lambda: peft.LoKrConfig(r=8, alpha=8),
+    "PEFT FourierFT 1000": lambda: peft.FourierFTConfig(n_frequency=1000),
 }
 
 
@@ -35,6 +48,7 @@ MODELS: dict[str, tuple[Callable[[], torch.nn.Module], tuple[int, int]]] = {
     "512x4096": (lambda: linear(512, 4096), (2048, 512)),
     "4096x512": (lambda: linear(4096, 512), (2048, 4096)),
     "stack": (stack, (1024, 768)),
+    "further": (stack, (1024, 768)),
 }
 
 
@@ -45,7 +59,7 @@ def runs(case: str) -> dict[str, Callable[[], Any]]:
     build, shape = MODELS[case]
     plain = build().requires_grad_(False)
     found = {"PyTorch frozen": torch_pass(plain, batch(*shape), False)[0]}
-    for name, config in CONFIGS.items():
+    for name, config in (FURTHER if case == "further" else CONFIGS).items():
         model = build()
         names = [n for n, x in model.named_modules() if isinstance(x, torch.nn.Linear)]
         settings = config()

@@ -12,7 +12,7 @@ from keras_svd_adapters.adapters.layer_kinds import base_kernel_variable
 from keras_svd_adapters.kernels.placement import check_layout
 from keras_svd_adapters.methods.method import Method
 from keras_svd_adapters.models.sites.patterns import Targets, sites_matching
-from keras_svd_adapters.models.sites.search import find_sites, sites_by_key
+from keras_svd_adapters.models.sites.search import check_model, find_sites, sites_by_key
 from keras_svd_adapters.models.sites.selection import select_sites
 from keras_svd_adapters.models.sites.site import Site
 from keras_svd_adapters.runtime.warnings import warn
@@ -39,6 +39,7 @@ def choose_methods(
     tied: bool = False,
 ) -> Chosen:
     """Return the sites to adapt, each with the method of the first pattern that selects it."""
+    check_model(model)
     which = (exclude, layers, last, tied)
     if not isinstance(targets, Mapping) or not targets:
         method = _require_method(method)

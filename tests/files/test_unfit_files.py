@@ -97,7 +97,7 @@ def test_two_files_with_one_head(tmp_path):
     contents.values[f"train/{adapted}"] = np.zeros(kernel.shape, "float32")
     identity = {"module": "m", "class_name": "c", "config": contents.config}
     write_archive(tmp_path / "q.keras", Contents(identity, contents.values))
-    refuses(model, tmp_path / "q.keras", "the kernel of", "which is adapted")
+    refuses(model, tmp_path / "q.keras", "which is adapted")
 
 
 def moved_on(path):

@@ -55,7 +55,7 @@ def test_no_lora_is_exactly_that(method):
     listed = str(caught.value).split("no exact LoRA; ")[1].split(" have one")[0].split(", ")
     assert set(listed) == {
         *("ABBA", "FLoRA", "LoHa", "LoKr", "LoRA", "LoRAX", "LoRAXS", "LoRETTA", "MELoRA"),
-        *("MiLoRA", "MiSS", "NestedLoRAXS", "PSOFT", "PiSSA", "SpectralAdapterA"),
+        *("MiLoRA", "MiSS", "NestedLoRAXS", "PSOFT", "PiSSA", "SpectralAdapterA", "TinyLoRA"),
         *("SpectralAdapterR", "TokenRows", "TriLoRA", "VeRA"),
     }
     assert [w.path for w in model.weights] == before

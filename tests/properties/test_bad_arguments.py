@@ -72,7 +72,7 @@ def test_enable_refuses_and_touches_nothing(how, words):
 def test_what_cannot_train_besides():
     model, _, _ = models.classifier()
     before = snapshot(model)
-    with pytest.raises(ValueError, match="kernel of `.*query`, which is adapted.*Received: train="):
+    with pytest.raises(ValueError, match="names `.*query`, which is adapted.*Received: train="):
         ksa.enable(model, ksa.SVF(), train="query")
     assert snapshot(model) == before
     ksa.enable(model, ksa.SVF(), "key", train=["head", "query/bias"])

@@ -28,9 +28,14 @@ def find_sites(model: keras.layers.Layer, kind: str = KERNELS) -> list[Site]:
         model: A Keras model or layer.
         kind: What a method `adapts`: `"kernels"`, `"biases"` or `"norms"`.
     """
+    check_model(model)
+    return list(_sites(model) if kind == KERNELS else _vectors(model, kind))
+
+
+def check_model(model: keras.layers.Layer) -> None:
+    """Raise an error if the first argument of a verb is no model."""
     if not isinstance(model, keras.layers.Layer):
         raise ValueError(f"The first argument must be a Keras model or layer. Received: {model!r}")
-    return list(_sites(model) if kind == KERNELS else _vectors(model, kind))
 
 
 def sites_by_key(model: keras.layers.Layer) -> dict[str, Site]:
@@ -73,6 +78,7 @@ def adapter_names(sites: list[Site]) -> list[str]:
 
 def adapted_sites(model: keras.layers.Layer, name: str | None = None) -> list[Site]:
     """Return the sites that carry an adapter, of this name if one is given; vectors come last."""
+    kernels = find_sites(model)
     vectors = [
         _site_read(key, chain, each)
         for key, chain in walk(model)
@@ -81,6 +87,6 @@ def adapted_sites(model: keras.layers.Layer, name: str | None = None) -> list[Si
     ]
     return [
         site
-        for site in (*find_sites(model), *vectors)
+        for site in (*kernels, *vectors)
         if adapters_of(site.layer) and (name is None or name in adapters_of(site.layer))
     ]
