@@ -43,6 +43,17 @@ def training_batches(
     return list(islice(cycle(batches), steps))
 
 
+def with_texts_as_lists(batch: Batch) -> Batch:
+    """Return a batch whose arrays of texts are lists, which preprocessors of KerasHub read."""
+
+    def listed(array: Any) -> Any:
+        if not isinstance(array, np.ndarray) or array.dtype.kind not in "OSU":
+            return array
+        return [text.decode() if isinstance(text, bytes) else text for text in array.tolist()]
+
+    return keras.tree.map_structure(listed, batch)
+
+
 def _from_arrays(data: Batch, batch_size: int) -> Iterator[Batch]:
     arrays = tuple(keras.tree.map_structure(_to_numpy, without_lists(part)) for part in data)
     leaves = [array for array in keras.tree.flatten(arrays) if array is not None]

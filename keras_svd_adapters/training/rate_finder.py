@@ -18,7 +18,11 @@ from keras_svd_adapters.models.switching import delete_adapter
 from keras_svd_adapters.runtime.live_models import with_models_around
 from keras_svd_adapters.runtime.progress import KernelProgress
 from keras_svd_adapters.runtime.random_state import RandomState
-from keras_svd_adapters.training.batches import Batch, training_batches
+from keras_svd_adapters.training.batches import (
+    Batch,
+    training_batches,
+    with_texts_as_lists,
+)
 from keras_svd_adapters.training.rate_checks import check_model, check_request, listed_methods
 from keras_svd_adapters.training.rate_report import LearningRates, RateCurve
 from keras_svd_adapters.training.rate_rule import curve_of, has_exploded
@@ -90,6 +94,8 @@ def find_learning_rate(
     check_model(model, listed)
     progress = KernelProgress([1] * 2 * steps, verbose, "steps")
     batches = training_batches(x, y, sample_weight, batch_size, steps)
+    if getattr(model, "preprocessor", None) is not None:
+        batches = [with_texts_as_lists(batch) for batch in batches]
     rates = np.geomspace(low, high, steps).tolist()
     if listed is None:
         return LearningRates({None: _search(model, batches, rates, progress)}, {})

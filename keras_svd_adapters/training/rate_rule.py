@@ -9,14 +9,17 @@ import numpy as np
 from keras_svd_adapters.training.rate_report import RateCurve
 
 LAG = 1 / 15  # of all steps, by which the exponential mean follows the losses
+MARGIN = 10.0  # by which a rate must stay below the one at which the loss explodes
+BEYOND = 10 / 3  # assumed distance of that rate from the highest one, if the loss does not explode
 PATIENCE = 2.0  # a loss has exploded if it rises by this many times its fall, and by its noise
 
 
 def curve_of(rates: Sequence[float], losses: Sequence[float]) -> RateCurve:
     """Return the curve of a search, with its suggestion.
 
-    The suggestion is the rate at which the loss falls most per doubling of the rate. The place of
-    the steepest fall of the smoothed loss comes later, by the lag of the mean.
+    The suggestion is the geometric mean of two rates: that at which the smoothed loss has made half
+    of its fall, and a tenth of that at which it explodes. The factors are those that fit the best
+    rates of the learning study.
 
     Args:
         rates: All learning rates, from low to high.
@@ -24,11 +27,10 @@ def curve_of(rates: Sequence[float], losses: Sequence[float]) -> RateCurve:
             the highest rate.
     """
     smoothed, tried = smooth(losses, len(rates)), np.array(rates[: len(losses)])
-    end = int(np.argmin(smoothed)) + 1
-    slopes = np.gradient(smoothed[:end], np.log(tried[:end])) if end > 1 else np.zeros(1)
-    steepest = int(np.argmin(slopes)) - round(LAG * len(rates))
-    best = float(f"{tried[max(steepest, 0)]:.1e}")
-    return RateCurve(tried, np.array(losses), smoothed, best)
+    half = tried[np.argmax(smoothed <= (smoothed[0] + smoothed.min()) / 2)]
+    end = tried[-1] if len(losses) < len(rates) else BEYOND * tried[-1]
+    suggestion = float(f"{np.sqrt(half * end / MARGIN):.1e}")
+    return RateCurve(tried, np.array(losses), smoothed, suggestion)
 
 
 def smooth(losses: Sequence[float], steps: int) -> np.ndarray:

@@ -3,6 +3,8 @@
 import random
 
 import keras
+import keras_hub
+import models
 import numpy as np
 import pytest
 from rate_models import BATCH, MODELS, compiled, data, everything, find, values
@@ -178,3 +180,20 @@ if keras.backend.backend() == "torch":
         assert all(parameter.grad is None for parameter in parameters[1:])
         assert len(buffers) == 3
         assert all(torch.equal(*pair) for pair in zip(statistics.buffers(), buffers, strict=True))
+
+
+@pytest.mark.parametrize("form", ["list", "array", "dataset"])
+def test_a_task_of_keras_hub_reads_texts(form):
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "good", "bad"]
+    tokenizer = keras_hub.models.BertTokenizer(words, lowercase=True)
+    preprocessor = keras_hub.models.BertTextClassifierPreprocessor(tokenizer, 8)
+    backbone, _ = models.bert(num_layers=1)
+    model = keras_hub.models.BertTextClassifier(backbone, 2, preprocessor=preprocessor)
+    ksa.enable(model, ksa.LoRA(rank=2), train="logits")
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(optimizer=keras.optimizers.Adam(), loss=loss)
+    texts, labels = ["good", "bad"] * 8, np.array([0, 1] * 8)
+    data = {"list": (texts, labels), "array": (np.array(texts), labels)}
+    data["dataset"] = (iter([(np.array(texts, object), labels)]),)
+    found = ksa.find_learning_rate(model, *data[form], steps=12, high=1.0)
+    assert found.smoothed.min() < found.smoothed[0]
