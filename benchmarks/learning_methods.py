@@ -85,27 +85,33 @@ def adapt(name: str, model: keras.Model, backbone: keras.Model, has_head: bool) 
 
 @keras.saving.register_keras_serializable("learning")
 class AdamWithHead(keras.optimizers.Adam):
-    """Adam with warm-up and cosine decay, whose rate of the head differs from all others.
+    """Adam with a rate of its own for the head, and with warm-up and cosine decay.
 
     The rate is a variable and the decay part of the step, so that all rates share one compilation.
 
     Args:
         learning_rate: Peak learning rate.
-        head_rate: Peak learning rate of the weights of layer `head`.
-        steps: Steps of training; the first tenth warms up.
+        head_rate: Peak learning rate of the weights of layer `head`; `None` for that of all.
+        steps: Steps of training; the first tenth warms up. `None` for constant rates.
     """
 
-    def __init__(self, learning_rate: float, head_rate: float, steps: int, **kwargs: Any):
+    def __init__(
+        self, learning_rate: float, head_rate: float | None, steps: int | None, **kwargs: Any
+    ):
         super().__init__(learning_rate, **kwargs)
-        self.head_rate, self.steps = head_rate, steps
-        warm = max(steps // 10, 1)
-        self.shape = keras.optimizers.schedules.CosineDecay(
-            0.0, steps - warm, warmup_target=1.0, warmup_steps=warm
-        )
+        self.head_rate, self.steps, self.shape = head_rate, steps, None
+        if steps is not None:
+            warm = max(steps // 10, 1)
+            self.shape = keras.optimizers.schedules.CosineDecay(
+                0.0, steps - warm, warmup_target=1.0, warmup_steps=warm
+            )
 
     def update_step(self, gradient: Any, variable: keras.Variable, learning_rate: Any) -> None:
-        peak = self.head_rate if "head/" in variable.path else learning_rate
-        super().update_step(gradient, variable, peak * self.shape(self.iterations))
+        is_head = self.head_rate is not None and "head/" in variable.path
+        rate = self.head_rate if is_head else learning_rate
+        if self.shape is not None:
+            rate = rate * self.shape(self.iterations)
+        super().update_step(gradient, variable, rate)
 
     def get_config(self) -> dict[str, Any]:
         return super().get_config() | {"head_rate": self.head_rate, "steps": self.steps}

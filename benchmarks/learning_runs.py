@@ -60,7 +60,7 @@ def run_rates(task_name: str, name: str, done: Records, quick: bool) -> None:
     while wanted := results.next_run(done, ALL[name].middle, seeds, quick, name == HEAD):
         rate, seed = wanted
         model = prepared(task, name, seed)
-        compile_for(model, task, AdamWithHead(rate, task.head_rate or rate, task.steps))
+        compile_for(model, task, AdamWithHead(rate, task.head_rate, task.steps))
         fit(model, task, sets, task.steps, [])
         found = {part: task.measure(model, sets[part]) for part in ("validation", "test")}
         found["values"] = sum(int(np.prod(weight.shape)) for weight in model.trainable_weights)
@@ -79,7 +79,7 @@ def measure_costs(task_name: str, name: str, done: Records, quick: bool) -> None
     )
     model = prepared(task, name, seed=0)
     rate = ALL[name].middle
-    compile_for(model, task, AdamWithHead(rate, task.head_rate or rate, task.steps))
+    compile_for(model, task, AdamWithHead(rate, task.head_rate, task.steps))
     fit(model, task, task.sets(), TIMED, [note])
     step = float(np.median(np.diff(ends[WARM - 1 :])))
     write({"task": task_name, "name": name, "step": step, "memory": peak_memory()})
@@ -95,12 +95,12 @@ def peak_memory() -> int | None:
 
 
 def find_rate(task_name: str, name: str, done: Records, quick: bool) -> None:
-    """Asks `find_learning_rate`, with Adam at one rate for the head and all others."""
+    """Asks `find_learning_rate`; the head has its own rate, as in the runs."""
     if done or name == HEAD:
         return
     task = TASKS[task_name]
     model = prepared(task, name, seed=0)
-    compile_for(model, task, keras.optimizers.Adam())
+    compile_for(model, task, AdamWithHead(ALL[name].middle, task.head_rate, None))
     x, y = task.sets()["train"]
     found = ksa.find_learning_rate(model, x, y, batch_size=task.batch, high=1.0, verbose=0)
     write({"task": task_name, "name": name, "suggestion": found.suggestion})
