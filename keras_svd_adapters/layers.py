@@ -19,7 +19,7 @@ from keras_svd_adapters.adapters.layers.vectors import BIASES, NORMS
 from keras_svd_adapters.adapters.shared_arrays import SharedArrays
 from keras_svd_adapters.kernels.svd.service import SVDService
 from keras_svd_adapters.methods.method import Method
-from keras_svd_adapters.models.assignment import check_methods
+from keras_svd_adapters.models.assignment import check_methods, with_biases
 from keras_svd_adapters.models.attaching import start_adapter
 from keras_svd_adapters.models.sites.search import KERNELS, find_sites
 from keras_svd_adapters.models.sites.site import Site
@@ -131,6 +131,8 @@ def _sites_of(layer: keras.layers.Layer, method: Method) -> list[Site]:
         if (site.layer is layer and not site.host.is_lookup)
         or (method.adapts != KERNELS and site.owner is layer)
     ]
+    chosen = with_biases(layer, [(site, method) for site in sites]) if sites else []
+    sites = [site for site, _ in chosen]
     if not sites:
         built = getattr(layer, "built", None)
         hint = (

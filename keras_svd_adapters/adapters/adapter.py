@@ -169,8 +169,10 @@ class Adapter(StoredArrays):
         """Return all arrays that the method reads, for each matrix, as float64 on the host."""
         values = {k: to_float64(v) for k, v in vars(self._float32_values()).items()}
         own = {name: self.view.split(values.pop(name)) for name in self._array_names}
-        each = (dict(zip(own, parts)) for parts in zip(*own.values(), strict=True))
-        return [SimpleNamespace(**arrays, **values) for arrays in each]
+        return [
+            SimpleNamespace(**{name: parts[i] for name, parts in own.items()}, **values)
+            for i in range(self.view.count or 1)
+        ]
 
     def float32_kernel(self) -> Any:
         """Return the kernel, without adapters, as a matrix in float32."""

@@ -30,7 +30,8 @@ class Method:
     - `lookup_form`: the form for an embedding, or `None` if the method adapts no embedding.
     - `linear`: the trained arrays, with the values at which `K' - K` is 0, if `K' - K` is linear in
       all trained arrays.
-    - `tied`: the trained arrays that all kernels of an adapter read, if their shapes are equal.
+    - `tied_by_layer`: whether tied arrays belong to a layer, its kernel and its bias, instead of to
+      all kernels of an adapter.
     - `shared_by`: the hyperparameters that must be equal in all adapters of a model that share
       arrays.
     """
@@ -41,7 +42,7 @@ class Method:
     basis_matters: ClassVar[bool] = False
     forms: ClassVar[tuple[str, ...]] = ("additive",)
     lookup_form: ClassVar[str | None] = None
-    tied: ClassVar[tuple[str, ...]] = ()
+    tied_by_layer: ClassVar[bool] = False
     shared_by: ClassVar[tuple[str, ...]] = ()
     linear: ClassVar[dict[str, float]] = {}
     registry: ClassVar[dict[str, type[Method]]] = {}
@@ -56,12 +57,21 @@ class Method:
         raise NotImplementedError
 
     @property
+    def tied(self) -> tuple[str, ...]:
+        """The trained arrays that all kernels of an adapter read, if their shapes are equal."""
+        return ()
+
+    @property
     def truncation(self) -> Truncation | None:
         """Part of the decomposition that is sufficient, or `None` for all of it."""
         return None
 
     def check(self, m: int, n: int) -> None:
         """Raise `ValueError` if this method cannot adapt an `(m, n)` kernel."""
+
+    def adapts_bias(self, m: int, n: int) -> bool:
+        """Return whether the bias of a layer is adapted like its `(m, n)` kernel, as one row."""
+        return False
 
     def form(self, m: int, n: int, s: np.ndarray | None = None) -> str:
         """Return the form for an `(m, n)` kernel with singular values `s`."""

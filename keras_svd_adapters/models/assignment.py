@@ -9,6 +9,7 @@ import keras
 
 from keras_svd_adapters.adapters.carried import PREFIX
 from keras_svd_adapters.adapters.layer_kinds import base_kernel_variable
+from keras_svd_adapters.adapters.layers.vectors import BIASES
 from keras_svd_adapters.kernels.placement import check_layout
 from keras_svd_adapters.methods.method import Method
 from keras_svd_adapters.models.sites.patterns import Targets, sites_matching
@@ -43,7 +44,8 @@ def choose_methods(
     which = (exclude, layers, last, tied)
     if not isinstance(targets, Mapping) or not targets:
         method = _require_method(method)
-        return [(s, method) for s in select_sites(model, targets, *which, method.adapts)]
+        sites = select_sites(model, targets, *which, method.adapts)
+        return with_biases(model, [(site, method) for site in sites])
     if method is not None and all(targets.values()):
         raise ValueError(
             "Each of these targets has its own method, so `method` has no effect: leave it out, "
@@ -61,7 +63,24 @@ def choose_methods(
                 if site.key in selected:
                     chosen.setdefault(site.key, (site, rules[pattern]))
     places = {key: place for place, key in enumerate(sites_by_key(model))}
-    return [chosen[key] for key in sorted(chosen, key=places.__getitem__)]
+    ordered = [chosen[key] for key in sorted(chosen, key=places.__getitem__)]
+    return with_biases(model, ordered)
+
+
+def with_biases(model: keras.layers.Layer, chosen: Chosen) -> Chosen:
+    """Return the sites, and the biases of their layers that the methods also adapt."""
+    methods = {
+        id(site.owner): method
+        for site, method in chosen
+        if method.adapts_bias(site.view.m, site.view.n)
+    }
+    biases = find_sites(model, BIASES) if methods else []
+    keys = {site.key for site, _ in chosen}
+    return chosen + [
+        (bias, methods[id(bias.owner)])
+        for bias in biases
+        if id(bias.owner) in methods and bias.key not in keys
+    ]
 
 
 def _require_method(method: Any) -> Method:

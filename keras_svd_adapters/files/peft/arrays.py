@@ -8,7 +8,7 @@ import numpy as np
 
 from keras_svd_adapters.adapters.carried import adapters_of
 from keras_svd_adapters.files.peft.turns import TRANSPOSED, Turn
-from keras_svd_adapters.files.peft.twins import TWINS, check_bias, twin_of
+from keras_svd_adapters.files.peft.twins import TWINS, twin_of, with_bias
 from keras_svd_adapters.kernels.low_rank_factors import relative_error, truncate
 from keras_svd_adapters.merging.kernel_updates import exact_factors, kernel_updates
 from keras_svd_adapters.methods.low_rank.lora import LoRA
@@ -53,7 +53,12 @@ def native_entry(site: Site, name: str) -> PeftKernel:
     method, twin = adapter.method, twin_of(adapter.method)
     if twin is not None:
         method = twin.resolve(method, site.view.m, site.view.n)
-        check_bias(method, site.layer, site.path)
+        theirs = with_bias(method, site.view.m, site.view.n, site.layer)
+        if theirs != method and theirs.adapts_bias(site.view.m, site.view.n):
+            raise ValueError(
+                "PEFT also changes the bias of this layer: train the adapter as "
+                f"`{theirs}`, or `merge` it. Received: {adapter.method} on `{site.path}`"
+            )
     return PeftKernel(method, _theirs(site, method, vars(adapter.numpy_values()[0])))
 
 

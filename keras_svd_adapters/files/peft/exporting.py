@@ -21,6 +21,7 @@ from keras_svd_adapters.methods.low_rank.dora import DoRA
 from keras_svd_adapters.methods.low_rank.lora import LoRA
 from keras_svd_adapters.methods.shared.vera import VeRA
 from keras_svd_adapters.models.named_adapters import only_adapter, require_adapter, require_values
+from keras_svd_adapters.models.sites.search import KERNELS
 from keras_svd_adapters.models.sites.site import Site
 from keras_svd_adapters.models.state.array_sharing import single_shared_arrays
 from keras_svd_adapters.runtime.host_values import to_float_array
@@ -86,7 +87,7 @@ def export_peft(
     check_size(rank, energy)
     check_directory(directory)
     name = name or only_adapter(model)
-    sites = require_adapter(model, name)
+    sites = [site for site in require_adapter(model, name) if not _goes_along(site, name)]
     require_values(model, f"export_peft of {name!r}")
     names = name_modules(model, modules, prefix)
     for site in sites:
@@ -118,6 +119,11 @@ def export_peft(
         for site, piece in zip(sites, pieces, strict=True)
     )
     return Approximation(name, tuple(kernels), repr(name), f"{os.fspath(directory)!r} is written")
+
+
+def _goes_along(site: Site, name: str) -> bool:
+    """Return whether a site is the bias of a layer whose kernel has the same adapter."""
+    return site.is_vector and adapters_of(site.layer)[name].method.adapts == KERNELS
 
 
 def _check(site: Site, name: str, names: Names) -> None:

@@ -23,7 +23,7 @@ from keras_svd_adapters.files.peft.matching import (
 from keras_svd_adapters.files.peft.modules import Modules
 from keras_svd_adapters.files.peft.settings import check_settings
 from keras_svd_adapters.methods.method import Method
-from keras_svd_adapters.models.assignment import check_methods, check_name
+from keras_svd_adapters.models.assignment import check_methods, check_name, with_biases
 from keras_svd_adapters.models.attaching import attach_all, detach_on_error, start_adapter
 from keras_svd_adapters.models.decompositions import Found
 from keras_svd_adapters.models.named_adapters import require_values
@@ -103,6 +103,7 @@ def import_peft(
         raise ValueError(
             f"The directory has no adapter of this model. Received: {os.fspath(directory)!r}"
         )
+    chosen = with_biases(model, chosen)
     check_methods(chosen, name)
     weights = [weight for weight, _ in heads]
     asked = f"import_peft({os.fspath(directory)!r})"
@@ -131,6 +132,6 @@ def _started(
 ) -> Adapter:
     """Return an adapter with the values of the directory."""
     adapter = start_adapter(site, method, shared, found, name)
-    for array, value in values[site.key].items():
+    for array, value in values.get(site.key, {}).items():
         adapter.arrays[array].assign(value)
     return adapter

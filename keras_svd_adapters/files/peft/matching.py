@@ -11,7 +11,7 @@ import numpy as np
 from keras_svd_adapters.files.peft.arrays import ARRAYS, PREFIX, VERA_A, VERA_B, arrays_of
 from keras_svd_adapters.files.peft.modules import Modules, name_modules, prefix_in
 from keras_svd_adapters.files.peft.settings import method_for
-from keras_svd_adapters.files.peft.twins import check_bias
+from keras_svd_adapters.files.peft.twins import with_bias
 from keras_svd_adapters.methods.method import Method
 from keras_svd_adapters.methods.shared.vera import VeRA
 from keras_svd_adapters.models.assignment import Chosen
@@ -71,8 +71,8 @@ def method_of(
     """Return the method of a kernel; raise if the tensors do not fit the method."""
     try:
         method = method_for(config, module)
+        method = with_bias(method, site.view.m, site.view.n, site.layer)
         site.check(method)
-        check_bias(method, site.layer, site.path)
     except (ValueError, TypeError) as error:
         raise ValueError(f"The adapter does not suit `{site.path}`, `{module}`: {error}") from None
     expected = arrays_of(site, method)

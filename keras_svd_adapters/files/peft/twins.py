@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from keras_svd_adapters.files.peft.turns import (
@@ -34,7 +34,8 @@ class Twin:
             and out of the list.
         resolve: Function from a method and the shape of its kernel to an equal method whose
             hyperparameters depend on no shape.
-        changes_bias: Function that says whether PEFT's form also changes the bias of a layer.
+        with_bias: Function from a method and the shape of its kernel to the method whose form is
+            that of PEFT for a layer with a bias.
         has_patterns: Whether PEFT can set rank and alpha by module.
     """
 
@@ -46,7 +47,7 @@ class Twin:
     turn: Turn = TRANSPOSED
     module_lists: Mapping[str, tuple[str, Any, Any]] = field(default_factory=dict)
     resolve: Callable[[Any, int, int], Method] = lambda method, m, n: method
-    changes_bias: Callable[[Any], bool] = lambda method: False
+    with_bias: Callable[[Any, int, int], Method] = lambda method, m, n: method
     has_patterns: bool = False
 
 
@@ -111,8 +112,10 @@ TWINS: dict[str, Twin] = {
         {},
         turn=ROW_OR_COLUMN,
         module_lists={"feedforward_modules": ("side", "input", "output")},
-        resolve=lambda method, m, n: IA3("input" if method.scales_inputs(m, n) else "output"),
-        changes_bias=lambda method: method.side == "output",
+        resolve=lambda method, m, n: replace(
+            method, side="input" if method.scales_inputs(m, n) else "output"
+        ),
+        with_bias=lambda method, m, n: replace(method, bias=not method.scales_inputs(m, n)),
     ),
 }
 KIND = {twin.method: kind for kind, twin in TWINS.items()}
@@ -154,14 +157,12 @@ def check_fixed(kind: str, config: Mapping[str, Any]) -> None:
             )
 
 
-def check_bias(method: Method, layer: Any, path: str) -> None:
-    """Raise `ValueError` if PEFT's form of a method also changes the bias that a layer has."""
+def with_bias(method: Method, m: int, n: int, layer: Any) -> Method:
+    """Return a method as PEFT has it for a layer, whose bias it may also change."""
     twin = twin_of(method)
-    if twin and twin.changes_bias(method) and getattr(layer, "bias", None) is not None:
-        raise ValueError(
-            f"PEFT's {type(method).__name__} also changes the bias of a layer, and here the bias "
-            f"stays. `merge` the adapter where it is. Received: {method} on `{path}`, with a bias"
-        )
+    if twin is None or getattr(layer, "bias", None) is None:
+        return method
+    return twin.with_bias(method, m, n)
 
 
 def twin_method(kind: str, values: Mapping[str, Any], module: str) -> Method:

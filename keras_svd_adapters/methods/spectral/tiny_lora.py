@@ -46,7 +46,6 @@ class TinyLoRA(CoreUpdate, FromTriplets):
     values: int = 64
 
     name: ClassVar[str] = "tiny_lora"
-    tied: ClassVar[tuple[str, ...]] = ("latent",)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -55,6 +54,10 @@ class TinyLoRA(CoreUpdate, FromTriplets):
     @property
     def recommended_learning_rate(self) -> float:
         return 1e-2
+
+    @property
+    def tied(self) -> tuple[str, ...]:
+        return ("latent",)
 
     def arrays(self, m: int, n: int, form: str) -> dict[str, Array]:
         return {

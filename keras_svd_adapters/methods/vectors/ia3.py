@@ -1,10 +1,11 @@
 """(IA)3: scale the outputs or the inputs of a kernel.
 
     K' = K diag(l), or diag(l) K        l (n,) or (m,) starts at 1
+    b' = b l                            for outputs, with `bias=True`
 
 Liu et al. 2022, arXiv:2205.05638. The paper scales the outputs of keys and values, and the inputs
-of the second kernel of a feed-forward block. HF PEFT scales the bias of a layer as well if it
-scales the outputs; here the bias stays as it is.
+of the second kernel of a feed-forward block, in a model without biases. HF PEFT scales outputs with
+their bias.
 """
 
 from __future__ import annotations
@@ -30,6 +31,8 @@ class IA3(Method):
         side: `"output"`, `"input"`, or `"auto"`, which is `"input"` for kernels
             with more inputs than outputs, as the second one of a feed-forward
             block.
+        bias: Boolean. Whether scaled outputs include the bias of their layer, as
+            in HF PEFT. Such a layer trains no more values.
 
     Raises:
         ValueError: If `side` is unknown.
@@ -44,10 +47,12 @@ class IA3(Method):
     """
 
     side: str = "auto"
+    bias: bool = False
 
     name: ClassVar[str] = "ia3"
     forms: ClassVar[tuple[str, ...]] = ("activations", "kernel")
     linear: ClassVar[dict[str, float]] = {"scaling": 1.0}
+    tied_by_layer: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if self.side not in SIDES:
@@ -57,9 +62,16 @@ class IA3(Method):
     def recommended_learning_rate(self) -> float:
         return 1e-2
 
+    @property
+    def tied(self) -> tuple[str, ...]:
+        return ("scaling",) if self.bias else ()
+
     def scales_inputs(self, m: int, n: int) -> bool:
         """Return whether the method scales the inputs of an `(m, n)` kernel."""
         return self.side == "input" or (self.side == "auto" and m > n)
+
+    def adapts_bias(self, m: int, n: int) -> bool:
+        return self.bias and not self.scales_inputs(m, n)
 
     def form(self, m: int, n: int, s: Any = None) -> str:
         return "activations"

@@ -132,6 +132,10 @@ class Site:
         """Whether this is a bias or a vector of a normalization, as a kernel of one row."""
         return isinstance(self.layer, ReadKernel) and self.layer.is_vector
 
+    def tie_key(self, method: Method) -> tuple[Any, ...]:
+        """Return what the sites have in common that read the same tied arrays of a method."""
+        return (method, id(self.owner)) if method.tied_by_layer else (method,)
+
     @property
     def shape(self) -> tuple[int, ...]:
         """Shape of the kernel as the layer stores it."""

@@ -135,7 +135,8 @@ def tie_arrays(sites: Iterable[Site]) -> None:
     for site in sites:
         for name, adapter in adapters_of(site.layer).items():
             if (own := adapter.tied) is not None:
-                one = first.setdefault((name, own.method, tuple(own.shapes.items())), own)
+                key = (name, site.tie_key(own.method), tuple(own.shapes.items()))
+                one = first.setdefault(key, own)
                 if one is not own:
                     detach_child(adapter, "tied")
                     attach_child(adapter, "tied", one)
@@ -152,7 +153,8 @@ def own_arrays(chosen: Chosen) -> list[dict[str, Array]]:
     found = []
     for site, method in chosen:
         own = {name: a for name, a in site.arrays(method).items() if not a.shared}
-        tied = {name: (method, name, own[name].shape) for name in method.tied}
+        key = site.tie_key(method)
+        tied = {name: (key, name, own[name].shape) for name in method.tied}
         found.append({name: a for name, a in own.items() if tied.get(name) not in seen})
         seen.update(tied.values())
     return found
