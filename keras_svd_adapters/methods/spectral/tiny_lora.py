@@ -53,7 +53,7 @@ class TinyLoRA(CoreUpdate, FromTriplets):
 
     @property
     def recommended_learning_rate(self) -> float:
-        return 1e-2
+        return 3e-3
 
     @property
     def tied(self) -> tuple[str, ...]:
