@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache, wraps
 from typing import Any
 
 from keras_svd_adapters.runtime.keras_private.layers import serialize_as
@@ -34,6 +35,17 @@ def add_mixin(target: Any, mixin: type, serialized_as: str | None = None) -> Non
         _parts[grafted] = mixin, base
         serialize_as(grafted, base, serialized_as)
     object.__setattr__(target, "__class__", grafted)
+
+
+@cache
+def with_signature_of(cls: type, mixin: type) -> type:
+    """Return a mixin whose `call` has the signature of that of a class, which Keras reads."""
+
+    @wraps(cls.call)  # type: ignore[attr-defined]
+    def call(self: Any, *args: Any, **kwargs: Any) -> Any:
+        return mixin.call(self, *args, **kwargs)  # type: ignore[attr-defined]
+
+    return type(mixin.__name__, (mixin,), {"call": call})
 
 
 def remove_mixin(target: Any, mixin: type) -> None:

@@ -21,12 +21,14 @@ class Mode:
         ids: The adapter of each sample.
         chosen: Names of the adapters of layers, by identity, that do not compute with their active
             adapter but with this one.
+        held: Effective kernels, by the identity of their layer, that were computed already.
     """
 
     base: frozenset[int] = frozenset()
     per_sample: Mapping[int, PerSampleAdapters] = field(default_factory=dict)
     ids: AdapterIds | None = None
     chosen: Mapping[int, str] = field(default_factory=dict)
+    held: Mapping[int, Any] = field(default_factory=dict)
 
     def key(self, layers: frozenset[int]) -> tuple[Any, ...]:
         """Return what a function that is compiled for a model with these layers depends on."""

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
 from dataclasses import replace
-from functools import cache, partial, wraps
+from functools import partial
 from typing import Any
 
 import keras
@@ -19,12 +19,12 @@ from keras import ops
 
 from keras_svd_adapters.adapters.carried import adapters_of
 from keras_svd_adapters.adapters.class_mixing import add_mixin, remove_mixin
-from keras_svd_adapters.adapters.layers.read_weight import ReadKernel, attached_kernels
+from keras_svd_adapters.adapters.held_kernels import kernels_below
+from keras_svd_adapters.adapters.layers.read_weight import ReadKernel
 from keras_svd_adapters.adapters.mode import Mode, current_mode, in_mode
 from keras_svd_adapters.adapters.own_values import own_values, variable_of
 from keras_svd_adapters.adapters.per_sample import AdapterIds, samples_of
 from keras_svd_adapters.adapters.refusals import refuse_per_sample, refuse_to_clone
-from keras_svd_adapters.runtime.keras_private.layers import all_layers
 
 _computing: ContextVar[frozenset[int]] = ContextVar("_computing", default=frozenset())
 _read_outside: ContextVar[list[str] | None] = ContextVar("_read_outside", default=None)
@@ -70,17 +70,6 @@ class OwnValuesLayer:
         if mode.ids is None:
             return call(*args, **kwargs)
         return _call_for_each(self, partial(call, *args, **kwargs), mode, mode.ids)
-
-
-@cache
-def own_values_mixin(cls: type) -> type[OwnValuesLayer]:
-    """Return the mixin for the layers of a class, whose `call` has the signature of theirs."""
-
-    @wraps(cls.call)  # type: ignore[attr-defined]
-    def call(self: Any, *args: Any, **kwargs: Any) -> Any:
-        return OwnValuesLayer.call(self, *args, **kwargs)
-
-    return type("OwnValuesLayer", (OwnValuesLayer,), {"call": call})
 
 
 def _call_for_each(layer: Any, call: Callable[[], Any], mode: Mode, ids: AdapterIds) -> Any:
@@ -129,7 +118,7 @@ def _of_groups(
 
 def vectors_of(layer: keras.layers.Layer) -> list[ReadKernel]:
     """Return the vectors with adapters of a layer, and of the layers below it."""
-    return [each for one in all_layers(layer) for each in attached_kernels(one) if each.is_vector]
+    return [each for each in kernels_below(layer) if each.is_vector]
 
 
 def _with_vectors(mode: Mode, vectors: list[ReadKernel], name: str | None) -> Mode:

@@ -8,7 +8,10 @@ from cases import batch, close, numpy, shake
 from experts import model_of_experts
 
 import keras_svd_adapters as ksa
+from keras_svd_adapters.adapters.adapter import Adapter
 from keras_svd_adapters.models.sites.search import adapted_sites, find_sites
+
+L = keras.layers
 
 
 @pytest.mark.parametrize("kind", ["LSTM", "GRU", "SimpleRNN"])
@@ -35,7 +38,21 @@ def test_recurrent_cells(kind, method):
     close(numpy(layer(x)), y)
 
 
-L = keras.layers
+@pytest.mark.parametrize("method", [ksa.LoRA(rank=2), ksa.SVF()], ids=str)
+def test_effective_kernels_are_computed_once_a_call(method, monkeypatch):
+    model = keras.Sequential([keras.Input((5, 6)), L.Bidirectional(L.GRU(4), name="both")])
+    plain = type(model.layers[0].forward_layer)
+    ksa.enable(model, method, targets=["kernel", "recurrent_kernel"])
+    shake(model)
+    counted = []
+    delta = Adapter.delta
+    monkeypatch.setattr(Adapter, "delta", lambda self, K: counted.append(1) or delta(self, K))
+    model(batch((2, 5, 6)))
+    assert len(counted) == 4, "two kernels of each direction, whatever the number of time steps"
+    ksa.delete_adapter(model, "default")
+    assert type(model.layers[0].forward_layer) is plain
+
+
 CONVOLUTIONS = {
     "separable_1d": (L.SeparableConv1D, (7, 6)),
     "separable_2d": (L.SeparableConv2D, (5, 7, 6)),

@@ -13,7 +13,7 @@ from keras_svd_adapters.adapters.adapted_layer import AdaptedLayer
 from keras_svd_adapters.adapters.class_mixing import add_mixin, remove_mixin
 from keras_svd_adapters.adapters.layers.registry import kernel_axes
 from keras_svd_adapters.adapters.layers.vectors import VECTORS, vector_axes
-from keras_svd_adapters.adapters.mode import with_own_kernels
+from keras_svd_adapters.adapters.mode import current_mode, with_own_kernels
 from keras_svd_adapters.kernels.matrix_view import KernelView
 from keras_svd_adapters.kernels.quantized import float_policy
 from keras_svd_adapters.runtime.keras_private.layers import attach_child, detach_child
@@ -138,7 +138,10 @@ def _read(holder: Any, name: str, place: str) -> Any:
         raise AttributeError(f"{type(holder).__name__} has no attribute {name!r}")
     base = vars(holder)[name]
     kernel = getattr(holder, place, None)
-    return base if kernel is None else kernel.effective_kernel(base)
+    if kernel is None:
+        return base
+    held = current_mode().held
+    return held[id(kernel)] if id(kernel) in held else kernel.effective_kernel(base)
 
 
 def _write(name: str, holder: Any, value: Any) -> None:

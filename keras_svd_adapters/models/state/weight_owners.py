@@ -7,7 +7,12 @@ from contextlib import contextmanager
 
 import keras
 
-from keras_svd_adapters.adapters.class_mixing import add_mixin, remove_mixin
+from keras_svd_adapters.adapters.class_mixing import (
+    add_mixin,
+    remove_mixin,
+    with_signature_of,
+)
+from keras_svd_adapters.adapters.held_kernels import HeldKernelsLayer
 from keras_svd_adapters.adapters.layers.read_weight import attached_kernels
 from keras_svd_adapters.adapters.own_values import (
     OwnValues,
@@ -16,7 +21,7 @@ from keras_svd_adapters.adapters.own_values import (
     owners_of,
     trained_with,
 )
-from keras_svd_adapters.adapters.own_values_layer import OwnValuesLayer, own_values_mixin
+from keras_svd_adapters.adapters.own_values_layer import OwnValuesLayer
 from keras_svd_adapters.models.sites.site import RECURRENT
 from keras_svd_adapters.models.state.trained_weights import base_weights
 from keras_svd_adapters.runtime.host_values import restore_values_on_error
@@ -110,20 +115,24 @@ def hold_active(models: Models, active: set[str | None]) -> list[keras.Variable]
 
 
 def place_mixins(models: Models) -> None:
-    """Put the mixin on the layers that compute with such weights, around that of an adapter.
+    """Put the mixins on the layers that compute with such weights, around that of an adapter.
 
     A recurrent layer reads the weights of its cell.
     """
-    wanted: dict[int, keras.layers.Layer] = {}
+    wanted: dict[int, list[type]] = {}
     for _, chain in (each for model in models for each in walk(model)):
-        has_vectors = any(each.is_vector for each in attached_kernels(chain[-1]))
+        kernels = attached_kernels(chain[-1])
+        has_vectors = any(each.is_vector for each in kernels)
+        for around in (each for each in chain if kernels and isinstance(each, keras.layers.RNN)):
+            wanted.setdefault(id(around), []).insert(0, HeldKernelsLayer)
         if has_vectors or any(own_values(weight) for weight in direct_weights(chain[-1])):
             layer = next((each for each in chain if isinstance(each, RECURRENT)), chain[-1])
-            wanted[id(layer)] = layer
+            wanted.setdefault(id(layer), []).append(OwnValuesLayer)
     for layer in _layers(models):
         remove_mixin(layer, OwnValuesLayer)
-        if id(layer) in wanted:
-            add_mixin(layer, own_values_mixin(type(layer)))  # type: ignore[arg-type]
+        remove_mixin(layer, HeldKernelsLayer)
+        for mixin in dict.fromkeys(wanted.get(id(layer), [])):
+            add_mixin(layer, with_signature_of(type(layer), mixin))  # type: ignore[arg-type]
 
 
 def move_last(models: Models) -> None:
