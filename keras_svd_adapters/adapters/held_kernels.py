@@ -18,8 +18,9 @@ class HeldKernelsLayer:
 
     def call(self, *args: Any, **kwargs: Any) -> Any:
         mode = current_mode()
-        active = [each for each in kernels_below(self) if id(each) not in mode.per_sample]
-        held = {id(each): each.effective_kernel(each.kernel) for each in active}
+        known = mode.per_sample.keys() | mode.held.keys()
+        new = [each for each in kernels_below(self) if id(each) not in known]
+        held = {id(each): each.effective_kernel(each.kernel) for each in new}
         with in_mode(replace(mode, held={**mode.held, **held})):
             return super().call(*args, **kwargs)  # type: ignore[misc]
 

@@ -123,7 +123,7 @@ def place_mixins(models: Models) -> None:
     for _, chain in (each for model in models for each in walk(model)):
         kernels = attached_kernels(chain[-1])
         has_vectors = any(each.is_vector for each in kernels)
-        for around in (each for each in chain if kernels and isinstance(each, keras.layers.RNN)):
+        for around in (each for each in chain if kernels and isinstance(each, RECURRENT)):
             wanted.setdefault(id(around), []).insert(0, HeldKernelsLayer)
         if has_vectors or any(own_values(weight) for weight in direct_weights(chain[-1])):
             layer = next((each for each in chain if isinstance(each, RECURRENT)), chain[-1])
