@@ -36,4 +36,4 @@ class BitFit(Shift):
 
     @property
     def recommended_learning_rate(self) -> float:
-        return 1e-2
+        return 3e-3

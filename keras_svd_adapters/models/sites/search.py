@@ -46,14 +46,19 @@ def sites_by_key(model: keras.layers.Layer) -> dict[str, Site]:
 
 def _sites(model: keras.layers.Layer) -> Iterator[Site]:
     for key, chain in walk(model):
-        layer = chain[-1]
-        if isinstance(layer, ReadKernel):
-            continue
-        if adapted_class_of(layer) is not None:
-            yield Site(key, _path(chain), layer, chain)
-            continue
-        for kernel in kernels_read(layer):
-            yield _site_read(key, chain, kernel)
+        yield from _of_layer(key, chain)
+
+
+def _of_layer(key: str, chain: tuple[keras.layers.Layer, ...]) -> Iterator[Site]:
+    """Yield the kernels of the last layer of a chain."""
+    layer = chain[-1]
+    if isinstance(layer, ReadKernel):
+        return
+    if adapted_class_of(layer) is not None:
+        yield Site(key, _path(chain), layer, chain)
+        return
+    for kernel in kernels_read(layer):
+        yield _site_read(key, chain, kernel)
 
 
 def _vectors(model: keras.layers.Layer, kind: str) -> Iterator[Site]:
@@ -78,13 +83,13 @@ def adapter_names(sites: list[Site]) -> list[str]:
 
 def adapted_sites(model: keras.layers.Layer, name: str | None = None) -> list[Site]:
     """Return the sites that carry an adapter, of this name if one is given; vectors come last."""
-    kernels = find_sites(model)
-    vectors = [
-        _site_read(key, chain, each)
-        for key, chain in walk(model)
-        for each in attached_kernels(chain[-1])
-        if each.is_vector
-    ]
+    check_model(model)
+    kernels: list[Site] = []
+    vectors: list[Site] = []
+    for key, chain in walk(model):
+        kernels += _of_layer(key, chain)
+        attached = (each for each in attached_kernels(chain[-1]) if each.is_vector)
+        vectors += (_site_read(key, chain, each) for each in attached)
     return [
         site
         for site in (*kernels, *vectors)
