@@ -9,7 +9,7 @@ import learning_results as results
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-COLUMNS = 3
+COLUMNS = 2
 REFERENCES = {"head only": "x", "full fine-tuning": "s", "Keras enable_lora(8)": "D"}
 COLORS = (
     "#3949ab",
@@ -31,8 +31,8 @@ def draw(found: results.Found) -> Figure:
     runs = results.groups(found["runs"])
     tasks = list(dict.fromkeys(task for task, _ in runs))
     places = [name for _, name in runs]
-    # of the methods that one task alone has, the table is enough
-    names = [name for name in dict.fromkeys(places) if len(tasks) == 1 or places.count(name) > 1]
+    # of the methods that few of the tasks have, the table is enough
+    names = [name for name in dict.fromkeys(places) if 2 * places.count(name) > len(tasks)]
     methods = [name for name in names if name not in REFERENCES]
     color = dict(zip(methods, COLORS, strict=False))
     columns = min(COLUMNS, len(tasks))
