@@ -19,8 +19,8 @@ from keras import ops
 
 from keras_svd_adapters.adapters.carried import adapters_of
 from keras_svd_adapters.adapters.class_mixing import add_mixin, remove_mixin
-from keras_svd_adapters.adapters.held_kernels import kernels_below
 from keras_svd_adapters.adapters.layers.read_weight import ReadKernel
+from keras_svd_adapters.adapters.layers.recurrent import kernels_below
 from keras_svd_adapters.adapters.mode import Mode, current_mode, in_mode
 from keras_svd_adapters.adapters.own_values import own_values, variable_of
 from keras_svd_adapters.adapters.per_sample import AdapterIds, samples_of

@@ -12,8 +12,8 @@ from keras_svd_adapters.adapters.class_mixing import (
     remove_mixin,
     with_signature_of,
 )
-from keras_svd_adapters.adapters.held_kernels import HeldKernelsLayer
 from keras_svd_adapters.adapters.layers.read_weight import attached_kernels
+from keras_svd_adapters.adapters.layers.recurrent import HeldKernelsLayer
 from keras_svd_adapters.adapters.own_values import (
     OwnValues,
     hold,
