@@ -52,9 +52,10 @@ def shared_basis_of(adapters: Mapping[str, Adapter], path: str) -> SharedBasis:
     other = "`how='svd'` makes the nearest LoRA of any"
     for adapter in adapters.values():
         if not adapter.method.linear:
+            adding = sorted(m.__name__ for m in Method.registry.values() if m.linear)
             raise ValueError(
-                "Only values of SVF, SVFT, LoRA-XS and TokenRows add exactly; `how='cat'` is "
-                f"exact for LoRA and its variants, {other}. {received}"
+                f"Only values of {', '.join(adding)} add exactly; `how='cat'` is exact for LoRA "
+                f"and its variants, {other}. {received}"
             )
         if type(adapter.method) is not type(first.method):
             raise ValueError(f"Values of different methods do not add; {other}. {received}")
