@@ -15,13 +15,13 @@ from keras_svd_adapters.adapters.attachment import attach
 from keras_svd_adapters.adapters.carried import adapters_of
 from keras_svd_adapters.adapters.frozen_variables import freeze_variable
 from keras_svd_adapters.adapters.layer_kinds import base_kernel_value
-from keras_svd_adapters.adapters.layers.vectors import BIASES, NORMS
+from keras_svd_adapters.adapters.layers.vectors import BIASES, KERNELS, NORMS
 from keras_svd_adapters.adapters.shared_arrays import SharedArrays
 from keras_svd_adapters.kernels.svd.service import SVDService
 from keras_svd_adapters.methods.method import Method
 from keras_svd_adapters.models.assignment import check_methods, with_biases
 from keras_svd_adapters.models.attaching import start_adapter
-from keras_svd_adapters.models.sites.search import KERNELS, find_sites
+from keras_svd_adapters.models.sites.search import find_sites
 from keras_svd_adapters.models.sites.site import Site
 from keras_svd_adapters.models.state.adapted_model import PACKAGE
 from keras_svd_adapters.models.state.array_sharing import shared_arrays_for, shared_shapes

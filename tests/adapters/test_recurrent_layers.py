@@ -114,3 +114,12 @@ def test_they_are_no_blocks():
     assert meant == {"both_0", "both_1", "gru_0", "gru_1", "inner"}
     with pytest.raises(ValueError, match="no repeated blocks"):
         ksa.targets(model, last=1)
+
+
+def test_the_bias_of_a_recurrent_cell():
+    layer = L.LSTM(4)
+    layer.build((None, 6, 8))
+    assert ksa.enable(layer, ksa.methods.BitFit(), targets="bias").trainable_parameters == 16
+    before = numpy(layer(batch((2, 6, 8))))
+    shake(layer)
+    assert np.abs(numpy(layer(batch((2, 6, 8)))) - before).max() > 1e-3

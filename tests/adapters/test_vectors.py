@@ -74,13 +74,12 @@ def test_which_vectors(name):
     assert [w.name for w in model.trainable_weights] == ["shift"] * len(counts)
 
 
-def test_the_bias_of_a_recurrent_cell():
-    layer = L.LSTM(4)
-    layer.build((None, 6, 8))
-    assert ksa.enable(layer, methods.BitFit(), targets="bias").trainable_parameters == 16
-    before = numpy(layer(batch((2, 6, 8))))
-    shake(layer)
-    assert np.abs(numpy(layer(batch((2, 6, 8)))) - before).max() > 1e-3
+def test_statistics_of_data_are_no_vectors():
+    layer = L.Normalization()
+    layer.adapt(batch((4, 8)))
+    model = keras.Sequential([keras.Input((8,)), layer, L.LayerNormalization(name="ln")])
+    ksa.enable(model, methods.LNTuning())
+    assert {site.path for site in adapted_sites(model)} == {"ln/gamma", "ln/beta"}
 
 
 @table

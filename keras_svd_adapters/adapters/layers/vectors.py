@@ -1,4 +1,4 @@
-"""Biases of layers, and the vectors of normalizations, that methods can adapt."""
+"""Kinds of weights that methods adapt: biases of layers and vectors of normalizations."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ import re
 import keras
 from keras import backend
 
-from keras_svd_adapters.runtime.keras_private.layers import direct_weights
+from keras_svd_adapters.runtime.keras_private.layers import trainable_by_birth
 
-BIASES, NORMS = "biases", "norms"
+KERNELS, BIASES, NORMS = "kernels", "biases", "norms"
 VECTORS = (BIASES, NORMS)
 NORMALIZATION = re.compile("Norm")
 
@@ -27,7 +27,7 @@ def vector_axes(layer: keras.layers.Layer, kind: str) -> dict[str, str]:
         return {}
     is_norm = any(NORMALIZATION.search(cls.__name__) for cls in type(layer).__mro__)
     names = {"bias", "beta"} if is_norm else {"bias"}
-    weights = {id(weight): weight for weight in direct_weights(layer)}
+    weights = set(map(id, trainable_by_birth(layer)))  # without statistics of the data
     return {
         name: "n" * len(value.shape)
         for name, value in vars(layer).items()

@@ -9,6 +9,7 @@ import keras
 import numpy as np
 
 from keras_svd_adapters.adapters.carried import adapters_of
+from keras_svd_adapters.adapters.layers.vectors import KERNELS
 from keras_svd_adapters.files.peft.arrays import PREFIX, VERA_A, VERA_B, lora_entry, native_entry
 from keras_svd_adapters.files.peft.directory import PeftContents, check_directory, write_peft
 from keras_svd_adapters.files.peft.heads import modules_to_save
@@ -21,7 +22,6 @@ from keras_svd_adapters.methods.low_rank.dora import DoRA
 from keras_svd_adapters.methods.low_rank.lora import LoRA
 from keras_svd_adapters.methods.shared.vera import VeRA
 from keras_svd_adapters.models.named_adapters import only_adapter, require_adapter, require_values
-from keras_svd_adapters.models.sites.search import KERNELS
 from keras_svd_adapters.models.sites.site import Site
 from keras_svd_adapters.models.state.array_sharing import single_shared_arrays
 from keras_svd_adapters.runtime.host_values import to_float_array

@@ -14,11 +14,9 @@ from keras_svd_adapters.adapters.layers.read_weight import (
     kernels_read,
     vectors_read,
 )
-from keras_svd_adapters.adapters.layers.vectors import VECTORS
+from keras_svd_adapters.adapters.layers.vectors import KERNELS, VECTORS
 from keras_svd_adapters.models.sites.site import Site
 from keras_svd_adapters.runtime.layer_attributes import walk
-
-KERNELS = "kernels"
 
 
 def find_sites(model: keras.layers.Layer, kind: str = KERNELS) -> list[Site]:

@@ -8,10 +8,11 @@ from typing import Any
 
 import keras
 
+from keras_svd_adapters.adapters.layers.vectors import KERNELS
 from keras_svd_adapters.models.sites.blocks import PRESETS, all_but_head, default_sites, numbered
 from keras_svd_adapters.models.sites.layer_tree import format_layer_tree
 from keras_svd_adapters.models.sites.patterns import Targets, _matching, matches
-from keras_svd_adapters.models.sites.search import KERNELS, find_sites
+from keras_svd_adapters.models.sites.search import find_sites
 from keras_svd_adapters.models.sites.site import Site
 from keras_svd_adapters.runtime.warnings import warn
 
