@@ -187,7 +187,7 @@ FURTHER: dict[str, ksa.Method] = {
 }
 VARIANTS |= {name: adapted(method) for name, method in FURTHER.items()}
 LAYER = [
-    name for name in VARIANTS if name not in FURTHER if "merged" not in name and "full" not in name
+    name for name in VARIANTS if name not in FURTHER and "merged" not in name and "full" not in name
 ]
 MODEL = [name for name in LAYER if "top-k" not in name and "random" not in name]
 CHOSEN = {
@@ -195,7 +195,7 @@ CHOSEN = {
     "512x4096": [name for name in LAYER if "top-k" not in name],
     "4096x512": [name for name in LAYER if "top-k" not in name],
     "stack": ["full fine-tuning", *MODEL],
-    "further": ["frozen", *FURTHER],
+    "further": list(FURTHER),
     "stack bfloat16": MODEL,
     "square": ["full fine-tuning", *MODEL],
     "minilm": ["full fine-tuning", *MODEL],

@@ -84,10 +84,9 @@ class AdaptedLayer:
     @property
     def is_inactive(self) -> bool:
         """Whether the layer computes with its own kernel, in the running thread."""
-        mode = current_mode()
-        if self.active_adapter is None and id(self) not in (*mode.per_sample, *mode.chosen):
-            return True
-        return id(self) in mode.base
+        mode, own = current_mode(), id(self)
+        has_adapter = self.active_adapter is not None or own in mode.per_sample
+        return own in mode.base or not (has_adapter or own in mode.chosen)
 
     def adapted(self, inputs: Any, compute: Compute, training: bool | None) -> Any:
         """Run `compute` on inputs with the active adapter, or with the adapter of each sample."""

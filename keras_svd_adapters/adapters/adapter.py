@@ -83,7 +83,8 @@ class Adapter(StoredArrays):
             with without_layout_map():
                 self.seed_generator = keras.random.SeedGenerator(seed, "dropout")
             place_variable(self.seed_generator.state)
-        arrays = {k: v for k, v in self.declared.items() if not v.shared}
+        declared = self.declared
+        arrays = {k: v for k, v in declared.items() if not v.shared}
         tied = {k: arrays.pop(k) for k in method.tied}
         self.tied = TiedArrays(method, tied, values, dtype) if tied else None
         self._array_names = tuple(arrays)
@@ -99,7 +100,7 @@ class Adapter(StoredArrays):
             )
         for name, variable in self.arrays.items():
             variable.adapted_by = method
-            variable.decays = self.declared[name].start == 0.0
+            variable.decays = declared[name].start == 0.0
         self.built = True
 
     def array_names(self) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""A layer that computes with weights of which several adapters have their own values.
+"""A layer whose weights have other values for each of several adapters.
 
 Several adapters train the same weight, or adapt the same bias or the same vector of a
 normalization. In a batch of mixed adapters, the layer computes once for each set of values.

@@ -61,12 +61,8 @@ class SharedArrays(StoredArrays):
             sha256.update(np.ascontiguousarray(to_float_array(variable)).tobytes())
         return sha256.digest()
 
-    def load_own_variables(self, store: Any) -> None:
-        if store.keys() or not self.has_values:
-            for name, variable in self.arrays.items():
-                variable.assign(store[name])
-            self.has_values = True
-            self.mark = self.digest()
+    def on_values_loaded(self) -> None:
+        self.mark = self.digest()
 
 
 def covering_shapes(arrays: list[dict[str, Array]]) -> Shapes:

@@ -77,3 +77,13 @@ class StoredArrays(keras.layers.Layer):
     def save_own_variables(self, store: Any) -> None:
         for name in self.array_names():
             store[name] = getattr(self, name)
+
+    def load_own_variables(self, store: Any) -> None:
+        if store.keys() or not self.has_values:
+            for name in self.array_names():
+                getattr(self, name).assign(store[name])
+            self.has_values = True
+            self.on_values_loaded()
+
+    def on_values_loaded(self) -> None:
+        """Do further work after `load_own_variables` has read values."""

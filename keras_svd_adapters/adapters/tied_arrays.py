@@ -43,9 +43,3 @@ class TiedArrays(StoredArrays):
 
     def array_names(self) -> Iterable[str]:
         return self.shapes
-
-    def load_own_variables(self, store: Any) -> None:
-        if store.keys() or not self.has_values:
-            for name, variable in self.arrays.items():
-                variable.assign(store[name])
-            self.has_values = True

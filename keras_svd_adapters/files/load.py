@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 
 import keras
+import numpy as np
 
 from keras_svd_adapters.adapters.adapter import Adapter
 from keras_svd_adapters.adapters.attachment import activate
@@ -102,7 +103,8 @@ def load_adapter(
     replaced = [
         variable
         for site in adapted_sites(model, name)
-        for variable in adapters_of(site.layer)[name].arrays.values()
+        if site.key in contents.config["sites"]
+        for variable, _ in _stored(site, adapters_of(site.layer)[name], contents)
     ]
     trained = [contents.values[f"train/{key}"] for key in weights]
     with restore_values_on_error([*weights.values(), *replaced]):
@@ -169,10 +171,18 @@ def _whole_adapter(
 
 
 def _take(site: Site, adapter: Adapter, contents: Contents) -> None:
+    for variable, value in _stored(site, adapter, contents):
+        variable.assign(value)
+
+
+def _stored(
+    site: Site, adapter: Adapter, contents: Contents
+) -> Iterator[tuple[keras.Variable, np.ndarray]]:
+    """Yield each variable of a kernel's adapter that the file has, and its value there."""
     for name, variable in adapter.arrays.items():
         key = value_key(contents.config["sites"], site.key, adapter.method, name)
         if (value := contents.values.get(key)) is not None:
-            variable.assign(value)
+            yield variable, value
 
 
 def _assign(

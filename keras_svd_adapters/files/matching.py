@@ -154,7 +154,7 @@ def value_key(sites: dict[str, Any], key: str, method: Method, array: str) -> st
         method: Method of its adapter.
         array: Name of the array.
     """
-    holder = sites[key]["tied_to"] if array in method.tied else key
+    holder = sites[key].get("tied_to", key) if array in method.tied else key
     return f"sites/{holder}/{array}"
 
 

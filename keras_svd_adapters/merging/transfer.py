@@ -27,7 +27,7 @@ from keras_svd_adapters.models.sites.site import Site
 from keras_svd_adapters.models.state.changes import changes_model
 from keras_svd_adapters.runtime.warnings import warn
 
-Pair = tuple[Site, Site]
+Kernel = tuple[Site, LoRAX, Site]  # of the model, its new method, and of the source
 
 
 @changes_model
@@ -45,8 +45,7 @@ def transfer(
     The update of each kernel is projected onto the largest singular vectors of
     the same kernel of this model: `D = U_r^T update V_r`. This works as far as the
     two bases have similar singular vectors, as two versions of a model do. The
-    error shows how much of an update is lost. It is at least the share of the
-    update outside of these vectors.
+    error is the part of the update outside of these vectors.
 
     Args:
         model: A built model, the new base. It keeps its weights; the new adapter
@@ -83,15 +82,16 @@ def transfer(
     """
     check_name_is_free(model, into)
     name = name or only_adapter(source)
-    pairs = _pairs(model, require_adapter(source, name))
+    kernels = _matched(model, require_adapter(source, name), name, rank)
     require_values(source, f"transfer of {name!r}")
+    check_methods([(site, method) for site, method, _ in kernels], into)
     new, left_out = [], []
-    for (site, other), found in _with_decompositions(pairs, name, rank, into, verbose):
-        adapter, error = _projected(site, other, name, rank, found)
+    for kernel, found in _with_decompositions(kernels, verbose):
+        adapter, error = _projected(*kernel, name, found)
         if error <= tolerance:
             new.append(adapter)
         else:
-            left_out.append(f"`{site.path}` ({error:.2f})")
+            left_out.append(f"`{kernel[0].path}` ({error:.2f})")
     shown = ", ".join(left_out[:3]) + ", ..." * (len(left_out) > 3)
     received = f"Received: tolerance={tolerance!r}"
     if not new:
@@ -107,10 +107,12 @@ def transfer(
     return attach_and_report(model, new, into, f"that of {name!r}")
 
 
-def _pairs(model: keras.layers.Layer, others: list[Site]) -> list[Pair]:
+def _matched(
+    model: keras.layers.Layer, others: list[Site], name: str, rank: int | None
+) -> list[Kernel]:
     """Return each adapted kernel of the source, after the same kernel of the model."""
     by_key = {site.key: site for site in find_sites(model)}
-    pairs = []
+    kernels = []
     for other in others:
         site = by_key.get(other.key)
         if site is None or site.view != other.view:
@@ -119,8 +121,8 @@ def _pairs(model: keras.layers.Layer, others: list[Site]) -> list[Pair]:
                 f"pass the task's `backbone`. Received: `{other.path}` {other.shape} is adapted in "
                 f"the source, and the model has {'no such kernel' if site is None else site.shape}"
             )
-        pairs.append((site, other))
-    return pairs
+        kernels.append((site, _method(other, name, rank), other))
+    return kernels
 
 
 def _method(other: Site, name: str, rank: int | None) -> LoRAX:
@@ -136,21 +138,19 @@ def _method(other: Site, name: str, rank: int | None) -> LoRAX:
 
 
 def _with_decompositions(
-    pairs: list[Pair], name: str, rank: int | None, into: str, verbose: int | str
-) -> Iterator[tuple[Pair, Found]]:
-    """Yield each pair of kernels with the decompositions of the model's kernel."""
-    check_methods([(site, _method(other, name, rank)) for site, other in pairs], into)
-    sites = [site for site, _ in pairs]
+    kernels: list[Kernel], verbose: int | str
+) -> Iterator[tuple[Kernel, Found]]:
+    """Yield each kernel with the decompositions of the model's matrices."""
+    sites = [site for site, _, _ in kernels]
     every = decompositions(sites, [jobs_for(site) for site in sites], SVDService(), verbose)
     with closing(every):
-        yield from zip(pairs, every, strict=True)
+        yield from zip(kernels, every, strict=True)
 
 
 def _projected(
-    site: Site, other: Site, name: str, rank: int | None, found: Found
+    site: Site, method: LoRAX, other: Site, name: str, found: Found
 ) -> tuple[NewAdapter, float]:
     """Return the adapter of a kernel, and the relative error of its update."""
-    method = _method(other, name, rank)
     form = site.form(method)
     updates, values, errors = kernel_updates(other, name), [], []
     for (K, svd), update in zip(found, updates, strict=True):

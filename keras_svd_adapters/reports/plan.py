@@ -127,7 +127,7 @@ def plan(
     values = sum(prod(weight.shape) for _, _, weight in base_weights(model))
     extra = list({id(weight): weight for weight in extra}.values())
     trained = _trained(model, extra)
-    device = _on_devices(model, chosen, trained, distribution, device_memory)
+    device = _on_devices(model, chosen, arrays, trained, distribution, device_memory)
     others = tuple(sum(prod(weight.shape) for weight in each) for each in (trained, extra))
     return Plan(sites, values, _shared_bytes(model, chosen), written, count, device, *others)
 
@@ -141,6 +141,7 @@ def _trained(model: keras.layers.Layer, weights: list[keras.Variable]) -> list[k
 def _on_devices(
     model: keras.layers.Layer,
     chosen: Chosen,
+    own: list[dict[str, Array]],
     trained: list[keras.Variable],
     distribution: Any,
     memory: float | None,
@@ -155,8 +156,8 @@ def _on_devices(
             site.view,
             base_kernel_variable(site.layer),
         )
-        for (site, _), own in zip(chosen, own_arrays(chosen), strict=True)
-        for array in own.values()
+        for (site, _), declared in zip(chosen, own, strict=True)
+        for array in declared.values()
     ]
     arrays += [
         (array._replace(trainable=False), array_dtype, site.view, base_kernel_variable(site.layer))

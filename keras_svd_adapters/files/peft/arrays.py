@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -84,10 +85,10 @@ def _theirs(site: Site, method: Method, values: dict[str, np.ndarray]) -> dict[s
     }
 
 
-def _names(site: Site, method: Method) -> dict[str, str]:
+def _names(site: Site, method: Method) -> Mapping[str, str]:
     """Return the array here of each array in PEFT."""
     if (twin := twin_of(method)) is not None:
-        return dict(twin.arrays)
+        return twin.arrays
     left_out = (LORA_A, LORA_B) if site.host.is_lookup else (EMBEDDING_A, EMBEDDING_B)
     return {theirs: ours for theirs, ours in OURS.items() if theirs not in left_out}
 
