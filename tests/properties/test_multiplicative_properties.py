@@ -3,8 +3,9 @@
 import keras
 import numpy as np
 import pytest
-from cases import KERNELS, MethodCase, adapted, batch, build_layer, close, dense, numpy, shake
+from cases import KERNELS, adapted, batch, build_layer, close, dense, numpy, shake
 from closed_forms_multiplicative import boft, hra, oft
+from method_case import MethodCase
 from test_gradient import test_against_closed_form as check_against_closed_form
 
 import keras_svd_adapters as ksa

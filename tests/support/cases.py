@@ -1,102 +1,16 @@
 """The tables that every property runs over: one row per method, kernel and dtype."""
 
 import os
-from dataclasses import dataclass
 from itertools import product
 
-import closed_forms
-import closed_forms_multiplicative as multiplicative
-import closed_forms_of_updates as updates
 import keras
 import numpy as np
 import pytest
+from method_table import METHODS
 
 import keras_svd_adapters as ksa
-from keras_svd_adapters import methods
 from keras_svd_adapters.methods.low_rank_update import LowRankUpdate
 from keras_svd_adapters.methods.spectral.spectral import Spectral
-
-
-@dataclass(frozen=True)
-class MethodCase:
-    method: ksa.Method
-    reference: object  # float64 closed form: (K, arrays) -> (K', gradients)
-    square_only: bool = False
-    exact_at_start: bool = True
-    variant: bool = False  # differs from another row in its equation alone
-    kept: float = (
-        0.85  # of a change of a thousandth in bfloat16; scales of outputs are rounded away
-    )
-
-
-METHODS = {
-    "lora": MethodCase(ksa.LoRA(rank=3), closed_forms.lora),
-    "lora_scaled": MethodCase(
-        ksa.LoRA(rank=3, alpha=12, rslora=True), closed_forms.lora, variant=True
-    ),
-    "dora": MethodCase(ksa.DoRA(rank=3, alpha=6), closed_forms.dora, kept=0.7),
-    "dora_full": MethodCase(ksa.DoRA(rank=3, detach_norm=False), closed_forms.dora, variant=True),
-    "pissa": MethodCase(ksa.PiSSA(rank=3, alpha=6), closed_forms.pissa),
-    "milora": MethodCase(ksa.MiLoRA(rank=3), closed_forms.milora),
-    "lora_xs": MethodCase(ksa.LoRAXS(rank=3, alpha=6), closed_forms.lora_xs),
-    "vera": MethodCase(ksa.VeRA(rank=24, seed=3), closed_forms.vera),
-    "token_rows": MethodCase(ksa.TokenRows([7, 0, 4]), closed_forms.token_rows),
-    "ia3": MethodCase(methods.IA3(), updates.ia3, kept=-0.1),
-    "ia3_input": MethodCase(methods.IA3(side="input"), updates.ia3, variant=True),
-    "tri_lora": MethodCase(methods.TriLoRA(rank=3, alpha=6), updates.tri_lora),
-    "flora": MethodCase(methods.FLoRA(rank_in=3, rank_out=2, scale=2.0), updates.flora),
-    "melora": MethodCase(methods.MELoRA(rank=2, groups=2, alpha=3), updates.melora),
-    "loha": MethodCase(methods.LoHa(rank=3, alpha=6), updates.loha),
-    "abba": MethodCase(methods.ABBA(rank1=3, rank2=2, alpha1=1.5, alpha2=1.0), updates.abba),
-    "miss": MethodCase(methods.MiSS(rank=3), updates.miss),
-    "lokr": MethodCase(methods.LoKr(rank=2, alpha=3), updates.lokr),
-    "lokr_whole": MethodCase(methods.LoKr(rank=8), updates.lokr, variant=True),
-    "fourier_ft": MethodCase(methods.FourierFT(count=20), updates.fourier_ft),
-    "loretta": MethodCase(methods.LoRETTA(rank=3, tt_rank=2, alpha=6), updates.loretta),
-    "dude": MethodCase(methods.DuDe(rank=3, alpha=6), updates.dude, kept=0.7),
-    "svdiff": MethodCase(methods.SVDiff(scale=0.5), updates.svdiff),
-    "spectral_adapter_a": MethodCase(
-        methods.SpectralAdapterA(rank=3, first=1), updates.spectral_adapter_a
-    ),
-    "spectral_adapter_r": MethodCase(
-        methods.SpectralAdapterR(rank=3, first=1), updates.spectral_adapter_r
-    ),
-    "psoft": MethodCase(methods.PSOFT(rank=4), updates.psoft),
-    "edora": MethodCase(methods.EDoRA(rank=3, alpha=6), updates.edora, kept=0.7),
-    "lora_x": MethodCase(methods.LoRAX(rank=3), updates.lora_x),
-    "lora_x_diagonal": MethodCase(
-        methods.LoRAX(rank=3, core="diagonal"), updates.lora_x, variant=True
-    ),
-    "nested_lora_xs": MethodCase(
-        methods.NestedLoRAXS(rank=4, inner_rank=2), updates.nested_lora_xs
-    ),
-    "pmss": MethodCase(methods.PMSS(rank=3), updates.pmss),
-    "tiny_lora": MethodCase(methods.TinyLoRA(rank=3, values=5), updates.tiny_lora),
-    "svf": MethodCase(ksa.SVF(), closed_forms.svf),
-    "svf_factored": MethodCase(
-        ksa.SVF(formulation="factored"), closed_forms.svf, exact_at_start=False
-    ),
-    "svft_plain": MethodCase(ksa.SVFT(), closed_forms.svft),
-    "svft_banded": MethodCase(ksa.SVFT(pattern="banded", d=2), closed_forms.svft),
-    "svft_random": MethodCase(ksa.SVFT(pattern="random", d=2, seed=5), closed_forms.svft),
-    "svft_top_k": MethodCase(
-        ksa.SVFT(pattern="top_k", nnz=20), closed_forms.svft, square_only=True
-    ),
-    "svft_factored": MethodCase(
-        ksa.SVFT(pattern="banded", d=2, formulation="factored"),
-        closed_forms.svft,
-        exact_at_start=False,
-    ),
-    "hra": MethodCase(methods.HRA(rank=4), multiplicative.hra),
-    "hra_orthogonal": MethodCase(
-        methods.HRA(rank=3, orthogonal=True), multiplicative.hra, variant=True
-    ),
-    "oft": MethodCase(methods.OFT(block_size=2), multiplicative.oft),
-    "oft_shared": MethodCase(
-        methods.OFT(block_size=2, shared_blocks=True), multiplicative.oft, variant=True
-    ),
-    "boft": MethodCase(methods.BOFT(block_size=2), multiplicative.boft, kept=0.6),
-}
 
 
 def dense(m, n):
