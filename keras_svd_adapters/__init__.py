@@ -17,7 +17,8 @@ Verbs, each with its own `help`:
 
 - before: `targets`, `plan`, `compare`, `spectrum`; `register_kernels` for your own layers
 - adapt: `enable`, `set_adapter`, `disabled`, `delete_adapter`; `from_preset` loads and adapts
-- train: Keras's `fit`; `find_learning_rate` suggests a learning rate before
+- train: Keras's `fit`; `find_learning_rate` suggests a learning rate before; `GaLore` and `Flora`
+  are optimizers of whole kernels, `JaggedCosine` is a learning rate for restarts
 - inspect: `status`, `coefficients`, `similarity`, and `AdapterHealth` as a callback of `fit`
 - one adapter per sample of a batch: `predict`, `generate`
 - save: `save_adapter`, `load_adapter`; `svd_cache` stores the decompositions
@@ -84,7 +85,10 @@ from keras_svd_adapters.reports.compare import Comparison, compare
 from keras_svd_adapters.reports.plan import plan
 from keras_svd_adapters.reports.plan_report import Plan
 from keras_svd_adapters.reports.spectrum import Spectrum, spectrum
+from keras_svd_adapters.training.flora import Flora
+from keras_svd_adapters.training.galore import GaLore
 from keras_svd_adapters.training.health import AdapterHealth
+from keras_svd_adapters.training.jagged_cosine import JaggedCosine
 from keras_svd_adapters.training.optimizers import install_optimizer_hooks
 from keras_svd_adapters.training.rate_finder import find_learning_rate
 from keras_svd_adapters.training.rate_report import LearningRates
@@ -104,6 +108,9 @@ __all__ = [
     "Compensation",
     "DoRA",
     "DoRADense",
+    "Flora",
+    "GaLore",
+    "JaggedCosine",
     "LearningRates",
     "LoRA",
     "LoRADense",
