@@ -11,6 +11,7 @@ adapter FLoRA with a core, nor the batched LoRA of a similar name.
 
 from __future__ import annotations
 
+from math import log
 from typing import Any
 
 import keras
@@ -58,7 +59,8 @@ class Flora(ProjectedOptimizer):
         **kwargs: Further arguments of `keras.optimizers.Optimizer`.
 
     Raises:
-        ValueError: If `rank` or `every` is not positive.
+        ValueError: If `rank` or `every` is not positive, or if momentum would
+            grow from one projection to the next.
 
     Example:
 
@@ -97,9 +99,21 @@ class Flora(ProjectedOptimizer):
         for variable in variables:
             sides = self.sides(variable)
             shape = variable.shape if sides is None else (self.rank, sides[1])
+            self._check_growth(variable, sides)
             squares = [variable.shape] if sides is None else [(side,) for side in sides]
             self.moments.append(self.add_slot(variable, shape, "momentum"))
             self.squares.append([self.add_slot(variable, each, "squares") for each in squares])
+
+    def _check_growth(self, variable: keras.Variable, sides: tuple[int, int] | None) -> None:
+        """Raise an error if momentum grows from one projection to the next."""
+        growth = 1.0 if sides is None else (sides[0] / self.rank) ** 0.5
+        if self.beta_1**self.every * growth >= 1:
+            least = int(log(growth) / -log(self.beta_1)) + 1
+            raise ValueError(
+                f"A new projection makes the momentum of `{variable.path}` {growth:.1f} times as "
+                f"large, and it would not fade before the next one: use `every={least}` or more. "
+                f"Received: every={self.every}, beta_1={self.beta_1}"
+            )
 
     def update_step(self, gradient: Any, variable: keras.Variable, learning_rate: Any) -> None:
         index = self._get_variable_index(variable)

@@ -9,7 +9,7 @@ import keras_svd_adapters as ksa
 SHAPES = {"wide": (4, 9), "tall": (9, 4), "three axes": (2, 3, 5), "vector": (7,), "thin": (2, 8)}
 OPTIMIZERS = {
     "galore": lambda **more: ksa.GaLore(0.01, rank=2, every=3, **more),
-    "flora": lambda **more: ksa.Flora(0.01, rank=2, every=3, **more),
+    "flora": lambda **more: ksa.Flora(0.01, rank=2, every=3, beta_1=0.5, **more),
 }
 
 
@@ -88,17 +88,17 @@ def flora_loop(W, gradients, projections, every):
 
 @pytest.mark.parametrize("shape", [(4, 9), (9, 4), (7,), (2, 8)])
 def test_flora_against_a_loop(shape):
-    optimizer = ksa.Flora(0.1, rank=2, every=3)
+    optimizer = ksa.Flora(0.1, rank=2, every=4)
     weight, gradients = trained(shape, optimizer)
     W = np.random.default_rng(0).normal(size=shape).astype("float32").astype("float64")
     if optimizer.sides(weight) is None:
-        expected = flora_loop(W, gradients, None, 3)
+        expected = flora_loop(W, gradients, None, 4)
     else:
         turn = shape[0] > shape[1]
         if turn:
             W, gradients = W.T, gradients.transpose(0, 2, 1)
         found = {t: numpy(optimizer.projection(0, t, min(shape))) for t in range(3)}
-        expected = flora_loop(W, gradients, found.__getitem__, 3)
+        expected = flora_loop(W, gradients, found.__getitem__, 4)
         expected = expected.T if turn else expected
     np.testing.assert_allclose(numpy(weight), expected, atol=2e-5)
 
@@ -150,6 +150,12 @@ def test_resumed_as_uninterrupted(make, tmp_path):
     assert second < first
     for one, other in zip(whole.weights, resumed.weights):
         np.testing.assert_array_equal(numpy(one), numpy(other))
+
+
+def test_momentum_that_would_grow():
+    with pytest.raises(ValueError, match="use `every=4` or more. Received: every=3, beta_1=0.9"):
+        trained((4, 9), ksa.Flora(0.1, rank=2, every=3))
+    trained((4, 9), ksa.Flora(0.1, rank=2, every=4), steps=1)
 
 
 @pytest.mark.parametrize("given", [{"rank": 0}, {"every": 0}, {"rank": 2.5}])
