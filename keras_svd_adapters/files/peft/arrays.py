@@ -52,7 +52,9 @@ def native_entry(site: Site, name: str) -> PeftKernel:
     """Return the entry of a method that PEFT has as well."""
     adapter = adapters_of(site.layer)[name]
     method, twin = adapter.method, twin_of(adapter.method)
+    values = vars(adapter.numpy_values()[0])
     if twin is not None:
+        _check_drawn(site, method, values)
         method = twin.resolve(method, site.view.m, site.view.n)
         theirs = with_bias(method, site.view.m, site.view.n, site.layer)
         if theirs != method and theirs.adapts_bias(site.view.m, site.view.n):
@@ -60,7 +62,21 @@ def native_entry(site: Site, name: str) -> PeftKernel:
                 "PEFT also changes the bias of this layer: train the adapter as "
                 f"`{theirs}`, or `merge` it. Received: {adapter.method} on `{site.path}`"
             )
-    return PeftKernel(method, _theirs(site, method, vars(adapter.numpy_values()[0])))
+    return PeftKernel(method, _theirs(site, method, values))
+
+
+def _check_drawn(site: Site, method: Method, values: dict[str, np.ndarray]) -> None:
+    """Raise if PEFT, which draws frozen arrays again from the seed, would draw others."""
+    drawn = [k for k, array in site.arrays(method).items() if array.saved and not array.trainable]
+    nothing = np.broadcast_to(np.float32(0), (site.view.m, site.view.n))
+    start = method.start(nothing, site.form(method), np.random.default_rng(), None) if drawn else {}
+    for name in drawn:
+        if not np.array_equal(values[name], start[name]):
+            raise ValueError(
+                f"PEFT would draw other `{name}` from the seed: this adapter is of a version of "
+                "this package that drew them otherwise. Give `rank=` or `energy=` for the nearest "
+                f"LoRA, or `merge` it. Received: {method} on `{site.path}`"
+            )
 
 
 def lora_entry(site: Site, name: str, rank: int | None, energy: float | None) -> PeftKernel:
