@@ -18,6 +18,7 @@ from keras_svd_adapters.methods.method import Method
 from keras_svd_adapters.methods.multiplicative.boft import BOFT
 from keras_svd_adapters.methods.multiplicative.hra import HRA
 from keras_svd_adapters.methods.multiplicative.oft import OFT
+from keras_svd_adapters.methods.shared.tied_lora import TiedLoRA
 from keras_svd_adapters.methods.shared.vera import VeRA
 from keras_svd_adapters.methods.sparse.token_rows import TokenRows
 from keras_svd_adapters.methods.spectral.edora import EDoRA
@@ -68,6 +69,7 @@ __all__ = [
     "SVFT",
     "SpectralAdapterA",
     "SpectralAdapterR",
+    "TiedLoRA",
     "TinyLoRA",
     "TokenRows",
     "TriLoRA",

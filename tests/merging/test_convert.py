@@ -56,7 +56,7 @@ def test_no_lora_is_exactly_that(method):
     assert set(listed) == {
         *("ABBA", "FLoRA", "LoHa", "LoKr", "LoRA", "LoRAX", "LoRAXS", "LoRETTA", "MELoRA"),
         *("MiLoRA", "MiSS", "NestedLoRAXS", "PSOFT", "PiSSA", "SpectralAdapterA", "TinyLoRA"),
-        *("SpectralAdapterR", "TokenRows", "TriLoRA", "VeRA"),
+        *("SpectralAdapterR", "TiedLoRA", "TokenRows", "TriLoRA", "VeRA"),
     }
     assert [w.path for w in model.weights] == before
 

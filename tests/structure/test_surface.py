@@ -32,6 +32,7 @@ METHOD_NAMES = {
     "pissa": "PiSSA",
     "svf": "SVF",
     "svft": "SVFT",
+    "tied_lora": "TiedLoRA",
     "tiny_lora": "TinyLoRA",
     "token_rows": "TokenRows",
     "vera": "VeRA",

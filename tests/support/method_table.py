@@ -3,6 +3,7 @@
 import closed_forms
 import closed_forms_multiplicative as multiplicative
 import closed_forms_of_updates as updates
+import closed_forms_shared as shared
 from method_case import MethodCase
 
 import keras_svd_adapters as ksa
@@ -51,6 +52,7 @@ METHODS = {
     ),
     "pmss": MethodCase(methods.PMSS(rank=3), updates.pmss),
     "tiny_lora": MethodCase(methods.TinyLoRA(rank=3, values=5), updates.tiny_lora),
+    "tied_lora": MethodCase(methods.TiedLoRA(rank=3, alpha=6), shared.tied_lora),
     "svf": MethodCase(ksa.SVF(), closed_forms.svf),
     "svf_factored": MethodCase(
         ksa.SVF(formulation="factored"), closed_forms.svf, exact_at_start=False
