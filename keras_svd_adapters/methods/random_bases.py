@@ -14,10 +14,11 @@ class PortableRandom:
 
     Args:
         seed: Integer, not negative.
+        stream: Number of the stream; the streams of a seed are independent.
     """
 
-    def __init__(self, seed: int):
-        self.bits = np.random.Philox(key=seed)
+    def __init__(self, seed: int, stream: int = 0):
+        self.bits = np.random.Philox(key=seed + (stream << 64))
 
     def uniform(self, shape: tuple[int, ...], bound: float = 1.0) -> np.ndarray:
         """Return float32 numbers that are uniform in +-bound."""

@@ -129,10 +129,9 @@ def plan(
     extra = list({id(weight): weight for weight in extra}.values())
     trained = _trained(model, extra)
     device = _on_devices(model, chosen, arrays, trained, distribution, device_memory)
-    others = tuple(sum(prod(weight.shape) for weight in each) for each in (trained, extra))
-    shared = _shared_bytes(model, chosen)
-    groups = tuple(tied_groups(chosen))
-    return Plan(sites, values, shared, written, count, device, *others, tied_groups=groups)
+    others, stored = (sum(prod(weight.shape) for weight in each) for each in (trained, extra))
+    shared, groups = _shared_bytes(model, chosen), tuple(tied_groups(chosen))
+    return Plan(sites, values, shared, written, count, device, others, stored, groups)
 
 
 def _trained(model: keras.layers.Layer, weights: list[keras.Variable]) -> list[keras.Variable]:

@@ -16,6 +16,7 @@ from keras_svd_adapters.models.sites.search import adapted_sites
 
 TIED = {
     "tied_lora": methods.TiedLoRA(rank=2, alpha=4),
+    "lotr": methods.LoTR(rank=2),
 }
 rows = pytest.mark.parametrize("method", TIED.values(), ids=TIED)
 SIZES = (12, 12, 8, 12)  # kernels of shapes (8, 12), (12, 12), (12, 8) and (8, 12)
