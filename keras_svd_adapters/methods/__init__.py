@@ -18,6 +18,10 @@ from keras_svd_adapters.methods.method import Method
 from keras_svd_adapters.methods.multiplicative.boft import BOFT
 from keras_svd_adapters.methods.multiplicative.hra import HRA
 from keras_svd_adapters.methods.multiplicative.oft import OFT
+from keras_svd_adapters.methods.shared.lotr import LoTR
+from keras_svd_adapters.methods.shared.nola import NOLA
+from keras_svd_adapters.methods.shared.randlora import RandLoRA
+from keras_svd_adapters.methods.shared.tied_lora import TiedLoRA
 from keras_svd_adapters.methods.shared.vera import VeRA
 from keras_svd_adapters.methods.sparse.token_rows import TokenRows
 from keras_svd_adapters.methods.spectral.edora import EDoRA
@@ -54,20 +58,24 @@ __all__ = [
     "LoRAX",
     "LoRAXS",
     "LoRETTA",
+    "LoTR",
     "MELoRA",
     "Method",
     "MiLoRA",
     "MiSS",
+    "NOLA",
     "NestedLoRAXS",
     "OFT",
     "PMSS",
     "PSOFT",
     "PiSSA",
+    "RandLoRA",
     "SVDiff",
     "SVF",
     "SVFT",
     "SpectralAdapterA",
     "SpectralAdapterR",
+    "TiedLoRA",
     "TinyLoRA",
     "TokenRows",
     "TriLoRA",

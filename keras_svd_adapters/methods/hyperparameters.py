@@ -37,6 +37,12 @@ def check_alpha(alpha: float | None) -> None:
         )
 
 
+def check_seed(seed: int) -> None:
+    """Raise `ValueError` if a seed is no integer from 0 on."""
+    if not isinstance(seed, int) or seed < 0:
+        raise ValueError(f"`seed` must not be negative. Received: seed={seed!r}")
+
+
 def scale_of(alpha: float | None, rank: int) -> float:
     """Return the scale `alpha / rank`; without alpha, 1."""
     return 1.0 if alpha is None else alpha / rank

@@ -86,5 +86,6 @@ def start_adapter(site: Site, method: Method, shared: Shared, found: Found, name
     """Create a new adapter for a site, with factors of the current kernel."""
     form = site.form(method, [svd.s for _, svd in found if svd is not None])
     rng = np.random.default_rng(broadcast_from(0, lambda: random.getrandbits(32)))
-    values = site.view.joined([method.start(K, form, rng, svd) for K, svd in found])
+    each = [method.start(K, form, rng, svd) for K, svd in found]
+    values = site.view.joined(each) | {k: v for k, v in each[0].items() if k in method.tied}
     return site.new_adapter(method, form, name, values, shared.get(method.name))

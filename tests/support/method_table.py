@@ -3,6 +3,7 @@
 import closed_forms
 import closed_forms_multiplicative as multiplicative
 import closed_forms_of_updates as updates
+import closed_forms_shared as shared
 from method_case import MethodCase
 
 import keras_svd_adapters as ksa
@@ -51,6 +52,13 @@ METHODS = {
     ),
     "pmss": MethodCase(methods.PMSS(rank=3), updates.pmss),
     "tiny_lora": MethodCase(methods.TinyLoRA(rank=3, values=5), updates.tiny_lora),
+    "tied_lora": MethodCase(methods.TiedLoRA(rank=3, alpha=6), shared.tied_lora),
+    "lotr": MethodCase(methods.LoTR(rank=3, alpha=1.5), shared.lotr),
+    "randlora": MethodCase(methods.RandLoRA(rank=5, alpha=20), shared.randlora),
+    "randlora_sparse": MethodCase(
+        methods.RandLoRA(rank=4, sparse=True, seed=2), shared.randlora, variant=True
+    ),
+    "nola": MethodCase(methods.NOLA(rank=3, bases=20, alpha=6), shared.nola),
     "svf": MethodCase(ksa.SVF(), closed_forms.svf),
     "svf_factored": MethodCase(
         ksa.SVF(formulation="factored"), closed_forms.svf, exact_at_start=False
