@@ -18,6 +18,7 @@ from keras_svd_adapters.files.peft.twins import (
 )
 from keras_svd_adapters.methods.low_rank.dora import DoRA
 from keras_svd_adapters.methods.low_rank.lora import LoRA
+from keras_svd_adapters.methods.low_rank.scaled_product import ScaledProduct
 from keras_svd_adapters.methods.method import Method
 from keras_svd_adapters.methods.shared.vera import VeRA
 
@@ -142,10 +143,12 @@ def settings_of(methods: dict[str, Method]) -> dict[str, Any]:
             alphas = {module: settings["alpha"] for module, settings in each.items()}
             found |= _patterns(ranks, alphas, "alpha")
         return found | module_lists(methods)
-    loras = {module: method for module, method in methods.items() if isinstance(method, LoRA)}
+    loras = {
+        module: method for module, method in methods.items() if isinstance(method, ScaledProduct)
+    }
     ranks = {module: lora.rank for module, lora in loras.items()}
     alphas = {module: _alpha(lora) for module, lora in loras.items()}
-    assert isinstance(first, LoRA)
+    assert isinstance(first, ScaledProduct)
     return {
         "peft_type": "LORA",
         "bias": "none",
@@ -169,7 +172,7 @@ def _patterns(ranks: dict[str, int], alphas: dict[str, float], alpha: str) -> di
     }
 
 
-def _alpha(lora: LoRA) -> float:
+def _alpha(lora: ScaledProduct) -> float:
     return lora.rank if lora.alpha is None else lora.alpha
 
 
