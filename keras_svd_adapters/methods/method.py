@@ -8,7 +8,15 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from keras_svd_adapters.methods.contract import SVD, Array, Base, Dropout, Kernel, Truncation
+from keras_svd_adapters.methods.contract import (
+    SVD,
+    Array,
+    Base,
+    Dropout,
+    Kernel,
+    Statistics,
+    Truncation,
+)
 from keras_svd_adapters.methods.hyperparameters import check_rank as check_rank
 
 
@@ -66,6 +74,16 @@ class Method:
         """Part of the decomposition that is sufficient, or `None` for all of it."""
         return None
 
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """The fields of `Statistics` that `first_values` reads; the file then holds its arrays."""
+        return ()
+
+    @property
+    def starts_at_base(self) -> bool:
+        """Whether the adapted model equals the base model at step 0."""
+        return True
+
     def check(self, m: int, n: int) -> None:
         """Raise `ValueError` if this method cannot adapt an `(m, n)` kernel."""
 
@@ -98,6 +116,17 @@ class Method:
         `K` is the kernel. `svd` is its decomposition, if the method needs one.
         """
         return {}
+
+    def first_values(
+        self,
+        K: np.ndarray,
+        form: str,
+        rng: np.random.Generator,
+        svd: SVD | None,
+        data: Statistics,
+    ) -> dict[str, np.ndarray]:
+        """Return what `start` does, from statistics of data as well if the method needs any."""
+        return self.start(K, form, rng, svd)
 
     def follow(self, K: np.ndarray, v: SimpleNamespace) -> dict[str, np.ndarray]:
         """Return the arrays, except `U`, `s` and `Vt`, that change when the kernel becomes `K`."""

@@ -18,6 +18,9 @@ from keras_svd_adapters.files.peft.families import FAMILIES
 
 METHODS = {
     "lora": (ksa.LoRA(rank=3, alpha=6), {}),
+    "lora_fa": (ksa.LoRA(rank=3, alpha=6, freeze="a"), {}),
+    "olora": (ksa.LoRA(rank=2, alpha=4, start="olora"), {}),
+    "olora_fa": (ksa.LoRA(rank=2, start="olora", freeze="a"), {}),
     "rslora": (ksa.LoRA(rank=3, alpha=6, rslora=True), {}),
     "dora": (ksa.DoRA(rank=3, alpha=6), {}),
     "vera": (ksa.VeRA(rank=16), {}),

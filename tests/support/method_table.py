@@ -4,6 +4,7 @@ import closed_forms
 import closed_forms_multiplicative as multiplicative
 import closed_forms_of_updates as updates
 import closed_forms_shared as shared
+import closed_forms_starts as starts
 from method_case import MethodCase
 
 import keras_svd_adapters as ksa
@@ -13,6 +14,35 @@ METHODS = {
     "lora": MethodCase(ksa.LoRA(rank=3), closed_forms.lora),
     "lora_scaled": MethodCase(
         ksa.LoRA(rank=3, alpha=12, rslora=True), closed_forms.lora, variant=True
+    ),
+    "lora_gaussian": MethodCase(
+        ksa.LoRA(rank=4, alpha=6, start="gaussian"), starts.lora_from_start, variant=True
+    ),
+    "lora_init_b": MethodCase(
+        ksa.LoRA(rank=4, alpha=6, start="init_b"), starts.lora_from_start, variant=True
+    ),
+    "lora_orthonormal": MethodCase(
+        ksa.LoRA(rank=4, alpha=6, start="orthonormal"), starts.lora_from_start, variant=True
+    ),
+    "lora_orthogonal": MethodCase(
+        ksa.LoRA(rank=4, alpha=6, start="orthogonal"), starts.lora_from_start, variant=True
+    ),
+    "lora_olora": MethodCase(
+        ksa.LoRA(rank=4, alpha=6, start="olora"), starts.lora_from_start, variant=True
+    ),
+    "lora_nystrom": MethodCase(
+        ksa.LoRA(rank=4, alpha=6, start="nystrom"), starts.lora_from_start, variant=True
+    ),
+    "lora_fa": MethodCase(
+        ksa.LoRA(rank=4, alpha=6, freeze="a"), starts.lora_from_start, variant=True
+    ),
+    "lora_olora_a": MethodCase(
+        ksa.LoRA(rank=4, alpha=6, start="olora", freeze="a"), starts.lora_from_start, variant=True
+    ),
+    "lora_orthogonal_b": MethodCase(
+        ksa.LoRA(rank=4, alpha=6, start="orthogonal", freeze="b"),
+        starts.lora_from_start,
+        variant=True,
     ),
     "dora": MethodCase(ksa.DoRA(rank=3, alpha=6), closed_forms.dora, kept=0.7),
     "dora_full": MethodCase(ksa.DoRA(rank=3, detach_norm=False), closed_forms.dora, variant=True),

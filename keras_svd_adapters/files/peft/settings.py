@@ -19,6 +19,7 @@ from keras_svd_adapters.files.peft.twins import (
 )
 from keras_svd_adapters.methods.low_rank.dora import DoRA
 from keras_svd_adapters.methods.low_rank.lora import LoRA
+from keras_svd_adapters.methods.low_rank.scaled_product import ScaledProduct
 from keras_svd_adapters.methods.method import Method
 from keras_svd_adapters.methods.shared.vera import VeRA
 
@@ -143,9 +144,11 @@ def settings_of(methods: dict[str, Method]) -> dict[str, Any]:
         found = {"peft_type": KIND[type(first)], **next(iter(each.values()))}
         twin = TWINS[found["peft_type"]]
         return found | _by_module(each, twin.patterns, twin.whole_paths) | module_lists(methods)
-    loras = {module: method for module, method in methods.items() if isinstance(method, LoRA)}
+    loras = {
+        module: method for module, method in methods.items() if isinstance(method, ScaledProduct)
+    }
     each = {module: {"r": lora.rank, "lora_alpha": _alpha(lora)} for module, lora in loras.items()}
-    assert isinstance(first, LoRA)
+    assert isinstance(first, ScaledProduct)
     return {
         "peft_type": "LORA",
         "bias": "none",
@@ -172,7 +175,7 @@ def _by_module(
     return found
 
 
-def _alpha(lora: LoRA) -> float:
+def _alpha(lora: ScaledProduct) -> float:
     return lora.rank if lora.alpha is None else lora.alpha
 
 
