@@ -88,6 +88,7 @@ from keras_svd_adapters.training.health import AdapterHealth
 from keras_svd_adapters.training.optimizers import install_optimizer_hooks
 from keras_svd_adapters.training.rate_finder import find_learning_rate
 from keras_svd_adapters.training.rate_report import LearningRates
+from keras_svd_adapters.training.schedule import Schedule
 from keras_svd_adapters.version import __version__
 
 install_optimizer_hooks()
@@ -120,6 +121,7 @@ __all__ = [
     "SVFDense",
     "SVFT",
     "SVFTDense",
+    "Schedule",
     "Similarity",
     "Site",
     "Spectrum",
