@@ -17,7 +17,8 @@ Verbs, each with its own `help`:
 
 - before: `targets`, `plan`, `compare`, `spectrum`; `register_kernels` for your own layers
 - adapt: `enable`, `set_adapter`, `disabled`, `delete_adapter`; `from_preset` loads and adapts
-- train: Keras's `fit`; `find_learning_rate` suggests a learning rate before
+- train: Keras's `fit`; `find_learning_rate` suggests a learning rate before; `rules` gives an
+  optimizer learning rates by array and more, and a `Schedule` acts between steps
 - inspect: `status`, `coefficients`, `similarity`, and `AdapterHealth` as a callback of `fit`
 - one adapter per sample of a batch: `predict`, `generate`
 - save: `save_adapter`, `load_adapter`; `svd_cache` stores the decompositions
@@ -84,11 +85,17 @@ from keras_svd_adapters.reports.compare import Comparison, compare
 from keras_svd_adapters.reports.plan import plan
 from keras_svd_adapters.reports.plan_report import Plan
 from keras_svd_adapters.reports.spectrum import Spectrum, spectrum
+from keras_svd_adapters.training.alternation import Alternate
 from keras_svd_adapters.training.health import AdapterHealth
 from keras_svd_adapters.training.optimizers import install_optimizer_hooks
+from keras_svd_adapters.training.proximal import KeepZeros, Proximal
 from keras_svd_adapters.training.rate_finder import find_learning_rate
 from keras_svd_adapters.training.rate_report import LearningRates
+from keras_svd_adapters.training.rates import Rates
+from keras_svd_adapters.training.rule import Rule
+from keras_svd_adapters.training.rules import rules
 from keras_svd_adapters.training.schedule import Schedule
+from keras_svd_adapters.training.sensitivity import Sensitivity
 from keras_svd_adapters.version import __version__
 
 install_optimizer_hooks()
@@ -98,6 +105,7 @@ install_backbone_methods()
 __all__ = [
     "AdapterFileError",
     "AdapterHealth",
+    "Alternate",
     "Approximation",
     "Choice",
     "Coefficients",
@@ -105,6 +113,7 @@ __all__ = [
     "Compensation",
     "DoRA",
     "DoRADense",
+    "KeepZeros",
     "LearningRates",
     "LoRA",
     "LoRADense",
@@ -117,11 +126,15 @@ __all__ = [
     "PiSSA",
     "PiSSADense",
     "Plan",
+    "Proximal",
+    "Rates",
+    "Rule",
     "SVF",
     "SVFDense",
     "SVFT",
     "SVFTDense",
     "Schedule",
+    "Sensitivity",
     "Similarity",
     "Site",
     "Spectrum",
@@ -149,6 +162,7 @@ __all__ = [
     "predict",
     "quantize",
     "register_kernels",
+    "rules",
     "save_adapter",
     "set_adapter",
     "similarity",

@@ -13,7 +13,7 @@ import keras_svd_adapters as ksa
 
 VERBS = """
 combine delete_adapter disabled enable export_peft extract_lora find_learning_rate from_preset
-generate import_peft
+generate import_peft rules
 load_adapter merge plan predict quantize register_kernels save_adapter set_adapter similarity
 spectrum status targets to_lora transfer unmerge coefficients
 """
@@ -79,7 +79,7 @@ def test_the_names_that_keras_saves():
     registered = {
         name for name in keras.saving.get_custom_objects() if name.startswith("keras_svd_adapters>")
     }
-    named = {"AdaptedModel", "AdapterFile", "AdapterHealth"}
+    named = {"AdaptedModel", "AdapterFile", "AdapterHealth", "RuledOptimizer", "Rates", "Schedule"}
     layers = {f"{name}Dense" for name in METHOD_NAMES.values()}
     assert registered >= {f"keras_svd_adapters>{name}" for name in named | layers}
 
