@@ -57,7 +57,7 @@ def test_inference_is_deterministic(method):
     expected = numpy(model(X))
     states = [numpy(adapter.seed_generator.state) for adapter in adapters(model)]
     np.testing.assert_array_equal(numpy(model(X, training=False)), expected)
-    assert np.abs(numpy(model(X, training=True)) - numpy(model(X, training=True))).max() > 1e-4
+    assert np.ptp([numpy(model(X, training=True)) for _ in range(8)], axis=0).max() > 1e-2
     moved = [numpy(adapter.seed_generator.state) for adapter in adapters(model)]
     assert all(np.any(a != b) for a, b in zip(states, moved, strict=True))
     np.testing.assert_array_equal(numpy(model(X)), expected)
