@@ -32,6 +32,9 @@ class Method:
       all trained arrays.
     - `tied_by_layer`: whether tied arrays belong to a layer, its kernel and its bias, instead of to
       all kernels of an adapter.
+    - `mean_penalty`: whether the penalties are averaged over all arrays of an adapter that declare
+      one, instead of summed.
+    - `draws_alike`: whether all kernels of an adapter draw the same numbers, from the seed `seed`.
     - `shared_by`: the hyperparameters that must be equal in all adapters of a model that share
       arrays.
     """
@@ -43,6 +46,8 @@ class Method:
     forms: ClassVar[tuple[str, ...]] = ("additive",)
     lookup_form: ClassVar[str | None] = None
     tied_by_layer: ClassVar[bool] = False
+    mean_penalty: ClassVar[bool] = False
+    draws_alike: ClassVar[bool] = False
     shared_by: ClassVar[tuple[str, ...]] = ()
     linear: ClassVar[dict[str, float]] = {}
     registry: ClassVar[dict[str, type[Method]]] = {}
@@ -96,6 +101,13 @@ class Method:
         """Return initial values of the arrays that declare no `start`; extra values are ignored.
 
         `K` is the kernel. `svd` is its decomposition, if the method needs one.
+        """
+        return {}
+
+    def draws(self, m: int, n: int, form: str) -> dict[str, tuple[int, ...]]:
+        """Return shapes of numbers that `v` also holds, uniform in (0, 1) and new in each call.
+
+        Outside of training, and for layers that read their kernel, all of them are 1/2.
         """
         return {}
 

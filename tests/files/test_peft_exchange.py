@@ -31,6 +31,7 @@ METHODS = {
     "oft": (ksa.methods.OFT(block_size=4), {}),
     "boft": (ksa.methods.BOFT(block_size=4), {}),
     "ia3": (ksa.methods.IA3(), {}),
+    "adalora": (ksa.methods.AdaLoRA(rank=4, alpha=6), {}),
     "tri_lora": (ksa.methods.TriLoRA(rank=3), {}),
     "svf": (ksa.SVF(), {"energy": 1.0}),
     "svft": (ksa.SVFT(pattern="banded", d=2), {"rank": 12}),

@@ -52,7 +52,9 @@ def native_entry(site: Site, name: str) -> PeftKernel:
     """Return the entry of a method that PEFT has as well."""
     adapter = adapters_of(site.layer)[name]
     method, twin = adapter.method, twin_of(adapter.method)
+    values = vars(adapter.numpy_values()[0])
     if twin is not None:
+        values = twin.without_mask(values)
         method = twin.resolve(method, site.view.m, site.view.n)
         theirs = with_bias(method, site.view.m, site.view.n, site.layer)
         if theirs != method and theirs.adapts_bias(site.view.m, site.view.n):
@@ -60,7 +62,7 @@ def native_entry(site: Site, name: str) -> PeftKernel:
                 "PEFT also changes the bias of this layer: train the adapter as "
                 f"`{theirs}`, or `merge` it. Received: {adapter.method} on `{site.path}`"
             )
-    return PeftKernel(method, _theirs(site, method, vars(adapter.numpy_values()[0])))
+    return PeftKernel(method, _theirs(site, method, values))
 
 
 def lora_entry(site: Site, name: str, rank: int | None, energy: float | None) -> PeftKernel:

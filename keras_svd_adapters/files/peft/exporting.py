@@ -42,7 +42,7 @@ def export_peft(
 ) -> Approximation:
     """Write an adapter as a directory that HF PEFT and serving engines read.
 
-    LoRA, rsLoRA, DoRA, VeRA, LoHa, LoKr, MiSS, HRA and OFT are written unchanged. Other
+    LoRA, rsLoRA, DoRA, VeRA, LoHa, LoKr, MiSS, HRA, OFT and AdaLoRA are written unchanged. Other
     methods of low rank, such as PiSSA, are written as the LoRA that computes the same. If `rank` or
     `energy` is given, any method is written as the nearest LoRA. The names of the
     modules are known for KerasHub's Llama, Mistral, Qwen, Gemma, BERT, RoBERTa,
