@@ -17,8 +17,9 @@ Verbs, each with its own `help`:
 
 - before: `targets`, `plan`, `compare`, `spectrum`; `register_kernels` for your own layers
 - adapt: `enable`, `set_adapter`, `disabled`, `delete_adapter`; `from_preset` loads and adapts
-- train: Keras's `fit`; `find_learning_rate` suggests a learning rate before; `GaLore` and `Flora`
-  are optimizers of whole kernels, `JaggedCosine` is a learning rate for restarts
+- train: Keras's `fit`; `find_learning_rate` suggests a learning rate before; `rules` gives an
+  optimizer learning rates by array and more, and a `Schedule` acts between steps; `GaLore` and
+  `Flora` are optimizers of whole kernels, `JaggedCosine` is a learning rate for restarts
 - inspect: `status`, `coefficients`, `similarity`, and `AdapterHealth` as a callback of `fit`
 - one adapter per sample of a batch: `predict`, `generate`
 - save: `save_adapter`, `load_adapter`; `svd_cache` stores the decompositions
@@ -85,13 +86,20 @@ from keras_svd_adapters.reports.compare import Comparison, compare
 from keras_svd_adapters.reports.plan import plan
 from keras_svd_adapters.reports.plan_report import Plan
 from keras_svd_adapters.reports.spectrum import Spectrum, spectrum
+from keras_svd_adapters.training.alternation import Alternate
 from keras_svd_adapters.training.flora import Flora
 from keras_svd_adapters.training.galore import GaLore
 from keras_svd_adapters.training.health import AdapterHealth
 from keras_svd_adapters.training.jagged_cosine import JaggedCosine
 from keras_svd_adapters.training.optimizers import install_optimizer_hooks
+from keras_svd_adapters.training.proximal import KeepZeros, Proximal
 from keras_svd_adapters.training.rate_finder import find_learning_rate
 from keras_svd_adapters.training.rate_report import LearningRates
+from keras_svd_adapters.training.rates import Rates
+from keras_svd_adapters.training.rule import Rule
+from keras_svd_adapters.training.rules import rules
+from keras_svd_adapters.training.schedule import Schedule
+from keras_svd_adapters.training.sensitivity import Sensitivity
 from keras_svd_adapters.version import __version__
 
 install_optimizer_hooks()
@@ -101,6 +109,7 @@ install_backbone_methods()
 __all__ = [
     "AdapterFileError",
     "AdapterHealth",
+    "Alternate",
     "Approximation",
     "Choice",
     "Coefficients",
@@ -111,6 +120,7 @@ __all__ = [
     "Flora",
     "GaLore",
     "JaggedCosine",
+    "KeepZeros",
     "LearningRates",
     "LoRA",
     "LoRADense",
@@ -123,10 +133,15 @@ __all__ = [
     "PiSSA",
     "PiSSADense",
     "Plan",
+    "Proximal",
+    "Rates",
+    "Rule",
     "SVF",
     "SVFDense",
     "SVFT",
     "SVFTDense",
+    "Schedule",
+    "Sensitivity",
     "Similarity",
     "Site",
     "Spectrum",
@@ -154,6 +169,7 @@ __all__ = [
     "predict",
     "quantize",
     "register_kernels",
+    "rules",
     "save_adapter",
     "set_adapter",
     "similarity",

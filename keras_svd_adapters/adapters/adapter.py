@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -12,19 +11,19 @@ import numpy as np
 from keras import ops
 
 from keras_svd_adapters.adapters.declared_arrays import declared_arrays
+from keras_svd_adapters.adapters.in_training.draws import drawn, seed_generator_of
+from keras_svd_adapters.adapters.in_training.penalty import Penalty
 from keras_svd_adapters.adapters.refit import refit_to_kernel
 from keras_svd_adapters.adapters.refusals import refuse_empty, refuse_to_quantize
 from keras_svd_adapters.adapters.shared_arrays import SharedArrays
 from keras_svd_adapters.adapters.stored_arrays import StoredArrays
 from keras_svd_adapters.adapters.tied_arrays import TiedArrays
 from keras_svd_adapters.kernels.matrix_view import KernelView
-from keras_svd_adapters.kernels.placement import place_variable, without_layout_map
 from keras_svd_adapters.kernels.stacked_map import map_stacked
 from keras_svd_adapters.methods.contract import Array, Base
 from keras_svd_adapters.methods.method import Method
 from keras_svd_adapters.runtime.host_values import cast_float, to_float64
 from keras_svd_adapters.runtime.keras_private.tracing import only_shapes_matter
-from keras_svd_adapters.runtime.processes import broadcast_from
 
 SHARED_MARK, SEED_STATE = "shared_mark", "seed_state"
 
@@ -75,14 +74,10 @@ class Adapter(StoredArrays):
         self.shared_mark: bytes | None = None
         self.has_values = values is not None
         self.kernel: Callable[[], Any] = no_kernel
+        self.computes: Callable[[], bool] = lambda: True
         self.dropout = getattr(method, "dropout", 0.0)
-        self.seed_generator = None
-        if self.dropout:
-            seed = broadcast_from(0, lambda: random.getrandbits(31))
-            # Without its own seed, Keras on torch would draw from a state that no file stores.
-            with without_layout_map():
-                self.seed_generator = keras.random.SeedGenerator(seed, "dropout")
-            place_variable(self.seed_generator.state)
+        self._draws = method.draws(view.m, view.n, form)
+        self.seed_generator = seed_generator_of(method, self._draws)
         declared = self.declared
         arrays = {k: v for k, v in declared.items() if not v.shared}
         tied = {k: arrays.pop(k) for k in method.tied}
@@ -101,6 +96,8 @@ class Adapter(StoredArrays):
         for name, variable in self.arrays.items():
             variable.adapted_by = method
             variable.decays = declared[name].start == 0.0
+            if declared[name].penalty is not None:
+                variable.regularizer = Penalty(self, name)
         self.built = True
 
     def array_names(self) -> tuple[str, ...]:
@@ -128,10 +125,11 @@ class Adapter(StoredArrays):
         """The arrays that the method declares, by name."""
         return declared_arrays(self.method, self.view, self.form)
 
-    def prepared_arrays(self) -> dict[str, Any]:
+    def prepared_arrays(self, training: bool | None = False) -> dict[str, Any]:
         """Return the arrays as `Method.apply` reads them, in the compute dtype."""
         self._check_values()
-        c = self.method.coefficients(self._float32_values(), self.form, self.float32_kernel)
+        v = self.values_of_arrays(training)
+        c = self.method.coefficients(v, self.form, self.float32_kernel)
         return {name: cast_float(value, self.compute_dtype) for name, value in c.items()}
 
     def adapt(
@@ -142,7 +140,9 @@ class Adapter(StoredArrays):
         coefficients: dict[str, Any] | None = None,
     ) -> Any:
         """Compute `x K'`, `(..., m)` to `(..., n)`, in the dtype of `x`; or with `coefficients`."""
-        c = SimpleNamespace(**(self.prepared_arrays() if coefficients is None else coefficients))
+        if coefficients is None:
+            coefficients = self.prepared_arrays(training)
+        c = SimpleNamespace(**coefficients)
 
         def dropout(x: Any) -> Any:
             if not self.dropout or not training:
@@ -155,7 +155,7 @@ class Adapter(StoredArrays):
         """Return `K' - K` in float32, in the shape of the kernel."""
         self._check_values()
         matrix = ops.cast(self.view.to_matrix(ops.convert_to_tensor(kernel)), "float32")
-        v = self._float32_values()
+        v = self.values_of_arrays()
         if self.view.count is None:
             return self.view.from_matrix(self.method.delta(matrix, v, self.form))
         own = {name: vars(v).pop(name) for name in self._array_names}
@@ -168,7 +168,7 @@ class Adapter(StoredArrays):
 
     def numpy_values(self) -> list[SimpleNamespace]:
         """Return all arrays that the method reads, for each matrix, as float64 on the host."""
-        values = {k: to_float64(v) for k, v in vars(self._float32_values()).items()}
+        values = {k: to_float64(v) for k, v in vars(self.values_of_arrays()).items()}
         own = {name: self.view.split(values.pop(name)) for name in self._array_names}
         return [
             SimpleNamespace(**{name: parts[i] for name, parts in own.items()}, **values)
@@ -179,12 +179,15 @@ class Adapter(StoredArrays):
         """Return the kernel, without adapters, as a matrix in float32."""
         return self.view.to_matrix(ops.cast(self.kernel(), "float32"))
 
-    def _float32_values(self) -> SimpleNamespace:
+    def values_of_arrays(self, training: bool | None = False) -> SimpleNamespace:
+        """Return all arrays and drawn numbers that the method reads, in float32."""
         values = {name: ops.convert_to_tensor(v) for name, v in self.arrays.items()}
         if self.shared is not None:
             values |= {
                 k: self.shared.part(k, a.shape) for k, a in self.declared.items() if a.shared
             }
+        if self._draws:
+            values |= drawn(self._draws, self.seed_generator if training else None)
         return SimpleNamespace(**{k: cast_float(v, "float32") for k, v in values.items()})
 
     def _check_values(self) -> None:

@@ -30,6 +30,7 @@ def attach_inactive(layer: keras.layers.Layer, name: str, adapter: Adapter) -> N
         kind.on_first_adapter(layer)
     attach_child(layer, PREFIX + name, adapter)
     adapter.kernel = lambda: layer.base_kernel_value()
+    adapter.computes = lambda: not layer.is_inactive and layer.adapter() is adapter
     _remember(layer, "carried_adapters", (*layer.carried_adapters, name))
 
 

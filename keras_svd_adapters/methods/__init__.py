@@ -8,6 +8,13 @@ from keras_svd_adapters.methods.additive.lokr import LoKr
 from keras_svd_adapters.methods.additive.loretta import LoRETTA
 from keras_svd_adapters.methods.additive.melora import MELoRA
 from keras_svd_adapters.methods.additive.miss import MiSS
+from keras_svd_adapters.methods.gated.ada_lora import AdaLoRA
+from keras_svd_adapters.methods.gated.allocating_lora import AllocatingLoRA
+from keras_svd_adapters.methods.gated.auto_lora import AutoLoRA
+from keras_svd_adapters.methods.gated.bi_lora import BiLoRA
+from keras_svd_adapters.methods.gated.dy_lora import DyLoRA
+from keras_svd_adapters.methods.gated.dynamic_dora import DynamicDoRA
+from keras_svd_adapters.methods.gated.sora import SoRA
 from keras_svd_adapters.methods.gated.tri_lora import TriLoRA
 from keras_svd_adapters.methods.low_rank.dora import DoRA
 from keras_svd_adapters.methods.low_rank.dude import DuDe
@@ -23,6 +30,7 @@ from keras_svd_adapters.methods.shared.nola import NOLA
 from keras_svd_adapters.methods.shared.randlora import RandLoRA
 from keras_svd_adapters.methods.shared.tied_lora import TiedLoRA
 from keras_svd_adapters.methods.shared.vera import VeRA
+from keras_svd_adapters.methods.sparse.diff_pruning import DiffPruning
 from keras_svd_adapters.methods.sparse.token_rows import TokenRows
 from keras_svd_adapters.methods.spectral.edora import EDoRA
 from keras_svd_adapters.methods.spectral.lora_x import LoRAX
@@ -41,6 +49,14 @@ from keras_svd_adapters.methods.vectors.ia3 import IA3
 from keras_svd_adapters.methods.vectors.ln_tuning import LNTuning
 
 __all__ = [
+    "AdaLoRA",
+    "AllocatingLoRA",
+    "AutoLoRA",
+    "BiLoRA",
+    "DyLoRA",
+    "DynamicDoRA",
+    "SoRA",
+    "DiffPruning",
     "ABBA",
     "BOFT",
     "BitFit",

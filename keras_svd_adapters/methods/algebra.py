@@ -54,3 +54,21 @@ def kron(a: Any, b: Any) -> Any:
 def is_float32(x: Any) -> bool:
     """Return whether `x` is float32, so that a kernel plus a small delta keeps the delta."""
     return bool(standardize_dtype(x.dtype) == "float32")
+
+
+def softmax(x: Any) -> Any:
+    """Return the softmax over the last axis."""
+    if not isinstance(x, np.ndarray):
+        return ops.softmax(x)
+    powers = np.exp(x - x.max(axis=-1, keepdims=True))
+    return powers / powers.sum(axis=-1, keepdims=True)
+
+
+def total(x: Any) -> Any:
+    """Return the sum of all entries."""
+    return (np if isinstance(x, np.ndarray) else ops).sum(x)
+
+
+def positive(x: Any) -> Any:
+    """Return 1 where a number is positive, and 0 elsewhere."""
+    return (x > 0).astype(x.dtype) if isinstance(x, np.ndarray) else ops.cast(x > 0, x.dtype)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -28,6 +29,9 @@ class Array(NamedTuple):
             its outputs, `.` for any other axis. If the kernel is sharded over
             several devices, the array is sharded in the same way along its `m`
             or `n` axis.
+        penalty: Function from the trained array, and from all arrays of the
+            kernel, to a scalar that is added to the loss while the array trains.
+            Both are in float32.
     """
 
     shape: tuple[int, ...]
@@ -37,6 +41,7 @@ class Array(NamedTuple):
     saved: bool = False
     shared: bool = False
     axes: str = ""
+    penalty: Callable[[Any, SimpleNamespace], Any] | None = None
 
     @property
     def in_file(self) -> bool:

@@ -32,7 +32,7 @@ def check_positive(**values: float) -> None:
 
 
 def check_seed(seed: int) -> None:
-    """Raise `ValueError` if a seed is no non-negative integer."""
+    """Raise `ValueError` if a seed is no integer from 0 on."""
     if not isinstance(seed, int) or seed < 0:
         raise ValueError(f"`seed` must not be negative. Received: seed={seed!r}")
 
@@ -49,12 +49,6 @@ def check_alpha(alpha: float | None) -> None:
         raise ValueError(
             f"`alpha` must be positive, or `None` for a scale of 1. Received: alpha={alpha!r}"
         )
-
-
-def check_seed(seed: int) -> None:
-    """Raise `ValueError` if a seed is no integer from 0 on."""
-    if not isinstance(seed, int) or seed < 0:
-        raise ValueError(f"`seed` must not be negative. Received: seed={seed!r}")
 
 
 def scale_of(alpha: float | None, rank: int) -> float:

@@ -40,6 +40,9 @@ class Method:
       all trained arrays.
     - `tied_by_layer`: whether tied arrays belong to a layer, its kernel and its bias, instead of to
       all kernels of an adapter.
+    - `mean_penalty`: whether the penalties are averaged over all arrays of an adapter that declare
+      one, instead of summed.
+    - `draws_alike`: whether all kernels of an adapter draw the same numbers, from the seed `seed`.
     - `shared_by`: the hyperparameters that must be equal in all adapters of a model that share
       arrays.
     """
@@ -51,6 +54,8 @@ class Method:
     forms: ClassVar[tuple[str, ...]] = ("additive",)
     lookup_form: ClassVar[str | None] = None
     tied_by_layer: ClassVar[bool] = False
+    mean_penalty: ClassVar[bool] = False
+    draws_alike: ClassVar[bool] = False
     shared_by: ClassVar[tuple[str, ...]] = ()
     linear: ClassVar[dict[str, float]] = {}
     registry: ClassVar[dict[str, type[Method]]] = {}
@@ -127,6 +132,13 @@ class Method:
     ) -> dict[str, np.ndarray]:
         """Return what `start` does, from statistics of data as well if the method needs any."""
         return self.start(K, form, rng, svd)
+
+    def draws(self, m: int, n: int, form: str) -> dict[str, tuple[int, ...]]:
+        """Return shapes of numbers that `v` also holds, uniform in (0, 1) and new in each call.
+
+        Outside of training, and for layers that read their kernel, all of them are 1/2.
+        """
+        return {}
 
     def follow(self, K: np.ndarray, v: SimpleNamespace) -> dict[str, np.ndarray]:
         """Return the arrays, except `U`, `s` and `Vt`, that change when the kernel becomes `K`."""

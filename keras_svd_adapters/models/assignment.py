@@ -113,10 +113,22 @@ def check_shapes(chosen: Chosen) -> None:
             site.check(method)
         except ValueError as error:
             raise ValueError(f"{method} does not suit `{site.path}`. {error}") from None
-    dry = [site.path for site, m in chosen if getattr(m, "dropout", 0) and not site.host.is_called]
+    read = [(site, method) for site, method in chosen if not site.host.is_called]
+    dry = [site.path for site, method in read if getattr(method, "dropout", 0)]
     if dry:
         warn(
             f"The layers of {len(dry)} kernels read them and give dropout no input: these kernels "
             "train without dropout. Give them a method with `dropout=0` to silence this warning. "
-            f"Received: {', '.join(dry[:3])}{', ...' * (len(dry) > 3)}"
+            f"Received: {_first_of(dry)}"
         )
+    fixed = [s.path for s, m in read if m.draws(s.view.m, s.view.n, m.forms[0])]
+    if fixed:
+        warn(
+            f"The layers of {len(fixed)} kernels read them instead of being called: these kernels "
+            "train without the random numbers of their method, as in inference. Leave them out "
+            f"with `exclude`, or give them another method. Received: {_first_of(fixed)}"
+        )
+
+
+def _first_of(paths: list[str]) -> str:
+    return f"{', '.join(paths[:3])}{', ...' * (len(paths) > 3)}"

@@ -24,6 +24,7 @@ from keras_svd_adapters.models.state.freezing import (
     train_layer,
     unfreeze,
 )
+from keras_svd_adapters.models.state.penalties import average_penalties
 from keras_svd_adapters.models.state.trained_weights import base_weights
 from keras_svd_adapters.models.state.weight_owners import (
     add_owner,
@@ -63,6 +64,7 @@ def sync_model(model: keras.layers.Layer, only_switched: bool = False) -> None:
     """Make the trained weights, the saving and the compiled functions agree with the adapters."""
     sites = adapted_sites(model)
     tie_arrays(sites)
+    average_penalties(sites)
     active = {site.layer.active_adapter for site in sites} - {None}
     models = with_models_around(model)
     if not only_switched:

@@ -53,19 +53,18 @@ def with_models_around(model: keras.layers.Layer) -> list[keras.layers.Layer]:
     return list({id(each): each for each in found}.values())
 
 
+def live_models() -> list[keras.Model]:
+    """Return every live model; models of this package, which have `is_internal`, do not count."""
+    with _lock:
+        live = list(_live)
+    return [model for model in live if not getattr(model, "is_internal", False)]
+
+
 def models_containing(layers: list[keras.layers.Layer]) -> list[keras.Model]:
     """Return every live model that contains one of these layers.
 
     A layer does not know its parents, and a backbone does not know its task. The function therefore
-    looks into all live models. Models of this package, which have an attribute `is_internal`, do
-    not count.
+    looks into all live models.
     """
     wanted = {id(layer) for layer in layers}
-    with _lock:
-        live = list(_live)
-    return [
-        model
-        for model in live
-        if not getattr(model, "is_internal", False)
-        and any(id(x) in wanted for x in all_layers(model))
-    ]
+    return [model for model in live_models() if any(id(x) in wanted for x in all_layers(model))]

@@ -14,6 +14,8 @@ from keras_svd_adapters.runtime.host_values import to_float_array
 from keras_svd_adapters.runtime.plots import plot_moves
 from keras_svd_adapters.runtime.tables import Table, TableReport
 from keras_svd_adapters.runtime.warnings import warn
+from keras_svd_adapters.training.rules import ruled_optimizer
+from keras_svd_adapters.training.steps import batches_per_update
 
 SHOWN = 3
 
@@ -94,8 +96,7 @@ class AdapterHealth(TableReport, keras.callbacks.Callback):
 
     def _updates(self) -> int:
         """Return the number of updates by the optimizer so far."""
-        gathered = getattr(self.model.optimizer, "gradient_accumulation_steps", None) or 1
-        return int(self._seen // gathered)
+        return self._seen // batches_per_update(self.model.optimizer)
 
     def _look(self, when: str) -> None:
         paths = {site.key: site.path for site in adapted_sites(self.model)}
@@ -103,9 +104,14 @@ class AdapterHealth(TableReport, keras.callbacks.Callback):
             array_health(paths[key], name, self._start[key, name], value)
             for (key, name), value in self._values().items()
         )
+        resting = self._resting()
         self.history.append(found)
         broken = [f"{each.path}/{each.name}" for each in found if not each.finite]
-        still = [f"{each.path}/{each.name}" for each in found if each.finite and not each.moved]
+        still = [
+            f"{each.path}/{each.name}"
+            for each in found
+            if each.finite and not each.moved and (each.path, each.name) not in resting
+        ]
         if self._updates() <= 1 and (not self._updates() or len(still) < len(found)):
             still = []  # an array that is multiplied by 0 has gradient 0 at the first update
         if broken:
@@ -120,6 +126,19 @@ class AdapterHealth(TableReport, keras.callbacks.Callback):
                 "raise the learning rate, and check that the loss depends on these layers. "
                 f"Received: {_listed(still)}"
             )
+
+    def _resting(self) -> set[tuple[str, str]]:
+        """Return the arrays that a rule of the optimizer may leave as they are."""
+        ruled = ruled_optimizer(self.model.optimizer)
+        if ruled is None:
+            return set()
+        return {
+            (site.path, name)
+            for site in adapted_sites(self.model)
+            for holder in adapters_of(site.layer).values()
+            for name, variable in holder.trained.items()
+            if variable.trainable and ruled.may_rest(variable)
+        }
 
     def _values(self) -> dict[tuple[str, str], np.ndarray]:
         """Return the values that train, by key of the layer and name of the array."""

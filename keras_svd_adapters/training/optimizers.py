@@ -6,7 +6,9 @@ loop, a task made before or after its backbone was adapted. This module wraps it
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextvars import ContextVar
 from functools import wraps
 from typing import Any
 
@@ -21,6 +23,7 @@ from keras_svd_adapters.runtime.keras_private.variables import (
 from keras_svd_adapters.runtime.warnings import warn
 
 SLOW, FAST = 50, 10  # one part of so many of the recommended rate, and times that rate
+_ratio: ContextVar[Callable[[Any], float]] = ContextVar("_ratio", default=lambda variable: 1.0)
 OF_ONE_SCALE = (keras.optimizers.Adam, keras.optimizers.Nadam, keras.optimizers.Lion)
 
 
@@ -52,17 +55,31 @@ def warn_if_far(optimizer: Any, variables: list[keras.Variable]) -> None:
     Long runs of large models take much lower rates than the short runs that rates are measured on.
 
     Only optimizers whose steps are about as long as the rate can have a rate that is too high.
+    If a rule gives the arrays of a method several rates, all must be too low or too high.
     """
     if hasattr(optimizer, "inner_optimizer"):
         return  # loss scaling builds the inner optimizer too, and only that one has a rate
-    methods = {v.adapted_by for v in variables if hasattr(v, "adapted_by")}
+    methods: dict[Method, list[float]] = {}
+    for variable in variables:
+        if hasattr(variable, "adapted_by"):
+            methods.setdefault(variable.adapted_by, []).append(_ratio.get()(variable))
     rate = peak_learning_rate(optimizer) if methods else 0.0
-    for method in methods:
+    for method, ratios in methods.items():
         best = method.recommended_learning_rate
-        if rate < best / SLOW:
-            warn(_advice(method, rate, "barely changes"))
-        elif rate > best * FAST and isinstance(optimizer, OF_ONE_SCALE):
-            warn(_advice(method, rate, "will probably diverge"))
+        if rate * max(ratios) < best / SLOW:
+            warn(_advice(method, rate * max(ratios), "barely changes"))
+        elif rate * min(ratios) > best * FAST and isinstance(optimizer, OF_ONE_SCALE):
+            warn(_advice(method, rate * min(ratios), "will probably diverge"))
+
+
+@contextmanager
+def rates_multiplied_by(ratio: Callable[[Any], float]) -> Iterator[None]:
+    """Context manager: an optimizer is built for arrays whose rates a rule multiplies."""
+    token = _ratio.set(ratio)
+    try:
+        yield
+    finally:
+        _ratio.reset(token)
 
 
 def peak_learning_rate(optimizer: keras.optimizers.Optimizer) -> float:

@@ -40,8 +40,8 @@ def test_a_layer_behaves_as_keras_expects(name, kind):
         expected_output_shape=(3, 6),
         expected_num_trainable_weights=len(made.trainable_weights),
         expected_num_non_trainable_weights=len(made.non_trainable_weights),
-        expected_num_seed_generators=0,
-        expected_num_losses=0,
+        expected_num_seed_generators=int(bool(method.draws(6, 6, method.forms[0]))),
+        expected_num_losses=sum(array.penalty is not None for array in arrays_of(method)),
         # Keras wants every weight in float32; frozen factors are in the compute dtype.
         run_mixed_precision_check=all(a.dtype != "compute" for a in arrays_of(method)),
     )

@@ -35,6 +35,7 @@ METHODS = {
     "boft": (ksa.methods.BOFT(block_size=4), {}),
     "ia3": (ksa.methods.IA3(), {}),
     "fourier_ft": (ksa.methods.FourierFT(count=40, scale=30.0), {}),
+    "adalora": (ksa.methods.AdaLoRA(rank=4, alpha=6), {}),
     "tri_lora": (ksa.methods.TriLoRA(rank=3), {}),
     "svf": (ksa.SVF(), {"energy": 1.0}),
     "svft": (ksa.SVFT(pattern="banded", d=2), {"rank": 12}),

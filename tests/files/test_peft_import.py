@@ -83,7 +83,7 @@ def test_a_table_that_was_saved_whole_is_not_turned(model, written):
 
 A = "up_proj.lora_A.weight"
 CHANGES = {
-    "another method": ({"peft_type": "ADALORA"}, "Only LoRA, DoRA, VeRA, LoHa"),
+    "another method": ({"peft_type": "FOURIERFT"}, "Only LoRA, DoRA, VeRA, LoHa"),
     "biases": ({"bias": "all"}, "trained biases"),
     "a start that changed the base": ({"init_lora_weights": "pissa"}, "changed the base model"),
     "lora_bias": ({"lora_bias": True}, "lora_bias=True"),
@@ -209,7 +209,8 @@ def test_another_form_of_a_method_is_refused(kind):
     check_settings({"peft_type": kind, **settings})
     assert method_for({"peft_type": kind, **settings}, "up") == TWINS[kind].method() or kind in (
         "LOHA",
-        "LOKR",  # an alpha of None is written as the rank
+        "LOKR",
+        "ADALORA",  # an alpha of None is written as the rank
         "IA3",  # its side is written as a list of modules
     )
     for name in fixed.keys() - {"r", "bias"}:

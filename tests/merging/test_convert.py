@@ -54,6 +54,7 @@ def test_no_lora_is_exactly_that(method):
         ksa.to_lora(model)
     listed = str(caught.value).split("no exact LoRA; ")[1].split(" have one")[0].split(", ")
     assert set(listed) == {
+        *("AdaLoRA", "AllocatingLoRA", "AutoLoRA", "BiLoRA", "DyLoRA", "DynamicDoRA", "SoRA"),
         *("ABBA", "FLoRA", "LoHa", "LoKr", "LoRA", "LoRAX", "LoRAXS", "LoRETTA", "LoTR", "MELoRA"),
         *("MiLoRA", "MiSS", "NestedLoRAXS", "PSOFT", "PiSSA", "SpectralAdapterA", "TinyLoRA"),
         *("NOLA", "RandLoRA", "SpectralAdapterR", "TiedLoRA", "TokenRows", "TriLoRA", "VeRA"),

@@ -13,7 +13,7 @@ import keras_svd_adapters as ksa
 
 VERBS = """
 combine delete_adapter disabled enable export_peft extract_lora find_learning_rate from_preset
-generate import_peft
+generate import_peft rules
 load_adapter merge plan predict quantize register_kernels save_adapter set_adapter similarity
 spectrum status targets to_lora transfer unmerge coefficients
 """
@@ -41,6 +41,13 @@ METHOD_NAMES = {
     "vera": "VeRA",
     "abba": "ABBA",
     "dude": "DuDe",
+    "adalora": "AdaLoRA",
+    "allocating_lora": "AllocatingLoRA",
+    "autolora": "AutoLoRA",
+    "bilora": "BiLoRA",
+    "diff_pruning": "DiffPruning",
+    "dylora": "DyLoRA",
+    "dynamic_dora": "DynamicDoRA",
     "edora": "EDoRA",
     "flora": "FLoRA",
     "fourier_ft": "FourierFT",
@@ -53,6 +60,7 @@ METHOD_NAMES = {
     "nested_lora_xs": "NestedLoRAXS",
     "pmss": "PMSS",
     "psoft": "PSOFT",
+    "sora": "SoRA",
     "spectral_adapter_a": "SpectralAdapterA",
     "spectral_adapter_r": "SpectralAdapterR",
     "svdiff": "SVDiff",
@@ -83,7 +91,7 @@ def test_the_names_that_keras_saves():
     registered = {
         name for name in keras.saving.get_custom_objects() if name.startswith("keras_svd_adapters>")
     }
-    named = {"AdaptedModel", "AdapterFile", "AdapterHealth"}
+    named = {"AdaptedModel", "AdapterFile", "AdapterHealth", "RuledOptimizer", "Rates", "Schedule"}
     layers = {f"{name}Dense" for name in METHOD_NAMES.values()}
     assert registered >= {f"keras_svd_adapters>{name}" for name in named | layers}
 
@@ -100,6 +108,14 @@ PATHS = {
     "svft_plain": ["m"],
     "ia3": ["scaling"],
     "tri_lora": ["gate", "lora_a", "lora_b"],
+    "adalora": ["gate", "lora_a", "lora_b"],
+    "bilora": ["gate", "lora_a", "lora_b"],
+    "sora": ["gate", "lora_a", "lora_b"],
+    "dynamic_dora": ["gate", "lora_a", "lora_b"],
+    "dylora": ["lora_a", "lora_b"],
+    "autolora": ["gate", "lora_a", "lora_b"],
+    "allocating_lora": ["gate", "lora_a", "lora_b"],
+    "diff_pruning": ["diff", "group", "log_alpha"],
     "flora": ["core", "lora_a", "lora_b"],
     "melora": ["lora_a", "lora_b"],
     "loha": ["loha_a1", "loha_a2", "loha_b1", "loha_b2"],

@@ -1,6 +1,7 @@
 """The table of methods: one row per method, with its float64 closed form."""
 
 import closed_forms
+import closed_forms_gated as gated
 import closed_forms_multiplicative as multiplicative
 import closed_forms_of_updates as updates
 import closed_forms_shared as shared
@@ -54,6 +55,14 @@ METHODS = {
     "ia3": MethodCase(methods.IA3(), updates.ia3, kept=-0.1),
     "ia3_input": MethodCase(methods.IA3(side="input"), updates.ia3, variant=True),
     "tri_lora": MethodCase(methods.TriLoRA(rank=3, alpha=6), updates.tri_lora),
+    "adalora": MethodCase(methods.AdaLoRA(rank=3, alpha=6), gated.plain),
+    "bilora": MethodCase(methods.BiLoRA(rank=3, orthogonality=0.0), gated.plain, variant=True),
+    "sora": MethodCase(methods.SoRA(rank=3), gated.plain),
+    "dynamic_dora": MethodCase(methods.DynamicDoRA(rank=3), gated.plain),
+    "dylora": MethodCase(methods.DyLoRA(rank=3, alpha=6), gated.dylora),
+    "autolora": MethodCase(methods.AutoLoRA(rank=3, alpha=6), gated.autolora),
+    "allocating_lora": MethodCase(methods.AllocatingLoRA(rank=3, spare=1), gated.plain),
+    "diff_pruning": MethodCase(methods.DiffPruning(openness=0.5), gated.diff_pruning),
     "flora": MethodCase(methods.FLoRA(rank_in=3, rank_out=2, scale=2.0), updates.flora),
     "melora": MethodCase(methods.MELoRA(rank=2, groups=2, alpha=3), updates.melora),
     "loha": MethodCase(methods.LoHa(rank=3, alpha=6), updates.loha),

@@ -55,6 +55,7 @@ def native_entry(site: Site, name: str) -> PeftKernel:
     values = vars(adapter.numpy_values()[0])
     if twin is not None:
         _check_drawn(site, method, values)
+        values = twin.without_mask(values)
         method = twin.resolve(method, site.view.m, site.view.n)
         theirs = with_bias(method, site.view.m, site.view.n, site.layer)
         if theirs != method and theirs.adapts_bias(site.view.m, site.view.n):
@@ -67,7 +68,8 @@ def native_entry(site: Site, name: str) -> PeftKernel:
 
 def _check_drawn(site: Site, method: Method, values: dict[str, np.ndarray]) -> None:
     """Raise if PEFT, which draws frozen arrays again from the seed, would draw others."""
-    drawn = [k for k, array in site.arrays(method).items() if array.saved and not array.trainable]
+    arrays = site.arrays(method).items()
+    drawn = [k for k, a in arrays if a.saved and not a.trainable and a.start is None]
     nothing = np.broadcast_to(np.float32(0), (site.view.m, site.view.n))
     start = method.start(nothing, site.form(method), np.random.default_rng(), None) if drawn else {}
     for name in drawn:

@@ -49,12 +49,12 @@ def export_peft(
 ) -> Approximation:
     """Write an adapter as a directory that HF PEFT and serving engines read.
 
-    LoRA, rsLoRA, DoRA, VeRA, LoHa, LoKr, MiSS, HRA, OFT, BOFT, (IA)3 and FourierFT are
-    written unchanged. Other methods of low rank, such as PiSSA, are written as the LoRA
-    that computes the same. If `rank` or `energy` is given, any method is written as the
-    nearest LoRA. The names of the modules are known for KerasHub's Llama, Mistral, Qwen,
-    Gemma, BERT, RoBERTa, DistilBERT and ViT. A trained head of a KerasHub classifier is
-    saved in `modules_to_save`.
+    LoRA, rsLoRA, DoRA, VeRA, LoHa, LoKr, MiSS, HRA, OFT, BOFT, (IA)3, FourierFT and
+    AdaLoRA are written unchanged. Other methods of low rank, such as PiSSA, are written
+    as the LoRA that computes the same. If `rank` or `energy` is given, any method is
+    written as the nearest LoRA. The names of the modules are known for KerasHub's Llama,
+    Mistral, Qwen, Gemma, BERT, RoBERTa, DistilBERT and ViT. A trained head of a KerasHub
+    classifier is saved in `modules_to_save`.
 
     Args:
         model: An adapted KerasHub backbone or task, or any adapted model.

@@ -21,6 +21,7 @@ from keras_svd_adapters.files.peft.matching import (
     sites_of,
 )
 from keras_svd_adapters.files.peft.modules import Modules
+from keras_svd_adapters.files.peft.rank_pattern import with_all_ranks
 from keras_svd_adapters.files.peft.settings import check_settings
 from keras_svd_adapters.methods.method import Method
 from keras_svd_adapters.models.assignment import check_methods, check_name, with_biases
@@ -47,10 +48,10 @@ def import_peft(
 ) -> Status:
     """Add an adapter that HF PEFT trained on the same base model.
 
-    The function reads LoRA, rsLoRA, DoRA, VeRA, LoHa, LoKr, MiSS, HRA, OFT, BOFT, (IA)3
-    and FourierFT with their settings by module, and heads in `modules_to_save`. The
-    adapter becomes the active one. It can be trained further, saved, merged and combined
-    like any other adapter.
+    The function reads LoRA, rsLoRA, DoRA, VeRA, LoHa, LoKr, MiSS, HRA, OFT, BOFT, (IA)3,
+    FourierFT and AdaLoRA with their settings by module, and heads in `modules_to_save`.
+    The adapter becomes the active one. It can be trained further, saved, merged and
+    combined like any other adapter.
 
     Args:
         model: A KerasHub backbone or task with the same weights, or any model.
@@ -81,7 +82,7 @@ def import_peft(
     name ...
     """
     check_name(name)
-    contents = read_peft(directory)
+    contents = with_all_ranks(read_peft(directory))
     check_settings(contents.config)
     require_values(model, f"import_peft({os.fspath(directory)!r})")
     check_finite(contents.tensors)

@@ -15,7 +15,17 @@ from keras_svd_adapters.files.peft.turns import (
     WHOLE_BLOCKS,
     Turn,
 )
-from keras_svd_adapters.methods import BOFT, HRA, IA3, OFT, FourierFT, LoHa, LoKr, MiSS
+from keras_svd_adapters.methods import (
+    BOFT,
+    HRA,
+    IA3,
+    OFT,
+    AdaLoRA,
+    FourierFT,
+    LoHa,
+    LoKr,
+    MiSS,
+)
 from keras_svd_adapters.methods.method import Method
 
 
@@ -38,6 +48,8 @@ class Twin:
             that of PEFT for a layer with a bias.
         patterns: The setting of PEFT with values by module, of each setting that has one.
         whole_paths: Whether the keys of these are paths of modules, and no regular expressions.
+        needed: Further settings that PEFT does not read an adapter without.
+        without_mask: Function from the arrays here to equal ones whose mask is 1.
     """
 
     method: type[Method]
@@ -51,6 +63,8 @@ class Twin:
     with_bias: Callable[[Any, int, int], Method] = lambda method, m, n: method
     patterns: Mapping[str, str] = field(default_factory=dict)
     whole_paths: bool = False
+    needed: Mapping[str, Any] = field(default_factory=dict)
+    without_mask: Callable[[dict[str, Any]], dict[str, Any]] = lambda v: v
 
 
 UNDROPPED = {"rank_dropout": 0.0, "module_dropout": 0.0}
@@ -108,6 +122,17 @@ TWINS: dict[str, Twin] = {
         {"boft_block_size": "block_size", "boft_n_butterfly_factor": "factors"},
         {"bias": "none", "boft_dropout": 0.0, "boft_block_num": 0},
         {"skew": WHOLE_BLOCKS, "scale": COLUMN},
+    ),
+    "ADALORA": Twin(
+        AdaLoRA,
+        {"lora_A": "lora_a", "lora_B": "lora_b", "lora_E": "gate"},
+        {"init_r": "rank", "lora_alpha": "alpha", "orth_reg_weight": "orthogonality"},
+        {"bias": "none", "fan_in_fan_out": False},
+        {"gate": COLUMN},
+        needed={"total_step": 1},
+        without_mask=lambda v: (
+            v | {"gate": v["gate"] * v["mask"], "lora_b": v["lora_b"] * v["mask"][:, None]}
+        ),
     ),
     "IA3": Twin(
         IA3,
@@ -209,8 +234,9 @@ def twin_settings(method: Method) -> dict[str, Any]:
     """Return the settings of PEFT for a method."""
     twin = TWINS[KIND[type(method)]]
     values = {theirs: getattr(method, ours) for theirs, ours in twin.settings.items()}
-    if "alpha" in values and values["alpha"] is None:
-        values["alpha"] = values["r"]
+    for theirs, ours in twin.settings.items():
+        if ours == "alpha" and values[theirs] is None:
+            values[theirs] = method.rank  # type: ignore[attr-defined]
     if values.get("decompose_factor", 0) is None:
         values["decompose_factor"] = NO_FACTOR
-    return values | dict(twin.fixed)
+    return values | dict(twin.fixed) | dict(twin.needed)

@@ -27,6 +27,7 @@ from keras_svd_adapters.models.state.freezing import (
     freeze_all_except,
     unfreeze,
 )
+from keras_svd_adapters.models.state.penalties import average_penalties
 from keras_svd_adapters.models.state.trained_weights import base_weights
 from keras_svd_adapters.models.state.weight_owners import (
     add_owner,
@@ -134,6 +135,7 @@ def restore_adapters(
     move_last([model])
     share_one_set(adapted_sites(model), arrays)
     tie_arrays(adapted_sites(model))
+    average_penalties(adapted_sites(model))
     add_logit_gradient(model)
 
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from keras_svd_adapters.kernels.placement import mirrored_scope, without_layout_map
 from keras_svd_adapters.runtime.keras_private.variables import copy_decay_exclusions
+from keras_svd_adapters.runtime.name_scopes import name_scopes
 
 Variables = list[keras.Variable]
 
@@ -19,6 +20,8 @@ def fresh_optimizer(optimizer: keras.optimizers.Optimizer) -> keras.optimizers.O
     """Return an unbuilt copy of an optimizer, with its exclusions from weight decay."""
     copy = type(optimizer).from_config(optimizer.get_config())
     copy_decay_exclusions(optimizer, copy)
+    if hasattr(copy, "is_for_others"):  # a rule may match none of the variables that train now
+        copy.is_for_others = True
     if hasattr(optimizer, "inner_optimizer"):
         copy.inner_optimizer = fresh_optimizer(optimizer.inner_optimizer)
     return copy
@@ -40,12 +43,12 @@ def renewed_optimizer(optimizer: Any, before: Variables, now: Variables) -> tupl
     """
     with mirrored_scope(now[0]) if now else nullcontext():
         renewed = fresh_optimizer(optimizer)
-        slots = _build(renewed, now)
+        slots = build_with_slots(renewed, now)
     if not {id(v) for v in now} & {id(v) for v in before}:
         return renewed, 0
     with without_layout_map():  # small variables show which slot of the optimizer is whose
         old, small = fresh_optimizer(optimizer), list(map(_small, before))
-        found = _build(old, small)
+        found = build_with_slots(old, small)
     if [len(v.shape) for v in old.variables] != [len(v.shape) for v in optimizer.variables]:
         return renewed, 0
     value_of = {id(v): own for v, own in zip(old.variables, optimizer.variables, strict=True)}
@@ -60,17 +63,21 @@ def renewed_optimizer(optimizer: Any, before: Variables, now: Variables) -> tupl
 
 
 def _small(variable: keras.Variable) -> keras.Variable:
-    """Return a variable of one value, with the number of axes of this one."""
-    return keras.Variable(np.zeros((1,) * len(variable.shape)), dtype=variable.dtype)
+    """Return a variable of one value, with the path and the number of axes of this one."""
+    scope, _, name = variable.path.rpartition("/")
+    with name_scopes(scope) if scope else nullcontext():
+        value = np.zeros((1,) * len(variable.shape))
+        return keras.Variable(value, dtype=variable.dtype, name=name)
 
 
-def _build(optimizer: Any, variables: Variables) -> dict[int, Variables]:
+def build_with_slots(optimizer: Any, variables: Variables) -> dict[int, Variables]:
     """Build an optimizer; return the variables that it adds for each variable, by identity."""
     listed = _Watched(variables)
     slots: dict[int, Variables] = {id(variable): [] for variable in variables}
     chain = [optimizer]
     while (inner := getattr(chain[-1], "inner_optimizer", None)) is not None:
         chain.append(inner)
+    before = [vars(each).get("add_variable") for each in chain]
     for each in chain:
 
         def add(*args: Any, original: Any = each.add_variable, **kwargs: Any) -> Any:
@@ -82,18 +89,24 @@ def _build(optimizer: Any, variables: Variables) -> dict[int, Variables]:
     try:
         optimizer.build(listed)
     finally:
-        for each in chain:
+        for each, add_before in zip(chain, before, strict=True):
             vars(each).pop("add_variable", None)
+            if add_before is not None:
+                object.__setattr__(each, "add_variable", add_before)
     return slots
 
 
 class _Watched(list[Any]):
-    """A list that knows which of its items a loop reached."""
+    """A list that knows which of its items a loop reached; it may be the copy of another."""
 
     current: Any = None
 
+    def __init__(self, items: list[Any]):
+        super().__init__(items)
+        self.items = items
+
     def __iter__(self) -> Iterator[Any]:
-        for item in super().__iter__():
+        for item in self.items:
             self.current = item
             yield item
         self.current = None

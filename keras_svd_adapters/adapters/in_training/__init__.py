@@ -1,0 +1,1 @@
+"""What an adapter adds while it trains: random numbers, and terms of the loss."""

@@ -1,0 +1,103 @@
+"""Diff pruning: a difference of the whole kernel, most of whose entries gates turn off.
+
+    K' = K + mask * g * z * D        D (m, n) starts at 0,  z (m, n) and g (1,) from `gate`
+    gate(a, u) = clip(3 sigmoid(log u - log(1 - u) + a) - 1.5, 0, 1)
+    loss + penalty * (sum of sigmoid(a) of all gates)
+
+Guo et al. 2020, arXiv:2012.07463. While the model trains, u is uniform in (0, 1) and new in each
+step; else it is 1/2, so that its logarithms cancel. `mask` is frozen, and 1 until it is set.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any, ClassVar
+
+import numpy as np
+from keras.ops import clip, log, sigmoid
+
+from keras_svd_adapters.methods.algebra import constant, is_float32, total
+from keras_svd_adapters.methods.contract import Array, Base, Dropout, Kernel
+from keras_svd_adapters.methods.hyperparameters import check_positive
+from keras_svd_adapters.methods.method import Method
+
+LOW, HIGH = -1.5, 1.5  # ends of the range that the gates are cut from
+
+
+@dataclass(frozen=True, repr=False)
+class DiffPruning(Method):
+    """Train the whole kernel as a difference that becomes sparse.
+
+    The method trains `2 m n + 1` values per `(m, n)` kernel: it needs more memory
+    than full fine-tuning. Set the array `mask` of each kernel to 1 for the entries
+    of the largest differences and to 0 for the others, and go on training: the
+    others stay off.
+
+    Args:
+        penalty: Float, the weight of the number of open gates in the loss.
+        openness: Float, the start of the logits `a` of the gates.
+
+    Raises:
+        ValueError: If a hyperparameter is out of its range.
+
+    Example:
+
+    >>> keras_svd_adapters.methods.DiffPruning().trainable_count(384, 1536)
+    1179649
+
+    The paper trains the gates at a learning rate of 0.1.
+
+    Reference:
+        - [Guo et al., 2020](https://arxiv.org/abs/2012.07463)
+    """
+
+    penalty: float = 1.25e-7
+    openness: float = 5.0
+
+    name: ClassVar[str] = "diff_pruning"
+    forms: ClassVar[tuple[str, ...]] = ("additive", "patches")
+
+    def __post_init__(self) -> None:
+        check_positive(penalty=self.penalty)
+
+    @property
+    def recommended_learning_rate(self) -> float:
+        return 1e-4
+
+    def patch_form(self, m: int, n: int, s: np.ndarray | None = None) -> str:
+        return "patches"
+
+    def arrays(self, m: int, n: int, form: str) -> dict[str, Array]:
+        open_ = {"trainable": True, "start": self.openness, "penalty": self.open_gates}
+        return {
+            "diff": Array((m, n), trainable=True, start=0.0, axes="mn"),
+            "log_alpha": Array((m, n), axes="mn", **open_),  # type: ignore[arg-type]
+            "group": Array((1,), **open_),  # type: ignore[arg-type]
+            "mask": Array((m, n), saved=True, start=1.0, axes="mn"),
+        }
+
+    def draws(self, m: int, n: int, form: str) -> dict[str, tuple[int, ...]]:
+        return {"u": (m, n), "u_group": (1,)}
+
+    def open_gates(self, array: Any, v: SimpleNamespace) -> Any:
+        """Return the weighted number of gates that are probably open."""
+        return self.penalty * total(sigmoid(array))
+
+    def delta(self, K: Any, v: SimpleNamespace, form: str) -> Any:
+        return v.mask * gate(v.group, v.u_group) * gate(v.log_alpha, v.u) * v.diff
+
+    def coefficients(self, v: SimpleNamespace, form: str, kernel: Kernel) -> dict[str, Any]:
+        return {"delta": self.delta(None, v, form)}
+
+    def apply(self, x: Any, base: Base, c: SimpleNamespace, form: str, dropout: Dropout) -> Any:
+        if is_float32(x) and base.tokens:
+            return base(x, c.delta)
+        if form == "patches":
+            return base.plus(x, base.times(x, c.delta), constant(np.eye(base.shape[1]), c.delta))
+        return base.plus(x, x, c.delta)
+
+
+def gate(a: Any, u: Any) -> Any:
+    """Return hard concrete gates with the logits `a`, for the uniform numbers `u`."""
+    return clip(sigmoid(log(u) - log(1 - u) + a) * (HIGH - LOW) + LOW, 0, 1)

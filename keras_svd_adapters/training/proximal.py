@@ -1,0 +1,63 @@
+"""Rules that make values exactly 0, and keep them there."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from keras import ops
+
+from keras_svd_adapters.training.rule import ArrayStep, Rule, register_rule
+
+
+@register_rule
+class Proximal(Rule):
+    """Rule that moves values towards 0 after each step, and sets small ones to 0, as SoRA does.
+
+    This is the proximal step of an L1 penalty, soft thresholding:
+    `w <- sign(w) max(|w| - rate * strength, 0)`. The published code of SoRA sets all values below
+    twice its threshold to 0 instead.
+
+    Args:
+        strengths: Dictionary of positive numbers by pattern for the paths of
+            trained arrays, such as `{"*/gate": 0.1}`.
+
+    Raises:
+        ValueError: If a strength is not positive.
+
+    Reference:
+        - [Ding et al., 2023](https://arxiv.org/abs/2311.11696)
+    """
+
+    def __init__(self, strengths: Mapping[str, float]):
+        wrong = not isinstance(strengths, Mapping) or not strengths
+        if wrong or not all(value > 0 for value in strengths.values()):
+            raise ValueError(
+                "`strengths` must be a dictionary of positive numbers by pattern, such as "
+                f"{{'*/gate': 0.1}}. Received: strengths={strengths!r}"
+            )
+        super().__init__(list(strengths))
+        self.strengths = {pattern: float(value) for pattern, value in strengths.items()}
+
+    def change_value(self, value: Any, array: ArrayStep) -> Any:
+        strength = self.strengths[self.pattern_of(array.path) or ""]
+        threshold = ops.cast(array.learning_rate, "float32") * strength
+        return ops.sign(value) * ops.maximum(ops.abs(value) - threshold, 0.0)
+
+    def get_config(self) -> dict[str, Any]:
+        return {"strengths": self.strengths}
+
+
+@register_rule
+class KeepZeros(Rule):
+    """Rule by which a value that is exactly 0 stays 0, so that pruned values do not come back.
+
+    Args:
+        patterns: Patterns for the paths of trained arrays. An array that starts at
+            0, such as `lora_b` of LoRA, would never train.
+    """
+
+    may_rest: ClassVar[bool] = True
+
+    def change_value(self, value: Any, array: ArrayStep) -> Any:
+        return ops.where(ops.equal(array.before, 0.0), 0.0, value)

@@ -1,0 +1,31 @@
+"""The count of steps that an optimizer, and those that it wraps, has taken."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import keras
+
+
+def chain_of(optimizer: Any) -> Iterator[Any]:
+    """Yield an optimizer, then the one that it wraps, and so on."""
+    while optimizer is not None:
+        yield optimizer
+        optimizer = getattr(optimizer, "inner_optimizer", None)
+
+
+def innermost(optimizer: Any) -> Any:
+    """Return the optimizer that takes the steps, without what scales the loss or adds rules."""
+    return list(chain_of(optimizer))[-1]
+
+
+def batches_per_update(optimizer: Any) -> int:
+    """Return the number of batches whose gradients one update gathers."""
+    return int(getattr(innermost(optimizer), "gradient_accumulation_steps", None) or 1)
+
+
+def batch_counter(optimizer: Any) -> keras.Variable:
+    """Return the variable that counts the batches that an optimizer has seen."""
+    inner = innermost(optimizer)
+    return next((v for v in inner.variables if v.name == "iteration"), inner.iterations)
