@@ -87,11 +87,11 @@ from keras_svd_adapters.reports.plan import plan
 from keras_svd_adapters.reports.plan_report import Plan
 from keras_svd_adapters.reports.spectrum import Spectrum, spectrum
 from keras_svd_adapters.training.alternation import Alternate
-from keras_svd_adapters.training.flora import Flora
-from keras_svd_adapters.training.galore import GaLore
 from keras_svd_adapters.training.health import AdapterHealth
 from keras_svd_adapters.training.jagged_cosine import JaggedCosine
 from keras_svd_adapters.training.optimizers import install_optimizer_hooks
+from keras_svd_adapters.training.projected.flora import Flora
+from keras_svd_adapters.training.projected.galore import GaLore
 from keras_svd_adapters.training.proximal import KeepZeros, Proximal
 from keras_svd_adapters.training.rate_finder import find_learning_rate
 from keras_svd_adapters.training.rate_report import LearningRates

@@ -34,7 +34,7 @@ class JaggedCosine(keras.optimizers.schedules.LearningRateSchedule):
 
     >>> schedule = keras_svd_adapters.JaggedCosine(1e-3, steps=400, every=100, warmup=10)
     >>> [round(float(schedule(step)), 6) for step in (0, 9, 99, 100, 104)]
-    [0.0001, 0.000999, 0.000872, 8.7e-05, 0.00043]
+    [0.0001, 0.000999, 0.000871, 8.7e-05, 0.000429]
 
     Reference:
         - [Lialin et al., 2023](https://arxiv.org/abs/2307.05695)

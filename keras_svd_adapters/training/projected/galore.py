@@ -13,7 +13,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_svd_adapters.training.projected_optimizer import ProjectedOptimizer
+from keras_svd_adapters.training.projected.optimizer import ProjectedOptimizer
 
 
 @keras.saving.register_keras_serializable("keras_svd_adapters")

@@ -17,7 +17,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_svd_adapters.training.projected_optimizer import ProjectedOptimizer
+from keras_svd_adapters.training.projected.optimizer import ProjectedOptimizer
 
 SPACING = 65_537  # between the seeds of two kernels
 
