@@ -99,6 +99,7 @@ from keras_svd_adapters.training.rates import Rates
 from keras_svd_adapters.training.rule import Rule
 from keras_svd_adapters.training.rules import rules
 from keras_svd_adapters.training.schedule import Schedule
+from keras_svd_adapters.training.schedules.restarts import Restarts
 from keras_svd_adapters.training.sensitivity import Sensitivity
 from keras_svd_adapters.version import __version__
 
@@ -135,6 +136,7 @@ __all__ = [
     "Plan",
     "Proximal",
     "Rates",
+    "Restarts",
     "Rule",
     "SVF",
     "SVFDense",

@@ -16,11 +16,13 @@ from keras_svd_adapters.methods.gated.dy_lora import DyLoRA
 from keras_svd_adapters.methods.gated.dynamic_dora import DynamicDoRA
 from keras_svd_adapters.methods.gated.sora import SoRA
 from keras_svd_adapters.methods.gated.tri_lora import TriLoRA
+from keras_svd_adapters.methods.low_rank.delta_lora import DeltaLoRA
 from keras_svd_adapters.methods.low_rank.dora import DoRA
 from keras_svd_adapters.methods.low_rank.dude import DuDe
 from keras_svd_adapters.methods.low_rank.lora import LoRA
 from keras_svd_adapters.methods.low_rank.milora import MiLoRA
 from keras_svd_adapters.methods.low_rank.pissa import PiSSA
+from keras_svd_adapters.methods.low_rank.restarted_lora import RestartedLoRA
 from keras_svd_adapters.methods.method import Method
 from keras_svd_adapters.methods.multiplicative.boft import BOFT
 from keras_svd_adapters.methods.multiplicative.hra import HRA
@@ -56,6 +58,7 @@ __all__ = [
     "DyLoRA",
     "DynamicDoRA",
     "SoRA",
+    "DeltaLoRA",
     "DiffPruning",
     "ABBA",
     "BOFT",
@@ -86,6 +89,7 @@ __all__ = [
     "PSOFT",
     "PiSSA",
     "RandLoRA",
+    "RestartedLoRA",
     "SVDiff",
     "SVF",
     "SVFT",

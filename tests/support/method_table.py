@@ -4,6 +4,7 @@ import closed_forms
 import closed_forms_gated as gated
 import closed_forms_multiplicative as multiplicative
 import closed_forms_of_updates as updates
+import closed_forms_restarts as restarts
 import closed_forms_shared as shared
 import closed_forms_starts as starts
 from method_case import MethodCase
@@ -122,4 +123,8 @@ METHODS = {
         methods.OFT(block_size=2, shared_blocks=True), multiplicative.oft, variant=True
     ),
     "boft": MethodCase(methods.BOFT(block_size=2), multiplicative.boft, kept=0.6),
+    "restarted_lora": MethodCase(
+        methods.RestartedLoRA(rank=3, alpha=6, restarts=2), restarts.restarted_lora
+    ),
+    "delta_lora": MethodCase(methods.DeltaLoRA(rank=3, alpha=6), restarts.delta_lora),
 }
