@@ -94,6 +94,24 @@ def lora_entry(site: Site, name: str, rank: int | None, energy: float | None) ->
     return PeftKernel(lora, _theirs(site, lora, {"lora_a": A, "lora_b": B}), error)
 
 
+def empty_entry(site: Site) -> PeftKernel:
+    """Return a LoRA of zeros, which changes nothing: with it, PEFT loads biases alone."""
+    lora = LoRA(rank=1)
+    zeros = {"lora_a": np.zeros((site.view.m, 1)), "lora_b": np.zeros((1, site.view.n))}
+    return PeftKernel(lora, _theirs(site, lora, zeros))
+
+
+def without_empty_loras(
+    tensors: dict[str, dict[str, np.ndarray]],
+) -> dict[str, dict[str, np.ndarray]]:
+    """Return the arrays by module without `empty_entry`, which could not train either."""
+    return {
+        module: arrays
+        for module, arrays in tensors.items()
+        if arrays.keys() != {LORA_A, LORA_B} or any(array.any() for array in arrays.values())
+    }
+
+
 def _theirs(site: Site, method: Method, values: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Return arrays of a kernel's adapter as PEFT names and stores them, without others."""
     return {

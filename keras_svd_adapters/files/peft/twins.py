@@ -156,6 +156,7 @@ TWINS: dict[str, Twin] = {
     ),
 }
 KIND = {twin.method: kind for kind, twin in TWINS.items()}
+BIAS = "bias"  # trained biases are tensors of their own, whatever the method
 NO_FACTOR = -1  # PEFT's value where this package has None
 
 
@@ -186,7 +187,7 @@ def are_written_together(methods: Sequence[Method]) -> bool:
 def check_fixed(kind: str, config: Mapping[str, Any]) -> None:
     """Raise `ValueError` if a setting gives the method another form than here."""
     for name, value in TWINS[kind].fixed.items():
-        if config.get(name, value) != value:
+        if name != BIAS and config.get(name, value) != value:
             raise ValueError(
                 f"This form of {TWINS[kind].method.__name__} is not supported: merge the adapter "
                 "in PEFT (`merge_and_unload`) and load the whole model. "
