@@ -183,6 +183,12 @@ FURTHER: dict[str, ksa.Method] = {
     "PMSS r=32": M.PMSS(rank=32),
     "DuDe r=8": M.DuDe(rank=8),
     "TinyLoRA": M.TinyLoRA(),
+    "Tied-LoRA r=8": M.TiedLoRA(rank=8),
+    "LoTR r=8": M.LoTR(rank=8),
+    "RandLoRA r=32": M.RandLoRA(rank=32),
+    "NOLA r=8": M.NOLA(rank=8, bases=512),
+    "VB-LoRA r=4": M.VBLoRA(),
+    "SAID 1000": M.IntrinsicDimension(),
     "BitFit": M.BitFit(),
 }
 VARIANTS |= {name: adapted(method) for name, method in FURTHER.items()}

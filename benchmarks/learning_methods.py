@@ -70,6 +70,8 @@ FURTHER = entries(  # on the first task alone
     (M.LoTR(rank=8), 1e-3),
     (M.RandLoRA(rank=32), 1e-3),
     (M.NOLA(rank=8, bases=512), 1e-2),
+    (M.VBLoRA(vectors=90, vector_length=16), 1e-2),
+    (M.IntrinsicDimension(size=1000), 3e-2),
     (M.BitFit(), 1e-2),
     (M.LNTuning(), 1e-2),
 )

@@ -28,8 +28,8 @@ from keras_svd_adapters.models.state.array_sharing import shared_arrays_for, sha
 
 NAME = "default"
 BASES = {  # of the methods that adapt a kind: base layers, and one of them as code
-    KERNELS: ("Dense, EinsumDense or convolution", "Dense(64)"),
-    BIASES: ("Dense or other layer with a bias", "Dense(64)"),
+    KERNELS: ("Dense, EinsumDense or convolution", "Dense(256)"),
+    BIASES: ("Dense or other layer with a bias", "Dense(256)"),
     NORMS: ("normalization such as LayerNormalization", "LayerNormalization()"),
 }
 
@@ -182,10 +182,10 @@ def _docstring(method: type[Method]) -> str:
     ) + (
         "    Example:\n\n"
         f"    >>> base = keras.layers.{example}\n"
-        "    >>> base.build((None, 64))\n"
+        "    >>> base.build((None, 256))\n"
         f"    >>> layer = keras_svd_adapters.layers.{method.__name__}Dense(base{needed})\n"
-        "    >>> tuple(layer(keras.ops.ones((2, 64))).shape)\n"
-        "    (2, 64)\n    "
+        "    >>> tuple(layer(keras.ops.ones((2, 256))).shape)\n"
+        "    (2, 256)\n    "
     )
 
 

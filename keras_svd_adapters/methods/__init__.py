@@ -25,10 +25,12 @@ from keras_svd_adapters.methods.method import Method
 from keras_svd_adapters.methods.multiplicative.boft import BOFT
 from keras_svd_adapters.methods.multiplicative.hra import HRA
 from keras_svd_adapters.methods.multiplicative.oft import OFT
+from keras_svd_adapters.methods.shared.intrinsic_dimension import IntrinsicDimension
 from keras_svd_adapters.methods.shared.lotr import LoTR
 from keras_svd_adapters.methods.shared.nola import NOLA
 from keras_svd_adapters.methods.shared.randlora import RandLoRA
 from keras_svd_adapters.methods.shared.tied_lora import TiedLoRA
+from keras_svd_adapters.methods.shared.vblora import VBLoRA
 from keras_svd_adapters.methods.shared.vera import VeRA
 from keras_svd_adapters.methods.sparse.diff_pruning import DiffPruning
 from keras_svd_adapters.methods.sparse.token_rows import TokenRows
@@ -67,6 +69,7 @@ __all__ = [
     "FourierFT",
     "HRA",
     "IA3",
+    "IntrinsicDimension",
     "LNTuning",
     "LoHa",
     "LoKr",
@@ -95,5 +98,6 @@ __all__ = [
     "TinyLoRA",
     "TokenRows",
     "TriLoRA",
+    "VBLoRA",
     "VeRA",
 ]

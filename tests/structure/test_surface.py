@@ -32,6 +32,8 @@ METHOD_NAMES = {
     "pissa": "PiSSA",
     "svf": "SVF",
     "svft": "SVFT",
+    "intrinsic_dimension": "IntrinsicDimension",
+    "vblora": "VBLoRA",
     "lotr": "LoTR",
     "nola": "NOLA",
     "randlora": "RandLoRA",

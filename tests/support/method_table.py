@@ -98,6 +98,17 @@ METHODS = {
         methods.RandLoRA(rank=4, sparse=True, seed=2), shared.randlora, variant=True
     ),
     "nola": MethodCase(methods.NOLA(rank=3, bases=20, alpha=6), shared.nola),
+    "vblora": MethodCase(
+        methods.VBLoRA(rank=3, vectors=6, vector_length=2, top_k=3), shared.vblora
+    ),
+    "intrinsic_dimension": MethodCase(
+        methods.IntrinsicDimension(size=11), shared.intrinsic_dimension
+    ),
+    "intrinsic_dimension_scaled": MethodCase(
+        methods.IntrinsicDimension(size=6, per_layer_scale=True),
+        shared.intrinsic_dimension,
+        variant=True,
+    ),
     "svf": MethodCase(ksa.SVF(), closed_forms.svf),
     "svf_factored": MethodCase(
         ksa.SVF(formulation="factored"), closed_forms.svf, exact_at_start=False
