@@ -3,9 +3,9 @@
     K' = K + A B        each piece of A and B of length b is softmax(top_k(logits)) . bank
 
 Li et al. 2024, arXiv:2405.15179. All kernels train one bank (h, b), uniform in +-0.02 at the start;
-logits are normal with deviation 0.1. So `A B` starts at about a hundredth of a kernel. By default,
-B has a bank of its own that starts at 0, and the start is exactly the base: VB-LoRA with 2 h
-vectors, half of them for A. `one_bank=True` is the paper's form.
+logits are normal with deviation 0.1. So `A B` starts at a hundredth of a kernel, not at the base.
+By default, B has a bank of its own that starts at 0, and the start is exactly the base: VB-LoRA
+with 2 h vectors, half of them for A. `one_bank=True` is the paper's form.
 """
 
 from __future__ import annotations
@@ -41,8 +41,7 @@ class VBLoRA(LowRankUpdate, Ranked):
         vectors: Integer, the number of vectors that a piece is chosen from.
         vector_length: Integer, the length of a vector. It must divide m and n.
         top_k: Integer, the number of vectors that make a piece.
-        one_bank: Boolean. Whether A and B choose from one bank, as in the paper
-            and HF PEFT. The adapted model then starts away from the base.
+        one_bank: Boolean. Whether A and B choose from one bank, as in HF PEFT.
         seed: Integer, the seed of the start of the bank.
 
     Raises:
@@ -95,8 +94,7 @@ class VBLoRA(LowRankUpdate, Ranked):
     def start(
         self, K: np.ndarray, form: str, rng: np.random.Generator, svd: SVD | None
     ) -> dict[str, np.ndarray]:
-        m, n = K.shape
-        shapes = {k: a.shape for k, a in self.arrays(m, n, form).items()}
+        shapes = {k: a.shape for k, a in self.arrays(K.shape[0], K.shape[1], form).items()}
         logits = {k: rng.normal(0, 0.1, shapes[k]) for k in ("logits_a", "logits_b")}
         return logits | {"bank": PortableRandom(self.seed).uniform(shapes["bank"], 0.02)}
 
@@ -118,5 +116,4 @@ class VBLoRA(LowRankUpdate, Ranked):
         chosen = ops.cast(places == ops.arange(self.vectors, dtype="int32"), "float32")
         kept = ops.sum(chosen * logits[..., None, :], axis=-1)
         weights = ops.sum(ops.softmax(kept)[..., None] * chosen, axis=-2)
-        rows = matmul(reshape(weights, (-1, self.vectors)), bank)
-        return reshape(rows, (*logits.shape[:-1], -1))
+        return reshape(matmul(reshape(weights, (-1, self.vectors)), bank), (*logits.shape[:-1], -1))
