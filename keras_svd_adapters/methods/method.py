@@ -71,7 +71,10 @@ class Method:
 
     @property
     def tied(self) -> tuple[str, ...]:
-        """The trained arrays that all kernels of an adapter read, if their shapes are equal."""
+        """The trained arrays that all kernels of an adapter read, if their shapes are equal.
+
+        If `start` computes their values, these must be the same for all kernels of a shape.
+        """
         return ()
 
     @property
