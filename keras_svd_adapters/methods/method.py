@@ -170,6 +170,14 @@ class Method:
         """
         return None
 
+    def pruned(self, v: SimpleNamespace, share: float | None) -> dict[str, np.ndarray]:
+        """Return masks that keep a share of what the adapter of a kernel learned, by size.
+
+        `v` holds the values of one kernel on the host. Without a share, a method may have a rule of
+        its own. A method without masks, or without a rule, returns none.
+        """
+        return {}
+
     def trainable_count(self, m: int, n: int) -> int:
         """Return the number of trained values for an `(m, n)` kernel."""
         arrays = self.arrays(m, n, self.form(m, n)).values()
