@@ -175,11 +175,20 @@ def _docstring(method: type[Method]) -> str:
         text += "    Args:\n\n"
     needed = "".join(f", {f.name}=[0]" for f in fields(method) if f.default is MISSING)
     base, example = BASES[method.adapts]
-    return text.replace(
+    equal = ", and equals it at step 0"
+    reads_data = not needed and bool(method().needs)
+    if reads_data:
+        equal = (
+            ". Its start reads data: `enable` adapts a model with it, and saved models restore it"
+        )
+    text = text.replace(
         "    Args:\n",
-        "    The layer owns its base layer, freezes it, and equals it at step 0.\n\n    Args:\n"
+        f"    The layer owns its base layer, freezes it{equal}.\n\n    Args:\n"
         f"        base_layer: A built {base}.\n",
-    ) + (
+    )
+    if reads_data:
+        return text
+    return text + (
         "    Example:\n\n"
         f"    >>> base = keras.layers.{example}\n"
         "    >>> base.build((None, 256))\n"

@@ -35,6 +35,7 @@ from keras_svd_adapters.methods.shared.vera import VeRA
 from keras_svd_adapters.methods.sparse.diff_pruning import DiffPruning
 from keras_svd_adapters.methods.sparse.token_rows import TokenRows
 from keras_svd_adapters.methods.spectral.edora import EDoRA
+from keras_svd_adapters.methods.spectral.lora_sb import LoRASB
 from keras_svd_adapters.methods.spectral.lora_x import LoRAX
 from keras_svd_adapters.methods.spectral.lora_xs import LoRAXS
 from keras_svd_adapters.methods.spectral.nested_lora_xs import NestedLoRAXS
@@ -74,6 +75,7 @@ __all__ = [
     "LoHa",
     "LoKr",
     "LoRA",
+    "LoRASB",
     "LoRAX",
     "LoRAXS",
     "LoRETTA",
