@@ -25,8 +25,11 @@ from keras_svd_adapters.methods.method import Method
 from keras_svd_adapters.methods.multiplicative.boft import BOFT
 from keras_svd_adapters.methods.multiplicative.hra import HRA
 from keras_svd_adapters.methods.multiplicative.oft import OFT
+from keras_svd_adapters.methods.shared.aflora import AFLoRA
 from keras_svd_adapters.methods.shared.vera import VeRA
 from keras_svd_adapters.methods.sparse.diff_pruning import DiffPruning
+from keras_svd_adapters.methods.sparse.rose_lora import RoseLoRA
+from keras_svd_adapters.methods.sparse.sparse_adapter import SparseAdapter
 from keras_svd_adapters.methods.sparse.token_rows import TokenRows
 from keras_svd_adapters.methods.spectral.edora import EDoRA
 from keras_svd_adapters.methods.spectral.lora_x import LoRAX
@@ -54,6 +57,7 @@ __all__ = [
     "SoRA",
     "DiffPruning",
     "ABBA",
+    "AFLoRA",
     "BOFT",
     "BitFit",
     "DoRA",
@@ -79,9 +83,11 @@ __all__ = [
     "PMSS",
     "PSOFT",
     "PiSSA",
+    "RoseLoRA",
     "SVDiff",
     "SVF",
     "SVFT",
+    "SparseAdapter",
     "SpectralAdapterA",
     "SpectralAdapterR",
     "TinyLoRA",

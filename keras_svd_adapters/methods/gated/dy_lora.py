@@ -16,9 +16,8 @@ from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import numpy as np
-from keras.ops import stop_gradient
 
-from keras_svd_adapters.methods.algebra import constant, positive, total
+from keras_svd_adapters.methods.algebra import constant, held_but, positive, total
 from keras_svd_adapters.methods.contract import SVD, Array, Kernel
 from keras_svd_adapters.methods.low_rank_update import LowRankUpdate
 from keras_svd_adapters.methods.ranked import Ranked
@@ -106,9 +105,3 @@ class DyLoRA(LowRankUpdate, Ranked):
             v.lora_a = held_but(v.lora_a, last)
             v.lora_b = held_but(v.lora_b, last[:, None])
         return super().coefficients(v, form, kernel)
-
-
-def held_but(array: Any, trained: Any) -> Any:
-    """Return the same array, without gradients except where `trained` is 1."""
-    held = stop_gradient(array)
-    return held + trained * (array - held)
