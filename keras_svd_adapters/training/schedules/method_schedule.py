@@ -42,13 +42,16 @@ class MethodSchedule(Schedule):
                 f"the model has that method: `enable` one, or leave the schedule out. "
                 f"Received: {self.model!r}"
             )
+        optimizer = self.model.optimizer
+        if self.statistics and not optimizer.built:  # Keras on TensorFlow builds it later
+            optimizer.build(self.model.trainable_variables)
         for name, wanted in self.statistics.items():
             found = [self._statistic(each, name, kind) for each in adapters for kind in wanted]
             if any(each is None for each in found):
                 raise ValueError(
                     f"`{type(self).__name__}` reads statistics that a rule of the optimizer "
                     "keeps: type `model.compile(ksa.rules(optimizer, schedule.rules()), ...)`. "
-                    f"Received: optimizer={self.model.optimizer!r}, without "
+                    f"Received: optimizer={optimizer!r}, without "
                     f"{' and '.join(wanted)} of {name!r}"
                 )
 
