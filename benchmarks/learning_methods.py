@@ -66,6 +66,10 @@ FURTHER = entries(  # on the first task alone
     (M.HRA(rank=8), 1e-2),
     (M.IA3(), 3e-2),
     (M.TinyLoRA(rank=4, values=64), 3e-2),
+    (M.TiedLoRA(rank=8), 3e-3),
+    (M.LoTR(rank=8), 1e-3),
+    (M.RandLoRA(rank=32), 1e-3),
+    (M.NOLA(rank=8, bases=512), 1e-2),
     (M.BitFit(), 1e-2),
     (M.LNTuning(), 1e-2),
 )

@@ -18,7 +18,8 @@ Verbs, each with its own `help`:
 - before: `targets`, `plan`, `compare`, `spectrum`; `register_kernels` for your own layers
 - adapt: `enable`, `set_adapter`, `disabled`, `delete_adapter`; `from_preset` loads and adapts
 - train: Keras's `fit`; `find_learning_rate` suggests a learning rate before; `rules` gives an
-  optimizer learning rates by array and more, and a `Schedule` acts between steps
+  optimizer learning rates by array and more, and a `Schedule` acts between steps; `GaLore` and
+  `Flora` are optimizers of whole kernels, `JaggedCosine` is a learning rate for restarts
 - inspect: `status`, `coefficients`, `similarity`, and `AdapterHealth` as a callback of `fit`
 - one adapter per sample of a batch: `predict`, `generate`
 - save: `save_adapter`, `load_adapter`; `svd_cache` stores the decompositions
@@ -87,7 +88,10 @@ from keras_svd_adapters.reports.plan_report import Plan
 from keras_svd_adapters.reports.spectrum import Spectrum, spectrum
 from keras_svd_adapters.training.alternation import Alternate
 from keras_svd_adapters.training.health import AdapterHealth
+from keras_svd_adapters.training.jagged_cosine import JaggedCosine
 from keras_svd_adapters.training.optimizers import install_optimizer_hooks
+from keras_svd_adapters.training.projected.flora import Flora
+from keras_svd_adapters.training.projected.galore import GaLore
 from keras_svd_adapters.training.proximal import KeepZeros, Proximal
 from keras_svd_adapters.training.rate_finder import find_learning_rate
 from keras_svd_adapters.training.rate_report import LearningRates
@@ -123,6 +127,9 @@ __all__ = [
     "DoRA",
     "DoRADense",
     "DynamicDoRASchedule",
+    "Flora",
+    "GaLore",
+    "JaggedCosine",
     "KeepZeros",
     "LearningRates",
     "LoRA",

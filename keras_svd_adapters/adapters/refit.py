@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from keras_svd_adapters.kernels.svd.decomposition import decompose
+from keras_svd_adapters.methods.contract import Statistics
 from keras_svd_adapters.methods.method import Method
 from keras_svd_adapters.runtime.host_values import to_float_array
 
@@ -32,6 +33,8 @@ def _following(
     method = adapter.method
     values = method.follow(K, v)
     if has_factors:
-        found = method.start(K, adapter.form, np.random.default_rng(), decompose(K))
+        found = method.first_values(
+            K, adapter.form, np.random.default_rng(), decompose(K), Statistics()
+        )
         values |= {name: found[name] for name in ("U", "s", "Vt") if name in adapter.arrays}
     return values

@@ -97,9 +97,10 @@ def check_agreement(methods: list[Method]) -> None:
 def check_room(shared: SharedArrays, shapes: Shapes) -> None:
     """Raise an error if a kernel needs larger shared arrays than the model has."""
     for name, shape in shapes.items():
-        if any(need > have for need, have in zip(shape, shared.shapes[name], strict=True)):
+        there = shared.shapes.get(name, (0,) * len(shape))
+        if any(need > have for need, have in zip(shape, there, strict=True)):
             raise ValueError(
                 f"`{name}`, which all {shared.method.name} adapters of this model share, was made "
-                f"for smaller kernels: {shared.shapes[name]}. Adapt the larger kernels first, or "
+                f"for smaller kernels: {there}. Adapt the larger kernels first, or "
                 f"leave them out with `exclude`. Received: kernels that need {shape}"
             )

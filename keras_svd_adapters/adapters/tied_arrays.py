@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import keras
 import numpy as np
 
 from keras_svd_adapters.adapters.stored_arrays import StoredArrays
@@ -36,6 +37,7 @@ class TiedArrays(StoredArrays):
         self.method = method
         self.has_values = values is not None
         self.shapes = {name: array.shape for name, array in declared.items()}
+        self.drawn = [name for name, array in declared.items() if array.start is None]
         for name, array in declared.items():
             start = (values or {}).get(name, array.start or 0)
             self.add_array(name, array.shape, array.dtype, start, trainable=True)
@@ -43,3 +45,6 @@ class TiedArrays(StoredArrays):
 
     def array_names(self) -> Iterable[str]:
         return self.shapes
+
+    def uninitialized(self) -> list[keras.Variable]:
+        return [getattr(self, name) for name in self.drawn or self.shapes]

@@ -142,7 +142,7 @@ def _starter(contents: Contents, filepath: Path, name: str) -> Starter:
     """Return a function that makes adapters that start at the values of the file."""
 
     def start(site: Site, method: Method, shared: Shared, found: Found) -> Adapter:
-        if _has_factors(site, contents):
+        if _is_whole(site, method, contents):
             return _whole_adapter(site, method, shared, contents, name)
         adapter = start_adapter(site, method, shared, found, name)
         check_factors(site, adapter, contents, filepath)
@@ -156,15 +156,22 @@ def _has_factors(site: Site, contents: Contents) -> bool:
     return contents.config["sites"][site.key].get("form") is not None
 
 
+def _is_whole(site: Site, method: Method, contents: Contents) -> bool:
+    """Return whether the file holds each array of a kernel that a start would compute."""
+    arrays = site.arrays(method).values()
+    computed = [array for array in arrays if array.start is None and not array.shared]
+    return _has_factors(site, contents) or all(array.in_file for array in computed)
+
+
 def _needs_svd(contents: Contents) -> Callable[[Site, Method], bool]:
-    return lambda site, method: method.needs_svd and not _has_factors(site, contents)
+    return lambda site, method: method.needs_svd and not _is_whole(site, method, contents)
 
 
 def _whole_adapter(
     site: Site, method: Method, shared: Shared, contents: Contents, name: str
 ) -> Adapter:
-    """Return an adapter with the factors of the file."""
-    form = contents.config["sites"][site.key]["form"]
+    """Return an adapter with the arrays of the file."""
+    form = contents.config["sites"][site.key].get("form") or site.form(method)
     adapter = site.new_adapter(method, form, name, {}, shared.get(method.name))
     _take(site, adapter, contents)
     return adapter

@@ -26,6 +26,10 @@ from keras_svd_adapters.methods.multiplicative.boft import BOFT
 from keras_svd_adapters.methods.multiplicative.hra import HRA
 from keras_svd_adapters.methods.multiplicative.oft import OFT
 from keras_svd_adapters.methods.shared.aflora import AFLoRA
+from keras_svd_adapters.methods.shared.lotr import LoTR
+from keras_svd_adapters.methods.shared.nola import NOLA
+from keras_svd_adapters.methods.shared.randlora import RandLoRA
+from keras_svd_adapters.methods.shared.tied_lora import TiedLoRA
 from keras_svd_adapters.methods.shared.vera import VeRA
 from keras_svd_adapters.methods.sparse.diff_pruning import DiffPruning
 from keras_svd_adapters.methods.sparse.rose_lora import RoseLoRA
@@ -74,22 +78,26 @@ __all__ = [
     "LoRAX",
     "LoRAXS",
     "LoRETTA",
+    "LoTR",
     "MELoRA",
     "Method",
     "MiLoRA",
     "MiSS",
+    "NOLA",
     "NestedLoRAXS",
     "OFT",
     "PMSS",
     "PSOFT",
     "PiSSA",
     "RoseLoRA",
+    "RandLoRA",
     "SVDiff",
     "SVF",
     "SVFT",
     "SparseAdapter",
     "SpectralAdapterA",
     "SpectralAdapterR",
+    "TiedLoRA",
     "TinyLoRA",
     "TokenRows",
     "TriLoRA",

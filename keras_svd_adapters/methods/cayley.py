@@ -2,7 +2,8 @@
 
     R = (I - S)(I + S)^-1,   R - I = -2 S (I + S)^-1,   S^T = -S
 
-A skew-symmetric S is stored as its strict upper triangle, row by row.
+A skew-symmetric S is stored as its strict upper triangle, row by row. JAX has no `solve` here: on a
+host, several batched ones in one program wait for each other forever (jaxlib 0.10).
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
-from keras import ops
+from keras import backend, ops
 
 from keras_svd_adapters.methods.algebra import reshape
 
@@ -27,7 +28,35 @@ def cayley_change(skew: Any, b: int) -> Any:
     The result is exactly 0 if the triangle is 0.
     """
     S = skew_matrix(skew, b)
-    return ops.solve(ops.eye(b, dtype=S.dtype) + S, -2.0 * S)  # S and (I + S)^-1 commute
+    A = ops.eye(b, dtype=S.dtype) + S
+    if backend.backend() == "jax":
+        return ops.matmul(inverse(A), -2.0 * S)
+    return ops.solve(A, -2.0 * S)  # S and (I + S)^-1 commute
+
+
+def inverse(A: Any) -> Any:
+    """Return the inverse of `A = I + S` for a skew-symmetric S, by Newton's iteration.
+
+    The eigenvalues of `A At = I + S St` lie between 1 and `largest`, so that `r`, a bound of the
+    norm of `I - A X`, is known in each iteration. The factor `a` centers the eigenvalues of `A X`.
+    The last iteration alone carries the gradient, which is that of the inverse.
+    """
+    fixed, twice = ops.stop_gradient(A), 2.0 * ops.eye(A.shape[-1], dtype=A.dtype)
+    transposed = ops.swapaxes(fixed, -1, -2)
+    sums = ops.sum(ops.abs(ops.matmul(fixed, transposed)), axis=-1)
+    largest = ops.max(sums, axis=-1)[..., None, None]
+
+    def iterate(X: Any, r: Any) -> tuple[Any, Any]:
+        a = 2.0 / (2.0 - r * r)
+        return a * ops.matmul(X, twice - ops.matmul(fixed, X)), 0.5 * a * r * r
+
+    X, _ = ops.while_loop(
+        lambda X, r: ops.max(r) > 1e-6,
+        iterate,
+        (2.0 / (1.0 + largest) * transposed, (largest - 1.0) / (largest + 1.0)),
+    )
+    X = ops.stop_gradient(X)
+    return ops.matmul(X, twice - ops.matmul(A, X))
 
 
 def skew_matrix(skew: Any, b: int) -> Any:

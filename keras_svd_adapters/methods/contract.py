@@ -49,6 +49,32 @@ class Array(NamedTuple):
         return self.trainable or self.saved
 
 
+class Inputs(NamedTuple):
+    """Moments of the inputs of a kernel, over all rows of the data, in float64.
+
+    Args:
+        rows: Number of rows.
+        mean: Mean of the rows, of shape `(m,)`.
+        second: Mean of `x^T x`, of shape `(m, m)`.
+    """
+
+    rows: int
+    mean: np.ndarray
+    second: np.ndarray
+
+
+class Statistics(NamedTuple):
+    """What a pass of data through the model found for a kernel, as far as its method needs it.
+
+    Args:
+        inputs: Moments of the inputs.
+        gradient: Gradient of the mean loss by the kernel, of shape `(m, n)`.
+    """
+
+    inputs: Inputs | None = None
+    gradient: np.ndarray | None = None
+
+
 class SVD(Protocol):
     """Economy decomposition `K = U diag(s) Vt`, with `s` from large to small.
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from numbers import Real
+from typing import Any
 
 
-def check_rank(rank: int, m: int, n: int) -> None:
-    """Raise `ValueError` if a rank exceeds the rank of an `(m, n)` kernel."""
-    if rank > min(m, n):
+def check_rank(rank: int, m: int, n: int, share: int = 1) -> None:
+    """Raise `ValueError` if `share` times a rank exceeds the rank of an `(m, n)` kernel."""
+    if share * rank > min(m, n):
         raise ValueError(
             f"A kernel of shape ({m}, {n}) has rank {min(m, n)} at the most: use "
-            f"`rank={min(m, n)}` or less, or leave this layer out with `exclude`. "
+            f"`rank={min(m, n) // share}` or less, or leave this layer out with `exclude`. "
             f"Received: rank={rank}"
         )
 
@@ -27,6 +29,18 @@ def check_positive(**values: float) -> None:
     for name, value in values.items():
         if not (isinstance(value, Real) and value > 0):
             raise ValueError(f"`{name}` must be positive. Received: {name}={value!r}")
+
+
+def check_seed(seed: int) -> None:
+    """Raise `ValueError` if a seed is no integer from 0 on."""
+    if not isinstance(seed, int) or seed < 0:
+        raise ValueError(f"`seed` must not be negative. Received: seed={seed!r}")
+
+
+def check_choice(name: str, value: Any, choices: Iterable[Any]) -> None:
+    """Raise `ValueError` if a value is none of the choices."""
+    if value not in (known := tuple(choices)):
+        raise ValueError(f"`{name}` must be one of {known}. Received: {name}={value!r}")
 
 
 def check_alpha(alpha: float | None) -> None:

@@ -8,7 +8,15 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from keras_svd_adapters.methods.contract import SVD, Array, Base, Dropout, Kernel, Truncation
+from keras_svd_adapters.methods.contract import (
+    SVD,
+    Array,
+    Base,
+    Dropout,
+    Kernel,
+    Statistics,
+    Truncation,
+)
 from keras_svd_adapters.methods.hyperparameters import check_rank as check_rank
 
 
@@ -74,6 +82,16 @@ class Method:
         """Part of the decomposition that is sufficient, or `None` for all of it."""
         return None
 
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """The fields of `Statistics` that `first_values` reads; the file then holds its arrays."""
+        return ()
+
+    @property
+    def starts_at_base(self) -> bool:
+        """Whether the adapted model equals the base model at step 0."""
+        return True
+
     def check(self, m: int, n: int) -> None:
         """Raise `ValueError` if this method cannot adapt an `(m, n)` kernel."""
 
@@ -106,6 +124,17 @@ class Method:
         `K` is the kernel. `svd` is its decomposition, if the method needs one.
         """
         return {}
+
+    def first_values(
+        self,
+        K: np.ndarray,
+        form: str,
+        rng: np.random.Generator,
+        svd: SVD | None,
+        data: Statistics,
+    ) -> dict[str, np.ndarray]:
+        """Return what `start` does, from statistics of data as well if the method needs any."""
+        return self.start(K, form, rng, svd)
 
     def draws(self, m: int, n: int, form: str) -> dict[str, tuple[int, ...]]:
         """Return shapes of numbers that `v` also holds, uniform in (0, 1) and new in each call.

@@ -16,6 +16,7 @@ from keras_svd_adapters.adapters.carried import adapters_of
 from keras_svd_adapters.adapters.frozen_variables import is_frozen_variable
 from keras_svd_adapters.adapters.shared_arrays import SharedArrays
 from keras_svd_adapters.kernels.svd.service import SVDService
+from keras_svd_adapters.methods.contract import Statistics
 from keras_svd_adapters.methods.method import Method
 from keras_svd_adapters.models.assignment import Chosen
 from keras_svd_adapters.models.decompositions import Found, decompositions, jobs_for, needs_svd
@@ -29,6 +30,7 @@ from keras_svd_adapters.runtime.live_models import with_models_around
 from keras_svd_adapters.runtime.processes import broadcast_from
 
 Starter = Callable[[Site, Method, Shared, Found], Adapter]
+Observed = dict[str, list[Statistics]]  # by the key of the site, one for each matrix
 
 
 def arrays_of_all(sites: Iterable[Site], name: str) -> list[keras.Variable]:
@@ -82,9 +84,33 @@ def detach_on_error(model: keras.layers.Layer, chosen: Chosen, name: str) -> Ite
         raise
 
 
-def start_adapter(site: Site, method: Method, shared: Shared, found: Found, name: str) -> Adapter:
-    """Create a new adapter for a site, with factors of the current kernel."""
+def start_adapter(
+    site: Site,
+    method: Method,
+    shared: Shared,
+    found: Found,
+    name: str,
+    observed: Observed | None = None,
+) -> Adapter:
+    """Create a new adapter for a site, with factors of the current kernel.
+
+    Args:
+        site: The kernel.
+        method: The method.
+        shared: The shared arrays of the model.
+        found: The kernel as matrices, each with its decomposition.
+        name: Name of the adapter.
+        observed: The statistics of each matrix of each kernel, if methods need any.
+    """
+    data = (observed or {}).get(site.key) or [Statistics()] * len(found)
+    if method.needs and observed is None:
+        raise ValueError(
+            "This start reads data: adapt the model by `enable(model, method, calibrate=x)`, where "
+            f"`x` holds some hundred samples. Received: {method} on `{site.path}`"
+        )
     form = site.form(method, [svd.s for _, svd in found if svd is not None])
     rng = np.random.default_rng(broadcast_from(0, lambda: random.getrandbits(32)))
-    values = site.view.joined([method.start(K, form, rng, svd) for K, svd in found])
+    every = zip(found, data, strict=True)
+    each = [method.first_values(K, form, rng, svd, of_one) for (K, svd), of_one in every]
+    values = site.view.joined(each) | {k: v for k, v in each[0].items() if k in method.tied}
     return site.new_adapter(method, form, name, values, shared.get(method.name))

@@ -167,6 +167,11 @@ def _check(mode: str, method: LoRA, start: str, iterations: int) -> None:
             "another method, call `model.quantize(mode)`, then `enable`. Received: "
             f"method={method!r}"
         )
+    if method.start != "kaiming":
+        raise ValueError(
+            "The factors start at the quantization error: leave `start` of the method out. "
+            f"Received: method={method!r}"
+        )
     if start not in STARTS:
         raise ValueError(f"`start` is one of {STARTS}. Received: start={start!r}")
     if type(iterations) is not int or iterations < 1:

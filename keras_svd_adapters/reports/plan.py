@@ -28,6 +28,7 @@ from keras_svd_adapters.models.state.array_sharing import (
     own_arrays,
     shared_dtype,
     shared_shapes,
+    tied_groups,
 )
 from keras_svd_adapters.models.state.trained_weights import (
     base_weights,
@@ -128,8 +129,9 @@ def plan(
     extra = list({id(weight): weight for weight in extra}.values())
     trained = _trained(model, extra)
     device = _on_devices(model, chosen, arrays, trained, distribution, device_memory)
-    others = tuple(sum(prod(weight.shape) for weight in each) for each in (trained, extra))
-    return Plan(sites, values, _shared_bytes(model, chosen), written, count, device, *others)
+    others, stored = (sum(prod(weight.shape) for weight in each) for each in (trained, extra))
+    shared, groups = _shared_bytes(model, chosen), tuple(tied_groups(chosen))
+    return Plan(sites, values, shared, written, count, device, others, stored, groups)
 
 
 def _trained(model: keras.layers.Layer, weights: list[keras.Variable]) -> list[keras.Variable]:

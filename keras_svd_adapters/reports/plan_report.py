@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -47,6 +48,8 @@ class Plan(TableReport):
         other_parameters: Number of values that would train outside of the adapter.
         other_file_parameters: Number of these values in the file, with the statistics of
             batch normalizations.
+        tied_groups: Shapes of the trained arrays that several kernels read, with the number of
+            these kernels.
     """
 
     sites: tuple[PlannedSite, ...]
@@ -57,6 +60,7 @@ class Plan(TableReport):
     device: DeviceBytes | None = None
     other_parameters: int = 0
     other_file_parameters: int = 0
+    tied_groups: tuple[tuple[dict[str, tuple[int, ...]], int], ...] = ()
 
     @property
     def trainable_parameters(self) -> int:
@@ -115,8 +119,8 @@ class Plan(TableReport):
             f"{format_layer_tree(planned.site for planned in self.sites)}\n"
             f"{self.trainable_parameters:,} values would train{shown}, {share:.3g} % of "
             f"{self.model_parameters:,}; file about {kB} kB{shared}{wait}"
-            + f"\n{self.device}"
-            * bool(self.device)
+            + _groups(self.tied_groups)
+            + f"\n{self.device}" * bool(self.device)
         )
         return Table(head, rows, notes)
 
@@ -143,3 +147,12 @@ class Plan(TableReport):
 def _decompositions(sites: list[PlannedSite]) -> str:
     seconds, kept = sum(site.seconds for site in sites), sum(site.cached for site in sites)
     return f"{seconds:,.1f} s" + f", {kept} in the cache" * bool(kept)
+
+
+def _groups(groups: Sequence[tuple[dict[str, tuple[int, ...]], int]]) -> str:
+    """Return a line that names the groups of kernels that read the same arrays, if several."""
+    shown = [
+        f"{' and '.join(f'{name} {shape}' for name, shape in shapes.items())} of {count} kernels"
+        for shapes, count in groups
+    ]
+    return f"\nkernels of equal shapes share arrays: {'; '.join(shown)}" * (len(shown) > 1)

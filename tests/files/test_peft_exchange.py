@@ -18,6 +18,9 @@ from keras_svd_adapters.files.peft.families import FAMILIES
 
 METHODS = {
     "lora": (ksa.LoRA(rank=3, alpha=6), {}),
+    "lora_fa": (ksa.LoRA(rank=3, alpha=6, freeze="a"), {}),
+    "olora": (ksa.LoRA(rank=2, alpha=4, start="olora"), {}),
+    "olora_fa": (ksa.LoRA(rank=2, start="olora", freeze="a"), {}),
     "rslora": (ksa.LoRA(rank=3, alpha=6, rslora=True), {}),
     "dora": (ksa.DoRA(rank=3, alpha=6), {}),
     "vera": (ksa.VeRA(rank=16), {}),
@@ -31,6 +34,7 @@ METHODS = {
     "oft": (ksa.methods.OFT(block_size=4), {}),
     "boft": (ksa.methods.BOFT(block_size=4), {}),
     "ia3": (ksa.methods.IA3(), {}),
+    "fourier_ft": (ksa.methods.FourierFT(count=40, scale=30.0), {}),
     "adalora": (ksa.methods.AdaLoRA(rank=4, alpha=6), {}),
     "tri_lora": (ksa.methods.TriLoRA(rank=3), {}),
     "svf": (ksa.SVF(), {"energy": 1.0}),

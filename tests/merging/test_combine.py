@@ -24,6 +24,12 @@ LINEAR = {
     "two_random": (ksa.SVFT("random", nnz=9, seed=1), ksa.SVFT("random", nnz=9, seed=2), "random"),
     "lora_xs": (ksa.LoRAXS(rank=3, alpha=6), None, "LoRAXS(rank=3, alpha=6)"),
     "lora_xs_of_one_scale": (ksa.LoRAXS(rank=3, alpha=3), ksa.LoRAXS(rank=3), "LoRAXS(rank=3"),
+    "lora_fa": (ksa.LoRA(rank=3, freeze="a"), None, "LoRA(rank=3, freeze='a')"),
+    "frozen_b": (
+        ksa.LoRA(rank=3, start="init_b", freeze="b"),
+        None,
+        "LoRA(rank=3, start='init_b', freeze='b')",
+    ),
     "rows": (ksa.TokenRows([7, 0, 4]), None, "TokenRows(rows=(7, 0, 4))"),
     "rows_in_another_order": (ksa.TokenRows([7, 0]), ksa.TokenRows([0, 7]), "rows=(0, 7)"),
     "rows_united": (ksa.TokenRows([7, 0]), ksa.TokenRows([4, 7]), "rows=(0, 4, 7)"),

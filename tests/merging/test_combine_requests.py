@@ -103,6 +103,12 @@ def test_a_name_that_other_kernels_have():
         ksa.to_lora(model, "a", into="b", rank=1)
 
 
+def test_unlike_frozen_factors():
+    model = adapted(ksa.LoRA(rank=2, freeze="a"), ksa.LoRA(rank=2, freeze="a", seed=1))
+    refused(model, WEIGHTS, "other frozen factors.*another seed", how="linear")
+    refused(adapted(ksa.LoRA(rank=2)), WEIGHTS, "LoRA with a frozen factor", how="linear")
+
+
 def test_unlike_patterns_of_stacked_kernels():
     model = adapted(ksa.SVFT(), ksa.SVFT("banded", d=1), build=experts)
     refused(model, WEIGHTS, "Patterns of stacked kernels must be equal", how="linear")

@@ -55,9 +55,9 @@ def test_no_lora_is_exactly_that(method):
     listed = str(caught.value).split("no exact LoRA; ")[1].split(" have one")[0].split(", ")
     assert set(listed) == {
         *("AdaLoRA", "AllocatingLoRA", "AutoLoRA", "BiLoRA", "DyLoRA", "DynamicDoRA", "SoRA"),
-        *("ABBA", "FLoRA", "LoHa", "LoKr", "LoRA", "LoRAX", "LoRAXS", "LoRETTA", "MELoRA"),
+        *("ABBA", "FLoRA", "LoHa", "LoKr", "LoRA", "LoRAX", "LoRAXS", "LoRETTA", "LoTR", "MELoRA"),
         *("MiLoRA", "MiSS", "NestedLoRAXS", "PSOFT", "PiSSA", "SpectralAdapterA", "TinyLoRA"),
-        *("SpectralAdapterR", "TokenRows", "TriLoRA", "VeRA"),
+        *("NOLA", "RandLoRA", "SpectralAdapterR", "TiedLoRA", "TokenRows", "TriLoRA", "VeRA"),
     }
     assert [w.path for w in model.weights] == before
 

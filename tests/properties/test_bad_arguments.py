@@ -35,6 +35,10 @@ backend_free = pytest.mark.backend_free("messages are made of names and shapes")
         (lambda: ksa.methods.BOFT(factors=0), "factors=0"),
         (lambda: ksa.methods.HRA(rank=3), "rank=3"),
         (lambda: ksa.methods.HRA(rank=0, orthogonal=True), "rank=0"),
+        (lambda: ksa.methods.TiedLoRA(seed=-1), "seed=-1"),
+        (lambda: ksa.methods.LoTR(alpha=0), "alpha=0"),
+        (lambda: ksa.methods.RandLoRA(seed=0.5), "seed=0.5"),
+        (lambda: ksa.methods.NOLA(bases=0), "bases=0"),
     ],
 )
 def test_hyperparameters(make, words):
@@ -47,6 +51,7 @@ def test_hyperparameters(make, words):
     ("how", "words"),
     [
         ({"method": ksa.LoRA(rank=17)}, ["rank 16 at the most", "Received: rank=17"]),
+        ({"method": ksa.methods.RandLoRA(rank=17)}, ["rank 16 at the most", "Received: rank=17"]),
         ({"method": ksa.SVFT(pattern="banded", d=16)}, ["`d` can be 15", "Received: d=16"]),
         ({"method": ksa.SVFT(pattern="random", nnz=257)}, ["nnz=256", "Received: nnz=257"]),
         ({"method": ksa.SVFT(pattern="top_k", d=1)}, ["square", "Received: pattern='top_k'"]),

@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+from autodiff import gradients
 from cases import KERNELS, adapted, batch, build_layer, close, dense, numpy, shake
 from closed_forms_multiplicative import boft, hra, oft
 from method_case import MethodCase
@@ -10,6 +11,7 @@ from test_gradient import test_against_closed_form as check_against_closed_form
 
 import keras_svd_adapters as ksa
 from keras_svd_adapters import methods
+from keras_svd_adapters.methods import cayley
 
 CASES = {
     "oft": MethodCase(methods.OFT(block_size=8), oft),
@@ -127,3 +129,45 @@ def test_neither_rotations_nor_reflections_add_up():
         shake(model)
     with pytest.raises(ValueError, match="Received: "):
         ksa.combine(model, {"a": 1, "b": 1}, into="both", how="linear")
+
+
+class Rotations(keras.layers.Layer):
+    """The Cayley map of trained triangles."""
+
+    def __init__(self, shape):
+        super().__init__()
+        self.skew = self.add_weight(shape=shape)
+        self.built = True
+
+    def call(self, x):
+        return cayley.cayley_change(keras.ops.convert_to_tensor(self.skew), 8) * x
+
+
+@pytest.mark.parametrize("size", [0.0, 0.01, 1.0, 10.0])
+def test_rotations_of_any_size(size):
+    """The Cayley map and its gradient, for small and large entries."""
+    skew = size * np.random.default_rng(1).normal(size=(3, 28)).astype("float32")
+    G = np.random.default_rng(2).normal(size=(3, 8, 8)).astype("float32")
+    layer = Rotations(skew.shape)
+    layer.set_weights([skew])
+    (found,) = gradients(layer, np.ones(1, "float32"), G)
+    S = numpy(cayley.skew_matrix(keras.ops.convert_to_tensor(skew), 8)).astype("float64")
+    inverse = np.linalg.inv(np.eye(8) + S)
+    turned = inverse.transpose(0, 2, 1)
+    full = -2 * turned @ G @ turned
+    rows, columns = np.triu_indices(8, 1)
+    expected = (full - full.transpose(0, 2, 1))[:, rows, columns]
+    close(found, expected, 2e-5)
+    np.testing.assert_allclose(numpy(layer(np.ones(1))), -2 * inverse @ S, atol=2e-5)
+
+
+def test_blocks_need_no_lapack_on_jax():
+    """On a host, several batched calls of LAPACK in one program wait for each other forever."""
+    assert keras.backend.backend() != "jax" or "lapack" not in lowered_cayley()
+
+
+def lowered_cayley():
+    import jax
+
+    step = jax.value_and_grad(lambda skew: keras.ops.sum(cayley.cayley_change(skew, 8)))
+    return jax.jit(step).lower(np.zeros((3, 28), "float32")).as_text()

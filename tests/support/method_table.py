@@ -4,7 +4,9 @@ import closed_forms
 import closed_forms_gated as gated
 import closed_forms_multiplicative as multiplicative
 import closed_forms_of_updates as updates
+import closed_forms_shared as shared
 import closed_forms_sparse as sparse
+import closed_forms_starts as starts
 from method_case import MethodCase
 
 import keras_svd_adapters as ksa
@@ -14,6 +16,35 @@ METHODS = {
     "lora": MethodCase(ksa.LoRA(rank=3), closed_forms.lora),
     "lora_scaled": MethodCase(
         ksa.LoRA(rank=3, alpha=12, rslora=True), closed_forms.lora, variant=True
+    ),
+    "lora_gaussian": MethodCase(
+        ksa.LoRA(rank=4, alpha=6, start="gaussian"), starts.lora_from_start, variant=True
+    ),
+    "lora_init_b": MethodCase(
+        ksa.LoRA(rank=4, alpha=6, start="init_b"), starts.lora_from_start, variant=True
+    ),
+    "lora_orthonormal": MethodCase(
+        ksa.LoRA(rank=4, alpha=6, start="orthonormal"), starts.lora_from_start, variant=True
+    ),
+    "lora_orthogonal": MethodCase(
+        ksa.LoRA(rank=4, alpha=6, start="orthogonal"), starts.lora_from_start, variant=True
+    ),
+    "lora_olora": MethodCase(
+        ksa.LoRA(rank=4, alpha=6, start="olora"), starts.lora_from_start, variant=True
+    ),
+    "lora_nystrom": MethodCase(
+        ksa.LoRA(rank=4, alpha=6, start="nystrom"), starts.lora_from_start, variant=True
+    ),
+    "lora_fa": MethodCase(
+        ksa.LoRA(rank=4, alpha=6, freeze="a"), starts.lora_from_start, variant=True
+    ),
+    "lora_olora_a": MethodCase(
+        ksa.LoRA(rank=4, alpha=6, start="olora", freeze="a"), starts.lora_from_start, variant=True
+    ),
+    "lora_orthogonal_b": MethodCase(
+        ksa.LoRA(rank=4, alpha=6, start="orthogonal", freeze="b"),
+        starts.lora_from_start,
+        variant=True,
     ),
     "dora": MethodCase(ksa.DoRA(rank=3, alpha=6), closed_forms.dora, kept=0.7),
     "dora_full": MethodCase(ksa.DoRA(rank=3, detach_norm=False), closed_forms.dora, variant=True),
@@ -64,6 +95,13 @@ METHODS = {
     ),
     "pmss": MethodCase(methods.PMSS(rank=3), updates.pmss),
     "tiny_lora": MethodCase(methods.TinyLoRA(rank=3, values=5), updates.tiny_lora),
+    "tied_lora": MethodCase(methods.TiedLoRA(rank=3, alpha=6), shared.tied_lora),
+    "lotr": MethodCase(methods.LoTR(rank=3, alpha=1.5), shared.lotr),
+    "randlora": MethodCase(methods.RandLoRA(rank=5, alpha=20), shared.randlora),
+    "randlora_sparse": MethodCase(
+        methods.RandLoRA(rank=4, sparse=True, seed=2), shared.randlora, variant=True
+    ),
+    "nola": MethodCase(methods.NOLA(rank=3, bases=20, alpha=6), shared.nola),
     "svf": MethodCase(ksa.SVF(), closed_forms.svf),
     "svf_factored": MethodCase(
         ksa.SVF(formulation="factored"), closed_forms.svf, exact_at_start=False

@@ -1,5 +1,9 @@
 """What a model holds at one time, to compare with what it holds later."""
 
+from contextlib import contextmanager
+
+import pytest
+
 from keras_svd_adapters.runtime.host_values import to_host_exact
 
 
@@ -25,3 +29,12 @@ def snapshot(model):
 def state(model):
     """The bytes of each weight, whether it trains, and the class of the model."""
     return {w.path: (w.trainable, w.numpy().tobytes()) for w in model.weights}, type(model)
+
+
+@contextmanager
+def refused(model, match):
+    """What follows raises an error, and leaves the model as it was."""
+    before = snapshot(model)
+    with pytest.raises(ValueError, match=f"(?s){match}.*Received: "):
+        yield
+    assert snapshot(model) == before

@@ -54,6 +54,7 @@ def native_entry(site: Site, name: str) -> PeftKernel:
     method, twin = adapter.method, twin_of(adapter.method)
     values = vars(adapter.numpy_values()[0])
     if twin is not None:
+        _check_drawn(site, method, values)
         values = twin.without_mask(values)
         method = twin.resolve(method, site.view.m, site.view.n)
         theirs = with_bias(method, site.view.m, site.view.n, site.layer)
@@ -63,6 +64,21 @@ def native_entry(site: Site, name: str) -> PeftKernel:
                 f"`{theirs}`, or `merge` it. Received: {adapter.method} on `{site.path}`"
             )
     return PeftKernel(method, _theirs(site, method, values))
+
+
+def _check_drawn(site: Site, method: Method, values: dict[str, np.ndarray]) -> None:
+    """Raise if PEFT, which draws frozen arrays again from the seed, would draw others."""
+    arrays = site.arrays(method).items()
+    drawn = [k for k, a in arrays if a.saved and not a.trainable and a.start is None]
+    nothing = np.broadcast_to(np.float32(0), (site.view.m, site.view.n))
+    start = method.start(nothing, site.form(method), np.random.default_rng(), None) if drawn else {}
+    for name in drawn:
+        if not np.array_equal(values[name], start[name]):
+            raise ValueError(
+                f"PEFT would draw other `{name}` from the seed: this adapter is of a version of "
+                "this package that drew them otherwise. Give `rank=` or `energy=` for the nearest "
+                f"LoRA, or `merge` it. Received: {method} on `{site.path}`"
+            )
 
 
 def lora_entry(site: Site, name: str, rank: int | None, energy: float | None) -> PeftKernel:

@@ -10,7 +10,14 @@ import numpy as np
 
 from keras_svd_adapters.adapters.carried import adapters_of
 from keras_svd_adapters.adapters.layers.vectors import KERNELS
-from keras_svd_adapters.files.peft.arrays import PREFIX, VERA_A, VERA_B, lora_entry, native_entry
+from keras_svd_adapters.files.peft.arrays import (
+    OURS,
+    PREFIX,
+    VERA_A,
+    VERA_B,
+    lora_entry,
+    native_entry,
+)
 from keras_svd_adapters.files.peft.directory import PeftContents, check_directory, write_peft
 from keras_svd_adapters.files.peft.heads import modules_to_save
 from keras_svd_adapters.files.peft.modules import Modules, Names, name_modules
@@ -42,12 +49,12 @@ def export_peft(
 ) -> Approximation:
     """Write an adapter as a directory that HF PEFT and serving engines read.
 
-    LoRA, rsLoRA, DoRA, VeRA, LoHa, LoKr, MiSS, HRA, OFT and AdaLoRA are written unchanged. Other
-    methods of low rank, such as PiSSA, are written as the LoRA that computes the same. If `rank` or
-    `energy` is given, any method is written as the nearest LoRA. The names of the
-    modules are known for KerasHub's Llama, Mistral, Qwen, Gemma, BERT, RoBERTa,
-    DistilBERT and ViT. A trained head of a KerasHub classifier is saved in
-    `modules_to_save`.
+    LoRA, rsLoRA, DoRA, VeRA, LoHa, LoKr, MiSS, HRA, OFT, BOFT, (IA)3, FourierFT and
+    AdaLoRA are written unchanged. Other methods of low rank, such as PiSSA, are written
+    as the LoRA that computes the same. If `rank` or `energy` is given, any method is
+    written as the nearest LoRA. The names of the modules are known for KerasHub's Llama,
+    Mistral, Qwen, Gemma, BERT, RoBERTa, DistilBERT and ViT. A trained head of a KerasHub
+    classifier is saved in `modules_to_save`.
 
     Args:
         model: An adapted KerasHub backbone or task, or any adapted model.
@@ -166,7 +173,15 @@ def _as_they_are(sites: Sequence[Site], name: str) -> bool:
     scales = {m.scale for m in methods if type(m) is LoRA}
     if len(once) > 1 or len(scales) > 1:
         return False
-    return type(methods[0]) in OWN or are_written_together(methods)
+    if type(methods[0]) not in OWN:
+        return are_written_together(methods)
+    stored = (adapters_of(site.layer)[name].declared.items() for site in sites)
+    return all(
+        array in OURS.values()
+        for found in stored
+        for array, x in found
+        if x.in_file and not x.shared
+    )
 
 
 def _projections(sites: list[Site], name: str) -> dict[str, np.ndarray]:

@@ -48,10 +48,10 @@ def import_peft(
 ) -> Status:
     """Add an adapter that HF PEFT trained on the same base model.
 
-    The function reads LoRA, rsLoRA, DoRA, VeRA, LoHa, LoKr, MiSS, HRA, OFT and AdaLoRA with
-    ranks and alphas by module, and heads in `modules_to_save`. The adapter becomes
-    the active one. It can be trained further, saved, merged and combined like any
-    other adapter.
+    The function reads LoRA, rsLoRA, DoRA, VeRA, LoHa, LoKr, MiSS, HRA, OFT, BOFT, (IA)3,
+    FourierFT and AdaLoRA with their settings by module, and heads in `modules_to_save`.
+    The adapter becomes the active one. It can be trained further, saved, merged and
+    combined like any other adapter.
 
     Args:
         model: A KerasHub backbone or task with the same weights, or any model.

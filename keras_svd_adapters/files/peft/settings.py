@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Mapping
 from numbers import Real
 from sys import float_info
 from typing import Any
@@ -18,6 +19,7 @@ from keras_svd_adapters.files.peft.twins import (
 )
 from keras_svd_adapters.methods.low_rank.dora import DoRA
 from keras_svd_adapters.methods.low_rank.lora import LoRA
+from keras_svd_adapters.methods.low_rank.scaled_product import ScaledProduct
 from keras_svd_adapters.methods.method import Method
 from keras_svd_adapters.methods.shared.vera import VeRA
 
@@ -34,6 +36,10 @@ CHANGING = (
     "megatron_config",
     "target_parameters",
     "trainable_token_indices",
+)
+NUMBERS = (
+    *("r", "alpha", "lora_alpha", "lora_dropout", "vera_dropout", "d_initial"),
+    *("n_frequency", "scaling", "random_loc_seed"),
 )
 PLAIN_STARTS = (True, False, None, "gaussian", "eva", "orthogonal")
 
@@ -72,9 +78,8 @@ def check_settings(config: dict[str, Any]) -> None:
             "path_initial_model_for_weight_conversion=...)`, which makes it a LoRA of the "
             f"original base. Received: init_lora_weights={start!r}"
         )
-    named = ("r", "alpha", "lora_alpha", "lora_dropout", "vera_dropout", "d_initial")
-    numbers = {key: config[key] for key in named if key in config}
-    for pattern in ("rank_pattern", "alpha_pattern"):
+    numbers = {key: config[key] for key in NUMBERS if key in config}
+    for pattern in ("rank_pattern", "alpha_pattern", "n_frequency_pattern"):
         if not isinstance(config.get(pattern) or {}, dict):
             raise ValueError(f"`{pattern}` must be a mapping. Received: {config[pattern]!r}")
         numbers |= {f"{pattern}[{k!r}]": v for k, v in (config.get(pattern) or {}).items()}
@@ -98,7 +103,7 @@ def method_for(config: dict[str, Any], module: str) -> Method:
     if config["peft_type"] in TWINS:
         by_module = {
             name: _of(config.get(patterns), module, config[name])
-            for name, patterns in (("r", "rank_pattern"), ("alpha", "alpha_pattern"))
+            for name, patterns in TWINS[config["peft_type"]].patterns.items()
             if name in config
         }
         return twin_method(config["peft_type"], config | by_module, module)
@@ -137,19 +142,17 @@ def settings_of(methods: dict[str, Method]) -> dict[str, Any]:
     if type(first) in KIND:
         each = {module: twin_settings(method) for module, method in methods.items()}
         found = {"peft_type": KIND[type(first)], **next(iter(each.values()))}
-        if TWINS[found["peft_type"]].has_patterns:
-            ranks = {module: settings["r"] for module, settings in each.items()}
-            alphas = {module: settings["alpha"] for module, settings in each.items()}
-            found |= _patterns(ranks, alphas, "alpha")
-        return found | module_lists(methods)
-    loras = {module: method for module, method in methods.items() if isinstance(method, LoRA)}
-    ranks = {module: lora.rank for module, lora in loras.items()}
-    alphas = {module: _alpha(lora) for module, lora in loras.items()}
-    assert isinstance(first, LoRA)
+        twin = TWINS[found["peft_type"]]
+        return found | _by_module(each, twin.patterns, twin.whole_paths) | module_lists(methods)
+    loras = {
+        module: method for module, method in methods.items() if isinstance(method, ScaledProduct)
+    }
+    each = {module: {"r": lora.rank, "lora_alpha": _alpha(lora)} for module, lora in loras.items()}
+    assert isinstance(first, ScaledProduct)
     return {
         "peft_type": "LORA",
         "bias": "none",
-        **_patterns(ranks, alphas, "lora_alpha"),
+        **_by_module(each, {"r": "rank_pattern", "lora_alpha": "alpha_pattern"}),
         "use_rslora": first.rslora,
         "use_dora": isinstance(first, DoRA),
         "lora_dropout": first.dropout,
@@ -158,23 +161,22 @@ def settings_of(methods: dict[str, Method]) -> dict[str, Any]:
     }
 
 
-def _patterns(ranks: dict[str, int], alphas: dict[str, float], alpha: str) -> dict[str, Any]:
-    """Return the most common rank and alpha, and patterns for the modules with others."""
-    r, a = _commonest(ranks), _commonest(alphas)
-    return {
-        "r": r,
-        alpha: a,
-        "rank_pattern": {_exactly(k): v for k, v in ranks.items() if v != r},
-        "alpha_pattern": {_exactly(k): v for k, v in alphas.items() if v != a},
-    }
+def _by_module(
+    each: dict[str, dict[str, Any]], patterns: Mapping[str, str], whole_paths: bool = False
+) -> dict[str, Any]:
+    """Return the most common values of settings, and patterns for the modules with others."""
+    found = {}
+    for name, pattern in patterns.items():
+        values = {module: settings[name] for module, settings in each.items()}
+        most = Counter(values.values()).most_common(1)[0][0]
+        others = {module: value for module, value in values.items() if value != most}
+        found[name] = most
+        found[pattern] = {k if whole_paths else _exactly(k): v for k, v in others.items()}
+    return found
 
 
-def _alpha(lora: LoRA) -> float:
+def _alpha(lora: ScaledProduct) -> float:
     return lora.rank if lora.alpha is None else lora.alpha
-
-
-def _commonest(values: dict[str, Any]) -> Any:
-    return Counter(values.values()).most_common(1)[0][0]
 
 
 def _exactly(module: str) -> str:

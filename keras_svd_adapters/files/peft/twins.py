@@ -15,7 +15,17 @@ from keras_svd_adapters.files.peft.turns import (
     WHOLE_BLOCKS,
     Turn,
 )
-from keras_svd_adapters.methods import BOFT, HRA, IA3, OFT, AdaLoRA, LoHa, LoKr, MiSS
+from keras_svd_adapters.methods import (
+    BOFT,
+    HRA,
+    IA3,
+    OFT,
+    AdaLoRA,
+    FourierFT,
+    LoHa,
+    LoKr,
+    MiSS,
+)
 from keras_svd_adapters.methods.method import Method
 
 
@@ -36,7 +46,8 @@ class Twin:
             hyperparameters depend on no shape.
         with_bias: Function from a method and the shape of its kernel to the method whose form is
             that of PEFT for a layer with a bias.
-        has_patterns: Whether PEFT can set rank and alpha by module.
+        patterns: The setting of PEFT with values by module, of each setting that has one.
+        whole_paths: Whether the keys of these are paths of modules, and no regular expressions.
         needed: Further settings that PEFT does not read an adapter without.
         without_mask: Function from the arrays here to equal ones whose mask is 1.
     """
@@ -50,12 +61,14 @@ class Twin:
     module_lists: Mapping[str, tuple[str, Any, Any]] = field(default_factory=dict)
     resolve: Callable[[Any, int, int], Method] = lambda method, m, n: method
     with_bias: Callable[[Any, int, int], Method] = lambda method, m, n: method
-    has_patterns: bool = False
+    patterns: Mapping[str, str] = field(default_factory=dict)
+    whole_paths: bool = False
     needed: Mapping[str, Any] = field(default_factory=dict)
     without_mask: Callable[[dict[str, Any]], dict[str, Any]] = lambda v: v
 
 
 UNDROPPED = {"rank_dropout": 0.0, "module_dropout": 0.0}
+RANK_AND_ALPHA = {"r": "rank_pattern", "alpha": "alpha_pattern"}
 TWINS: dict[str, Twin] = {
     "LOHA": Twin(
         LoHa,
@@ -67,14 +80,14 @@ TWINS: dict[str, Twin] = {
         },
         {"r": "rank", "alpha": "alpha"},
         UNDROPPED,
-        has_patterns=True,
+        patterns=RANK_AND_ALPHA,
     ),
     "LOKR": Twin(
         LoKr,
         {"lokr_w1": "w1", "lokr_w2": "w2", "lokr_w2_a": "w2_b", "lokr_w2_b": "w2_a"},
         {"r": "rank", "alpha": "alpha", "decompose_factor": "factor"},
         UNDROPPED | {"decompose_both": False},
-        has_patterns=True,
+        patterns=RANK_AND_ALPHA,
     ),
     "MISS": Twin(
         MiSS,
@@ -132,6 +145,15 @@ TWINS: dict[str, Twin] = {
         ),
         with_bias=lambda method, m, n: replace(method, bias=not method.scales_inputs(m, n)),
     ),
+    "FOURIERFT": Twin(
+        FourierFT,
+        {"fourierft_spectrum": "coefficients"},
+        {"n_frequency": "count", "scaling": "scale", "random_loc_seed": "seed"},
+        {"bias": "none"},
+        turn=SAME,
+        patterns={"n_frequency": "n_frequency_pattern"},
+        whole_paths=True,
+    ),
 }
 KIND = {twin.method: kind for kind, twin in TWINS.items()}
 NO_FACTOR = -1  # PEFT's value where this package has None
@@ -155,7 +177,7 @@ def are_written_together(methods: Sequence[Method]) -> bool:
     """Return whether one directory of PEFT can hold these methods of different kernels."""
     if not all(is_twin(method) for method in methods):
         return False
-    by_module = ("r", "alpha") if TWINS[KIND[type(methods[0])]].has_patterns else ()
+    by_module = TWINS[KIND[type(methods[0])]].patterns
     settings = [twin_settings(method).items() for method in methods]
     rest = [{name: value for name, value in each if name not in by_module} for each in settings]
     return all(each == rest[0] for each in rest)

@@ -11,7 +11,6 @@ from keras_svd_adapters.merging.approximation import Approximation
 from keras_svd_adapters.merging.combining.combine_request import CombineRequest
 from keras_svd_adapters.merging.combining.kernel_combination import KernelCombination
 from keras_svd_adapters.merging.new_adapters import attach_and_report, check_name_is_free
-from keras_svd_adapters.methods.low_rank.lora import LoRA
 from keras_svd_adapters.models.named_adapters import require_adapter, require_values
 from keras_svd_adapters.models.sites.search import adapted_sites
 from keras_svd_adapters.models.state.changes import changes_model
@@ -84,5 +83,5 @@ def combine(
     require_values(model, f"combine({dict(weights)})")
     sites = [s for s in adapted_sites(model) if weights.keys() & adapters_of(s.layer).keys()]
     new = [KernelCombination(site, place, recipe).new_adapter() for place, site in enumerate(sites)]
-    recipe.check_used(any(isinstance(each.method, LoRA) for each in new))
+    recipe.check_used(not all(each.method.linear for each in new))
     return attach_and_report(model, new, into, recipe.description)

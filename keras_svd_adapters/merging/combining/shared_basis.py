@@ -52,19 +52,19 @@ def shared_basis_of(adapters: Mapping[str, Adapter], path: str) -> SharedBasis:
     other = "`how='svd'` makes the nearest LoRA of any"
     for adapter in adapters.values():
         if not adapter.method.linear:
-            adding = sorted(m.__name__ for m in Method.registry.values() if m.linear)
+            known = (m for m in Method.registry.values() if isinstance(m.linear, dict))
+            adding = ", ".join(sorted(m.__name__ for m in known if m.linear))
             raise ValueError(
-                f"Only values of {', '.join(adding)} add exactly; `how='cat'` is exact for LoRA "
-                f"and its variants, {other}. {received}"
+                f"Only values of {adding} and of LoRA with a frozen factor add exactly; "
+                f"`how='cat'` is exact for LoRA and its variants, {other}. {received}"
             )
         if type(adapter.method) is not type(first.method):
             raise ValueError(f"Values of different methods do not add; {other}. {received}")
-        for name in FACTORS:
-            if not _agree(first, adapter, name):
-                raise ValueError(
-                    "The adapters use different singular vectors, such as those of another base "
-                    f"or another `svd_device`; {other}. {received}"
-                )
+        if not all(_agree(first, adapter, name) for name in first.arrays):
+            raise ValueError(
+                "The adapters use different singular vectors or other frozen factors, such as "
+                f"those of another base, another `svd_device` or another seed; {other}. {received}"
+            )
     if isinstance(first.method, SVFT) and not _same_meaning(adapters):
         if first.view.count is not None:
             raise ValueError(f"Patterns of stacked kernels must be equal; {other}. {received}")
@@ -80,7 +80,8 @@ def shared_basis_of(adapters: Mapping[str, Adapter], path: str) -> SharedBasis:
 
 
 def _agree(one: Adapter, other: Adapter, name: str) -> bool:
-    if name not in one.arrays or name not in other.arrays:
+    """Return whether two adapters have the same values of an array, if it is frozen."""
+    if name in one.trained or name == "pairs" or name not in other.arrays:
         return True
     a, b = to_float_array(one.arrays[name]), to_float_array(other.arrays[name])
     return a.shape == b.shape and bool(np.allclose(a, b, rtol=SAME, atol=SAME))

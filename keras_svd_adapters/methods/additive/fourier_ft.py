@@ -4,7 +4,7 @@
 
 Gao et al. 2024, arXiv:2405.03003. The real part of the inverse transform of a matrix with
 coefficients at random distinct places. As a product, cos(a + b) = cos a cos b - sin a sin b. The
-places come from the seed and are in the file, since each framework draws others.
+seed gives the places of HF PEFT, which PyTorch draws. The file has them too.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from keras_svd_adapters.methods.contract import SVD, Array, Kernel
 from keras_svd_adapters.methods.hyperparameters import check_positive, check_positive_integers
 from keras_svd_adapters.methods.low_rank_update import LowRankUpdate
 from keras_svd_adapters.methods.method import Method
+from keras_svd_adapters.methods.torch_permutation import first_of_permutation
 
 
 @dataclass(frozen=True, repr=False)
@@ -35,7 +36,8 @@ class FourierFT(LowRankUpdate):
     Args:
         count: Integer, the number of trained coefficients.
         scale: Float, the factor before the update.
-        seed: Integer, the seed of the places of the coefficients.
+        seed: Integer, the seed of the places of the coefficients. The places
+            are those of HF PEFT's `random_loc_seed`.
 
     Raises:
         ValueError: If a hyperparameter is out of its range.
@@ -59,6 +61,8 @@ class FourierFT(LowRankUpdate):
     def __post_init__(self) -> None:
         check_positive_integers(count=self.count)
         check_positive(scale=self.scale)
+        if not isinstance(self.seed, int):
+            raise ValueError(f"`seed` must be an integer. Received: seed={self.seed!r}")
 
     @property
     def recommended_learning_rate(self) -> float:
@@ -82,9 +86,10 @@ class FourierFT(LowRankUpdate):
     def start(
         self, K: np.ndarray, form: str, rng: np.random.Generator, svd: SVD | None
     ) -> dict[str, np.ndarray]:
-        (m, n), draw = K.shape, np.random.default_rng(self.seed)
-        places = np.divmod(np.sort(draw.choice(m * n, self.count, replace=False)), n)
-        return {"places": np.stack(places, axis=1), "row": np.arange(m), "column": np.arange(n)}
+        m, n = K.shape
+        column, row = np.divmod(first_of_permutation(m * n, self.count, self.seed), m)
+        places = np.stack([row, column], axis=1)
+        return {"places": places, "row": np.arange(m), "column": np.arange(n)}
 
     def factors(self, v: SimpleNamespace, kernel: Kernel) -> tuple[Any, Any]:
         m, n = v.row.shape[0], v.column.shape[0]

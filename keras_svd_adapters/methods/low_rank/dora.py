@@ -18,7 +18,7 @@ import numpy as np
 
 from keras_svd_adapters.methods.algebra import matmul
 from keras_svd_adapters.methods.contract import SVD, Array, Base, Dropout, Kernel
-from keras_svd_adapters.methods.low_rank.lora import LoRA
+from keras_svd_adapters.methods.low_rank.scaled_product import ScaledProduct
 from keras_svd_adapters.methods.method import Method
 from keras_svd_adapters.methods.normed_update import (
     follow_lengths,
@@ -29,7 +29,7 @@ from keras_svd_adapters.methods.normed_update import (
 
 
 @dataclass(frozen=True, repr=False)
-class DoRA(LoRA):
+class DoRA(ScaledProduct):
     """Weight-decomposed low-rank adaptation: LoRA plus a magnitude per output.
 
     The method trains `rank * (m + n) + n` values per `(m, n)` kernel.

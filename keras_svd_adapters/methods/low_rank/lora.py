@@ -3,32 +3,28 @@
     K' = K + c A B        A (m, r), B (r, n),  c = alpha / r,  rsLoRA: alpha / sqrt(r)
 
 Hu et al. 2021, arXiv:2106.09685; Kalajdzievski 2023, arXiv:2312.03732. As in HF PEFT, `A` starts
-uniform in +-1/sqrt(m) and `B` starts at zero. For an embedding, `A` starts at zero and `B` starts
-normal. `K` is the kernel as a matrix, so the heads of an attention kernel share one rank. Keras's
-own `enable_lora` differs in this.
+uniform in +-1/sqrt(m) and `B` at zero, by default; for an embedding, `A` at zero and `B` normal.
+`K` is the kernel as a matrix, so the heads of an attention kernel share one rank. Keras's own
+`enable_lora` differs in this.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import sqrt
 from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import numpy as np
 
-from keras_svd_adapters.methods.algebra import matmul
-from keras_svd_adapters.methods.contract import SVD, Array, Base, Dropout
-from keras_svd_adapters.methods.hyperparameters import (
-    check_alpha,
-    check_positive_integers,
-    check_rank,
-)
-from keras_svd_adapters.methods.method import Method
+from keras_svd_adapters.methods.contract import SVD, Array, Statistics
+from keras_svd_adapters.methods.hyperparameters import check_choice, check_rank, check_seed
+from keras_svd_adapters.methods.low_rank.data_starts import STARTS
+from keras_svd_adapters.methods.low_rank.scaled_product import ScaledProduct
+from keras_svd_adapters.methods.low_rank.starts import Given, difference, factor_arrays
 
 
 @dataclass(frozen=True, repr=False)
-class LoRA(Method):
+class LoRA(ScaledProduct):
     """Low-rank adaptation: add `c A B`, a product of two thin matrices.
 
     The method trains `rank * (m + n)` values per `(m, n)` kernel.
@@ -41,6 +37,14 @@ class LoRA(Method):
         rslora: Boolean. Whether to scale by `alpha / sqrt(rank)` instead.
         dropout: Float in [0, 1), the dropout rate for the input of the branch
             only. An embedding has no dropout.
+        start: How the factors start: `"kaiming"`, `"gaussian"`, `"init_b"`,
+            `"orthonormal"`, `"orthogonal"`, `"olora"` or `"nystrom"`; from data
+            that `enable` reads as `calibrate`: `"corda"`, `"corda_kpm"`,
+            `"eva"` or `"lora_ga"`. At each start, the model equals its base.
+        freeze: `"a"` or `"b"` to train the other factor alone (LoRA-FA;
+            Asymmetric LoRA with `start="orthonormal"`).
+        seed: Integer, the seed of a frozen random factor: the same numbers in
+            each adapter, so that adapters of several tasks add up exactly.
 
     Raises:
         ValueError: If a hyperparameter is out of its range.
@@ -54,57 +58,56 @@ class LoRA(Method):
     Reference:
         - [Hu et al., 2021](https://arxiv.org/abs/2106.09685)
         - [Kalajdzievski, 2023](https://arxiv.org/abs/2312.03732)
+        - [Zhang et al., 2023 (LoRA-FA)](https://arxiv.org/abs/2308.03303)
     """
 
-    rank: int = 8
-    alpha: float | None = None
-    rslora: bool = False
-    dropout: float = 0.0
+    start: str = "kaiming"  # type: ignore[assignment]  # `first_values` takes its place here
+    freeze: str | None = None
+    seed: int = 0
 
     name: ClassVar[str] = "lora"
-    forms: ClassVar[tuple[str, ...]] = ("additive", "lookup")
-    lookup_form: ClassVar[str | None] = "lookup"
 
     def __post_init__(self) -> None:
-        check_positive_integers(rank=self.rank)
-        check_alpha(self.alpha)
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"`dropout` must be in [0, 1). Received: dropout={self.dropout!r}")
-
-    @property
-    def scale(self) -> float:
-        """The factor `c` before `A B`."""
-        alpha = self.rank if self.alpha is None else self.alpha
-        return alpha / (sqrt(self.rank) if self.rslora else self.rank)
+        super().__post_init__()
+        check_choice("start", self.start, STARTS)
+        check_choice("freeze", self.freeze, (None, "a", "b"))
+        check_seed(self.seed)
+        STARTS[self.start].check(self.rank, self.freeze)
 
     @property
     def recommended_learning_rate(self) -> float:
         return 3e-3
 
+    @property
+    def needs(self) -> tuple[str, ...]:
+        return STARTS[self.start].needs
+
+    @property
+    def linear(self) -> dict[str, float]:  # type: ignore[override]
+        zero = STARTS[self.start].zero
+        return {} if self.freeze is None or zero is None else {f"lora_{zero}": 0.0}
+
     def check(self, m: int, n: int) -> None:
-        check_rank(self.rank, m, n)
+        check_rank(self.rank, m, n, STARTS[self.start].share)
 
     def arrays(self, m: int, n: int, form: str) -> dict[str, Array]:
-        a, b = (0.0, None) if form == "lookup" else (None, 0.0)
-        return {
-            "lora_a": Array((m, self.rank), trainable=True, start=a, axes="m."),
-            "lora_b": Array((self.rank, n), trainable=True, start=b, axes=".n"),
-        }
+        zero = "a" if self._is_lookup(form) else STARTS[self.start].zero
+        return factor_arrays(m, n, self.rank, zero, self.freeze)
 
-    def start(
-        self, K: np.ndarray, form: str, rng: np.random.Generator, svd: SVD | None
+    def first_values(
+        self, K: np.ndarray, form: str, rng: Any, svd: SVD | None, data: Statistics
     ) -> dict[str, np.ndarray]:
-        if form == "lookup":
-            return {"lora_b": rng.normal(size=(self.rank, K.shape[1]))}
-        bound = 1 / sqrt(len(K))
-        return {"lora_a": rng.uniform(-bound, bound, (len(K), self.rank))}
+        if self._is_lookup(form):
+            return super().start(K, form, rng, svd)
+        random = rng if self.freeze is None else np.random.RandomState(self.seed)  # for ever equal
+        given = Given(K, self.rank, self.scale, random, data)
+        factors = zip("ab", STARTS[self.start].factors(given))
+        found = {side: factor for side, factor in factors if factor is not None}
+        return {f"{name}_{side}": found[side] for side in found for name in ("lora", "start")}
 
-    def apply(self, x: Any, base: Base, c: SimpleNamespace, form: str, dropout: Dropout) -> Any:
-        # (..., m) @ (m, r) @ (r, n)
-        return base.plus(x, self.scale * base.times(dropout(x), c.lora_a), c.lora_b)
+    def factors(self, v: SimpleNamespace) -> tuple[Any, Any]:
+        return super().factors(v) if STARTS[self.start].zero else difference(v)
 
-    def delta(self, K: Any, v: SimpleNamespace, form: str) -> Any:
-        return self.scale * matmul(v.lora_a, v.lora_b)
-
-    def low_rank(self, v: SimpleNamespace, m: int) -> tuple[Any, Any] | None:
-        return self.scale * v.lora_a, v.lora_b
+    def _is_lookup(self, form: str) -> bool:
+        """Return whether the factors start as the default is for an embedding."""
+        return form == "lookup" and self.start == "kaiming" and self.freeze is None

@@ -18,7 +18,7 @@ import numpy as np
 
 from keras_svd_adapters.methods.algebra import concatenate, matmul
 from keras_svd_adapters.methods.contract import SVD, Array, Base, Dropout, Kernel, Truncation
-from keras_svd_adapters.methods.low_rank.lora import LoRA
+from keras_svd_adapters.methods.low_rank.scaled_product import ScaledProduct
 
 
 def arrays_from_start(m: int, n: int, rank: int) -> dict[str, Array]:
@@ -45,7 +45,7 @@ def from_start(v: SimpleNamespace, scale: float) -> tuple[Any, Any]:
 
 
 @dataclass(frozen=True, repr=False)
-class PiSSA(LoRA):
+class PiSSA(ScaledProduct):
     """Principal singular values adaptation: LoRA on the largest singular triplets.
 
     The method trains `rank * (m + n)` values per `(m, n)` kernel, as LoRA does.

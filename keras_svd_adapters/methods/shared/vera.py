@@ -19,7 +19,9 @@ import numpy as np
 
 from keras_svd_adapters.methods.algebra import matmul
 from keras_svd_adapters.methods.contract import Array, Base, Dropout
+from keras_svd_adapters.methods.hyperparameters import check_seed
 from keras_svd_adapters.methods.method import Method
+from keras_svd_adapters.methods.random_bases import PortableRandom
 
 
 @dataclass(frozen=True, repr=False)
@@ -70,8 +72,7 @@ class VeRA(Method):
     def __post_init__(self) -> None:
         if type(self.rank) is not int or self.rank < 1:
             raise ValueError(f"`rank` must be a positive integer. Received: rank={self.rank!r}")
-        if not isinstance(self.seed, int) or self.seed < 0:
-            raise ValueError(f"`seed` must not be negative. Received: seed={self.seed!r}")
+        check_seed(self.seed)
         if not 0 <= self.dropout < 1:
             raise ValueError(f"`dropout` must be in [0, 1). Received: dropout={self.dropout!r}")
         if self.d_initial == 0 or not isfinite(self.d_initial):
@@ -94,15 +95,12 @@ class VeRA(Method):
         }
 
     def start_shared(self, shapes: dict[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
-        bits = np.random.Philox(key=self.seed)  # raw bits are equal in every NumPy
-
-        def uniform(shape: tuple[int, ...], bound: float) -> np.ndarray:
-            raw = bits.random_raw(shape[0] * shape[1]) >> np.uint64(40)
-            unit = raw.astype("float32") / np.float32(2**23) - np.float32(1)
-            return np.float32(bound) * unit.reshape(shape)
-
+        draw = PortableRandom(self.seed)
         a, b = shapes["vera_a"], shapes["vera_b"]
-        return {"vera_a": uniform(a, sqrt(6 / a[0])), "vera_b": uniform(b, sqrt(6 / self.rank))}
+        return {
+            "vera_a": draw.uniform(a, sqrt(6 / a[0])),
+            "vera_b": draw.uniform(b, sqrt(6 / self.rank)),
+        }
 
     def apply(self, x: Any, base: Base, c: SimpleNamespace, form: str, dropout: Dropout) -> Any:
         # (..., m) @ (m, r) @ (r, n)

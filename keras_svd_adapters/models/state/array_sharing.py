@@ -148,16 +148,30 @@ def tie_arrays(sites: Iterable[Site]) -> None:
 
 
 def own_arrays(chosen: Chosen) -> list[dict[str, Array]]:
-    """Return the arrays of each site without shared ones; a tied array only for its first site."""
+    """Return the arrays of each site without shared ones; tied ones only for their first site."""
     seen: set[Any] = set()
     found = []
     for site, method in chosen:
         own = {name: a for name, a in site.arrays(method).items() if not a.shared}
-        key = site.tie_key(method)
-        tied = {name: (key, name, own[name].shape) for name in method.tied}
-        found.append({name: a for name, a in own.items() if tied.get(name) not in seen})
-        seen.update(tied.values())
+        key = _tied_key(site, method, own)
+        found.append({k: a for k, a in own.items() if key not in seen or k not in method.tied})
+        seen.add(key)
     return found
+
+
+def tied_groups(chosen: Chosen) -> list[tuple[Shapes, int]]:
+    """Return the groups of kernels that read the same tied arrays: their shapes, and how many."""
+    groups: dict[Any, int] = {}
+    for site, method in chosen:
+        if method.tied and not method.tied_by_layer:
+            key = _tied_key(site, method, site.arrays(method))
+            groups[key] = groups.get(key, 0) + 1
+    return [(dict(shapes), count) for (_, shapes), count in groups.items()]
+
+
+def _tied_key(site: Site, method: Method, arrays: dict[str, Array]) -> tuple[Any, Any]:
+    """Return what sites of one adapter have in common that read the same tied arrays."""
+    return site.tie_key(method), tuple((name, arrays[name].shape) for name in method.tied)
 
 
 def shared_shapes(chosen: Chosen, saved: bool = False) -> Shapes:

@@ -1,0 +1,147 @@
+"""Starts of LoRA's factors that need no data.
+
+A start returns A0 and B0 for a kernel. One of them may be zero. If neither is, LoRA computes
+
+    K' = K + c (A B - A0 B0) = K + c ((A - A0) B + A0 (B - B0))
+
+on the unchanged kernel, as PiSSA does, so that the start is exact in every precision.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from math import sqrt
+from types import SimpleNamespace
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from keras_svd_adapters.methods.algebra import concatenate
+from keras_svd_adapters.methods.contract import Array, Statistics
+
+
+class Given(NamedTuple):
+    """What a start may read.
+
+    Args:
+        K: The kernel.
+        rank: The rank of the update.
+        scale: The factor `c` before `A B`.
+        random: The source of random numbers.
+        data: The statistics that the start needs.
+    """
+
+    K: np.ndarray
+    rank: int
+    scale: float
+    random: Any
+    data: Statistics
+
+
+class Start(NamedTuple):
+    """A start of the factors.
+
+    Args:
+        zero: The factor that starts at zero, `"a"` or `"b"`; `None` if neither does.
+        factors: Function that returns A0 and B0; it returns `None` for a factor of zeros.
+        needs: The statistics that it reads, as `Method.needs`.
+        divisor: A number that must divide the rank.
+        share: How many times the rank must fit into the kernel.
+    """
+
+    zero: str | None
+    factors: Callable[[Given], tuple[np.ndarray | None, np.ndarray | None]]
+    needs: tuple[str, ...] = ()
+    divisor: int = 1
+    share: int = 1
+
+    def check(self, rank: int, frozen: str | None) -> None:
+        """Raise `ValueError` for a rank that does not suit, or if no factor could change."""
+        if rank % self.divisor:
+            raise ValueError(
+                f"This start of LoRA needs an even rank: use `rank={rank + 1}`. "
+                f"Received: rank={rank}"
+            )
+        if frozen is not None and frozen == self.zero:
+            raise ValueError(
+                "The frozen factor starts at zero, so the other one would never change: freeze "
+                f"the other factor, or choose another `start`. Received: freeze={frozen!r}"
+            )
+
+
+def kaiming(given: Given) -> tuple[np.ndarray, None]:
+    """A uniform in +-1/sqrt(m), as in HF PEFT."""
+    m = len(given.K)
+    return given.random.uniform(-1 / sqrt(m), 1 / sqrt(m), (m, given.rank)), None
+
+
+def gaussian(given: Given) -> tuple[np.ndarray, None]:
+    """A normal, with standard deviation 1 / r, as in HF PEFT."""
+    return given.random.normal(0, 1 / given.rank, (len(given.K), given.rank)), None
+
+
+def init_b(given: Given) -> tuple[None, np.ndarray]:
+    """B normal, with variance 1 / r."""
+    return None, given.random.normal(0, given.rank**-0.5, (given.rank, given.K.shape[1]))
+
+
+def orthonormal(given: Given) -> tuple[np.ndarray, None]:
+    """A with orthonormal columns, in random directions."""
+    return np.linalg.qr(given.random.normal(size=(len(given.K), given.rank)))[0], None
+
+
+def orthogonal(given: Given) -> tuple[np.ndarray, np.ndarray]:
+    """A and B from the odd and the even rows of a random orthogonal matrix: A0 B0 = 0."""
+    (m, n), r = given.K.shape, given.rank
+    Q = np.linalg.qr(given.random.normal(size=(r, r)))[0]
+    a = given.random.normal(size=(m, r // 2)) @ Q[0::2]
+    return a / 10, Q[1::2].T @ given.random.normal(size=(r // 2, n)) / 10
+
+
+def olora(given: Given) -> tuple[np.ndarray, np.ndarray]:
+    """`K^T = Q T`: B0 is the first rows of Q^T, and A0 the first columns of T^T = K Q."""
+    Q = np.linalg.qr(given.K[: given.rank].T.astype("float64"))[0]  # its first columns
+    return given.K @ Q, Q.T
+
+
+def nystrom(given: Given) -> tuple[np.ndarray, None]:
+    """A = K times a random normal matrix of variance 1 / n: a sketch of what K puts out."""
+    n = given.K.shape[1]
+    return given.K @ given.random.normal(0, n**-0.5, (n, given.rank)), None
+
+
+WITHOUT_DATA = {
+    "kaiming": Start("b", kaiming),
+    "gaussian": Start("b", gaussian),
+    "init_b": Start("a", init_b),
+    "orthonormal": Start("b", orthonormal),
+    "orthogonal": Start(None, orthogonal, divisor=2),
+    "olora": Start(None, olora),
+    "nystrom": Start("b", nystrom),
+}
+
+
+def factor_arrays(
+    m: int, n: int, rank: int, zero: str | None, frozen: str | None
+) -> dict[str, Array]:
+    """Return the declarations of A and B, and of A0 and B0 for factors that leave them."""
+    shapes = {"a": ((m, rank), "m."), "b": ((rank, n), ".n")}
+    arrays: dict[str, Array] = {}
+    for side, (shape, axes) in shapes.items():
+        start, trains = 0.0 if zero == side else None, frozen != side
+        arrays[f"lora_{side}"] = Array(shape, trains, start, saved=not trains, axes=axes)
+    for side, (shape, axes) in shapes.items():
+        if zero is None and side != frozen:
+            arrays[f"start_{side}"] = Array(shape, saved=True, axes=axes)
+    return dict(sorted(arrays.items(), key=lambda item: not item[1].trainable))
+
+
+def difference(v: SimpleNamespace) -> tuple[Any, Any]:
+    """Return L and R with `L R = A B - A0 B0`; a frozen factor has no A0 or B0 of its own."""
+    left, right = [], []
+    if hasattr(v, "start_a"):
+        left, right = [v.lora_a - v.start_a], [v.lora_b]
+    if hasattr(v, "start_b"):
+        left.append(v.start_a if hasattr(v, "start_a") else v.lora_a)
+        right.append(v.lora_b - v.start_b)
+    return concatenate(left, axis=1), concatenate(right, axis=0)

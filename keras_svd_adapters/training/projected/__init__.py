@@ -1,0 +1,1 @@
+"""Optimizers of whole kernels whose state holds projected gradients."""
