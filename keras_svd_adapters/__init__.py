@@ -101,6 +101,12 @@ from keras_svd_adapters.training.rates import Rates
 from keras_svd_adapters.training.rule import Rule
 from keras_svd_adapters.training.rules import rules
 from keras_svd_adapters.training.schedule import Schedule
+from keras_svd_adapters.training.schedules.ada_lora import AdaLoRASchedule
+from keras_svd_adapters.training.schedules.af_lora import AFLoRASchedule
+from keras_svd_adapters.training.schedules.auto_lora import AutoLoRASchedule
+from keras_svd_adapters.training.schedules.dynamic_dora import DynamicDoRASchedule, RankNorms
+from keras_svd_adapters.training.schedules.rose_lora import RoseLoRASchedule
+from keras_svd_adapters.training.schedules.sparse_adapter import SparseAdapterSchedule
 from keras_svd_adapters.training.sensitivity import Sensitivity
 from keras_svd_adapters.version import __version__
 
@@ -109,16 +115,20 @@ install_saving_hooks()
 install_backbone_methods()
 
 __all__ = [
+    "AFLoRASchedule",
+    "AdaLoRASchedule",
     "AdapterFileError",
     "AdapterHealth",
     "Alternate",
     "Approximation",
+    "AutoLoRASchedule",
     "Choice",
     "Coefficients",
     "Comparison",
     "Compensation",
     "DoRA",
     "DoRADense",
+    "DynamicDoRASchedule",
     "Flora",
     "GaLore",
     "JaggedCosine",
@@ -136,7 +146,9 @@ __all__ = [
     "PiSSADense",
     "Plan",
     "Proximal",
+    "RankNorms",
     "Rates",
+    "RoseLoRASchedule",
     "Rule",
     "SVF",
     "SVFDense",
@@ -146,6 +158,7 @@ __all__ = [
     "Sensitivity",
     "Similarity",
     "Site",
+    "SparseAdapterSchedule",
     "Spectrum",
     "Status",
     "TokenRows",

@@ -25,6 +25,7 @@ from keras_svd_adapters.methods.method import Method
 from keras_svd_adapters.methods.multiplicative.boft import BOFT
 from keras_svd_adapters.methods.multiplicative.hra import HRA
 from keras_svd_adapters.methods.multiplicative.oft import OFT
+from keras_svd_adapters.methods.shared.aflora import AFLoRA
 from keras_svd_adapters.methods.shared.intrinsic_dimension import IntrinsicDimension
 from keras_svd_adapters.methods.shared.lotr import LoTR
 from keras_svd_adapters.methods.shared.nola import NOLA
@@ -33,6 +34,8 @@ from keras_svd_adapters.methods.shared.tied_lora import TiedLoRA
 from keras_svd_adapters.methods.shared.vblora import VBLoRA
 from keras_svd_adapters.methods.shared.vera import VeRA
 from keras_svd_adapters.methods.sparse.diff_pruning import DiffPruning
+from keras_svd_adapters.methods.sparse.rose_lora import RoseLoRA
+from keras_svd_adapters.methods.sparse.sparse_adapter import SparseAdapter
 from keras_svd_adapters.methods.sparse.token_rows import TokenRows
 from keras_svd_adapters.methods.spectral.edora import EDoRA
 from keras_svd_adapters.methods.spectral.lora_sb import LoRASB
@@ -61,6 +64,7 @@ __all__ = [
     "SoRA",
     "DiffPruning",
     "ABBA",
+    "AFLoRA",
     "BOFT",
     "BitFit",
     "DoRA",
@@ -90,10 +94,12 @@ __all__ = [
     "PMSS",
     "PSOFT",
     "PiSSA",
+    "RoseLoRA",
     "RandLoRA",
     "SVDiff",
     "SVF",
     "SVFT",
+    "SparseAdapter",
     "SpectralAdapterA",
     "SpectralAdapterR",
     "TiedLoRA",

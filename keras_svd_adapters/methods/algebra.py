@@ -80,3 +80,9 @@ def largest(sizes: np.ndarray, share: float) -> np.ndarray:
 def positive(x: Any) -> Any:
     """Return 1 where a number is positive, and 0 elsewhere."""
     return (x > 0).astype(x.dtype) if isinstance(x, np.ndarray) else ops.cast(x > 0, x.dtype)
+
+
+def held_but(array: Any, trained: Any) -> Any:
+    """Return the same tensor, without gradients except where `trained` is 1."""
+    held = ops.stop_gradient(array)
+    return held + trained * (array - held)

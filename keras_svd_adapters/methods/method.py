@@ -43,6 +43,8 @@ class Method:
     - `mean_penalty`: whether the penalties are averaged over all arrays of an adapter that declare
       one, instead of summed.
     - `draws_alike`: whether all kernels of an adapter draw the same numbers, from the seed `seed`.
+    - `schedule`: the public name of the callback, or of the rule of an optimizer, that the method
+      is meant to train with; `fit` without it warns.
     - `shared_by`: the hyperparameters that must be equal in all adapters of a model that share
       arrays.
     """
@@ -56,6 +58,7 @@ class Method:
     tied_by_layer: ClassVar[bool] = False
     mean_penalty: ClassVar[bool] = False
     draws_alike: ClassVar[bool] = False
+    schedule: ClassVar[str] = ""
     shared_by: ClassVar[tuple[str, ...]] = ()
     linear: ClassVar[dict[str, float]] = {}
     registry: ClassVar[dict[str, type[Method]]] = {}

@@ -19,6 +19,7 @@ spectrum status targets to_lora transfer unmerge coefficients
 """
 CORE = ["DoRA", "LoRA", "LoRAXS", "MiLoRA", "PiSSA", "SVF", "SVFT", "TokenRows", "VeRA"]
 METHOD_NAMES = {
+    "aflora": "AFLoRA",
     "bitfit": "BitFit",
     "boft": "BOFT",
     "dora": "DoRA",
@@ -41,6 +42,8 @@ METHOD_NAMES = {
     "tiny_lora": "TinyLoRA",
     "token_rows": "TokenRows",
     "vera": "VeRA",
+    "roselora": "RoseLoRA",
+    "sparse_adapter": "SparseAdapter",
     "abba": "ABBA",
     "dude": "DuDe",
     "adalora": "AdaLoRA",
@@ -99,6 +102,9 @@ def test_the_names_that_keras_saves():
 
 
 PATHS = {
+    "aflora": ["d", "lora_a", "lora_b", "v"],
+    "roselora": ["lora_a", "lora_b"],
+    "sparse_adapter": ["lora_a", "lora_b"],
     "lora": ["lora_a", "lora_b"],
     "dora": ["lora_a", "lora_b", "magnitude"],
     "pissa": ["lora_a", "lora_b"],

@@ -5,6 +5,7 @@ import closed_forms_gated as gated
 import closed_forms_multiplicative as multiplicative
 import closed_forms_of_updates as updates
 import closed_forms_shared as shared
+import closed_forms_sparse as sparse
 import closed_forms_starts as starts
 from method_case import MethodCase
 
@@ -63,6 +64,9 @@ METHODS = {
     "autolora": MethodCase(methods.AutoLoRA(rank=3, alpha=6), gated.autolora),
     "allocating_lora": MethodCase(methods.AllocatingLoRA(rank=3, spare=1), gated.plain),
     "diff_pruning": MethodCase(methods.DiffPruning(openness=1.4), gated.diff_pruning),
+    "roselora": MethodCase(methods.RoseLoRA(rank=3, alpha=6), sparse.masked_lora),
+    "sparse_adapter": MethodCase(methods.SparseAdapter(rank=3), sparse.masked_lora),
+    "aflora": MethodCase(methods.AFLoRA(rank=3), sparse.aflora),
     "flora": MethodCase(methods.FLoRA(rank_in=3, rank_out=2, scale=2.0), updates.flora),
     "melora": MethodCase(methods.MELoRA(rank=2, groups=2, alpha=3), updates.melora),
     "loha": MethodCase(methods.LoHa(rank=3, alpha=6), updates.loha),

@@ -47,6 +47,7 @@ class AdaLoRA(PseudoSVD):
     orthogonality: float = 0.5
 
     name: ClassVar[str] = "adalora"
+    schedule: ClassVar[str] = "AdaLoRASchedule"
 
     @property
     def recommended_learning_rate(self) -> float:

@@ -51,6 +51,7 @@ class AutoLoRA(Gated):
     alpha: float | None = None
 
     name: ClassVar[str] = "autolora"
+    schedule: ClassVar[str] = "AutoLoRASchedule"
 
     @property
     def recommended_learning_rate(self) -> float:

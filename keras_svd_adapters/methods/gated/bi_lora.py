@@ -47,6 +47,7 @@ class BiLoRA(PseudoSVD):
     orthogonality: float = 0.5
 
     name: ClassVar[str] = "bilora"
+    schedule: ClassVar[str] = "Alternate"
 
     @property
     def recommended_learning_rate(self) -> float:

@@ -16,9 +16,8 @@ from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import numpy as np
-from keras.ops import stop_gradient
 
-from keras_svd_adapters.methods.algebra import constant, largest, positive, total
+from keras_svd_adapters.methods.algebra import constant, held_but, largest, positive, total
 from keras_svd_adapters.methods.contract import SVD, Array, Kernel
 from keras_svd_adapters.methods.low_rank_update import LowRankUpdate
 from keras_svd_adapters.methods.ranked import Ranked
@@ -109,9 +108,3 @@ class DyLoRA(LowRankUpdate, Ranked):
 
     def pruned(self, v: SimpleNamespace, share: float | None) -> dict[str, np.ndarray]:
         return {} if share is None else {"mask": largest(np.arange(self.rank, 0, -1), share)}
-
-
-def held_but(array: Any, trained: Any) -> Any:
-    """Return the same array, without gradients except where `trained` is 1."""
-    held = stop_gradient(array)
-    return held + trained * (array - held)

@@ -54,6 +54,7 @@ class DynamicDoRA(Gated):
     variance_weight: float = 0.1
 
     name: ClassVar[str] = "dynamic_dora"
+    schedule: ClassVar[str] = "DynamicDoRASchedule"
 
     mean_penalty: ClassVar[bool] = True
 
