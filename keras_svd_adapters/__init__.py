@@ -17,6 +17,7 @@ Verbs, each with its own `help`:
 
 - before: `targets`, `plan`, `compare`, `spectrum`; `register_kernels` for your own layers
 - adapt: `enable`, `set_adapter`, `disabled`, `delete_adapter`; `from_preset` loads and adapts
+- shrink: `prune` turns ranks off
 - train: Keras's `fit`; `find_learning_rate` suggests a learning rate before; `rules` gives an
   optimizer learning rates by array and more, and a `Schedule` acts between steps; `GaLore` and
   `Flora` are optimizers of whole kernels, `JaggedCosine` is a learning rate for restarts
@@ -75,6 +76,7 @@ from keras_svd_adapters.methods.spectral.svf import SVF
 from keras_svd_adapters.methods.spectral.svft import SVFT
 from keras_svd_adapters.models.enable import enable
 from keras_svd_adapters.models.predict import generate, predict
+from keras_svd_adapters.models.prune import prune
 from keras_svd_adapters.models.quantize import Compensation, quantize
 from keras_svd_adapters.models.sites.site import Site
 from keras_svd_adapters.models.sites.target_report import Choice, targets
@@ -167,6 +169,7 @@ __all__ = [
     "merge",
     "plan",
     "predict",
+    "prune",
     "quantize",
     "register_kernels",
     "rules",

@@ -170,6 +170,13 @@ class Method:
         """
         return None
 
+    def pruned(self, v: SimpleNamespace, share: float) -> dict[str, np.ndarray]:
+        """Return masks that keep a share of what the adapter of a kernel learned, by size.
+
+        `v` holds the values of one kernel on the host. A method without masks returns none.
+        """
+        return {}
+
     def trainable_count(self, m: int, n: int) -> int:
         """Return the number of trained values for an `(m, n)` kernel."""
         arrays = self.arrays(m, n, self.form(m, n)).values()

@@ -62,7 +62,7 @@ METHODS = {
     "dylora": MethodCase(methods.DyLoRA(rank=3, alpha=6), gated.dylora),
     "autolora": MethodCase(methods.AutoLoRA(rank=3, alpha=6), gated.autolora),
     "allocating_lora": MethodCase(methods.AllocatingLoRA(rank=3, spare=1), gated.plain),
-    "diff_pruning": MethodCase(methods.DiffPruning(openness=0.5), gated.diff_pruning),
+    "diff_pruning": MethodCase(methods.DiffPruning(openness=1.4), gated.diff_pruning),
     "flora": MethodCase(methods.FLoRA(rank_in=3, rank_out=2, scale=2.0), updates.flora),
     "melora": MethodCase(methods.MELoRA(rank=2, groups=2, alpha=3), updates.melora),
     "loha": MethodCase(methods.LoHa(rank=3, alpha=6), updates.loha),
