@@ -170,10 +170,11 @@ class Method:
         """
         return None
 
-    def pruned(self, v: SimpleNamespace, share: float) -> dict[str, np.ndarray]:
+    def pruned(self, v: SimpleNamespace, share: float | None) -> dict[str, np.ndarray]:
         """Return masks that keep a share of what the adapter of a kernel learned, by size.
 
-        `v` holds the values of one kernel on the host. A method without masks returns none.
+        `v` holds the values of one kernel on the host. Without a share, a method may have a rule of
+        its own. A method without masks, or without a rule, returns none.
         """
         return {}
 

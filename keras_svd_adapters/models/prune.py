@@ -21,15 +21,15 @@ def prune(model: keras.layers.Layer, share: float | None = None, name: str | Non
     Args:
         model: An adapted model.
         share: Float in (0, 1], the share of ranks or values to leave. `None` is
-            the `share` of the method, if it has one.
+            the rule of the method, if it has one, as AutoLoRA and diff pruning.
         name: Name of the adapter, if there are several.
 
     Returns:
         A `Status` of the adapted model; print it.
 
     Raises:
-        ValueError: If the method of a kernel has nothing to turn off, or there is
-            no share. The model stays unchanged.
+        ValueError: If the method of a kernel has nothing to turn off, or has no
+            rule and there is no share. The model stays unchanged.
 
     Example:
 
@@ -40,27 +40,28 @@ def prune(model: keras.layers.Layer, share: float | None = None, name: str | Non
     >>> model.layers[0].adapter_default.mask.numpy().tolist()
     [1.0, 1.0, 0.0, 0.0]
     """
+    if share is not None and not (isinstance(share, int | float) and 0 < share <= 1):
+        raise ValueError(
+            f"`share` is the part to leave, above 0 and at most 1. Received: share={share!r}"
+        )
     name = name or only_adapter(model)
     sites = require_adapter(model, name)
     require_values(model, f"prune of {name!r}")
     found = []
     for site in sites:
         adapter = adapters_of(site.layer)[name]
-        kept = getattr(adapter.method, "share", None) if share is None else share
-        if not isinstance(kept, int | float) or not 0 < kept <= 1:
-            raise ValueError(
-                "`share` is the part to leave, above 0 and at most 1; this method has no share of "
-                f"its own. Received: share={share!r}, {adapter.method} on `{site.path}`"
-            )
-        masks = [adapter.method.pruned(v, float(kept)) for v in adapter.numpy_values()]
+        values = adapter.numpy_values()
+        masks = [adapter.method.pruned(v, share) for v in values]
         if not all(masks):
+            asked = f"Received: share={share!r}, {adapter.method} on `{site.path}`"
+            if share is None and adapter.method.pruned(values[0], 1.0):
+                raise ValueError(f"This method has no rule of its own: give `share=`. {asked}")
             raise ValueError(
                 "This method has no ranks or values to turn off. Leave its layers without an "
-                "adapter of this name, or convert it by `to_lora` with a smaller `rank=`. "
-                f"Received: {adapter.method} on `{site.path}`"
+                f"adapter of this name, or convert it by `to_lora` with a smaller `rank=`. {asked}"
             )
         found.append((adapter, site.view.joined(masks)))
-    for adapter, values in found:
-        for array, mask in values.items():
+    for adapter, arrays in found:
+        for array, mask in arrays.items():
             adapter.arrays[array].assign(mask)
     return status(model)

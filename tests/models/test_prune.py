@@ -68,6 +68,14 @@ def test_the_largest_differences_are_left(tmp_path):
     close(model.predict(X, verbose=0), expected)
 
 
+def test_autolora_leaves_the_gates_above_the_mean():
+    model = adapted(methods.AutoLoRA(rank=3))
+    for adapter, gate in zip(adapters(model), ([0.0, 0.0, 0.0], [1.0, 3.0, 2.9]), strict=True):
+        adapter.gate.assign(gate)
+    ksa.prune(model)
+    assert [list(numpy(each.mask)) for each in adapters(model)] == [[1, 1, 1], [0, 1, 1]]
+
+
 def test_each_kernel_of_a_stack():
     layer = experts()
     ksa.enable(layer, methods.SoRA(rank=4))
@@ -83,7 +91,7 @@ def test_each_kernel_of_a_stack():
     ("method", "share", "match"),
     [
         (ksa.LoRA(rank=2), 0.5, "no ranks or values to turn off"),
-        (methods.SoRA(rank=2), None, "no share of its own"),
+        (methods.SoRA(rank=2), None, "no rule of its own"),
         (methods.SoRA(rank=2), 0.0, "above 0 and at most 1"),
         (methods.SoRA(rank=2), 1.5, "above 0 and at most 1"),
         (methods.SoRA(rank=2), "half", "above 0 and at most 1"),

@@ -107,8 +107,8 @@ class DyLoRA(LowRankUpdate, Ranked):
             v.lora_b = held_but(v.lora_b, last[:, None])
         return super().coefficients(v, form, kernel)
 
-    def pruned(self, v: SimpleNamespace, share: float) -> dict[str, np.ndarray]:
-        return {"mask": largest(np.arange(self.rank, 0, -1), share)}
+    def pruned(self, v: SimpleNamespace, share: float | None) -> dict[str, np.ndarray]:
+        return {} if share is None else {"mask": largest(np.arange(self.rank, 0, -1), share)}
 
 
 def held_but(array: Any, trained: Any) -> Any:

@@ -53,5 +53,5 @@ class Gated(LowRankUpdate, Ranked):
         a, b = (np.linalg.norm(x, axis=axis) for x, axis in ((v.lora_a, 0), (v.lora_b, 1)))
         return self.scale * np.abs(self.gate(v)) * a * b
 
-    def pruned(self, v: SimpleNamespace, share: float) -> dict[str, np.ndarray]:
-        return {"mask": largest(self.rank_norms(v), share)}
+    def pruned(self, v: SimpleNamespace, share: float | None) -> dict[str, np.ndarray]:
+        return {} if share is None else {"mask": largest(self.rank_norms(v), share)}

@@ -98,8 +98,8 @@ class DiffPruning(Method):
             return base.plus(x, base.times(x, c.delta), constant(np.eye(base.shape[1]), c.delta))
         return base.plus(x, x, c.delta)
 
-    def pruned(self, v: SimpleNamespace, share: float) -> dict[str, np.ndarray]:
-        return {"mask": largest(np.abs(v.mask * v.diff), share)}
+    def pruned(self, v: SimpleNamespace, share: float | None) -> dict[str, np.ndarray]:
+        return {"mask": largest(np.abs(v.mask * v.diff), share or self.share)}
 
 
 def gate(a: Any, u: Any) -> Any:
