@@ -51,4 +51,4 @@ class BiLoRA(PseudoSVD):
 
     @property
     def recommended_learning_rate(self) -> float:
-        return 3e-3
+        return 1e-2

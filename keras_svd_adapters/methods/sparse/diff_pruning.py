@@ -64,7 +64,7 @@ class DiffPruning(Method):
 
     @property
     def recommended_learning_rate(self) -> float:
-        return 1e-4
+        return 1e-3
 
     def patch_form(self, m: int, n: int, s: np.ndarray | None = None) -> str:
         return "patches"
