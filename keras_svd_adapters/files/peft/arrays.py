@@ -30,6 +30,7 @@ OURS = {
     LAMBDA_D: "lambda_d",
     LAMBDA_B: "lambda_b",
 }
+COMMON = {f"base_model.{theirs}": theirs for twin in TWINS.values() for theirs in twin.common}
 ARRAYS = (*OURS, *(theirs for twin in TWINS.values() for theirs in twin.arrays))
 
 
@@ -55,7 +56,7 @@ def native_entry(site: Site, name: str) -> PeftKernel:
     values = vars(adapter.numpy_values()[0])
     if twin is not None:
         _check_drawn(site, method, values)
-        values = twin.without_mask(values)
+        values = twin.equal_arrays(values)
         method = twin.resolve(method, site.view.m, site.view.n)
         theirs = with_bias(method, site.view.m, site.view.n, site.layer)
         if theirs != method and theirs.adapts_bias(site.view.m, site.view.n):

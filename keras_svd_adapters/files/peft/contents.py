@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import keras
 
-from keras_svd_adapters.files.peft.arrays import PREFIX, PeftKernel
+from keras_svd_adapters.files.peft.arrays import COMMON, PREFIX, PeftKernel
 from keras_svd_adapters.files.peft.directory import PeftContents
 from keras_svd_adapters.files.peft.heads import SavedModules
 from keras_svd_adapters.files.peft.modules import Names
@@ -39,9 +39,16 @@ def contents_of(
         f"{module}.{array}": value
         for module, piece in found.items()
         for array, value in piece.tensors.items()
+        if array not in COMMON.values()
     }
     tensors |= saved.tensors | vector_tensors(vectors, found)
-    return PeftContents(config, {f"{PREFIX}{key}": value for key, value in tensors.items()})
+    common = {
+        key: piece.tensors[array]
+        for key, array in COMMON.items()
+        for piece in found.values()
+        if array in piece.tensors
+    }
+    return PeftContents(config, common | {f"{PREFIX}{k}": v for k, v in tensors.items()})
 
 
 def smallest_kernel(model: keras.layers.Layer, names: Names) -> Site:

@@ -51,7 +51,7 @@ def export_peft(
 ) -> Approximation:
     """Write an adapter as a directory that HF PEFT and serving engines read.
 
-    LoRA, rsLoRA, DoRA, VeRA, LoHa, LoKr, MiSS, HRA, OFT, BOFT, (IA)3, FourierFT and
+    LoRA, rsLoRA, DoRA, VeRA, LoHa, LoKr, MiSS, HRA, OFT, BOFT, (IA)3, VB-LoRA, FourierFT and
     AdaLoRA are written unchanged. Other methods of low rank, such as PiSSA, are written
     as the LoRA that computes the same. If `rank` or `energy` is given, any method is
     written as the nearest LoRA. LN tuning becomes PEFT's, and BitFit a LoRA of zeros with

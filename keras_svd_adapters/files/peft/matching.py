@@ -9,7 +9,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_svd_adapters.files.peft.arrays import ARRAYS, PREFIX, VERA_A, VERA_B, arrays_of
+from keras_svd_adapters.files.peft.arrays import ARRAYS, COMMON, PREFIX, VERA_A, VERA_B, arrays_of
 from keras_svd_adapters.files.peft.modules import Modules, Names, name_modules, prefix_in
 from keras_svd_adapters.files.peft.settings import method_for
 from keras_svd_adapters.files.peft.twins import with_bias
@@ -39,7 +39,7 @@ def by_module(tensors: dict[str, np.ndarray]) -> tuple[Tensors, Tensors]:
     adapters: Tensors = {}
     others: Tensors = {}
     for key, tensor in sorted(tensors.items()):
-        if key in (VERA_A, VERA_B) or BESIDE.search(key):
+        if key in (VERA_A, VERA_B, *COMMON) or BESIDE.search(key):
             continue
         module = key.removeprefix(PREFIX)
         array = next((array for array in ARRAYS if module.endswith(f".{array}")), None)
@@ -48,7 +48,8 @@ def by_module(tensors: dict[str, np.ndarray]) -> tuple[Tensors, Tensors]:
         else:
             whole, _, part = module.rpartition(".")
             others.setdefault(INNER.sub("", whole), {})[part] = tensor
-    return adapters, others
+    common = {array: tensors[key] for key, array in COMMON.items() if key in tensors}
+    return {module: arrays | common for module, arrays in adapters.items()}, others
 
 
 def names_in(
