@@ -167,6 +167,9 @@ FURTHER: dict[str, ksa.Method] = {
     "MELoRA r=8": M.MELoRA(rank=8, groups=4),
     "MiSS r=64": M.MiSS(rank=64),
     "TriLoRA r=8": M.TriLoRA(rank=8),
+    "AdaLoRA r=8": M.AdaLoRA(rank=8),
+    "DyLoRA r=8": M.DyLoRA(rank=8),
+    "Diff pruning": M.DiffPruning(),
     "FLoRA r=8": M.FLoRA(rank_in=8, rank_out=8),
     "EDoRA r=32": M.EDoRA(rank=32),
     "PSOFT r=32": M.PSOFT(rank=32),
@@ -183,6 +186,12 @@ FURTHER: dict[str, ksa.Method] = {
     "PMSS r=32": M.PMSS(rank=32),
     "DuDe r=8": M.DuDe(rank=8),
     "TinyLoRA": M.TinyLoRA(),
+    "Tied-LoRA r=8": M.TiedLoRA(rank=8),
+    "LoTR r=8": M.LoTR(rank=8),
+    "RandLoRA r=32": M.RandLoRA(rank=32),
+    "NOLA r=8": M.NOLA(rank=8, bases=512),
+    "VB-LoRA r=4": M.VBLoRA(),
+    "SAID 1000": M.IntrinsicDimension(),
     "BitFit": M.BitFit(),
 }
 VARIANTS |= {name: adapted(method) for name, method in FURTHER.items()}

@@ -44,6 +44,13 @@ ENTRIES = {
 M = ksa.methods
 FURTHER = entries(  # on the first task alone
     (M.TriLoRA(rank=8), 1e-2),
+    (M.AdaLoRA(rank=8), 1e-2),
+    (M.SoRA(rank=8), 3e-3),
+    (M.DynamicDoRA(rank=8), 1e-2),
+    (M.DyLoRA(rank=8), 3e-3),
+    (M.AutoLoRA(rank=8), 1e-2),
+    (M.AllocatingLoRA(rank=8), 3e-3),
+    (M.DiffPruning(), 1e-3),
     (M.FLoRA(rank_in=8, rank_out=8), 3e-3),
     (M.MELoRA(rank=8, groups=4), 1e-2),
     (M.LoHa(rank=8), 1e-2),
@@ -70,6 +77,8 @@ FURTHER = entries(  # on the first task alone
     (M.LoTR(rank=8), 1e-3),
     (M.RandLoRA(rank=32), 1e-3),
     (M.NOLA(rank=8, bases=512), 1e-2),
+    (M.VBLoRA(vectors=90, vector_length=16), 1e-2),
+    (M.IntrinsicDimension(size=1000), 3e-2),
     (M.BitFit(), 1e-2),
     (M.LNTuning(), 1e-2),
 )

@@ -17,6 +17,7 @@ Verbs, each with its own `help`:
 
 - before: `targets`, `plan`, `compare`, `spectrum`; `register_kernels` for your own layers
 - adapt: `enable`, `set_adapter`, `disabled`, `delete_adapter`; `from_preset` loads and adapts
+- shrink: `prune` turns ranks off
 - train: Keras's `fit`; `find_learning_rate` suggests a learning rate before; `rules` gives an
   optimizer learning rates by array and more, and a `Schedule` acts between steps; `GaLore` and
   `Flora` are optimizers of whole kernels, `JaggedCosine` is a learning rate for restarts
@@ -75,6 +76,7 @@ from keras_svd_adapters.methods.spectral.svf import SVF
 from keras_svd_adapters.methods.spectral.svft import SVFT
 from keras_svd_adapters.models.enable import enable
 from keras_svd_adapters.models.predict import generate, predict
+from keras_svd_adapters.models.prune import prune
 from keras_svd_adapters.models.quantize import Compensation, quantize
 from keras_svd_adapters.models.sites.site import Site
 from keras_svd_adapters.models.sites.target_report import Choice, targets
@@ -99,7 +101,13 @@ from keras_svd_adapters.training.rates import Rates
 from keras_svd_adapters.training.rule import Rule
 from keras_svd_adapters.training.rules import rules
 from keras_svd_adapters.training.schedule import Schedule
+from keras_svd_adapters.training.schedules.ada_lora import AdaLoRASchedule
+from keras_svd_adapters.training.schedules.af_lora import AFLoRASchedule
+from keras_svd_adapters.training.schedules.auto_lora import AutoLoRASchedule
+from keras_svd_adapters.training.schedules.dynamic_dora import DynamicDoRASchedule, RankNorms
 from keras_svd_adapters.training.schedules.restarts import Restarts
+from keras_svd_adapters.training.schedules.rose_lora import RoseLoRASchedule
+from keras_svd_adapters.training.schedules.sparse_adapter import SparseAdapterSchedule
 from keras_svd_adapters.training.sensitivity import Sensitivity
 from keras_svd_adapters.version import __version__
 
@@ -108,16 +116,20 @@ install_saving_hooks()
 install_backbone_methods()
 
 __all__ = [
+    "AFLoRASchedule",
+    "AdaLoRASchedule",
     "AdapterFileError",
     "AdapterHealth",
     "Alternate",
     "Approximation",
+    "AutoLoRASchedule",
     "Choice",
     "Coefficients",
     "Comparison",
     "Compensation",
     "DoRA",
     "DoRADense",
+    "DynamicDoRASchedule",
     "Flora",
     "GaLore",
     "JaggedCosine",
@@ -135,8 +147,10 @@ __all__ = [
     "PiSSADense",
     "Plan",
     "Proximal",
+    "RankNorms",
     "Rates",
     "Restarts",
+    "RoseLoRASchedule",
     "Rule",
     "SVF",
     "SVFDense",
@@ -146,6 +160,7 @@ __all__ = [
     "Sensitivity",
     "Similarity",
     "Site",
+    "SparseAdapterSchedule",
     "Spectrum",
     "Status",
     "TokenRows",
@@ -169,6 +184,7 @@ __all__ = [
     "merge",
     "plan",
     "predict",
+    "prune",
     "quantize",
     "register_kernels",
     "rules",

@@ -28,8 +28,8 @@ from keras_svd_adapters.models.state.array_sharing import shared_arrays_for, sha
 
 NAME = "default"
 BASES = {  # of the methods that adapt a kind: base layers, and one of them as code
-    KERNELS: ("Dense, EinsumDense or convolution", "Dense(64)"),
-    BIASES: ("Dense or other layer with a bias", "Dense(64)"),
+    KERNELS: ("Dense, EinsumDense or convolution", "Dense(256)"),
+    BIASES: ("Dense or other layer with a bias", "Dense(256)"),
     NORMS: ("normalization such as LayerNormalization", "LayerNormalization()"),
 }
 
@@ -175,17 +175,26 @@ def _docstring(method: type[Method]) -> str:
         text += "    Args:\n\n"
     needed = "".join(f", {f.name}=[0]" for f in fields(method) if f.default is MISSING)
     base, example = BASES[method.adapts]
-    return text.replace(
+    equal = ", and equals it at step 0"
+    reads_data = not needed and bool(method().needs)
+    if reads_data:
+        equal = (
+            ". Its start reads data: `enable` adapts a model with it, and saved models restore it"
+        )
+    text = text.replace(
         "    Args:\n",
-        "    The layer owns its base layer, freezes it, and equals it at step 0.\n\n    Args:\n"
+        f"    The layer owns its base layer, freezes it{equal}.\n\n    Args:\n"
         f"        base_layer: A built {base}.\n",
-    ) + (
+    )
+    if reads_data:
+        return text
+    return text + (
         "    Example:\n\n"
         f"    >>> base = keras.layers.{example}\n"
-        "    >>> base.build((None, 64))\n"
+        "    >>> base.build((None, 256))\n"
         f"    >>> layer = keras_svd_adapters.layers.{method.__name__}Dense(base{needed})\n"
-        "    >>> tuple(layer(keras.ops.ones((2, 64))).shape)\n"
-        "    (2, 64)\n    "
+        "    >>> tuple(layer(keras.ops.ones((2, 256))).shape)\n"
+        "    (2, 256)\n    "
     )
 
 

@@ -91,6 +91,8 @@ class AdaptedLayer:
     def adapted(self, inputs: Any, compute: Compute, training: bool | None) -> Any:
         """Run `compute` on inputs with the active adapter, or with the adapter of each sample."""
         mode = current_mode()
+        if mode.notice is not None:
+            mode.notice(inputs)
         if place := place_of_user_function(inputs):
             vars(self).setdefault("traced_by_user", {})[place] = self.active_adapter
         if (mixture := mode.per_sample.get(id(self))) is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
@@ -21,6 +21,7 @@ class Mode:
         ids: The adapter of each sample.
         chosen: Names of the adapters of layers, by identity, that do not compute with their active
             adapter but with this one.
+        notice: Function that gets the input of each layer that computes with an adapter.
         held: Effective kernels, by the identity of their layer, that were computed already.
     """
 
@@ -28,6 +29,7 @@ class Mode:
     per_sample: Mapping[int, PerSampleAdapters] = field(default_factory=dict)
     ids: AdapterIds | None = None
     chosen: Mapping[int, str] = field(default_factory=dict)
+    notice: Callable[[Any], None] | None = None
     held: Mapping[int, Any] = field(default_factory=dict)
 
     def key(self, layers: frozenset[int]) -> tuple[Any, ...]:

@@ -27,14 +27,20 @@ from keras_svd_adapters.methods.method import Method
 from keras_svd_adapters.methods.multiplicative.boft import BOFT
 from keras_svd_adapters.methods.multiplicative.hra import HRA
 from keras_svd_adapters.methods.multiplicative.oft import OFT
+from keras_svd_adapters.methods.shared.aflora import AFLoRA
+from keras_svd_adapters.methods.shared.intrinsic_dimension import IntrinsicDimension
 from keras_svd_adapters.methods.shared.lotr import LoTR
 from keras_svd_adapters.methods.shared.nola import NOLA
 from keras_svd_adapters.methods.shared.randlora import RandLoRA
 from keras_svd_adapters.methods.shared.tied_lora import TiedLoRA
+from keras_svd_adapters.methods.shared.vblora import VBLoRA
 from keras_svd_adapters.methods.shared.vera import VeRA
 from keras_svd_adapters.methods.sparse.diff_pruning import DiffPruning
+from keras_svd_adapters.methods.sparse.rose_lora import RoseLoRA
+from keras_svd_adapters.methods.sparse.sparse_adapter import SparseAdapter
 from keras_svd_adapters.methods.sparse.token_rows import TokenRows
 from keras_svd_adapters.methods.spectral.edora import EDoRA
+from keras_svd_adapters.methods.spectral.lora_sb import LoRASB
 from keras_svd_adapters.methods.spectral.lora_x import LoRAX
 from keras_svd_adapters.methods.spectral.lora_xs import LoRAXS
 from keras_svd_adapters.methods.spectral.nested_lora_xs import NestedLoRAXS
@@ -61,6 +67,7 @@ __all__ = [
     "DeltaLoRA",
     "DiffPruning",
     "ABBA",
+    "AFLoRA",
     "BOFT",
     "BitFit",
     "DoRA",
@@ -70,10 +77,12 @@ __all__ = [
     "FourierFT",
     "HRA",
     "IA3",
+    "IntrinsicDimension",
     "LNTuning",
     "LoHa",
     "LoKr",
     "LoRA",
+    "LoRASB",
     "LoRAX",
     "LoRAXS",
     "LoRETTA",
@@ -88,16 +97,19 @@ __all__ = [
     "PMSS",
     "PSOFT",
     "PiSSA",
+    "RoseLoRA",
     "RandLoRA",
     "RestartedLoRA",
     "SVDiff",
     "SVF",
     "SVFT",
+    "SparseAdapter",
     "SpectralAdapterA",
     "SpectralAdapterR",
     "TiedLoRA",
     "TinyLoRA",
     "TokenRows",
     "TriLoRA",
+    "VBLoRA",
     "VeRA",
 ]

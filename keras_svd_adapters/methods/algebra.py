@@ -69,6 +69,22 @@ def total(x: Any) -> Any:
     return (np if isinstance(x, np.ndarray) else ops).sum(x)
 
 
+def largest(sizes: np.ndarray, share: float) -> np.ndarray:
+    """Return 1 at a share of the entries, the largest ones, and 0 elsewhere; at least one is 1."""
+    order = np.argsort(-sizes, axis=None, kind="stable")
+    kept = np.zeros(sizes.size)
+    kept[order[: max(1, round(share * sizes.size))]] = 1
+    return kept.reshape(sizes.shape)
+
+
 def positive(x: Any) -> Any:
     """Return 1 where a number is positive, and 0 elsewhere."""
     return (x > 0).astype(x.dtype) if isinstance(x, np.ndarray) else ops.cast(x > 0, x.dtype)
+
+
+def held_but(array: Any, trained: Any) -> Any:
+    """Return the same tensor, with gradients times `trained`, such as 0 or 1."""
+    if isinstance(array, np.ndarray):
+        return array
+    held = ops.stop_gradient(array)
+    return held + trained * (array - held)

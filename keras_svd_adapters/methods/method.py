@@ -43,6 +43,8 @@ class Method:
     - `mean_penalty`: whether the penalties are averaged over all arrays of an adapter that declare
       one, instead of summed.
     - `draws_alike`: whether all kernels of an adapter draw the same numbers, from the seed `seed`.
+    - `schedule`: the public name of the callback, or of the rule of an optimizer, that the method
+      is meant to train with; `fit` without it warns.
     - `shared_by`: the hyperparameters that must be equal in all adapters of a model that share
       arrays.
     """
@@ -56,6 +58,7 @@ class Method:
     tied_by_layer: ClassVar[bool] = False
     mean_penalty: ClassVar[bool] = False
     draws_alike: ClassVar[bool] = False
+    schedule: ClassVar[str] = ""
     shared_by: ClassVar[tuple[str, ...]] = ()
     linear: ClassVar[dict[str, float]] = {}
     registry: ClassVar[dict[str, type[Method]]] = {}
@@ -71,7 +74,10 @@ class Method:
 
     @property
     def tied(self) -> tuple[str, ...]:
-        """The trained arrays that all kernels of an adapter read, if their shapes are equal."""
+        """The trained arrays that all kernels of an adapter read, if their shapes are equal.
+
+        If `start` computes their values, these must be the same for all kernels of a shape.
+        """
         return ()
 
     @property
@@ -166,6 +172,14 @@ class Method:
         `v` holds the values of one kernel on the host. `m` is the number of rows of the kernel.
         """
         return None
+
+    def pruned(self, v: SimpleNamespace, share: float | None) -> dict[str, np.ndarray]:
+        """Return masks that keep a share of what the adapter of a kernel learned, by size.
+
+        `v` holds the values of one kernel on the host. Without a share, a method may have a rule of
+        its own. A method without masks, or without a rule, returns none.
+        """
+        return {}
 
     def trainable_count(self, m: int, n: int) -> int:
         """Return the number of trained values for an `(m, n)` kernel."""

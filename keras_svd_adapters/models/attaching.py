@@ -20,6 +20,7 @@ from keras_svd_adapters.methods.contract import Statistics
 from keras_svd_adapters.methods.method import Method
 from keras_svd_adapters.models.assignment import Chosen
 from keras_svd_adapters.models.decompositions import Found, decompositions, jobs_for, needs_svd
+from keras_svd_adapters.models.observation.observe import Observed
 from keras_svd_adapters.models.refresh import restore_base_model, sync_model
 from keras_svd_adapters.models.sites.search import adapted_sites
 from keras_svd_adapters.models.sites.site import Site
@@ -30,7 +31,6 @@ from keras_svd_adapters.runtime.live_models import with_models_around
 from keras_svd_adapters.runtime.processes import broadcast_from
 
 Starter = Callable[[Site, Method, Shared, Found], Adapter]
-Observed = dict[str, list[Statistics]]  # by the key of the site, one for each matrix
 
 
 def arrays_of_all(sites: Iterable[Site], name: str) -> list[keras.Variable]:
@@ -102,7 +102,7 @@ def start_adapter(
         name: Name of the adapter.
         observed: The statistics of each matrix of each kernel, if methods need any.
     """
-    data = (observed or {}).get(site.key) or [Statistics()] * len(found)
+    data = (observed or {}).pop(site.key, [Statistics()] * len(found))  # it may be large
     if method.needs and observed is None:
         raise ValueError(
             "This start reads data: adapt the model by `enable(model, method, calibrate=x)`, where "

@@ -1,4 +1,4 @@
-"""The batches of inputs that `predict` reads: slices of arrays, or the batches of a dataset."""
+"""The batches of data: slices of arrays, or the batches of a dataset."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import keras
 import numpy as np
 
 Batches = Iterator[tuple[Any, int]]
+Batch = tuple[Any, Any, Any]  # inputs, targets and weights of the samples
 
 
 def is_dataset(x: Any) -> bool:
@@ -44,6 +45,44 @@ def unpacked(batch: Any) -> tuple[Any, Any, Any]:
     """Return inputs, targets and sample weights of a batch; some may be `None`."""
     batch = tuple(batch) if isinstance(batch, list) else batch
     return keras.utils.unpack_x_y_sample_weight(batch)  # type: ignore[no-any-return]
+
+
+def on_host(batch: Any) -> Batch:
+    """Return inputs, targets and weights of a batch as NumPy arrays.
+
+    A tensor without an array, such as a ragged one, stays as it is.
+    """
+    return tuple(keras.tree.map_structure(_to_host, part) for part in unpacked(batch))  # type: ignore[return-value]
+
+
+def _to_host(value: Any) -> Any:
+    if keras.ops.is_tensor(value) or isinstance(value, keras.Variable):
+        return keras.ops.convert_to_numpy(value)
+    is_array = hasattr(value, "__array__") or isinstance(value, int | float | str | bytes)
+    return np.asarray(value) if is_array else value
+
+
+def with_texts_as_lists(batch: Batch) -> Batch:
+    """Return a batch whose arrays of texts are lists, which preprocessors of KerasHub read."""
+
+    def listed(array: Any) -> Any:
+        if not isinstance(array, np.ndarray) or array.dtype.kind not in "OSU":
+            return array
+        return [text.decode() if isinstance(text, bytes) else text for text in array.tolist()]
+
+    return keras.tree.map_structure(listed, batch)
+
+
+def check_samples(arrays: Batch) -> int:
+    """Return the number of samples of arrays; raise `ValueError` if it differs, or is 0."""
+    leaves = [array for array in keras.tree.flatten(arrays) if array is not None]
+    sizes = {len(array) if np.ndim(array) else 0 for array in leaves}
+    if len(sizes) != 1 or not min(sizes):
+        raise ValueError(
+            "`x`, `y` and `sample_weight` must be arrays, or lists or dictionaries of arrays, with "
+            f"the same number of samples. Received: samples {sorted(sizes)}"
+        )
+    return min(sizes)
 
 
 def without_lists(x: Any) -> Any:

@@ -18,7 +18,9 @@ from keras_svd_adapters.models.attaching import (
     attach_all,
     detach_on_error,
     paths_of,
+    start_adapter,
 )
+from keras_svd_adapters.models.observation.observe import observe
 from keras_svd_adapters.models.refresh import train_and_sync
 from keras_svd_adapters.models.sites.patterns import Targets
 from keras_svd_adapters.models.state.array_sharing import shared_arrays_for
@@ -44,6 +46,7 @@ def enable(
     last: int | None = None,
     tied: bool = False,
     layout: Layouts | None = None,
+    calibrate: Any = None,
 ) -> Status:
     """Adapt a model in place: freeze its kernels and add a few trainable values.
 
@@ -94,13 +97,20 @@ def enable(
             expression for the path of a variable, such as `".*lora_a"`, to a
             tuple. The tuple has a mesh axis or `None` for each axis of the
             variable. A `keras.distribution.LayoutMap` with such entries also works.
+        calibrate: Data for a start that reads some, such as
+            `LoRA(start="eva")`: some hundred samples, which pass the model once.
+            Inputs, a tuple `(x, y)` or `(x, y, sample_weight)`, or a dataset of
+            batches, as in `fit`. A start that reads gradients needs targets and
+            a compiled model. Padding that a mask names does not count. The
+            adapter file holds what the data made, so that loading needs no data.
 
     Returns:
         A `Status` of the adapted model; print it.
 
     Raises:
         ValueError: If a pattern matches nothing, a kernel does not suit the
-            method, or the name is taken. The model stays unchanged.
+            method, the name is taken, or data for a start is missing or does not
+            suit. The model stays unchanged.
 
     Example:
 
@@ -118,8 +128,10 @@ def enable(
     sites = [site for site, _ in chosen]
     extra = select_weights(model, train, name, sites) + select_biases(model, bias, name, sites)
     shared = shared_arrays_for(model, chosen)
+    observed = observe(model, chosen, calibrate, verbose)
+    start = partial(start_adapter, name=name, observed=observed)
     with detach_on_error(model, chosen, name):
-        attach_all(chosen, name, verbose, shared, service=service)
+        attach_all(chosen, name, verbose, shared, start, service=service)
         override(layouts, arrays_of_all(sites, name))
         train_and_sync(model, name, extra)
     return status(model)

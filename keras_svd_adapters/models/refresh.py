@@ -64,9 +64,9 @@ def sync_model(model: keras.layers.Layer, only_switched: bool = False) -> None:
     """Make the trained weights, the saving and the compiled functions agree with the adapters."""
     sites = adapted_sites(model)
     tie_arrays(sites)
-    average_penalties(sites)
     active = {site.layer.active_adapter for site in sites} - {None}
     models = with_models_around(model)
+    average_penalties(site for each in models for site in adapted_sites(each))
     if not only_switched:
         move_last(models)
     layers = (layer for each in models for layer in all_layers(each))

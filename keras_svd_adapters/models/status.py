@@ -10,7 +10,7 @@ import numpy as np
 
 from keras_svd_adapters.adapters.adapter import Adapter
 from keras_svd_adapters.adapters.carried import adapters_of
-from keras_svd_adapters.adapters.layer_kinds import base_kernel_variable
+from keras_svd_adapters.adapters.layer_kinds import base_kernel_value, base_kernel_variable
 from keras_svd_adapters.kernels.placement import format_layout
 from keras_svd_adapters.models.sites.layer_tree import format_layer_tree
 from keras_svd_adapters.models.sites.search import adapted_sites
@@ -21,6 +21,8 @@ from keras_svd_adapters.runtime.host_values import to_float_array
 from keras_svd_adapters.runtime.path_groups import group_paths
 from keras_svd_adapters.runtime.plots import plot_bars
 from keras_svd_adapters.runtime.tables import Bars, Table, TableReport
+
+AWAY = "An active method starts away from the base model on purpose"
 
 
 @dataclass(frozen=True, repr=False)
@@ -37,6 +39,8 @@ class Status(TableReport):
         layouts: How kernels and adapter arrays are sharded, if requested.
         moves: For each adapted layer, the largest move of the active adapter from
             its start.
+        distances: For each active adapter that starts away from the base model on
+            purpose, the norm of the kernel's update relative to the kernel.
     """
 
     adapters: tuple[tuple[str, ...], ...]
@@ -46,6 +50,7 @@ class Status(TableReport):
     layers: str = field(repr=False)
     layouts: str = field(default="", repr=False)
     moves: dict[str, float] = field(default_factory=dict, repr=False)
+    distances: dict[str, float] = field(default_factory=dict, repr=False)
 
     def as_table(self) -> Table:
         head = ("name", "method", "form", "kernels", "values", "largest move", "active")
@@ -56,8 +61,10 @@ class Status(TableReport):
             f"{self.layers}\n{self.layouts}"
             f"{self.trainable_parameters:,} values train, {share:.3g} % of "
             f"{self.total_parameters:,}, in {len(self.trainable_weights)} weights"
-            + f"\n{ADVICE}"
-            * any(row[-1] == "yes" for row in self.adapters)
+            + f"\n{AWAY}; its kernels differ from the base's by "
+            f"{max(self.distances.values(), default=0):.2g} of their norm at the most"
+            * bool(self.distances)
+            + f"\n{ADVICE}" * any(row[-1] == "yes" for row in self.adapters)
         )
         return Table(head, self.adapters, notes)
 
@@ -112,7 +119,19 @@ def status(model: keras.layers.Layer, layouts: bool = False) -> Status:
             for site in sites
             if not np.isnan(move := moves.get((site.path, site.layer.active_adapter), np.nan))
         },
+        distances={
+            site.path: _distance(site, adapter)
+            for site in sites
+            for name, adapter in adapters_of(site.layer).items()
+            if name == site.layer.active_adapter and not adapter.method.starts_at_base
+        },
     )
+
+
+def _distance(site: Site, adapter: Adapter) -> float:
+    kernel = base_kernel_value(site.layer)
+    update, matrix = to_float_array(adapter.delta(kernel)), to_float_array(kernel)
+    return float(np.linalg.norm(update) / (np.linalg.norm(matrix) or 1.0))
 
 
 def _layouts(sites: list[Site]) -> str:

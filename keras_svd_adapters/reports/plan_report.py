@@ -120,6 +120,7 @@ class Plan(TableReport):
             f"{self.trainable_parameters:,} values would train{shown}, {share:.3g} % of "
             f"{self.model_parameters:,}; file about {kB} kB{shared}{wait}"
             + _groups(self.tied_groups)
+            + "".join(f"\n{note}" for note in _notes(self.sites))
             + f"\n{self.device}" * bool(self.device)
         )
         return Table(head, rows, notes)
@@ -142,6 +143,17 @@ class Plan(TableReport):
             "frozen factors, MB": [sum(s.frozen_bytes for s in each) / 1e6 for each in sites],
         }
         return plot_bars(list(groups), series)
+
+
+def _notes(sites: tuple[PlannedSite, ...]) -> list[str]:
+    """Return what a user must know of these methods before `enable`."""
+    methods = dict.fromkeys(site.method for site in sites)
+    reading = ", ".join(str(method) for method in methods if method.needs)
+    away = ", ".join(str(method) for method in methods if not method.starts_at_base)
+    return [
+        *[f"{reading}: `enable` needs `calibrate=`, data that it reads"] * bool(reading),
+        *[f"{away}: starts away from the base model on purpose"] * bool(away),
+    ]
 
 
 def _decompositions(sites: list[PlannedSite]) -> str:

@@ -9,9 +9,13 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_svd_adapters.models.batches import is_dataset, unpacked, without_lists
-
-Batch = tuple[Any, Any, Any]  # inputs, targets and weights of the samples
+from keras_svd_adapters.models.batches import (
+    Batch,
+    check_samples,
+    is_dataset,
+    on_host,
+    without_lists,
+)
 
 
 def training_batches(
@@ -34,7 +38,7 @@ def training_batches(
             "A dataset yields targets and weights of samples itself: leave out `y` and "
             f"`sample_weight`. Received: x={x!r}, y={type(y)}, sample_weight={type(sample_weight)}"
         )
-    batches = [_on_host(batch) for batch in islice(_from_dataset(x), steps)]
+    batches = [on_host(batch) for batch in islice(_from_dataset(x), steps)]
     if not batches:
         raise ValueError(
             "The data has no batch. A generator that was read before is empty: make a new one. "
@@ -43,27 +47,9 @@ def training_batches(
     return list(islice(cycle(batches), steps))
 
 
-def with_texts_as_lists(batch: Batch) -> Batch:
-    """Return a batch whose arrays of texts are lists, which preprocessors of KerasHub read."""
-
-    def listed(array: Any) -> Any:
-        if not isinstance(array, np.ndarray) or array.dtype.kind not in "OSU":
-            return array
-        return [text.decode() if isinstance(text, bytes) else text for text in array.tolist()]
-
-    return keras.tree.map_structure(listed, batch)
-
-
 def _from_arrays(data: Batch, batch_size: int) -> Iterator[Batch]:
-    arrays = tuple(keras.tree.map_structure(_to_numpy, without_lists(part)) for part in data)
-    leaves = [array for array in keras.tree.flatten(arrays) if array is not None]
-    sizes = {len(array) if array.ndim else 0 for array in leaves}
-    if len(sizes) != 1 or not min(sizes):
-        raise ValueError(
-            "`x`, `y` and `sample_weight` must be arrays, or lists or dictionaries of arrays, with "
-            f"the same number of samples. Received: samples {sorted(sizes)}"
-        )
-    samples, rng = min(sizes), np.random.default_rng(0)
+    arrays = on_host(tuple(map(without_lists, data)))
+    samples, rng = check_samples(arrays), np.random.default_rng(0)
     size = min(batch_size, samples)
     while True:
         order = rng.permutation(samples)
@@ -82,15 +68,3 @@ def _from_dataset(x: Any) -> Iterator[Any]:
     if x.num_batches is not None:  # `fit` shuffles these batches, too
         numbers = np.random.default_rng(0).permutation(x.num_batches)
     return (x[int(number)] for number in numbers)
-
-
-def _on_host(batch: Any) -> Batch:
-    return tuple(keras.tree.map_structure(_to_numpy, part) for part in unpacked(batch))  # type: ignore[return-value]
-
-
-def _to_numpy(value: Any) -> Any:
-    """Return a value on the host; a tensor without an array, as a ragged one, stays as it is."""
-    if keras.ops.is_tensor(value) or isinstance(value, keras.Variable):
-        return keras.ops.convert_to_numpy(value)
-    is_array = hasattr(value, "__array__") or isinstance(value, int | float | str | bytes)
-    return np.asarray(value) if is_array else value

@@ -11,6 +11,7 @@ import keras
 import numpy as np
 
 from keras_svd_adapters.methods.method import Method
+from keras_svd_adapters.models.batches import Batch, with_texts_as_lists
 from keras_svd_adapters.models.enable import enable
 from keras_svd_adapters.models.sites.search import adapted_sites
 from keras_svd_adapters.models.state.changes import changes_model
@@ -18,11 +19,7 @@ from keras_svd_adapters.models.switching import delete_adapter
 from keras_svd_adapters.runtime.live_models import with_models_around
 from keras_svd_adapters.runtime.progress import KernelProgress
 from keras_svd_adapters.runtime.random_state import RandomState
-from keras_svd_adapters.training.batches import (
-    Batch,
-    training_batches,
-    with_texts_as_lists,
-)
+from keras_svd_adapters.training.batches import training_batches
 from keras_svd_adapters.training.rate_checks import check_model, check_request, listed_methods
 from keras_svd_adapters.training.rate_report import LearningRates, RateCurve
 from keras_svd_adapters.training.rate_rule import curve_of, has_exploded

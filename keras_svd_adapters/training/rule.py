@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any, ClassVar
@@ -21,6 +21,8 @@ class ArrayStep:
         learning_rate: Learning rate of this step.
         before: Values before the step.
         gradient: The gradient of the loss. If gradients gather over several batches, their mean.
+        beside: Function from a name such as `"lora_a"` to the values, before the step, of another
+            trained array of the same adapter.
         statistics: Values of the statistics that the rule keeps of this array, by name.
     """
 
@@ -30,6 +32,7 @@ class ArrayStep:
     learning_rate: Any
     before: Any = None
     gradient: Any = None
+    beside: Callable[[str], Any] = lambda name: None
     statistics: dict[str, Any] = field(default_factory=dict)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import keras
@@ -43,6 +44,7 @@ class RuledArrays:
         self.rules = rules
         self.arrays: dict[int, RuledArray] = {}
         self.trained: list[keras.Variable] = []
+        self.by_path: dict[str, keras.Variable] = {}
 
     def ratio(self, variable: keras.Variable) -> float:
         """Return the factor of the learning rate of an array."""
@@ -61,6 +63,7 @@ class RuledArrays:
             inner.build(variables)
         gathers = (inner.gradient_accumulation_steps or 1) > 1
         self.trained = variables[:]
+        self.by_path = {variable.path: variable for variable in variables}
         for variable in variables:
             acting = [rule for rule in self.rules if rule.pattern_of(variable.path)]
             if not acting:
@@ -93,9 +96,15 @@ class RuledArrays:
         for variable, gradient in zip(variables or self.trained, gradients, strict=True):
             array = self.arrays.get(id(variable))
             if array is not None and gradient is not None:
-                gradient = _begin(array, gradient, step, learning_rate, every, is_update)
+                beside = partial(self._beside, variable.path.rpartition("/")[0])
+                now = ArrayStep(variable.path, tuple(variable.shape), step, learning_rate)
+                now = replace(now, beside=beside)
+                gradient = _begin(array, now, gradient, every, is_update)
             changed.append(gradient)
         return changed
+
+    def _beside(self, scope: str, name: str) -> Any:
+        return ops.convert_to_tensor(self.by_path[f"{scope}/{name}"])
 
     def after_step(self, is_update: Any) -> None:
         """Change what the optimizer made of the arrays."""
@@ -105,9 +114,7 @@ class RuledArrays:
             array.now, array.held = None, []
 
 
-def _begin(
-    array: RuledArray, gradient: Any, step: Any, learning_rate: Any, every: int, is_update: Any
-) -> Any:
+def _begin(array: RuledArray, now: ArrayStep, gradient: Any, every: int, is_update: Any) -> Any:
     measures, before = array.any_overrides("measure"), None
     if measures or array.any_overrides("change_value", "holds"):
         before = ops.copy(array.variable)
@@ -118,8 +125,7 @@ def _begin(
         total = array.gathered + mean
         mean = total / every
         array.gathered.assign(where(is_update, ops.zeros_like(total), total))
-    path, shape = array.variable.path, tuple(array.variable.shape)
-    now = array.now = ArrayStep(path, shape, step, learning_rate, before, mean)
+    now = array.now = replace(now, before=before, gradient=mean)
     for rule, kept in zip(array.rules, array.statistics, strict=True):
         values = {name: ops.convert_to_tensor(v) for name, v in kept.items()}
         for name, value in rule.measure(replace(now, statistics=values)).items():

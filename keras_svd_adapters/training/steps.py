@@ -29,3 +29,13 @@ def batch_counter(optimizer: Any) -> keras.Variable:
     """Return the variable that counts the batches that an optimizer has seen."""
     inner = innermost(optimizer)
     return next((v for v in inner.variables if v.name == "iteration"), inner.iterations)
+
+
+def state_of(optimizer: Any, variable: keras.Variable) -> list[keras.Variable]:
+    """Return the variables of its own shape that an optimizer keeps of a variable."""
+    start = variable.path.replace("/", "_") + "_"
+    return [
+        slot
+        for slot in innermost(optimizer).variables
+        if slot.name.startswith(start) and slot.shape == variable.shape
+    ]

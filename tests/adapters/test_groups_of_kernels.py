@@ -17,6 +17,8 @@ from keras_svd_adapters.models.sites.search import adapted_sites
 TIED = {
     "tied_lora": methods.TiedLoRA(rank=2, alpha=4),
     "lotr": methods.LoTR(rank=2),
+    "vblora": methods.VBLoRA(rank=2, vectors=6, vector_length=4),
+    "intrinsic_dimension": methods.IntrinsicDimension(size=9),
 }
 rows = pytest.mark.parametrize("method", TIED.values(), ids=TIED)
 SIZES = (12, 12, 8, 12)  # kernels of shapes (8, 12), (12, 12), (12, 8) and (8, 12)
@@ -134,7 +136,8 @@ def test_resumed_training_is_uninterrupted(method, tmp_path):
 
 @rows
 def test_mixed_batches(method):
-    model, x = mixed_batch.adapted(mixed_batch.small(), method), mixed_batch.batch()
+    model, x = mixed_batch.small(), mixed_batch.batch()
+    mixed_batch.adapted(model, method, targets=["out", "square"])
     mixed = ksa.predict(model, x, mixed_batch.IDS)
     close(mixed, mixed_batch.alone(model, x, mixed_batch.IDS))
 

@@ -8,6 +8,7 @@ import keras_hub
 import numpy as np
 import peft
 import pytest
+import torch
 import transformers
 from cases import shake
 from peft_exchange import close, take_off
@@ -36,7 +37,11 @@ METHODS = {
     "ia3": (ksa.methods.IA3(), {}),
     "fourier_ft": (ksa.methods.FourierFT(count=40, scale=30.0), {}),
     "adalora": (ksa.methods.AdaLoRA(rank=4, alpha=6), {}),
+    "vblora": (ksa.methods.VBLoRA(rank=2, vectors=9, vector_length=4), {}),
+    "vblora_one_bank": (ksa.methods.VBLoRA(2, 9, 4, one_bank=True), {}),
+    "randlora": (ksa.methods.RandLoRA(rank=5, alpha=20), {}),
     "tri_lora": (ksa.methods.TriLoRA(rank=3), {}),
+    "psoft": (ksa.methods.PSOFT(rank=4), {}),
     "svf": (ksa.SVF(), {"energy": 1.0}),
     "svft": (ksa.SVFT(pattern="banded", d=2), {"rank": 12}),
 }
@@ -95,6 +100,26 @@ def test_vera_on_some_kernels_of_a_pair_for_more(pairs, tmp_path):
     close(in_peft(pair, tmp_path), adapted)
     ksa.delete_adapter(pair.keras, "some")
     take_off(pair.keras)
+
+
+@pytest.mark.parametrize("pair", ["llama"], indirect=True)
+def test_psoft_of_peft_comes_in_as_a_lora(pair, tmp_path):
+    """PEFT stores no singular vectors, so that its own file would depend on the library."""
+    config = peft.PsoftConfig(r=4, psoft_alpha=4, target_modules=["q_proj", "down_proj"])
+    model = peft.get_peft_model(copy.deepcopy(pair.transformers), config)
+    generator = torch.Generator().manual_seed(2)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter += torch.randn(parameter.shape, generator=generator)
+    expected = pair.transformers_outputs(model.eval())
+    assert np.abs(expected - pair.transformers_outputs()).max() > 0.05
+    model.save_pretrained(tmp_path / "psoft")
+    with pytest.raises(ValueError, match=r"`peft.save_as_lora.*Received: peft_type='PSOFT'"):
+        ksa.import_peft(pair.keras, tmp_path / "psoft")
+    peft.save_as_lora(tmp_path / "lora", model, rank=4)
+    ksa.import_peft(pair.keras, tmp_path / "lora")
+    close(pair.keras_outputs(), expected)
 
 
 def test_an_embedding_goes_along(tmp_path):

@@ -63,12 +63,16 @@ def classifier(family, tmp_path):
     return Pair(ours, hf, inputs, {"input_ids": torch.tensor(ids.astype("int64"))})
 
 
+METHODS = [ksa.LoRA(rank=2), ksa.methods.LNTuning(), ksa.methods.BitFit()]
+
+
+@pytest.mark.parametrize("method", METHODS, ids=str)
 @pytest.mark.parametrize("family", ["bert", "roberta"])
-def test_a_head_that_trained_goes_along(family, tmp_path):
+def test_a_head_that_trained_goes_along(family, method, tmp_path):
     pair = classifier(family, tmp_path / "base")
     base = pair.keras_outputs()
     close(base, pair.transformers_outputs())
-    ksa.enable(pair.keras, ksa.LoRA(rank=2), train="logits")
+    ksa.enable(pair.keras, method, train="logits")
     for weight in pair.keras.trainable_weights:
         weight.assign_add(0.1 * np.random.default_rng(3).normal(size=weight.shape))
     adapted = pair.keras_outputs()

@@ -83,8 +83,8 @@ def test_a_table_that_was_saved_whole_is_not_turned(model, written):
 
 A = "up_proj.lora_A.weight"
 CHANGES = {
-    "another method": ({"peft_type": "FOURIERFT"}, "Only LoRA, DoRA, VeRA, LoHa"),
-    "biases": ({"bias": "all"}, "trained biases"),
+    "another method": ({"peft_type": "XLORA"}, "Only LoRA, DoRA, VeRA, LN"),
+    "kernels of LN tuning": ({"peft_type": "LN_TUNING"}, "LN tuning has no kernels"),
     "a start that changed the base": ({"init_lora_weights": "pissa"}, "changed the base model"),
     "lora_bias": ({"lora_bias": True}, "lora_bias=True"),
     "token indices": ({"trainable_token_indices": [1]}, "trainable_token_indices"),

@@ -57,7 +57,8 @@ def test_no_lora_is_exactly_that(method):
         *("AdaLoRA", "AllocatingLoRA", "AutoLoRA", "BiLoRA", "DyLoRA", "DynamicDoRA", "SoRA"),
         *("ABBA", "FLoRA", "LoHa", "LoKr", "LoRA", "LoRAX", "LoRAXS", "LoRETTA", "LoTR", "MELoRA"),
         *("MiLoRA", "MiSS", "NestedLoRAXS", "PSOFT", "PiSSA", "SpectralAdapterA", "TinyLoRA"),
-        *("NOLA", "RandLoRA", "SpectralAdapterR", "TiedLoRA", "TokenRows", "TriLoRA", "VeRA"),
+        *("NOLA", "RandLoRA", "SpectralAdapterR", "TiedLoRA", "TokenRows", "TriLoRA", "VBLoRA"),
+        "VeRA",
     }
     assert [w.path for w in model.weights] == before
 

@@ -39,6 +39,8 @@ backend_free = pytest.mark.backend_free("messages are made of names and shapes")
         (lambda: ksa.methods.LoTR(alpha=0), "alpha=0"),
         (lambda: ksa.methods.RandLoRA(seed=0.5), "seed=0.5"),
         (lambda: ksa.methods.NOLA(bases=0), "bases=0"),
+        (lambda: ksa.methods.VBLoRA(vector_length=0), "vector_length=0"),
+        (lambda: ksa.methods.IntrinsicDimension(size=0), "size=0"),
     ],
 )
 def test_hyperparameters(make, words):

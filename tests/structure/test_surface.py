@@ -14,11 +14,12 @@ import keras_svd_adapters as ksa
 VERBS = """
 combine delete_adapter disabled enable export_peft extract_lora find_learning_rate from_preset
 generate import_peft rules
-load_adapter merge plan predict quantize register_kernels save_adapter set_adapter similarity
+load_adapter merge plan predict prune quantize register_kernels save_adapter set_adapter similarity
 spectrum status targets to_lora transfer unmerge coefficients
 """
 CORE = ["DoRA", "LoRA", "LoRAXS", "MiLoRA", "PiSSA", "SVF", "SVFT", "TokenRows", "VeRA"]
 METHOD_NAMES = {
+    "aflora": "AFLoRA",
     "bitfit": "BitFit",
     "boft": "BOFT",
     "dora": "DoRA",
@@ -32,6 +33,8 @@ METHOD_NAMES = {
     "pissa": "PiSSA",
     "svf": "SVF",
     "svft": "SVFT",
+    "intrinsic_dimension": "IntrinsicDimension",
+    "vblora": "VBLoRA",
     "lotr": "LoTR",
     "nola": "NOLA",
     "randlora": "RandLoRA",
@@ -39,6 +42,8 @@ METHOD_NAMES = {
     "tiny_lora": "TinyLoRA",
     "token_rows": "TokenRows",
     "vera": "VeRA",
+    "roselora": "RoseLoRA",
+    "sparse_adapter": "SparseAdapter",
     "abba": "ABBA",
     "dude": "DuDe",
     "adalora": "AdaLoRA",
@@ -97,6 +102,9 @@ def test_the_names_that_keras_saves():
 
 
 PATHS = {
+    "aflora": ["d", "lora_a", "lora_b", "v"],
+    "roselora": ["lora_a", "lora_b"],
+    "sparse_adapter": ["lora_a", "lora_b"],
     "lora": ["lora_a", "lora_b"],
     "dora": ["lora_a", "lora_b", "magnitude"],
     "pissa": ["lora_a", "lora_b"],

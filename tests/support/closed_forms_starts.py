@@ -20,3 +20,8 @@ def start_of(v, side):
         return v[f"start_{side}"]
     both = any(name.startswith("start_") for name in v)
     return v[f"lora_{side}"] if both else np.zeros_like(v[f"lora_{side}"])
+
+
+@differentiated
+def lora_sb(K, method, v):
+    return K + v["U"] @ v["latent"] @ v["Vt"]

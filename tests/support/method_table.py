@@ -6,6 +6,7 @@ import closed_forms_multiplicative as multiplicative
 import closed_forms_of_updates as updates
 import closed_forms_restarts as restarts
 import closed_forms_shared as shared
+import closed_forms_sparse as sparse
 import closed_forms_starts as starts
 from method_case import MethodCase
 
@@ -63,7 +64,10 @@ METHODS = {
     "dylora": MethodCase(methods.DyLoRA(rank=3, alpha=6), gated.dylora),
     "autolora": MethodCase(methods.AutoLoRA(rank=3, alpha=6), gated.autolora),
     "allocating_lora": MethodCase(methods.AllocatingLoRA(rank=3, spare=1), gated.plain),
-    "diff_pruning": MethodCase(methods.DiffPruning(openness=0.5), gated.diff_pruning),
+    "diff_pruning": MethodCase(methods.DiffPruning(openness=1.4), gated.diff_pruning),
+    "roselora": MethodCase(methods.RoseLoRA(rank=3, alpha=6), sparse.masked_lora),
+    "sparse_adapter": MethodCase(methods.SparseAdapter(rank=3), sparse.masked_lora),
+    "aflora": MethodCase(methods.AFLoRA(rank=3), sparse.aflora),
     "flora": MethodCase(methods.FLoRA(rank_in=3, rank_out=2, scale=2.0), updates.flora),
     "melora": MethodCase(methods.MELoRA(rank=2, groups=2, alpha=3), updates.melora),
     "loha": MethodCase(methods.LoHa(rank=3, alpha=6), updates.loha),
@@ -99,6 +103,17 @@ METHODS = {
         methods.RandLoRA(rank=4, sparse=True, seed=2), shared.randlora, variant=True
     ),
     "nola": MethodCase(methods.NOLA(rank=3, bases=20, alpha=6), shared.nola),
+    "vblora": MethodCase(
+        methods.VBLoRA(rank=3, vectors=6, vector_length=2, top_k=3), shared.vblora
+    ),
+    "intrinsic_dimension": MethodCase(
+        methods.IntrinsicDimension(size=11), shared.intrinsic_dimension
+    ),
+    "intrinsic_dimension_scaled": MethodCase(
+        methods.IntrinsicDimension(size=6, per_layer_scale=True),
+        shared.intrinsic_dimension,
+        variant=True,
+    ),
     "svf": MethodCase(ksa.SVF(), closed_forms.svf),
     "svf_factored": MethodCase(
         ksa.SVF(formulation="factored"), closed_forms.svf, exact_at_start=False

@@ -135,6 +135,14 @@ def gemma(directory: Path) -> Pair:
     return text(keras_hub.models.GemmaCausalLM, model, directory)
 
 
+def gemma2(directory: Path) -> Pair:
+    config = transformers.Gemma2Config(
+        **DECODER, head_dim=8, query_pre_attn_scalar=8, sliding_window=4
+    )
+    model = settle(transformers.Gemma2ForCausalLM(config))
+    return text(keras_hub.models.GemmaCausalLM, model, directory)
+
+
 def qwen3(directory: Path) -> Pair:
     # KerasHub norms queries and keys with 1e-5, whatever the config says.
     config = transformers.Qwen3Config(**DECODER, head_dim=8, rms_norm_eps=1e-5)
@@ -189,6 +197,7 @@ PAIRS: dict[str, Callable[[Path], Pair]] = {
     "mistral": mistral,
     "qwen2": qwen2,
     "gemma": gemma,
+    "gemma2": gemma2,
     "qwen3": qwen3,
     "vit": vit,
     "roberta": roberta,
@@ -200,7 +209,11 @@ def in_peft(pair: Pair, directory: Path) -> np.ndarray:
     """The outputs of the transformers model with the adapter that PEFT finds there."""
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)  # PEFT's way to tell of missing tensors
-        for of_boft in ("Failed to load the CUDA extension", "Setting boft_n_butterfly_factor"):
-            warnings.filterwarnings("ignore", message=of_boft)
+        for harmless in (
+            "Failed to load the CUDA extension",  # of BOFT
+            "Setting boft_n_butterfly_factor",
+            "Unsupported layer type .*Norm",  # of LN tuning
+        ):
+            warnings.filterwarnings("ignore", message=harmless)
         model = peft.PeftModel.from_pretrained(copy.deepcopy(pair.transformers), str(directory))
     return pair.transformers_outputs(model.eval())

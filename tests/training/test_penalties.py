@@ -164,6 +164,17 @@ def test_the_mean_is_over_all_kernels_of_an_adapter():
     assert total(whole) == pytest.approx(sum(means))
 
 
+def test_a_verb_on_a_part_of_the_model_leaves_the_mean():
+    inner = keras.Sequential([keras.Input((8,)), keras.layers.Dense(6, name="inside")])
+    whole = keras.Sequential([keras.Input((8,)), inner, keras.layers.Dense(5, name="outside")])
+    ksa.enable(whole, ADALORA, ["*inside", "*outside"])
+    expected = total(whole)
+    ksa.set_adapter(inner, None)
+    ksa.set_adapter(inner, "default")
+    assert total(whole) == pytest.approx(expected)
+    assert total(inner) == pytest.approx(expected / 2, rel=0.1)
+
+
 def test_stacked_kernels():
     layer = experts()
     ksa.enable(layer, ADALORA)

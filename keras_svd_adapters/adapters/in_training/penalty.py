@@ -27,7 +27,7 @@ class Penalty:
         adapter = self.adapter
         if not adapter.computes():
             return ops.zeros((), "float32")
-        v = vars(adapter.values_of_arrays()) | {self.name: ops.convert_to_tensor(variable)}
+        v = vars(adapter.values_of_arrays())
         penalty = adapter.declared[self.name].penalty
         if adapter.view.count is None:
             return self.share * penalty(v[self.name], SimpleNamespace(**v))

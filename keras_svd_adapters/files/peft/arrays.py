@@ -30,6 +30,7 @@ OURS = {
     LAMBDA_D: "lambda_d",
     LAMBDA_B: "lambda_b",
 }
+COMMON = {f"base_model.{theirs}": theirs for twin in TWINS.values() for theirs in twin.common}
 ARRAYS = (*OURS, *(theirs for twin in TWINS.values() for theirs in twin.arrays))
 
 
@@ -55,7 +56,7 @@ def native_entry(site: Site, name: str) -> PeftKernel:
     values = vars(adapter.numpy_values()[0])
     if twin is not None:
         _check_drawn(site, method, values)
-        values = twin.without_mask(values)
+        values = twin.equal_arrays(values)
         method = twin.resolve(method, site.view.m, site.view.n)
         theirs = with_bias(method, site.view.m, site.view.n, site.layer)
         if theirs != method and theirs.adapts_bias(site.view.m, site.view.n):
@@ -92,6 +93,24 @@ def lora_entry(site: Site, name: str, rank: int | None, energy: float | None) ->
     error = relative_error(A.astype("float64") @ B, change)
     lora = LoRA(rank=A.shape[1])
     return PeftKernel(lora, _theirs(site, lora, {"lora_a": A, "lora_b": B}), error)
+
+
+def empty_entry(site: Site) -> PeftKernel:
+    """Return a LoRA of zeros, which changes nothing: with it, PEFT loads biases alone."""
+    lora = LoRA(rank=1)
+    zeros = {"lora_a": np.zeros((site.view.m, 1)), "lora_b": np.zeros((1, site.view.n))}
+    return PeftKernel(lora, _theirs(site, lora, zeros))
+
+
+def without_empty_loras(
+    tensors: dict[str, dict[str, np.ndarray]],
+) -> dict[str, dict[str, np.ndarray]]:
+    """Return the arrays by module without `empty_entry`, which could not train either."""
+    return {
+        module: arrays
+        for module, arrays in tensors.items()
+        if arrays.keys() != {LORA_A, LORA_B} or any(array.any() for array in arrays.values())
+    }
 
 
 def _theirs(site: Site, method: Method, values: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -12,17 +12,18 @@ from keras_svd_adapters.adapters.carried import adapters_of
 from keras_svd_adapters.adapters.layers.vectors import KERNELS
 from keras_svd_adapters.files.peft.arrays import (
     OURS,
-    PREFIX,
     VERA_A,
     VERA_B,
+    empty_entry,
     lora_entry,
     native_entry,
 )
-from keras_svd_adapters.files.peft.directory import PeftContents, check_directory, write_peft
-from keras_svd_adapters.files.peft.heads import modules_to_save
+from keras_svd_adapters.files.peft.contents import contents_of, smallest_kernel
+from keras_svd_adapters.files.peft.directory import check_directory, write_peft
+from keras_svd_adapters.files.peft.heads import check_others, modules_to_save
 from keras_svd_adapters.files.peft.modules import Modules, Names, name_modules
-from keras_svd_adapters.files.peft.settings import settings_of
 from keras_svd_adapters.files.peft.twins import are_written_together
+from keras_svd_adapters.files.peft.vectors import changed_vectors, is_named
 from keras_svd_adapters.kernels.low_rank_factors import check_size
 from keras_svd_adapters.merging.approximation import ApproximateKernel, Approximation
 from keras_svd_adapters.methods.low_rank.dora import DoRA
@@ -31,6 +32,7 @@ from keras_svd_adapters.methods.shared.vera import VeRA
 from keras_svd_adapters.models.named_adapters import only_adapter, require_adapter, require_values
 from keras_svd_adapters.models.sites.site import Site
 from keras_svd_adapters.models.state.array_sharing import single_shared_arrays
+from keras_svd_adapters.models.state.trained_weights import weights_with
 from keras_svd_adapters.runtime.host_values import to_float_array
 
 OWN = (LoRA, DoRA, VeRA)  # methods that PEFT has as well, beside those of `twins`
@@ -49,12 +51,13 @@ def export_peft(
 ) -> Approximation:
     """Write an adapter as a directory that HF PEFT and serving engines read.
 
-    LoRA, rsLoRA, DoRA, VeRA, LoHa, LoKr, MiSS, HRA, OFT, BOFT, (IA)3, FourierFT and
+    LoRA, rsLoRA, DoRA, VeRA, LoHa, LoKr, MiSS, HRA, OFT, BOFT, (IA)3, VB-LoRA, FourierFT and
     AdaLoRA are written unchanged. Other methods of low rank, such as PiSSA, are written
     as the LoRA that computes the same. If `rank` or `energy` is given, any method is
-    written as the nearest LoRA. The names of the modules are known for KerasHub's Llama,
-    Mistral, Qwen, Gemma, BERT, RoBERTa, DistilBERT and ViT. A trained head of a KerasHub
-    classifier is saved in `modules_to_save`.
+    written as the nearest LoRA. LN tuning becomes PEFT's, and BitFit a LoRA of zeros with
+    `bias="all"`. The names of the modules are known for KerasHub's Llama, Mistral, Qwen,
+    Gemma, BERT, RoBERTa, DistilBERT and ViT. A trained head of a KerasHub classifier is
+    saved in `modules_to_save`.
 
     Args:
         model: An adapted KerasHub backbone or task, or any adapted model.
@@ -65,14 +68,14 @@ def export_peft(
             LoRA must hold, such as 0.99; instead of `rank`.
         base_model: Name of the base model in the configuration, such as
             `"google/gemma-3-270m"`.
-        modules: The transformers module of kernels whose names are not known, from
+        modules: The transformers module of layers whose names are not known, from
             a path with `{}` for numbers, such as
             `{"block_{}/query": "encoder.layer.{}.attention.self.query"}`.
         prefix: Name of the bare model within the transformers model that will
             carry the adapter. The default is `"model"` for language models, the
             classifier's prefix for classifiers, and none for other models.
         strict: Whether trained weights that the directory cannot hold, such as
-            biases, raise an error. `False` gives a warning.
+            kernels of convolutions, raise an error. `False` gives a warning.
 
     Returns:
         An `Approximation` with the error for each kernel; print it.
@@ -99,33 +102,31 @@ def export_peft(
     names = name_modules(model, modules, prefix)
     for site in sites:
         _check(site, name, names)
-    saved = modules_to_save(model, name, names, strict)
-    if _as_they_are(sites, name) and rank is None and energy is None:
-        pieces = [native_entry(site, name) for site in sites]
+    trained = {id(weight): path for _, path, weight in weights_with(model, name)}
+    saved = modules_to_save(model, name, names, trained)
+    vectors = changed_vectors(model, name, names, trained)
+    check_others(list(trained.values()), strict)
+    kernels = [site for site in sites if not site.is_vector]
+    if rank is None and energy is None and _as_they_are(kernels, name):
+        pieces = [native_entry(site, name) for site in kernels]
     else:
-        pieces = [lora_entry(site, name, rank, energy) for site in sites]
-    found = {names.modules[site.key]: piece for site, piece in zip(sites, pieces, strict=True)}
-    config = {
-        "base_model_name_or_path": base_model,
-        "task_type": names.task_with(saved.modules),
-        "target_modules": list(found),
-        "modules_to_save": saved.modules or None,
-        "inference_mode": True,
-    }
-    tensors = {
-        f"{PREFIX}{module}.{array}": value
-        for module, piece in found.items()
-        for array, value in piece.tensors.items()
-    }
-    if isinstance(pieces[0].method, VeRA):
-        tensors |= _projections(sites, name)
-    settings = settings_of({module: piece.method for module, piece in found.items()})
-    write_peft(directory, PeftContents(config | settings, tensors | saved.tensors))
-    kernels = (
+        pieces = [lora_entry(site, name, rank, energy) for site in kernels]
+    found = {names.modules[site.key]: piece for site, piece in zip(kernels, pieces, strict=True)}
+    if not found and vectors.biases:
+        site = smallest_kernel(model, names)
+        found = {names.modules[site.key]: empty_entry(site)}
+    contents = contents_of(found, saved, vectors, names)
+    if kernels and isinstance(pieces[0].method, VeRA):
+        contents.tensors.update(_projections(kernels, name))
+    contents.config["base_model_name_or_path"] = base_model
+    write_peft(directory, contents)
+    rows = [
         ApproximateKernel(site.path, str(piece.method), piece.error)
-        for site, piece in zip(sites, pieces, strict=True)
-    )
-    return Approximation(name, tuple(kernels), repr(name), f"{os.fspath(directory)!r} is written")
+        for site, piece in zip(kernels, pieces, strict=True)
+    ]
+    for site in sites[len(kernels) :]:
+        rows.append(ApproximateKernel(site.path, str(adapters_of(site.layer)[name].method), 0.0))
+    return Approximation(name, tuple(rows), repr(name), f"{os.fspath(directory)!r} is written")
 
 
 def _goes_along(site: Site, name: str) -> bool:
@@ -137,10 +138,12 @@ def _check(site: Site, name: str, names: Names) -> None:
     method = adapters_of(site.layer)[name].method
     received = f"Received: {method} on `{site.path}`"
     if site.is_vector:
-        raise ValueError(
-            "PEFT directories are written for kernels, not for biases and normalizations: `merge` "
-            f"the adapter, or save it with `save_adapter`. {received}"
-        )
+        if not is_named(site, names.modules | names.vectors):
+            raise ValueError(
+                "The transformers module of an adapted bias or normalization is not known. Name "
+                f"its layer by `modules=`, or adapt without it by `exclude`. {received}"
+            )
+        return
     if site.key not in names.modules:
         raise ValueError(
             "The transformers module of an adapted kernel is not known. Name it by `modules=`, "
@@ -169,6 +172,8 @@ def _as_they_are(sites: Sequence[Site], name: str) -> bool:
     For LoRA, all kernels must have one scale, because serving engines read one scale.
     """
     methods = [adapters_of(site.layer)[name].method for site in sites]
+    if not methods:
+        return False
     once = {(type(m), getattr(m, "rslora", None)) for m in methods}
     scales = {m.scale for m in methods if type(m) is LoRA}
     if len(once) > 1 or len(scales) > 1:

@@ -6,7 +6,7 @@ sides order the heads in the same way.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,8 @@ class Family:
         task_type: PEFT's name for the task of the model with a head.
         heads: For a path in a KerasHub task, the module in the model with a head.
         first_block: The number of the first block in KerasHub; in transformers it is 0.
-        older: As `kernels`, with the names of transformers before 5; these are read as well.
+        vectors: As `kernels`, for the layers of which only a bias, a scale or a shift is exchanged.
+        older: As both, with the names of transformers before 5; these are read as well.
     """
 
     kernels: dict[str, str]
@@ -27,6 +28,7 @@ class Family:
     task_type: str | None = "CAUSAL_LM"
     heads: dict[str, str] = field(default_factory=dict)
     first_block: int = 0
+    vectors: dict[str, str] = field(default_factory=dict)
     older: dict[str, str] = field(default_factory=dict)
 
 
@@ -47,10 +49,18 @@ GATED = {
     "feedforward_output_dense": "mlp.down_proj",
 }
 TABLE = {"token_embedding": "embed_tokens"}
+DECODER_NORMS = {
+    "self_attention_layernorm": "input_layernorm",
+    "feedforward_layernorm": "post_attention_layernorm",
+    "self_attention/query_dense_layernorm": "self_attn.q_norm",
+    "self_attention/key_dense_layernorm": "self_attn.k_norm",
+}
 LLAMA = Family(
     TABLE
     | _under("transformer_layer_{}/self_attention", "layers.{}", ATTENTION)
-    | _under("transformer_layer_{}", "layers.{}", GATED)
+    | _under("transformer_layer_{}", "layers.{}", GATED),
+    vectors=_under("transformer_layer_{}", "layers.{}", DECODER_NORMS)
+    | {"sequence_output_layernorm": "norm"},
 )
 GEMMA = Family(
     TABLE
@@ -59,7 +69,24 @@ GEMMA = Family(
         "decoder_block_{}",
         "layers.{}.mlp",
         {"ffw_gating": "gate_proj", "ffw_gating_2": "up_proj", "ffw_linear": "down_proj"},
-    )
+    ),
+    vectors={
+        "decoder_block_{}/pre_attention_norm": "layers.{}.input_layernorm",
+        "decoder_block_{}/pre_ffw_norm": "layers.{}.post_attention_layernorm",
+        "final_normalization": "norm",
+    },
+)
+GEMMA_NORMS = {
+    "pre_attention_norm": "input_layernorm",
+    "post_attention_norm": "post_attention_layernorm",
+    "pre_ffw_norm": "pre_feedforward_layernorm",
+    "post_ffw_norm": "post_feedforward_layernorm",
+    "attention/query_norm": "self_attn.q_norm",
+    "attention/key_norm": "self_attn.k_norm",
+}
+GEMMA_3 = replace(  # Gemma 2 as well, which has a norm after each part of a block
+    GEMMA,
+    vectors=_under("decoder_block_{}", "layers.{}", GEMMA_NORMS) | {"final_normalization": "norm"},
 )
 ENCODER_ATTENTION = {
     "query": "attention.self.query",
@@ -71,6 +98,14 @@ ENCODER_MLP = {
     "feedforward_intermediate_dense": "intermediate.dense",
     "feedforward_output_dense": "output.dense",
 }
+ENCODER_NORMS = _under(
+    "transformer_layer_{}",
+    "encoder.layer.{}",
+    {
+        "self_attention_layer_norm": "attention.output.LayerNorm",
+        "feedforward_layer_norm": "output.LayerNorm",
+    },
+) | {"embeddings_layer_norm": "embeddings.LayerNorm"}
 ENCODER = _under(
     "transformer_layer_{}/self_attention_layer", "encoder.layer.{}", ENCODER_ATTENTION
 ) | _under("transformer_layer_{}", "encoder.layer.{}", ENCODER_MLP)
@@ -79,12 +114,14 @@ BERT = Family(
     "bert",
     "SEQ_CLS",
     {"logits": "classifier"},
+    vectors=ENCODER_NORMS,
 )
 ROBERTA = Family(
     ENCODER | {"embeddings/token_embedding": "embeddings.word_embeddings"},
     "roberta",
     "SEQ_CLS",
     {"pooled_dense": "classifier.dense", "logits": "classifier.out_proj"},
+    vectors=ENCODER_NORMS,
 )
 DISTILBERT = Family(
     _under(
@@ -101,6 +138,15 @@ DISTILBERT = Family(
     "distilbert",
     "SEQ_CLS",
     {"pooled_dense": "pre_classifier", "logits": "classifier"},
+    vectors=_under(
+        "transformer_layer_{}",
+        "transformer.layer.{}",
+        {
+            "self_attention_layer_norm": "sa_layer_norm",
+            "feedforward_layer_norm": "output_layer_norm",
+        },
+    )
+    | {"embeddings_layer_norm": "embeddings.LayerNorm"},
 )
 VIT_NAMES = {
     "mha/query": "attention.q_proj",
@@ -110,6 +156,7 @@ VIT_NAMES = {
     "mlp/dense_1": "mlp.fc1",
     "mlp/dense_2": "mlp.fc2",
 }
+VIT_NORMS = {"ln_1": "layernorm_before", "ln_2": "layernorm_after"}
 OLDER_VIT_NAMES = {
     "mha/query": "attention.attention.query",
     "mha/key": "attention.attention.key",
@@ -132,7 +179,12 @@ VIT = Family(
     None,
     {"predictions": "classifier"},
     first_block=1,
-    older=_in_vit("encoder.layer.{}", OLDER_VIT_NAMES),
+    vectors=_in_vit("layers.{}", VIT_NORMS)
+    | {
+        "vit_encoder/ln": "layernorm",
+        "vit_patching_and_embedding/patch_embedding": "embeddings.patch_embeddings.projection",
+    },
+    older=_in_vit("encoder.layer.{}", OLDER_VIT_NAMES | VIT_NORMS),
 )
 FAMILIES = {
     "LlamaBackbone": LLAMA,
@@ -140,7 +192,7 @@ FAMILIES = {
     "QwenBackbone": LLAMA,
     "Qwen3Backbone": LLAMA,
     "GemmaBackbone": GEMMA,
-    "Gemma3Backbone": GEMMA,
+    "Gemma3Backbone": GEMMA_3,
     "BertBackbone": BERT,
     "RobertaBackbone": ROBERTA,
     "DistilBertBackbone": DISTILBERT,

@@ -10,11 +10,9 @@ import numpy as np
 from keras_svd_adapters.adapters.carried import adapters_of
 from keras_svd_adapters.adapters.layer_kinds import base_kernel_variable
 from keras_svd_adapters.adapters.own_values import variable_of
-from keras_svd_adapters.files.peft.arrays import PREFIX
 from keras_svd_adapters.files.peft.modules import Names
 from keras_svd_adapters.models.sites.search import find_sites
 from keras_svd_adapters.models.sites.site import Site
-from keras_svd_adapters.models.state.trained_weights import weights_with
 from keras_svd_adapters.runtime.host_values import to_float_array
 from keras_svd_adapters.runtime.warnings import warn
 
@@ -27,30 +25,30 @@ class SavedModules(NamedTuple):
 
 
 def modules_to_save(
-    model: keras.layers.Layer, name: str, names: Names, strict: bool
+    model: keras.layers.Layer, name: str, names: Names, trained: dict[int, str]
 ) -> SavedModules:
-    """Return the modules that trained with an adapter, whole, with their tensors.
+    """Return the modules whose kernels trained with an adapter, whole, with their tensors.
 
-    Raises:
-        ValueError: If `strict`, and a trained weight is not the kernel or bias of a known
-            module without this adapter.
+    Args:
+        model: The adapted model.
+        name: Name of the adapter.
+        names: The names of the model.
+        trained: The other weights that train with the adapter: their paths by id.
+            Those of the returned modules are taken out.
     """
-    trained = {id(weight): path for _, path, weight in weights_with(model, name)}
     free = [site for site in find_sites(model) if _is_free(site, name)]
     whole = {names.modules[site.key]: site for site in free if site.key in names.modules}
     touched = {
         names.saved_as(module)
         for module, site in whole.items()
-        if any(id(weight) in trained for weight in _weights(site).values())
+        if id(_weights(site)["weight"]) in trained
     }
     tensors = {}
     for module, site in whole.items():
         if names.saved_as(module) in touched:
             for part, weight in _weights(site).items():
                 trained.pop(id(weight), None)
-                tensors[f"{PREFIX}{module}.{part}"] = _theirs(site, part, variable_of(weight, name))
-    if trained:
-        _refuse(list(trained.values()), strict)
+                tensors[f"{module}.{part}"] = _theirs(site, part, variable_of(weight, name))
     return SavedModules(sorted(touched), tensors)
 
 
@@ -100,11 +98,15 @@ def values_for(
     return weight, tensor.reshape(tuple(weight.shape))
 
 
-def _refuse(paths: list[str], strict: bool) -> None:
+def check_others(paths: list[str], strict: bool) -> None:
+    """Raise or warn if other weights trained that a PEFT directory cannot hold."""
+    if not paths:
+        return
+    shown = ", ".join(paths[:4]) + ", ..." * (len(paths) > 4)
     text = (
-        "A PEFT directory holds adapters and whole Dense layers of known names, and other "
-        "weights also trained: without them the adapter has other outputs. `merge` covers all of "
-        f"them{{}}. Received: {', '.join(paths[:4])}{', ...' * (len(paths) > 4)}"
+        "A PEFT directory holds adapters, biases, normalizations and whole Dense layers of known "
+        "names, and other weights also trained: without them the adapter has other outputs. "
+        f"`merge` covers all of them{{}}. Received: {shown}"
     )
     if strict:
         raise ValueError(text.format("; `strict=False` leaves them out"))

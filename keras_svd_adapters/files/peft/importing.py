@@ -9,7 +9,7 @@ import keras
 import numpy as np
 
 from keras_svd_adapters.adapters.adapter import Adapter
-from keras_svd_adapters.files.peft.arrays import values_of
+from keras_svd_adapters.files.peft.arrays import values_of, without_empty_loras
 from keras_svd_adapters.files.peft.directory import read_peft
 from keras_svd_adapters.files.peft.heads import values_for
 from keras_svd_adapters.files.peft.matching import (
@@ -17,12 +17,14 @@ from keras_svd_adapters.files.peft.matching import (
     check_finite,
     check_places,
     method_of,
+    names_in,
     shared_of,
     sites_of,
 )
 from keras_svd_adapters.files.peft.modules import Modules
 from keras_svd_adapters.files.peft.rank_pattern import with_all_ranks
 from keras_svd_adapters.files.peft.settings import check_settings
+from keras_svd_adapters.files.peft.vectors import imported_vectors
 from keras_svd_adapters.methods.method import Method
 from keras_svd_adapters.models.assignment import check_methods, check_name, with_biases
 from keras_svd_adapters.models.attaching import attach_all, detach_on_error, start_adapter
@@ -48,10 +50,10 @@ def import_peft(
 ) -> Status:
     """Add an adapter that HF PEFT trained on the same base model.
 
-    The function reads LoRA, rsLoRA, DoRA, VeRA, LoHa, LoKr, MiSS, HRA, OFT, BOFT, (IA)3,
-    FourierFT and AdaLoRA with their settings by module, and heads in `modules_to_save`.
-    The adapter becomes the active one. It can be trained further, saved, merged and
-    combined like any other adapter.
+    The function reads LoRA, rsLoRA, DoRA, VeRA, LoHa, LoKr, MiSS, HRA, OFT, BOFT, (IA)3, VB-LoRA,
+    FourierFT and AdaLoRA with their settings by module, LN tuning, trained biases, which
+    become BitFit, and heads in `modules_to_save`. The adapter becomes the active one. It
+    can be trained further, saved, merged and combined like any other adapter.
 
     Args:
         model: A KerasHub backbone or task with the same weights, or any model.
@@ -87,7 +89,11 @@ def import_peft(
     require_values(model, f"import_peft({os.fspath(directory)!r})")
     check_finite(contents.tensors)
     tensors, others = by_module(contents.tensors)
-    sites = sites_of(model, [*tensors, *others], modules, prefix)
+    names = names_in(model, [*tensors, *others], modules, prefix)
+    sites = sites_of(model, names)
+    vectors, values, others = imported_vectors(model, names, others)
+    if vectors:
+        tensors = without_empty_loras(tensors)
     chosen = [
         (sites[module], method_of(contents.config, module, sites[module], arrays))
         for module, arrays in tensors.items()
@@ -100,6 +106,7 @@ def import_peft(
         for part, tensor in parts.items()
     ]
     check_places([m for m in (*tensors, *others) if m not in sites], directory, strict)
+    chosen += vectors
     if not chosen:
         raise ValueError(
             f"The directory has no adapter of this model. Received: {os.fspath(directory)!r}"
@@ -111,7 +118,7 @@ def import_peft(
     check_weights(model, weights, asked, name, [site for site, _ in chosen])
     shared = shared_of(model, chosen, contents.tensors)
     methods = {site.key: method for site, method in chosen}
-    values = {
+    values |= {
         site.key: values_of(site, methods[site.key], tensors[module])
         for module, site in sites.items()
         if module in tensors

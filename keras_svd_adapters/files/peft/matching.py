@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import os
+import re
 from typing import Any
 
 import keras
 import numpy as np
 
-from keras_svd_adapters.files.peft.arrays import ARRAYS, PREFIX, VERA_A, VERA_B, arrays_of
-from keras_svd_adapters.files.peft.modules import Modules, name_modules, prefix_in
+from keras_svd_adapters.files.peft.arrays import ARRAYS, COMMON, PREFIX, VERA_A, VERA_B, arrays_of
+from keras_svd_adapters.files.peft.modules import Modules, Names, name_modules, prefix_in
 from keras_svd_adapters.files.peft.settings import method_for
 from keras_svd_adapters.files.peft.twins import with_bias
+from keras_svd_adapters.files.peft.vectors import BASE_LAYER, LN_TUNING_LAYERS, Tensors
 from keras_svd_adapters.methods.method import Method
 from keras_svd_adapters.methods.shared.vera import VeRA
 from keras_svd_adapters.models.assignment import Chosen
@@ -20,8 +22,10 @@ from keras_svd_adapters.models.sites.site import Site
 from keras_svd_adapters.models.state.array_sharing import Shared, same_values, shared_arrays_for
 from keras_svd_adapters.runtime.warnings import warn
 
-Tensors = dict[str, dict[str, np.ndarray]]
-BASE = ".base_layer.weight"  # PEFT also writes the frozen table under an adapted embedding
+# PEFT also writes the frozen table under an adapted embedding, and with biases those of modules
+# that are saved whole: the frozen ones, and the others twice.
+BESIDE = re.compile(r"\.base_layer\.weight$|\.(original_module|modules_to_save)\.bias$")
+INNER = re.compile(rf"\.({BASE_LAYER}|{LN_TUNING_LAYERS})$")
 
 
 def check_finite(tensors: dict[str, np.ndarray]) -> None:
@@ -35,7 +39,7 @@ def by_module(tensors: dict[str, np.ndarray]) -> tuple[Tensors, Tensors]:
     adapters: Tensors = {}
     others: Tensors = {}
     for key, tensor in sorted(tensors.items()):
-        if key in (VERA_A, VERA_B) or key.endswith(BASE):
+        if key in (VERA_A, VERA_B, *COMMON) or BESIDE.search(key):
             continue
         module = key.removeprefix(PREFIX)
         array = next((array for array in ARRAYS if module.endswith(f".{array}")), None)
@@ -43,26 +47,31 @@ def by_module(tensors: dict[str, np.ndarray]) -> tuple[Tensors, Tensors]:
             adapters.setdefault(module[: -len(array) - 1], {})[array] = tensor
         else:
             whole, _, part = module.rpartition(".")
-            others.setdefault(whole, {})[part] = tensor
-    return adapters, others
+            others.setdefault(INNER.sub("", whole), {})[part] = tensor
+    common = {array: tensors[key] for key, array in COMMON.items() if key in tensors}
+    return {module: arrays | common for module, arrays in adapters.items()}, others
 
 
-def sites_of(
+def names_in(
     model: keras.layers.Layer, told: list[str], modules: Modules | None, prefix: str | None
-) -> dict[str, Site]:
-    """Return the kernels of a model by their modules, under the prefix of the file."""
+) -> Names:
+    """Return the names of a model under the prefix of the modules of a file."""
     if prefix is None:
         bare = name_modules(model, modules, "")
-        known = [*bare.modules.values(), *bare.older.values()]
+        known = [*bare.modules.values(), *bare.vectors.values(), *bare.older.values()]
         heads = bare.heads  # heads have no prefix, so they do not determine it
         prefix = prefix_in(
             [module for module in told if module not in heads],
             [module for module in known if module not in heads],
         )
-    names = name_modules(model, modules, prefix)
+    return name_modules(model, modules, prefix)
+
+
+def sites_of(model: keras.layers.Layer, names: Names) -> dict[str, Site]:
+    """Return the kernels of a model by their modules."""
     sites = {site.key: site for site in find_sites(model)}
     both = [*names.older.items(), *names.modules.items()]
-    return {module: sites[key] for key, module in both}
+    return {module: sites[key] for key, module in both if key in sites}
 
 
 def method_of(

@@ -9,8 +9,10 @@ from dataclasses import dataclass, field
 
 import keras
 
-from keras_svd_adapters.files.peft.families import FAMILIES, GEMMA, Family
+from keras_svd_adapters.adapters.layers.vectors import VECTORS
+from keras_svd_adapters.files.peft.families import FAMILIES, GEMMA_3, Family
 from keras_svd_adapters.models.sites.search import find_sites
+from keras_svd_adapters.models.sites.site import Site
 from keras_svd_adapters.runtime.keras_private.layers import all_layers
 
 Modules = Mapping[str, str]
@@ -24,12 +26,14 @@ class Names:
         modules: The module of each kernel that has one, by the key of its site.
         task_type: PEFT's name for the task.
         heads: The modules of the head.
-        older: Older names, in the form of `modules`.
+        vectors: The module of each layer of which only vectors are exchanged, by its key.
+        older: Older names of both.
     """
 
     modules: dict[str, str]
     task_type: str | None = None
     heads: frozenset[str] = frozenset()
+    vectors: dict[str, str] = field(default_factory=dict)
     older: dict[str, str] = field(default_factory=dict)
 
     def task_with(self, saved: list[str]) -> str | None:
@@ -62,33 +66,50 @@ def name_modules(
     if not isinstance(prefix, str | None):
         raise ValueError(f"`prefix` is a name such as 'model'. Received: prefix={prefix!r}")
     sites = find_sites(model)
-    own = _own_names(modules or {}, {site.key: site.path for site in sites})
+    layers = _layers(model)
+    own, own_vectors = _own_names(modules or {}, sites, layers)
     backbone, family = _family(model)
     if family is None:
-        if not own:
+        if not own and not own_vectors:
             raise ValueError(
                 "The transformers names of this model's kernels are not known; known are those "
                 f"of {', '.join(FAMILIES)}. Give them with `modules=`, such as "
                 "`{'block_{}/query': 'encoder.layer.{}.attention.self.query'}`, where "
                 f"`{{}}` stands for a number. Received: {type(model).__name__} {model.name!r}"
             )
-        return Names(_each_once(own))
+        _check_each_once(own | own_vectors)
+        return Names(own, vectors=own_vectors)
     heads = {}
     if _is_task(model):
         heads = {s.key: family.heads[s.path] for s in sites if s.path in family.heads}
     if prefix is None:
         prefix = _prefix(backbone, family, bool(heads))
-    inside = {id(site.layer): site.path for site in find_sites(backbone)}
-    paths = {site.key: inside[id(site.layer)] for site in sites if id(site.layer) in inside}
-    names, older = (
+    inside = {id(layer): path for path, layer in _layers(backbone).values()}
+    paths = {key: inside[id(layer)] for key, (_, layer) in layers.items() if id(layer) in inside}
+    names, vectors, older = (
         {key: f"{prefix}.{module}".lstrip(".") for key, module in found.items()}
-        for names in (family.kernels, family.older)
+        for names in (family.kernels, family.vectors, family.older)
         for found in [_matched(names, paths, family.first_block)]
     )
     whole = prefix == _prefix(backbone, family, True)
     task_type = family.task_type if whole else None
-    modules = _each_once(names | heads | own)
-    return Names(modules, task_type, frozenset(heads.values()), older)
+    names, vectors = names | heads | own, vectors | own_vectors
+    _check_each_once(names | vectors)
+    return Names(names, task_type, frozenset(heads.values()), vectors, older)
+
+
+def _layers(model: keras.layers.Layer) -> dict[str, tuple[str, keras.layers.Layer]]:
+    """Return the path and the layer of each kernel, and of each layer with vectors, by key."""
+    found = {}
+    for kind in VECTORS:
+        for site in find_sites(model, kind):
+            found[layer_key(site)] = site.path.rpartition("/")[0], site.owner
+    return found | {site.key: (site.path, site.layer) for site in find_sites(model)}
+
+
+def layer_key(vector: Site) -> str:
+    """Return the key of the layer of a bias or of a vector of a normalization."""
+    return vector.key.rpartition("/")[0]
 
 
 def _is_task(model: keras.layers.Layer) -> bool:
@@ -96,7 +117,7 @@ def _is_task(model: keras.layers.Layer) -> bool:
     return any(cls.__name__ == "Task" for cls in type(model).__mro__)
 
 
-def _each_once(modules: dict[str, str]) -> dict[str, str]:
+def _check_each_once(modules: dict[str, str]) -> None:
     for module, count in Counter(modules.values()).items():
         if count > 1:
             keys = [key for key, other in modules.items() if other == module]
@@ -104,13 +125,12 @@ def _each_once(modules: dict[str, str]) -> dict[str, str]:
                 f"Several kernels would be one module: give each its own in `modules`. "
                 f"Received: {module!r} for {', '.join(keys)}"
             )
-    return modules
 
 
 def _family(model: keras.layers.Layer) -> tuple[keras.layers.Layer, Family | None]:
     """Return the backbone of a known family in a model, if there is exactly one."""
     found = {
-        id(layer): (layer, FAMILIES[cls.__name__])
+        id(layer): (layer, GEMMA_3 if _is_gemma_2(layer) else FAMILIES[cls.__name__])
         for layer in all_layers(model)
         for cls in type(layer).__mro__
         if cls.__name__ in FAMILIES
@@ -118,13 +138,20 @@ def _family(model: keras.layers.Layer) -> tuple[keras.layers.Layer, Family | Non
     return next(iter(found.values())) if len(found) == 1 else (model, None)
 
 
+def _is_gemma_2(backbone: keras.layers.Layer) -> bool:
+    return getattr(backbone, "use_post_ffw_norm", False)
+
+
 def _prefix(backbone: keras.layers.Layer, family: Family, has_head: bool) -> str:
-    if family is GEMMA and getattr(backbone, "vision_encoder", None) is not None:
+    if family is GEMMA_3 and getattr(backbone, "vision_encoder", None) is not None:
         return "model.language_model"
     return family.prefix if has_head or family.task_type == "CAUSAL_LM" else ""
 
 
-def _own_names(modules: Modules, paths: dict[str, str]) -> dict[str, str]:
+def _own_names(
+    modules: Modules, sites: list[Site], layers: dict[str, tuple[str, keras.layers.Layer]]
+) -> tuple[dict[str, str], dict[str, str]]:
+    """Return the modules that the user names: of kernels, and of layers with vectors alone."""
     texts = isinstance(modules, Mapping) and all(
         isinstance(text, str) and re.fullmatch(r"([^{}]|\{\})+", text)
         for text in (*modules.keys(), *modules.values())
@@ -134,6 +161,7 @@ def _own_names(modules: Modules, paths: dict[str, str]) -> dict[str, str]:
             "`modules` maps paths of kernels to modules, such as `{'up_{}': "
             f"'layers.{{}}.fc'}}`. Received: modules={modules!r}"
         )
+    paths = {key: path for key, (path, _) in layers.items()}
     for pattern, module in modules.items():
         if pattern.count("{}") != module.count("{}"):
             raise ValueError(
@@ -142,10 +170,14 @@ def _own_names(modules: Modules, paths: dict[str, str]) -> dict[str, str]:
             )
         if not _matched({pattern: module}, paths):
             raise ValueError(
-                "`modules` names no kernel of the model by this path; `targets(model, '*')` shows "
-                f"the paths. Received: {pattern!r}"
+                "`modules` names no kernel and no normalization of the model by this path; "
+                f"`targets(model, '*')` shows those of kernels. Received: {pattern!r}"
             )
-    return _matched(modules, paths)
+    found, kernels = _matched(modules, paths), {site.key for site in sites}
+    return (
+        {key: module for key, module in found.items() if key in kernels},
+        {key: module for key, module in found.items() if key not in kernels},
+    )
 
 
 def _matched(names: Modules, paths: Mapping[str, str], first_block: int = 0) -> dict[str, str]:

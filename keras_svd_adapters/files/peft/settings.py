@@ -17,6 +17,7 @@ from keras_svd_adapters.files.peft.twins import (
     twin_method,
     twin_settings,
 )
+from keras_svd_adapters.files.peft.vectors import LN_TUNING
 from keras_svd_adapters.methods.low_rank.dora import DoRA
 from keras_svd_adapters.methods.low_rank.lora import LoRA
 from keras_svd_adapters.methods.low_rank.scaled_product import ScaledProduct
@@ -37,6 +38,11 @@ CHANGING = (
     "target_parameters",
     "trainable_token_indices",
 )
+REFUSED = {
+    "PSOFT": "PEFT computes the singular vectors of PSOFT again as it loads, with signs that "
+    "depend on the library, and its file has none. Convert it to a LoRA where it trained, by "
+    "`peft.save_as_lora(directory, model, rank=...)`",
+}
 NUMBERS = (
     *("r", "alpha", "lora_alpha", "lora_dropout", "vera_dropout", "d_initial"),
     *("n_frequency", "scaling", "random_loc_seed"),
@@ -51,12 +57,14 @@ def check_settings(config: dict[str, Any]) -> None:
         ValueError: The message names the setting.
     """
     kind = config.get("peft_type")
+    if kind in REFUSED:
+        raise ValueError(f"{REFUSED[kind]}. Received: peft_type={kind!r}")
     if kind in TWINS:
         check_fixed(kind, config)
-    elif kind not in ("LORA", "VERA"):
+    elif kind not in ("LORA", "VERA", LN_TUNING):
         known = ", ".join(twin.method.__name__ for twin in TWINS.values())
         raise ValueError(
-            f"Only LoRA, DoRA, VeRA, {known} can be loaded. Received: peft_type={kind!r}"
+            f"Only LoRA, DoRA, VeRA, LN tuning, {known} can be loaded. Received: peft_type={kind!r}"
         )
     for setting in CHANGING:
         if config.get(setting):
@@ -65,11 +73,6 @@ def check_settings(config: dict[str, Any]) -> None:
                 "it in PEFT (`merge_and_unload`) and load the whole model. Received: "
                 f"{setting}={config[setting]!r}"
             )
-    if (config.get("bias") or "none") != "none":
-        raise ValueError(
-            "The adapter also trained biases, which are not supported: merge it in PEFT "
-            f"(`merge_and_unload`) and load the whole model. Received: bias={config['bias']!r}"
-        )
     start = config.get("init_lora_weights")
     if start not in PLAIN_STARTS:
         raise ValueError(
@@ -107,6 +110,8 @@ def method_for(config: dict[str, Any], module: str) -> Method:
             if name in config
         }
         return twin_method(config["peft_type"], config | by_module, module)
+    if config["peft_type"] == LN_TUNING:
+        raise ValueError(f"LN tuning has no kernels. Received: tensors of `{module}`")
     rank = _of(config.get("rank_pattern"), module, config.get("r", 8))
     alpha = _of(config.get("alpha_pattern"), module, config.get("lora_alpha", 8))
     method = DoRA if config.get("use_dora") else LoRA
@@ -127,7 +132,12 @@ def _of(patterns: dict[str, Any] | None, module: str, otherwise: Any) -> Any:
 
 
 def settings_of(methods: dict[str, Method]) -> dict[str, Any]:
-    """Return the settings for the methods by module; the most common rank is the default."""
+    """Return the settings for the methods of kernels by module, or of LN tuning for none.
+
+    The most common values by module are the default.
+    """
+    if not methods:
+        return {"peft_type": LN_TUNING}
     first = next(iter(methods.values()))
     if isinstance(first, VeRA):
         return {

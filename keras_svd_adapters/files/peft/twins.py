@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
-from keras_svd_adapters.files.peft.turns import (
-    COLUMN,
-    ROW_OR_COLUMN,
-    SAME,
-    TRANSPOSED,
-    WHOLE_BLOCKS,
-    Turn,
-)
+import numpy as np
+
+from keras_svd_adapters.files.peft.turns import COLUMN, ROW_OR_COLUMN, SAME, WHOLE_BLOCKS
+from keras_svd_adapters.files.peft.twin import Twin
 from keras_svd_adapters.methods import (
     BOFT,
     HRA,
@@ -25,48 +21,24 @@ from keras_svd_adapters.methods import (
     LoHa,
     LoKr,
     MiSS,
+    VBLoRA,
 )
 from keras_svd_adapters.methods.method import Method
 
 
-@dataclass(frozen=True)
-class Twin:
-    """A method that PEFT and this package have in the same form.
-
-    Args:
-        method: The class here.
-        arrays: The array here of each array in PEFT.
-        settings: The hyperparameter here of each setting in PEFT.
-        fixed: Further settings, with the only value that has the same form here.
-        turns: How PEFT stores some arrays here, if not as the others.
-        turn: How PEFT stores the others.
-        module_lists: The hyperparameter here of each list of modules in PEFT, with its values in
-            and out of the list.
-        resolve: Function from a method and the shape of its kernel to an equal method whose
-            hyperparameters depend on no shape.
-        with_bias: Function from a method and the shape of its kernel to the method whose form is
-            that of PEFT for a layer with a bias.
-        patterns: The setting of PEFT with values by module, of each setting that has one.
-        whole_paths: Whether the keys of these are paths of modules, and no regular expressions.
-        needed: Further settings that PEFT does not read an adapter without.
-        without_mask: Function from the arrays here to equal ones whose mask is 1.
-    """
-
-    method: type[Method]
-    arrays: Mapping[str, str]
-    settings: Mapping[str, str]
-    fixed: Mapping[str, Any] = field(default_factory=dict)
-    turns: Mapping[str, Turn] = field(default_factory=dict)
-    turn: Turn = TRANSPOSED
-    module_lists: Mapping[str, tuple[str, Any, Any]] = field(default_factory=dict)
-    resolve: Callable[[Any, int, int], Method] = lambda method, m, n: method
-    with_bias: Callable[[Any, int, int], Method] = lambda method, m, n: method
-    patterns: Mapping[str, str] = field(default_factory=dict)
-    whole_paths: bool = False
-    needed: Mapping[str, Any] = field(default_factory=dict)
-    without_mask: Callable[[dict[str, Any]], dict[str, Any]] = lambda v: v
+def _one_bank(v: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Return the arrays of VB-LoRA with one bank, of whose vectors each side chooses its own."""
+    if "bank_b" not in v:
+        return v
+    a, b = v["logits_a"], v["logits_b"]
+    return v | {
+        "bank": np.concatenate([v["bank"], v["bank_b"]]),
+        "logits_a": np.concatenate([a, np.full_like(a, NEVER)], axis=-1),
+        "logits_b": np.concatenate([np.full_like(b, NEVER), b], axis=-1),
+    }
 
 
+NEVER = -1e4  # a logit that is never among the largest
 UNDROPPED = {"rank_dropout": 0.0, "module_dropout": 0.0}
 RANK_AND_ALPHA = {"r": "rank_pattern", "alpha": "alpha_pattern"}
 TWINS: dict[str, Twin] = {
@@ -130,7 +102,7 @@ TWINS: dict[str, Twin] = {
         {"bias": "none", "fan_in_fan_out": False},
         {"gate": COLUMN},
         needed={"total_step": 1},
-        without_mask=lambda v: (
+        equal_arrays=lambda v: (
             v | {"gate": v["gate"] * v["mask"], "lora_b": v["lora_b"] * v["mask"][:, None]}
         ),
     ),
@@ -145,6 +117,25 @@ TWINS: dict[str, Twin] = {
         ),
         with_bias=lambda method, m, n: replace(method, bias=not method.scales_inputs(m, n)),
     ),
+    "VBLORA": Twin(
+        VBLoRA,
+        {
+            "vblora_vector_bank": "bank",
+            "vblora_logits_A": "logits_a",
+            "vblora_logits_B": "logits_b",
+        },
+        {"r": "rank", "num_vectors": "vectors", "vector_length": "vector_length", "topk": "top_k"},
+        {"bias": "none", "vblora_dropout": 0.0, "save_only_topk_weights": False},
+        turn=SAME,
+        resolve=lambda method, m, n: (
+            method
+            if method.one_bank
+            else replace(method, one_bank=True, vectors=2 * method.vectors)
+        ),
+        equal_arrays=_one_bank,
+        common=("vblora_vector_bank",),
+        form={"one_bank": True},
+    ),
     "FOURIERFT": Twin(
         FourierFT,
         {"fourierft_spectrum": "coefficients"},
@@ -156,6 +147,7 @@ TWINS: dict[str, Twin] = {
     ),
 }
 KIND = {twin.method: kind for kind, twin in TWINS.items()}
+BIAS = "bias"  # trained biases are tensors of their own, whatever the method
 NO_FACTOR = -1  # PEFT's value where this package has None
 
 
@@ -186,7 +178,7 @@ def are_written_together(methods: Sequence[Method]) -> bool:
 def check_fixed(kind: str, config: Mapping[str, Any]) -> None:
     """Raise `ValueError` if a setting gives the method another form than here."""
     for name, value in TWINS[kind].fixed.items():
-        if config.get(name, value) != value:
+        if name != BIAS and config.get(name, value) != value:
             raise ValueError(
                 f"This form of {TWINS[kind].method.__name__} is not supported: merge the adapter "
                 "in PEFT (`merge_and_unload`) and load the whole model. "
@@ -210,7 +202,7 @@ def twin_method(kind: str, values: Mapping[str, Any], module: str) -> Method:
         chosen["factor"] = None
     for name, (ours, listed, unlisted) in twin.module_lists.items():
         chosen[ours] = listed if _is_listed(module, values.get(name)) else unlisted
-    return twin.method(**chosen)
+    return twin.method(**chosen, **twin.form)
 
 
 def _is_listed(module: str, listed: Any) -> bool:

@@ -47,7 +47,8 @@ class AdaLoRA(PseudoSVD):
     orthogonality: float = 0.5
 
     name: ClassVar[str] = "adalora"
+    schedule: ClassVar[str] = "AdaLoRASchedule"
 
     @property
     def recommended_learning_rate(self) -> float:
-        return 3e-3
+        return 1e-2

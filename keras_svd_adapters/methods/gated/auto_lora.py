@@ -19,14 +19,16 @@ from keras_svd_adapters.methods.algebra import softmax
 from keras_svd_adapters.methods.contract import SVD, Array
 from keras_svd_adapters.methods.gated.gated import Gated
 
+ROUNDING = 1e-9  # equal gates are all left
+
 
 @dataclass(frozen=True, repr=False)
 class AutoLoRA(Gated):
     """Low-rank adaptation that finds the rank of each kernel.
 
     The method trains `rank * (m + n) + rank` values per `(m, n)` kernel, the
-    gates on validation data. A kernel then keeps the ranks whose gate is at least
-    `1 / rank`.
+    gates on validation data. `prune(model)` then leaves the ranks of each kernel
+    whose gate is at least `1 / rank`.
 
     Args:
         rank: Integer, the rank of the update at the most.
@@ -49,6 +51,7 @@ class AutoLoRA(Gated):
     alpha: float | None = None
 
     name: ClassVar[str] = "autolora"
+    schedule: ClassVar[str] = "AutoLoRASchedule"
 
     @property
     def recommended_learning_rate(self) -> float:
@@ -65,3 +68,8 @@ class AutoLoRA(Gated):
 
     def gate(self, v: SimpleNamespace) -> Any:
         return softmax(v.gate) * v.mask
+
+    def pruned(self, v: SimpleNamespace, share: float | None) -> dict[str, np.ndarray]:
+        if share is not None:
+            return super().pruned(v, share)
+        return {"mask": v.mask * (softmax(v.gate) > (1 - ROUNDING) / self.rank)}

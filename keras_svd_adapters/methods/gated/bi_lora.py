@@ -47,7 +47,8 @@ class BiLoRA(PseudoSVD):
     orthogonality: float = 0.5
 
     name: ClassVar[str] = "bilora"
+    schedule: ClassVar[str] = "Alternate"
 
     @property
     def recommended_learning_rate(self) -> float:
-        return 3e-3
+        return 1e-2

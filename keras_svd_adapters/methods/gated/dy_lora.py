@@ -16,9 +16,8 @@ from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import numpy as np
-from keras.ops import stop_gradient
 
-from keras_svd_adapters.methods.algebra import constant, positive, total
+from keras_svd_adapters.methods.algebra import constant, held_but, largest, positive, total
 from keras_svd_adapters.methods.contract import SVD, Array, Kernel
 from keras_svd_adapters.methods.low_rank_update import LowRankUpdate
 from keras_svd_adapters.methods.ranked import Ranked
@@ -28,9 +27,9 @@ from keras_svd_adapters.methods.ranked import Ranked
 class DyLoRA(LowRankUpdate, Ranked):
     """Dynamic low-rank adaptation: one training for all ranks up to `rank`.
 
-    The method trains `rank * (m + n)` values per `(m, n)` kernel. To use the
-    first `b` ranks only, set the array `mask` of each kernel to 1 for these and
-    to 0 for the others. The scale becomes `alpha / b`, as in training.
+    The method trains `rank * (m + n)` values per `(m, n)` kernel. `prune(model,
+    b / rank)` leaves the first `b` ranks, with the scale `alpha / b` that they
+    have in training.
 
     Args:
         rank: Integer, the largest rank.
@@ -107,8 +106,5 @@ class DyLoRA(LowRankUpdate, Ranked):
             v.lora_b = held_but(v.lora_b, last[:, None])
         return super().coefficients(v, form, kernel)
 
-
-def held_but(array: Any, trained: Any) -> Any:
-    """Return the same array, without gradients except where `trained` is 1."""
-    held = stop_gradient(array)
-    return held + trained * (array - held)
+    def pruned(self, v: SimpleNamespace, share: float | None) -> dict[str, np.ndarray]:
+        return {} if share is None else {"mask": largest(np.arange(self.rank, 0, -1), share)}

@@ -54,6 +54,7 @@ class DynamicDoRA(Gated):
     variance_weight: float = 0.1
 
     name: ClassVar[str] = "dynamic_dora"
+    schedule: ClassVar[str] = "DynamicDoRASchedule"
 
     mean_penalty: ClassVar[bool] = True
 
@@ -67,7 +68,7 @@ class DynamicDoRA(Gated):
 
     @property
     def recommended_learning_rate(self) -> float:
-        return 3e-3
+        return 1e-2
 
     def arrays(self, m: int, n: int, form: str) -> dict[str, Array]:
         penalty = mean_variance if self.variance_weight else None

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from keras_svd_adapters.methods.algebra import transpose
+from keras_svd_adapters.methods.algebra import largest, transpose
 from keras_svd_adapters.methods.contract import Array, Kernel
 from keras_svd_adapters.methods.low_rank_update import LowRankUpdate
 from keras_svd_adapters.methods.ranked import Ranked
@@ -52,3 +52,6 @@ class Gated(LowRankUpdate, Ranked):
         """Return the norm of the update of each rank, `c |mask_i e_i| |a_i| |b_i|`, on the host."""
         a, b = (np.linalg.norm(x, axis=axis) for x, axis in ((v.lora_a, 0), (v.lora_b, 1)))
         return self.scale * np.abs(self.gate(v)) * a * b
+
+    def pruned(self, v: SimpleNamespace, share: float | None) -> dict[str, np.ndarray]:
+        return {} if share is None else {"mask": largest(self.rank_norms(v), share)}

@@ -47,6 +47,7 @@ class SoRA(Gated):
     alpha: float | None = 16
 
     name: ClassVar[str] = "sora"
+    schedule: ClassVar[str] = "Proximal"
 
     @property
     def recommended_learning_rate(self) -> float:

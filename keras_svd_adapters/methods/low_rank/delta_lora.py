@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from keras_svd_adapters.methods.algebra import concatenate, held_part
+from keras_svd_adapters.methods.algebra import concatenate, held_but
 from keras_svd_adapters.methods.contract import SVD, Array, Kernel
 from keras_svd_adapters.methods.hyperparameters import check_positive
 from keras_svd_adapters.methods.low_rank.restarted_lora import uniform
@@ -89,6 +89,6 @@ class DeltaLoRA(LowRankUpdate, Ranked):
     def factors(self, v: SimpleNamespace, kernel: Kernel) -> tuple[Any, Any]:
         followed = self.strength * v.follows
         c, seen = self.scale, 1 / (1 + followed)
-        A, B = held_part(v.lora_a, seen), held_part(v.lora_b, seen)
+        A, B = held_but(v.lora_a, seen), held_but(v.lora_b, seen)
         left = concatenate([c * (1 + followed) * A, -c * followed * v.past_a], axis=1)
         return left, concatenate([B, v.past_b], axis=0)

@@ -17,7 +17,7 @@ from typing import Any, ClassVar
 import numpy as np
 from keras.ops import clip, log, sigmoid
 
-from keras_svd_adapters.methods.algebra import constant, is_float32, total
+from keras_svd_adapters.methods.algebra import constant, is_float32, largest, total
 from keras_svd_adapters.methods.contract import Array, Base, Dropout, Kernel
 from keras_svd_adapters.methods.hyperparameters import check_positive
 from keras_svd_adapters.methods.method import Method
@@ -30,11 +30,11 @@ class DiffPruning(Method):
     """Train the whole kernel as a difference that becomes sparse.
 
     The method trains `2 m n + 1` values per `(m, n)` kernel: it needs more memory
-    than full fine-tuning. Set the array `mask` of each kernel to 1 for the entries
-    of the largest differences and to 0 for the others, and go on training: the
-    others stay off.
+    than full fine-tuning. `prune(model)` then leaves a share of the differences,
+    the largest ones. Go on training: the others stay off.
 
     Args:
+        share: Float, the share of the differences that `prune` leaves.
         penalty: Float, the weight of the number of open gates in the loss.
         openness: Float, the start of the logits `a` of the gates.
 
@@ -52,6 +52,7 @@ class DiffPruning(Method):
         - [Guo et al., 2020](https://arxiv.org/abs/2012.07463)
     """
 
+    share: float = 0.005
     penalty: float = 1.25e-7
     openness: float = 5.0
 
@@ -59,11 +60,11 @@ class DiffPruning(Method):
     forms: ClassVar[tuple[str, ...]] = ("additive", "patches")
 
     def __post_init__(self) -> None:
-        check_positive(penalty=self.penalty)
+        check_positive(share=self.share, penalty=self.penalty)
 
     @property
     def recommended_learning_rate(self) -> float:
-        return 1e-4
+        return 1e-3
 
     def patch_form(self, m: int, n: int, s: np.ndarray | None = None) -> str:
         return "patches"
@@ -96,6 +97,9 @@ class DiffPruning(Method):
         if form == "patches":
             return base.plus(x, base.times(x, c.delta), constant(np.eye(base.shape[1]), c.delta))
         return base.plus(x, x, c.delta)
+
+    def pruned(self, v: SimpleNamespace, share: float | None) -> dict[str, np.ndarray]:
+        return {"mask": largest(np.abs(v.mask * v.diff), share or self.share)}
 
 
 def gate(a: Any, u: Any) -> Any:

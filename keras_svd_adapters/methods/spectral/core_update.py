@@ -16,7 +16,7 @@ from keras_svd_adapters.methods.method import Method
 
 
 class CoreUpdate(Method):
-    """Base class of the methods `K' = K + U_r D Vt_r`. At the start, D is all zeros."""
+    """Base class of the methods `K' = K + U_r D Vt_r`. At the base, D is all zeros."""
 
     def middle(self, v: SimpleNamespace) -> Any:
         """Return D."""

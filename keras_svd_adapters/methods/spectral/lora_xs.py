@@ -68,6 +68,10 @@ class LoRAXS(CoreUpdate, FromTriplets):
     def recommended_learning_rate(self) -> float:
         return 4e-3
 
+    @property
+    def starts_at_base(self) -> bool:
+        return not self.init_std
+
     def arrays(self, m: int, n: int, form: str) -> dict[str, Array]:
         r = self.rank
         return {

@@ -47,6 +47,7 @@ class FunctionStore:
             set of active adapters and each mode.
         per_sample: Models that predict with one adapter per sample.
         fits: Number of calls of `fit` and `train_on_batch` that run now.
+        told: Methods of which a warning said that they train without their schedule.
         trains: Whether the model had a trainable variable after the last change of its adapters.
     """
 
@@ -57,6 +58,7 @@ class FunctionStore:
     functions: OrderedDict[Any, dict[str, tuple[Any, Any]]] = field(default_factory=OrderedDict)
     per_sample: OrderedDict[Any, Any] = field(default_factory=OrderedDict)
     fits: int = 0
+    told: set[Any] = field(default_factory=set)
     trains: bool = True
 
     @property

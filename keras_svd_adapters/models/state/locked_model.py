@@ -11,6 +11,7 @@ import keras
 
 from keras_svd_adapters.kernels.placement import is_replica
 from keras_svd_adapters.models.state.compiled_functions import check_trains, store_of
+from keras_svd_adapters.models.state.missing_schedule import warn_without_schedule
 from keras_svd_adapters.runtime.model_lock import model_lock
 
 TRAINS = ("fit", "train_on_batch")
@@ -45,8 +46,11 @@ class LockedModel:
 def _locked(name: str, alone: bool) -> Callable[..., Any]:
     @wraps(getattr(keras.Model, name, None) or _locked)
     def method(self: Any, *args: Any, **kwargs: Any) -> Any:
+        function = getattr(super(LockedModel, self), name)
+        if name == "fit":
+            warn_without_schedule(self, function, args, kwargs)
         with running(self, alone), _fitting(self) if name in TRAINS else nullcontext():
-            return getattr(super(LockedModel, self), name)(*args, **kwargs)
+            return function(*args, **kwargs)
 
     return method
 

@@ -4,7 +4,7 @@
 - `current_call_ctx`: convolutions take no `training`, but the dropout of an adapter needs it.
 - `uninitialized_variables`: a model built for its shapes must not receive values later.
 - `_jax_state`: the values of a loop on JAX, in the order of variables that train before a change.
-- `compute_output_spec`: the public methods of this name change the message of an error.
+- `compute_output_spec`: its public form changes errors. `get_keras_mask`: Dense gets no `mask`.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import keras
-from keras.src.backend import compute_output_spec
+from keras.src.backend import compute_output_spec, get_keras_mask
 from keras.src.backend.common import global_state
 from keras.src.backend.common.symbolic_scope import in_symbolic_scope
 
-trace_shapes, only_shapes_matter = compute_output_spec, in_symbolic_scope
+trace_shapes, only_shapes_matter, mask_of = compute_output_spec, in_symbolic_scope, get_keras_mask
 
 
 def is_training() -> bool:

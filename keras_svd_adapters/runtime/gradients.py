@@ -1,0 +1,56 @@
+"""Gradients by some variables, without a step of training, on each backend."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import keras
+from keras import backend, ops
+
+
+def gradients(loss: Callable[[], Any], variables: Sequence[keras.Variable]) -> list[Any]:
+    """Return the gradient of a loss by each variable; no variable changes.
+
+    Args:
+        loss: Function that reads the variables and returns a scalar. What it assigns to variables,
+            such as the statistics of batch normalization, is dropped.
+        variables: The variables, in float32; the loss must depend on one of them at least.
+    """
+
+    def loss_at(values: Sequence[Any]) -> Any:
+        mapping = list(zip(variables, values, strict=True))
+        with keras.StatelessScope(state_mapping=mapping, collect_losses=True):
+            return loss()
+
+    values = [ops.copy(variable) for variable in variables]
+    if backend.backend() == "jax":
+        import jax
+
+        return jax.grad(loss_at)(values)
+    if backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        with tf.GradientTape() as tape:
+            tape.watch(values)
+            found = loss_at(values)
+        return tape.gradient(found, values, unconnected_gradients=tf.UnconnectedGradients.ZERO)
+    import torch
+
+    values = [value.detach().requires_grad_(True) for value in values]
+    with torch.enable_grad():
+        found = torch.autograd.grad(loss_at(values), values, allow_unused=True)
+    return [
+        ops.zeros_like(v) if gradient is None else gradient
+        for v, gradient in zip(values, found, strict=True)
+    ]
+
+
+def without_gradients(compute: Callable[[], Any]) -> Any:
+    """Return the result of a function that is called for its outputs alone."""
+    if backend.backend() != "torch":
+        return compute()
+    import torch
+
+    with torch.no_grad():
+        return compute()

@@ -1,0 +1,62 @@
+"""The schedule of AutoLoRA."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_svd_adapters.runtime.host_values import to_float64
+from keras_svd_adapters.training.alternation import Alternate
+from keras_svd_adapters.training.rule import Rule
+from keras_svd_adapters.training.schedules.method_schedule import MethodSchedule
+
+
+@keras.saving.register_keras_serializable("keras_svd_adapters")
+class AutoLoRASchedule(MethodSchedule):
+    """Schedule that chooses the ranks of `AutoLoRA` from its gates.
+
+    At `step`, each kernel keeps the ranks whose gate, a softmax, is at least `1 / rank`. Before,
+    the gates train on validation data: `rules` lets them and the factors train in turn, and `fit`
+    gets batches of both kinds of data in the same rhythm.
+
+    Args:
+        step: Integer, the step at which the ranks are chosen.
+        seed: Integer, not used.
+
+    Raises:
+        ValueError: If an argument is wrong, or, before the first step, if no active adapter has
+            this method or training ends before `step`.
+
+    Reference:
+        - [Zhang et al., 2024](https://arxiv.org/abs/2403.09113)
+    """
+
+    def __init__(self, step: int, seed: int = 0):
+        super().__init__(seed)
+        if type(step) is not int or step < 1:
+            raise ValueError(f"`step` must be a positive integer. Received: step={step!r}")
+        self.step = step
+
+    @property
+    def last_step(self) -> int:
+        return self.step
+
+    def rules(self) -> list[Rule]:
+        return [Alternate(["*/lora_a", "*/lora_b"], "*/gate")]
+
+    def due(self, step: int) -> bool:
+        return step == self.step
+
+    def on_step(self, step: int) -> None:
+        for adapter in self.adapters():
+            gate = to_float64(adapter.arrays["gate"])
+            weights = np.exp(gate - gate.max(axis=-1, keepdims=True))
+            softmax = weights / weights.sum(axis=-1, keepdims=True)
+            # equal gates are all kept, whatever the rounding
+            kept = softmax * gate.shape[-1] >= 1 - 1e-6
+            adapter.arrays["mask"].assign(kept.astype("float32"))
+
+    def get_config(self) -> dict[str, Any]:
+        return super().get_config() | {"step": self.step}

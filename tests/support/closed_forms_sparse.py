@@ -1,0 +1,27 @@
+"""Closed forms of the methods whose values or matrices a schedule prunes or freezes."""
+
+import numpy as np
+
+
+def masked_lora(K, method, v):
+    c = 1 if method.alpha is None else method.alpha / method.rank
+    A, B = v["lora_a"] * v["mask_a"], v["lora_b"] * v["mask_b"]
+
+    def gradients(G):
+        return {"lora_a": c * G @ B.T * v["mask_a"], "lora_b": c * A.T @ G * v["mask_b"]}
+
+    return K + c * A @ B, gradients
+
+
+def aflora(K, method, v):
+    A, B, d, b = v["lora_a"], v["lora_b"], v["d"], v["v"]
+
+    def gradients(G):
+        return {
+            "lora_a": v["mask_a"] * (G @ (B * b).T * d),
+            "lora_b": v["mask_b"] * ((A * d).T @ G * b),
+            "d": np.diag(A.T @ G @ (B * b).T),
+            "v": np.diag(B.T @ (A * d).T @ G),
+        }
+
+    return K + (A * d) @ (B * b), gradients
