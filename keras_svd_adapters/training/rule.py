@@ -108,3 +108,9 @@ class Rule:
 def register_rule(cls: type[Rule]) -> type[Rule]:
     """Register a rule of this package, so that Keras saves it with the optimizer."""
     return keras.saving.register_keras_serializable("keras_svd_adapters")(cls)
+
+
+def is_positive(value: Any) -> bool:
+    """Whether a value is a positive, finite number."""
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return is_number and 0 < value < float("inf")
