@@ -57,9 +57,11 @@ class Rates(Rule):
         pattern = self.pattern_of(path)
         return 1.0 if pattern is None else self.ratios[pattern]
 
+    def acts_on(self, path: str) -> bool:
+        return self.ratio(path) != 1
+
     def change_value(self, value: Any, array: ArrayStep) -> Any:
-        ratio = self.ratio(array.path)
-        return value if ratio == 1 else array.before + ratio * (value - array.before)
+        return array.before + self.ratio(array.path) * (value - array.before)
 
     def get_config(self) -> dict[str, Any]:
         return {"ratios": self.ratios}

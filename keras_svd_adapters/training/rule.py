@@ -69,6 +69,10 @@ class Rule:
         """Return the first pattern that matches the path of an array."""
         return next((each for each in self.patterns if fnmatchcase(path, each)), None)
 
+    def acts_on(self, path: str) -> bool:
+        """Return whether the rule does anything with an array."""
+        return self.pattern_of(path) is not None
+
     def ratio(self, path: str) -> float:
         """Return the factor of the learning rate of an array."""
         return 1.0
