@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from keras import ops
 
-from keras_svd_adapters.training.rule import ArrayStep, Rule, register_rule
+from keras_svd_adapters.training.rule import ArrayStep, Rule, is_positive, register_rule
 
 
 @register_rule
@@ -31,7 +31,7 @@ class Proximal(Rule):
 
     def __init__(self, strengths: Mapping[str, float]):
         wrong = not isinstance(strengths, Mapping) or not strengths
-        if wrong or not all(value > 0 for value in strengths.values()):
+        if wrong or not all(map(is_positive, strengths.values())):
             raise ValueError(
                 "`strengths` must be a dictionary of positive numbers by pattern, such as "
                 f"{{'*/gate': 0.1}}. Received: strengths={strengths!r}"

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from keras_svd_adapters.training.rule import ArrayStep, Rule, register_rule
+from keras_svd_adapters.training.rule import ArrayStep, Rule, is_positive, register_rule
 
 
 @register_rule
@@ -45,7 +45,7 @@ class Rates(Rule):
 
     def __init__(self, ratios: Mapping[str, float]):
         wrong = not isinstance(ratios, Mapping) or not ratios
-        if wrong or not all(_is_positive(ratio) for ratio in ratios.values()):
+        if wrong or not all(map(is_positive, ratios.values())):
             raise ValueError(
                 "`ratios` must be a dictionary of positive numbers by pattern, such as "
                 f"{{'*/lora_b': 16.0}}. Received: ratios={ratios!r}"
@@ -57,14 +57,11 @@ class Rates(Rule):
         pattern = self.pattern_of(path)
         return 1.0 if pattern is None else self.ratios[pattern]
 
+    def acts_on(self, path: str) -> bool:
+        return self.ratio(path) != 1
+
     def change_value(self, value: Any, array: ArrayStep) -> Any:
-        ratio = self.ratio(array.path)
-        return value if ratio == 1 else array.before + ratio * (value - array.before)
+        return array.before + self.ratio(array.path) * (value - array.before)
 
     def get_config(self) -> dict[str, Any]:
         return {"ratios": self.ratios}
-
-
-def _is_positive(ratio: Any) -> bool:
-    is_number = isinstance(ratio, int | float) and not isinstance(ratio, bool)
-    return is_number and 0 < ratio < float("inf")

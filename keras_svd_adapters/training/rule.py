@@ -69,6 +69,10 @@ class Rule:
         """Return the first pattern that matches the path of an array."""
         return next((each for each in self.patterns if fnmatchcase(path, each)), None)
 
+    def acts_on(self, path: str) -> bool:
+        """Return whether the rule does anything with an array."""
+        return self.pattern_of(path) is not None
+
     def ratio(self, path: str) -> float:
         """Return the factor of the learning rate of an array."""
         return 1.0
@@ -108,3 +112,9 @@ class Rule:
 def register_rule(cls: type[Rule]) -> type[Rule]:
     """Register a rule of this package, so that Keras saves it with the optimizer."""
     return keras.saving.register_keras_serializable("keras_svd_adapters")(cls)
+
+
+def is_positive(value: Any) -> bool:
+    """Whether a value is a positive, finite number."""
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return is_number and 0 < value < float("inf")

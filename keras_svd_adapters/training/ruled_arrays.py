@@ -65,7 +65,7 @@ class RuledArrays:
         self.trained = variables[:]
         self.by_path = {variable.path: variable for variable in variables}
         for variable in variables:
-            acting = [rule for rule in self.rules if rule.pattern_of(variable.path)]
+            acting = [rule for rule in self.rules if rule.acts_on(variable.path)]
             if not acting:
                 continue
             array = RuledArray(variable, acting, slots.get(id(variable), []))

@@ -43,6 +43,7 @@ def built():
         (lambda: ksa.Rates({"*": float("nan")}), "dictionary of positive numbers"),
         (lambda: ksa.Rates([("*", 1.0)]), "dictionary of positive numbers"),
         (lambda: ksa.Proximal({"*": 0.0}), "dictionary of positive numbers"),
+        (lambda: ksa.Proximal({"*": "1"}), "dictionary of positive numbers"),
         (lambda: ksa.Sensitivity(decay=1.0), "must be in .0, 1.*Received: decay=1.0"),
         (lambda: ksa.Sensitivity(uncertainty=-0.1), "must be in .0, 1"),
         (lambda: ksa.KeepZeros([]), r"must be a pattern.*Received: patterns=\[\]"),

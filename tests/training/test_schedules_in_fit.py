@@ -6,10 +6,13 @@ import keras
 import numpy as np
 import pytest
 from cases import numpy
+from experts import EXPERTS, TOKENS, WIDTH, model_of_experts
 from numpy_training import LAYERS, SGD, Adam, adapted, arrays_of, fit, optimizer
 
 import keras_svd_adapters as ksa
 from keras_svd_adapters import methods
+from keras_svd_adapters.adapters.carried import adapters_of
+from keras_svd_adapters.models.sites.search import adapted_sites
 
 CASES = {
     "rose": (methods.RoseLoRA(rank=2, share=0.5), lambda: ksa.RoseLoRASchedule(1, 8, 2)),
@@ -121,3 +124,33 @@ def test_a_budget_that_the_model_does_not_have(rank):
         ValueError, match=f"4 ranks in 2 kernels.*from 0.5 to 2.*Received: rank={rank}"
     ):
         fit(model, 5, schedule)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_each_expert_of_a_stack(name):
+    """Masks of a stack have its axis, and shares and budgets count its kernels."""
+    method, make = CASES[name]
+    model, schedule = model_of_experts(), make()
+    ksa.enable(model, method, targets="experts/*")
+    model.compile(optimizer(Adam, schedule, 1e-2), "mse")
+    x = np.random.default_rng(3).normal(size=(TOKENS, WIDTH)).astype("float32")
+    model.fit(x, x, batch_size=TOKENS, epochs=9, shuffle=False, verbose=0, callbacks=[schedule])
+    masks = {
+        (site.path, k): numpy(variable)
+        for site in adapted_sites(model)
+        for k, variable in adapters_of(site.layer)["default"].arrays.items()
+        if k.startswith("mask")
+    }
+    assert all(len(mask) == EXPERTS for mask in masks.values())
+    if name == "rose":  # half of each column of A and of each row of B
+        for (_, k), mask in masks.items():
+            assert np.all(
+                mask.sum(-2 if k == "mask_a" else -1) * 2 == mask.shape[1 + (k[-1] == "b")]
+            )
+    elif name in ("ada", "dynamic"):  # a rank for each of the kernels
+        assert sum(mask.sum() for mask in masks.values()) == 2 * EXPERTS
+    elif name == "sparse":
+        kept, size = (sum(f(mask) for mask in masks.values()) for f in (np.sum, np.size))
+        assert kept * 2 == size
+    elif name == "af":
+        assert not any(mask.any() for mask in masks.values())

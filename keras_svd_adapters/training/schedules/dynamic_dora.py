@@ -81,4 +81,5 @@ class DynamicDoRASchedule(BudgetSchedule):
         super().on_step(step)
         if step == self.end:
             for adapter in self.adapters():
-                adapter.arrays["penalty_weight"].assign(np.zeros((1,), "float32"))
+                weight = adapter.arrays["penalty_weight"]
+                weight.assign(np.zeros(weight.shape, "float32"))
