@@ -50,9 +50,10 @@ def enable(
 ) -> Status:
     """Adapt a model in place: freeze its kernels and add a few trainable values.
 
-    At step 0, the adapted model computes the same outputs as before. From then on,
-    only the adapter's values and the weights that `train` names are trained. Compile
-    the model after this call, or before: existing graphs are traced again.
+    At step 0, the adapted model computes the same outputs as before, unless the
+    method starts elsewhere on purpose, as the report then says. From then on,
+    only the adapter's values and the weights that `train` names are trained.
+    Compile the model after this call, or before: existing graphs are traced again.
 
     Args:
         model: A built Keras model: any KerasHub backbone or task, or your own.

@@ -10,8 +10,11 @@ import keras
 
 from keras_svd_adapters.runtime.warnings import package_folders
 
-# Keras traces a layer from here: its loops, its shapes, its exports, and KerasHub's generation.
-FILES = (f"{os.sep}trainer.py", f"{os.sep}export{os.sep}")
+# Keras traces a layer from here: its loops, its shapes, its exports, and KerasHub's generation;
+# and this package, in a pass of data through a model.
+FILES = tuple(
+    f"{os.sep}{part}" for part in ("trainer.py", f"export{os.sep}", f"observation{os.sep}")
+)
 OF_LIBRARIES = ("site-packages", "dist-packages", "autograph_generated", "<")
 FUNCTIONS = ("compute_output_spec", "generate_step")
 

@@ -80,7 +80,7 @@ def test_a_frozen_factor_is_the_same_in_each_adapter(name):
 
 def test_the_numbers_of_a_seed():
     found = first_values(freeze="a")["lora_a"]
-    np.testing.assert_allclose(found[0, :2] * 24**0.5, [0.09762701, 0.43037873], atol=1e-8)
+    np.testing.assert_allclose(found[0, :2] * 24**0.5, [-0.97690654, -0.5169016], atol=1e-6)
 
 
 @pytest.mark.parametrize("name", NAMES)

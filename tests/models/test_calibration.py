@@ -1,32 +1,22 @@
 """Data that passes a model before the start, and what it finds for each kernel."""
 
 import keras
+import keras_hub
 import models
 import numpy as np
 import pytest
 import rate_models
 from autodiff import gradients
+from calibration import GRADIENT, INPUTS, found
 from cases import numpy
 from experts import experts
-from snapshots import refused, snapshot
 from tasks import task
 
 import keras_svd_adapters as ksa
-from keras_svd_adapters.methods.contract import Statistics
 from keras_svd_adapters.models.assignment import choose_methods
-from keras_svd_adapters.models.observation.observe import observe
 
-INPUTS = ksa.LoRA(rank=1, start="eva")
-GRADIENT = ksa.LoRA(rank=1, start="lora_ga")
 RNG = np.random.default_rng(3)
 X, Y = rate_models.data()
-
-
-def found(model, method, data, targets="all"):
-    """The statistics of each kernel, by its path."""
-    chosen = choose_methods(model, method, targets)
-    paths = {site.key: site.path for site, _ in chosen}
-    return {paths[key]: value for key, value in observe(model, chosen, data, 0).items()}
 
 
 def check_inputs(inputs, rows, tolerance=1e-12):
@@ -169,74 +159,19 @@ def test_the_model_computes_as_with_the_new_adapter():
     assert np.abs(again.mean - others.mean).max() > 0.1
 
 
-@pytest.mark.parametrize("method", [INPUTS, GRADIENT], ids=["inputs", "gradient"])
-@pytest.mark.parametrize("is_trained", [False, True])
-def test_it_leaves_no_trace(method, is_trained):
-    model = rate_models.compiled("dropout and statistics")
-    if is_trained:
-        model.fit(X, Y, verbose=0)
-    before, bits = snapshot(model), rate_models.everything(model)
-    found(model, method, (X, Y), "second")
-    assert snapshot(model) == before
-    assert rate_models.everything(model) == bits
-    model.fit(X, Y, verbose=0)
-
-
-def test_progress(capsys):
-    model = rate_models.compiled("plain")
-    ksa.enable(model, INPUTS, targets="second", calibrate=(X, Y), verbose=1)
-    assert "1/2 batches, 50%, calibration" in capsys.readouterr().out
-
-
-REFUSED = {
-    "no data": (INPUTS, None, "calibrate=x`"),
-    "no data for gradients": (GRADIENT, None, r"calibrate=\(x, y\)`"),
-    "no need": (ksa.SVF(), X, "leave `calibrate` out"),
-    "no samples": (INPUTS, X[:0], "same number of samples"),
-    "unlike numbers": (INPUTS, (X, Y[:3]), "same number of samples"),
-    "no batches": (INPUTS, iter([]), "make a new one"),
-    "a tuple of four": (INPUTS, (X, X, X, X), r"or a tuple `\(x, y\)`"),
-    "no targets": (GRADIENT, X, "needs targets"),
-    "too few rows": (ksa.LoRA(rank=2, start="eva"), X[:2], "more data"),
-    "infinite": (INPUTS, np.full((4, 6), np.inf, "float32"), "NaN or infinite"),
-    "an infinite loss": (GRADIENT, (X, np.full((48, 2), np.inf)), "NaN or infinite"),
-}
-
-
-@pytest.mark.parametrize(("method", "data", "match"), REFUSED.values(), ids=REFUSED)
-@pytest.mark.filterwarnings("ignore::RuntimeWarning")
-def test_what_is_refused(method, data, match):
-    model = rate_models.compiled("plain")
-    with refused(model, match):
-        ksa.enable(model, method, targets="all", calibrate=data)
-
-
-def test_an_endless_dataset():
-    tf = pytest.importorskip("tensorflow")
-    model = rate_models.compiled("plain")
-    with refused(model, "take some batches"):
-        data = tf.data.Dataset.from_tensor_slices((X, Y)).batch(8).repeat()
-        ksa.enable(model, INPUTS, targets="all", calibrate=data)
-
-
-def test_models_and_layers_that_do_not_suit():
-    model = rate_models.network()
-    with refused(model, "`compile` the model"):
-        ksa.enable(model, GRADIENT, targets="all", calibrate=(X, Y))
-    words = keras.layers.Embedding(9, 5, name="words")
-    model = keras.Sequential([keras.Input((4,), dtype="int32"), words])
-    with refused(model, "it looks up rows"):
-        ksa.enable(model, INPUTS, targets="words", calibrate=np.ones((4, 4), int))
-    unbuilt = keras.Sequential([keras.layers.Dense(3)])
-    with pytest.raises(ValueError, match=r"(?s)build.*Received: "):
-        ksa.enable(unbuilt, INPUTS, targets="all", calibrate=X)
-    layer = keras.layers.Dense(3)
-    layer.build((None, 6))
-    with pytest.raises(ValueError, match=r"calibrate=x.*Received: "):
-        ksa.LoRADense(layer, rank=2, start="eva")
-
-
-def test_statistics_have_a_pass_each():
-    from keras_svd_adapters.models.observation.passes import PASSES
-
-    assert {each.need for each in PASSES} == {*Statistics._fields}
+def test_texts_for_a_task_of_keras_hub():
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "good", "bad", "film"]
+    tokenizer = keras_hub.models.BertTokenizer(vocabulary=words)
+    preprocessor = keras_hub.models.BertTextClassifierPreprocessor(tokenizer, 8)
+    backbone, _ = models.bert()
+    model = keras_hub.models.BertTextClassifier(backbone, 2, preprocessor, dropout=0.0)
+    texts, labels = ["a good film", "a bad film", "good"], np.array([1, 0, 1])
+    query = "*layer_0*/query"
+    (statistics,) = found(model, INPUTS, texts, query).values()
+    assert statistics[0].inputs.rows == 5 + 5 + 3
+    (statistics,) = found(model, GRADIENT, (texts, labels), query).values()
+    x = {k: numpy(v).astype("int32") for k, v in preprocessor(texts).items()}
+    model.preprocessor = None
+    (expected,) = found(model, GRADIENT, (x, labels), query).values()
+    assert np.abs(expected[0].gradient).max() > 0
+    np.testing.assert_allclose(statistics[0].gradient, expected[0].gradient, atol=1e-7)

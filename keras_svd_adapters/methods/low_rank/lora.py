@@ -20,7 +20,13 @@ from keras_svd_adapters.methods.contract import SVD, Array, Statistics
 from keras_svd_adapters.methods.hyperparameters import check_choice, check_rank, check_seed
 from keras_svd_adapters.methods.low_rank.data_starts import STARTS
 from keras_svd_adapters.methods.low_rank.scaled_product import ScaledProduct
-from keras_svd_adapters.methods.low_rank.starts import Given, difference, factor_arrays
+from keras_svd_adapters.methods.low_rank.starts import (
+    Generated,
+    Given,
+    difference,
+    factor_arrays,
+)
+from keras_svd_adapters.methods.random_bases import PortableRandom
 
 
 @dataclass(frozen=True, repr=False)
@@ -99,7 +105,7 @@ class LoRA(ScaledProduct):
     ) -> dict[str, np.ndarray]:
         if self._is_lookup(form):
             return super().start(K, form, rng, svd)
-        random = rng if self.freeze is None else np.random.RandomState(self.seed)  # for ever equal
+        random = Generated(rng) if self.freeze is None else PortableRandom(self.seed)
         given = Given(K, self.rank, self.scale, random, data)
         factors = zip("ab", STARTS[self.start].factors(given))
         found = {side: factor for side, factor in factors if factor is not None}

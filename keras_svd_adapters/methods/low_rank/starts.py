@@ -18,6 +18,26 @@ import numpy as np
 
 from keras_svd_adapters.methods.algebra import concatenate
 from keras_svd_adapters.methods.contract import Array, Statistics
+from keras_svd_adapters.methods.random_bases import PortableRandom
+
+
+class Generated:
+    """Random numbers of a generator of NumPy, by the functions of `PortableRandom`.
+
+    Args:
+        rng: The generator.
+    """
+
+    def __init__(self, rng: np.random.Generator):
+        self.rng = rng
+
+    def uniform(self, shape: tuple[int, ...], bound: float = 1.0) -> np.ndarray:
+        """Return numbers that are uniform in +-bound."""
+        return self.rng.uniform(-bound, bound, shape)
+
+    def normal(self, shape: tuple[int, ...]) -> np.ndarray:
+        """Return numbers of the standard normal distribution."""
+        return self.rng.normal(size=shape)
 
 
 class Given(NamedTuple):
@@ -34,7 +54,7 @@ class Given(NamedTuple):
     K: np.ndarray
     rank: int
     scale: float
-    random: Any
+    random: Generated | PortableRandom
     data: Statistics
 
 
@@ -72,42 +92,47 @@ class Start(NamedTuple):
 def kaiming(given: Given) -> tuple[np.ndarray, None]:
     """A uniform in +-1/sqrt(m), as in HF PEFT."""
     m = len(given.K)
-    return given.random.uniform(-1 / sqrt(m), 1 / sqrt(m), (m, given.rank)), None
+    return given.random.uniform((m, given.rank), 1 / sqrt(m)), None
 
 
 def gaussian(given: Given) -> tuple[np.ndarray, None]:
     """A normal, with standard deviation 1 / r, as in HF PEFT."""
-    return given.random.normal(0, 1 / given.rank, (len(given.K), given.rank)), None
+    return given.random.normal((len(given.K), given.rank)) / given.rank, None
 
 
 def init_b(given: Given) -> tuple[None, np.ndarray]:
     """B normal, with variance 1 / r."""
-    return None, given.random.normal(0, given.rank**-0.5, (given.rank, given.K.shape[1]))
+    return None, given.random.normal((given.rank, given.K.shape[1])) / sqrt(given.rank)
 
 
 def orthonormal(given: Given) -> tuple[np.ndarray, None]:
     """A with orthonormal columns, in random directions."""
-    return np.linalg.qr(given.random.normal(size=(len(given.K), given.rank)))[0], None
+    return _orthonormal(given.random.normal((len(given.K), given.rank))), None
 
 
 def orthogonal(given: Given) -> tuple[np.ndarray, np.ndarray]:
     """A and B from the odd and the even rows of a random orthogonal matrix: A0 B0 = 0."""
     (m, n), r = given.K.shape, given.rank
-    Q = np.linalg.qr(given.random.normal(size=(r, r)))[0]
-    a = given.random.normal(size=(m, r // 2)) @ Q[0::2]
-    return a / 10, Q[1::2].T @ given.random.normal(size=(r // 2, n)) / 10
+    Q = _orthonormal(given.random.normal((r, r)))
+    a = given.random.normal((m, r // 2)) @ Q[0::2]
+    return a / 10, Q[1::2].T @ given.random.normal((r // 2, n)) / 10
 
 
 def olora(given: Given) -> tuple[np.ndarray, np.ndarray]:
     """`K^T = Q T`: B0 is the first rows of Q^T, and A0 the first columns of T^T = K Q."""
-    Q = np.linalg.qr(given.K[: given.rank].T.astype("float64"))[0]  # its first columns
+    Q = _orthonormal(given.K[: given.rank].T)  # the first columns of that Q
     return given.K @ Q, Q.T
 
 
 def nystrom(given: Given) -> tuple[np.ndarray, None]:
     """A = K times a random normal matrix of variance 1 / n: a sketch of what K puts out."""
     n = given.K.shape[1]
-    return given.K @ given.random.normal(0, n**-0.5, (n, given.rank)), None
+    return given.K @ given.random.normal((n, given.rank)) / sqrt(n), None
+
+
+def _orthonormal(matrix: np.ndarray) -> np.ndarray:
+    """Return orthonormal columns, of which the first j span the first j of a matrix."""
+    return np.linalg.qr(matrix.astype("float64"))[0]
 
 
 WITHOUT_DATA = {

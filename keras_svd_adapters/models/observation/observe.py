@@ -16,6 +16,7 @@ from keras_svd_adapters.models.batches import Batch
 from keras_svd_adapters.models.observation.batches import as_tensors, calibration_batches
 from keras_svd_adapters.models.observation.passes import PASSES, Pass
 from keras_svd_adapters.models.sites.site import Site
+from keras_svd_adapters.runtime.processes import process_count
 from keras_svd_adapters.runtime.progress import KernelProgress
 
 Observed = dict[str, list[Statistics]]  # by the key of a site: for each of its matrices
@@ -79,6 +80,11 @@ def _check_data(chosen: Chosen, passes: list[Pass], data: Any) -> None:
         raise ValueError(
             f"This start reads data: pass some hundred samples, as in `calibrate={example}`. "
             f"Received: calibrate=None, with {needing}"
+        )
+    if passes and process_count() > 1:
+        raise ValueError(
+            "Each process would see other data: calibrate in one process, `save_adapter`, and "
+            f"`load_adapter` in all of them. Received: {process_count()} processes"
         )
     if not passes and data is not None:
         raise ValueError(

@@ -21,7 +21,7 @@ from keras_svd_adapters.models.observation.moments import InputSums, Products
 from keras_svd_adapters.models.observation.probes import GradientProbe, InputProbe
 from keras_svd_adapters.models.sites.site import Site
 from keras_svd_adapters.runtime.gradients import gradients, without_gradients
-from keras_svd_adapters.runtime.host_values import to_float64
+from keras_svd_adapters.runtime.host_values import to_float64, to_float_array
 
 
 class Pass:
@@ -104,7 +104,7 @@ class InputPass(Pass):
 
     def _record(self, site: Site, inputs: Any) -> None:
         try:
-            rows = to_float64(inputs).reshape(-1, site.view.m)
+            rows = to_float_array(inputs).reshape(-1, site.view.m)
         except Exception as error:
             raise ValueError(
                 f"The inputs of `{site.path}` exist only within a traced function, such as a loop "

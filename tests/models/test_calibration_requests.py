@@ -1,0 +1,131 @@
+"""Calibration leaves no trace, and data that does not suit is refused."""
+
+import keras
+import numpy as np
+import pytest
+import rate_models
+from calibration import GRADIENT, INPUTS, found
+from cases import numpy
+from snapshots import refused, snapshot
+
+import keras_svd_adapters as ksa
+from keras_svd_adapters.methods.contract import Statistics
+
+X, Y = rate_models.data()
+
+
+@pytest.mark.parametrize("method", [INPUTS, GRADIENT], ids=["inputs", "gradient"])
+@pytest.mark.parametrize("is_trained", [False, True])
+def test_it_leaves_no_trace(method, is_trained):
+    model = rate_models.compiled("dropout and statistics")
+    if is_trained:
+        model.fit(X, Y, verbose=0)
+    before, bits = snapshot(model), rate_models.everything(model)
+    found(model, method, (X, Y), "second")
+    assert snapshot(model) == before
+    assert rate_models.everything(model) == bits
+    model.fit(X, Y, verbose=0)
+
+
+def test_progress(capsys):
+    model = rate_models.compiled("plain")
+    ksa.enable(model, INPUTS, targets="second", calibrate=(X, Y), verbose=1)
+    assert "1/2 batches, 50%, calibration" in capsys.readouterr().out
+
+
+REFUSED = {
+    "no data": (INPUTS, None, "calibrate=x`"),
+    "no data for gradients": (GRADIENT, None, r"calibrate=\(x, y\)`"),
+    "no need": (ksa.SVF(), X, "leave `calibrate` out"),
+    "no samples": (INPUTS, X[:0], "same number of samples"),
+    "unlike numbers": (INPUTS, (X, Y[:3]), "same number of samples"),
+    "no batches": (INPUTS, iter([]), "make a new one"),
+    "a tuple of four": (INPUTS, (X, X, X, X), r"or a tuple `\(x, y\)`"),
+    "no targets": (GRADIENT, X, "needs targets"),
+    "too few rows": (ksa.LoRA(rank=2, start="eva"), X[:2], "more data"),
+    "infinite": (INPUTS, np.full((4, 6), np.inf, "float32"), "NaN or infinite"),
+    "an infinite loss": (GRADIENT, (X, np.full((48, 2), np.inf)), "NaN or infinite"),
+}
+
+
+@pytest.mark.parametrize(("method", "data", "match"), REFUSED.values(), ids=REFUSED)
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+def test_what_is_refused(method, data, match):
+    model = rate_models.compiled("plain")
+    with refused(model, match):
+        ksa.enable(model, method, targets="all", calibrate=data)
+
+
+def test_an_endless_dataset():
+    tf = pytest.importorskip("tensorflow")
+    model = rate_models.compiled("plain")
+    with refused(model, "take some batches"):
+        data = tf.data.Dataset.from_tensor_slices((X, Y)).batch(8).repeat()
+        ksa.enable(model, INPUTS, targets="all", calibrate=data)
+
+
+def test_models_and_layers_that_do_not_suit():
+    model = rate_models.network()
+    with refused(model, "`compile` the model"):
+        ksa.enable(model, GRADIENT, targets="all", calibrate=(X, Y))
+    words = keras.layers.Embedding(9, 5, name="words")
+    model = keras.Sequential([keras.Input((4,), dtype="int32"), words])
+    with refused(model, "it looks up rows"):
+        ksa.enable(model, INPUTS, targets="words", calibrate=np.ones((4, 4), int))
+    unbuilt = keras.Sequential([keras.layers.Dense(3)])
+    with pytest.raises(ValueError, match=r"(?s)build.*Received: "):
+        ksa.enable(unbuilt, INPUTS, targets="all", calibrate=X)
+    layer = keras.layers.Dense(3)
+    layer.build((None, 6))
+    with pytest.raises(ValueError, match=r"calibrate=x.*Received: "):
+        ksa.LoRADense(layer, rank=2, start="eva")
+
+
+def test_data_of_another_shape():
+    model = rate_models.compiled("plain")
+    before = snapshot(model)
+    with pytest.raises(ValueError, match="shape"):
+        ksa.enable(model, INPUTS, targets="second", calibrate=X[:, :3])
+    assert snapshot(model) == before
+
+
+class Cell(keras.layers.Layer):
+    """A cell that calls a layer in each time step."""
+
+    def __init__(self):
+        super().__init__()
+        self.state_size = self.output_size = 3
+        self.up = keras.layers.Dense(3, name="up")
+
+    def build(self, shape):
+        self.up.build(shape)
+
+    def call(self, x, states):
+        y = self.up(x) + states[0]
+        return y, [y]
+
+
+def test_a_loop_over_time_steps():
+    """JAX traces the loop, so that nothing sees the inputs; gradients need no inputs."""
+    model = keras.Sequential([keras.Input((4, 6)), keras.layers.RNN(Cell())])
+    model.compile(loss="mse")
+    x, y = X.reshape(-1, 4, 6), np.ones((12, 3))
+    before = snapshot(model)
+    if keras.backend.backend() == "jax":
+        with refused(model, "a traced function"):
+            ksa.enable(model, INPUTS, targets="up", calibrate=x)
+    found(model, GRADIENT, (x, y), "up")
+    assert snapshot(model) == before
+
+
+def test_a_layer_alone():
+    layer = keras.layers.Dense(3)
+    layer.build((None, 6))
+    ksa.enable(layer, INPUTS, calibrate=X)
+    np.testing.assert_allclose(np.linalg.norm(numpy(layer.adapter().lora_a)), 1, atol=1e-6)
+
+
+def test_statistics_have_a_pass_each():
+    from keras_svd_adapters.models.observation.passes import PASSES
+
+    assert {each.need for each in PASSES} == {*Statistics._fields}

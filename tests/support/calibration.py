@@ -1,0 +1,15 @@
+"""Methods that read data, and what a pass of data finds."""
+
+import keras_svd_adapters as ksa
+from keras_svd_adapters.models.assignment import choose_methods
+from keras_svd_adapters.models.observation.observe import observe
+
+INPUTS = ksa.LoRA(rank=1, start="eva")
+GRADIENT = ksa.LoRA(rank=1, start="lora_ga")
+
+
+def found(model, method, data, targets="all"):
+    """The statistics of each kernel, by its path."""
+    chosen = choose_methods(model, method, targets)
+    paths = {site.key: site.path for site, _ in chosen}
+    return {paths[key]: value for key, value in observe(model, chosen, data, 0).items()}
