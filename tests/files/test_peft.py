@@ -11,6 +11,7 @@ from autodiff import gradients
 from cases import batch, close, numpy
 
 import keras_svd_adapters as ksa
+from keras_svd_adapters.methods.contract import Statistics
 
 M, N, RANK = 14, 9, 3
 CASES = {
@@ -149,7 +150,9 @@ def test_lora_starts_as_in_peft():
     module = theirs(peft.LoraConfig(r=64, lora_alpha=64))[1]
     layer = keras.layers.Dense(N)
     layer.build((None, M))
-    start = ksa.LoRA(rank=9).start(np.zeros((M, N)), "additive", np.random.default_rng(0), None)
+    start = ksa.LoRA(rank=9).first_values(
+        np.zeros((M, N)), "additive", np.random.default_rng(0), None, Statistics()
+    )
     there = module.lora_A["default"].weight.detach().numpy()
     assert abs(start["lora_a"].std() / there.std() - 1) < 0.1
     assert np.abs(there).max() <= 1 / np.sqrt(M)

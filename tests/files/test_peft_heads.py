@@ -98,11 +98,12 @@ def test_a_head_that_did_not_train_stays(family, targets, tmp_path):
     close(in_peft(pair, tmp_path / "peft"), adapted)
 
 
+@pytest.mark.parametrize("bias", ["none", "all"])
 @pytest.mark.parametrize("family", ["bert", "roberta"])
-def test_what_peft_trained_with_its_head_comes_in(family, tmp_path):
+def test_what_peft_trained_with_its_head_comes_in(family, bias, tmp_path):
     pair = classifier(family, tmp_path / "base")
     config = peft.LoraConfig(
-        r=2, target_modules=["query"], layers_to_transform=[0], task_type="SEQ_CLS"
+        r=2, target_modules=["query"], layers_to_transform=[0], task_type="SEQ_CLS", bias=bias
     )
     trained = peft.get_peft_model(copy.deepcopy(pair.transformers), config)
     with torch.no_grad():

@@ -43,6 +43,8 @@ VIT_B = 12 * [(768, 768)] * 4 + 12 * [(768, 3072), (3072, 768)]
         (ksa.VeRA(rank=256), 48 * [(1024, 1024)], 61_440),
         (ksa.LoRAXS(rank=25), 96 * [(1024, 1024)], 60_000),
         (ksa.LoRAXS(rank=128), 224 * [(4096, 4096)], 3_670_016),
+        (ksa.methods.FourierFT(count=1000), 64 * [(4096, 4096)], 64_000),
+        (ksa.LoRA(rank=64), 64 * [(4096, 4096)], 33_554_432),
     ],
 )
 def test_published_counts(method, shapes, count):

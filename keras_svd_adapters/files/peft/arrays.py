@@ -12,6 +12,7 @@ from keras_svd_adapters.files.peft.turns import TRANSPOSED, Turn
 from keras_svd_adapters.files.peft.twins import TWINS, twin_of, with_bias
 from keras_svd_adapters.kernels.low_rank_factors import relative_error, truncate
 from keras_svd_adapters.merging.kernel_updates import exact_factors, kernel_updates
+from keras_svd_adapters.methods.contract import Statistics
 from keras_svd_adapters.methods.low_rank.lora import LoRA
 from keras_svd_adapters.methods.method import Method
 from keras_svd_adapters.models.sites.site import Site
@@ -71,10 +72,12 @@ def _check_drawn(site: Site, method: Method, values: dict[str, np.ndarray]) -> N
     """Raise if PEFT, which draws frozen arrays again from the seed, would draw others."""
     arrays = site.arrays(method).items()
     drawn = [k for k, a in arrays if a.saved and not a.trainable and a.start is None]
-    nothing = np.broadcast_to(np.float32(0), (site.view.m, site.view.n))
-    start = method.start(nothing, site.form(method), np.random.default_rng(), None) if drawn else {}
+    if not drawn:
+        return
+    nothing, rng = np.broadcast_to(np.float32(0), site.view.matrix_shape), np.random.default_rng()
+    found = method.first_values(nothing, site.form(method), rng, None, Statistics())
     for name in drawn:
-        if not np.array_equal(values[name], start[name]):
+        if not np.array_equal(values[name], found[name]):
             raise ValueError(
                 f"PEFT would draw other `{name}` from the seed: this adapter is of a version of "
                 "this package that drew them otherwise. Give `rank=` or `energy=` for the nearest "

@@ -24,7 +24,7 @@ from keras_svd_adapters.runtime.warnings import warn
 
 # PEFT also writes the frozen table under an adapted embedding, and with biases those of modules
 # that are saved whole: the frozen ones, and the others twice.
-BESIDE = re.compile(r"\.base_layer\.weight$|\.(original_module|modules_to_save)\.bias$")
+BESIDE = re.compile(r"\.base_layer\.weight$|\.(original_module|modules_to_save)\.")
 INNER = re.compile(rf"\.({BASE_LAYER}|{LN_TUNING_LAYERS})$")
 
 
