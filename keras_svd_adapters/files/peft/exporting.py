@@ -52,8 +52,8 @@ def export_peft(
     """Write an adapter as a directory that HF PEFT and serving engines read.
 
     LoRA, rsLoRA, DoRA, VeRA, LoHa, LoKr, MiSS, HRA, OFT, BOFT, (IA)3, VB-LoRA, RandLoRA,
-    FourierFT and AdaLoRA are written unchanged. Other methods of low rank, such as PiSSA, are written
-    as the LoRA that computes the same. If `rank` or `energy` is given, any method is
+    FourierFT and AdaLoRA are written unchanged. Other methods of low rank, such as PiSSA,
+    are written as the LoRA that computes the same. If `rank` or `energy` is given, any method is
     written as the nearest LoRA. LN tuning becomes PEFT's, and BitFit a LoRA of zeros with
     `bias="all"`. The names of the modules are known for KerasHub's Llama, Mistral, Qwen,
     Gemma, BERT, RoBERTa, DistilBERT and ViT. A trained head of a KerasHub classifier is
