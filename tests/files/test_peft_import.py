@@ -161,7 +161,7 @@ def test_vera_without_its_random_pair_is_refused(model, tmp_path):
     other = {k: v + 1 if "vera_A" in k else v for k, v in values.items()}
     ksa.enable(model, ksa.VeRA(rank=4), targets=list(MODULES))
     save_file(other, tmp_path / "adapter_model.safetensors")
-    with pytest.raises(ValueError, match="another random pair"):
+    with pytest.raises(ValueError, match="other random arrays"):
         ksa.import_peft(model, tmp_path, "again", modules=MODULES)
     save_file(
         {k: v for k, v in values.items() if "vera_B" not in k},
@@ -207,7 +207,9 @@ def test_another_form_of_a_method_is_refused(kind):
     fixed = TWINS[kind].fixed
     settings = twin_settings(TWINS[kind].method())
     check_settings({"peft_type": kind, **settings})
-    assert method_for({"peft_type": kind, **settings}, "up") == TWINS[kind].method() or kind in (
+    assert method_for({"peft_type": kind, **settings}, "up") == TWINS[kind].method(
+        **TWINS[kind].form
+    ) or kind in (
         "LOHA",
         "LOKR",
         "ADALORA",  # an alpha of None is written as the rank

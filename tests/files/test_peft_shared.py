@@ -64,7 +64,64 @@ def test_a_directory_without_its_bank(tmp_path):
 
 
 def read(model, directory):
-    ksa.import_peft(model, directory, modules=MODULES)
+    return ksa.import_peft(model, directory, modules=MODULES)
+
+
+class Twin(torch.nn.Module):
+    """The Keras model in PyTorch."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.mlp = torch.nn.ModuleDict()
+        for layer, name in zip(model.layers, ("up_proj", "down_proj"), strict=True):
+            m, n = layer.kernel.shape
+            self.mlp[name] = torch.nn.Linear(m, n)
+            weight, bias = (keras.ops.convert_to_numpy(w) for w in (layer.kernel, layer.bias))
+            self.mlp[name].weight.data = torch.tensor(weight.T.copy())
+            self.mlp[name].bias.data = torch.tensor(bias)
+
+    def forward(self, x):
+        return self.mlp["down_proj"](self.mlp["up_proj"](x))
+
+
+def test_randlora_leaves_and_comes_back(tmp_path):
+    model, x = build(), np.random.default_rng(5).normal(size=(4, 8)).astype("float32")
+    twin = Twin(model)
+    method = ksa.methods.RandLoRA(rank=3, alpha=6, seed=4)
+    ksa.enable(model, method, targets=["up", "down"])
+    shake(model)
+    expected = model.predict(x, verbose=0)
+    assert ksa.export_peft(model, tmp_path / "a", modules=MODULES).error == 0
+    theirs = peft.PeftModel.from_pretrained(twin, str(tmp_path / "a"))
+    close(theirs(torch.tensor(x)).detach().numpy(), expected)
+    take_off(model)
+    assert "RandLoRA(rank=3" in str(read(model, tmp_path / "a"))
+    close(model.predict(x, verbose=0), expected)
+    theirs.save_pretrained(str(tmp_path / "b"))
+    again = build()
+    read(again, tmp_path / "b")
+    close(again.predict(x, verbose=0), expected)
+    tensors = load_file(tmp_path / "b" / "adapter_model.safetensors")
+    del tensors["base_model.randlora_A"]
+    save_file(tensors, tmp_path / "b" / "adapter_model.safetensors")
+    take_off(again)
+    unchanged(again, lambda: read(again, tmp_path / "b"), ValueError, "lacks the random arrays")
+
+
+def test_randlora_of_kernels_of_several_sizes(tmp_path):
+    """Each number of terms has another order of the columns in PEFT."""
+    torch.manual_seed(0)
+    model = keras.Sequential(
+        [keras.Input((12,)), keras.layers.Dense(12, name="up"), keras.layers.Dense(4, name="down")]
+    )
+    config = peft.RandLoraConfig(r=3, randlora_alpha=6, target_modules=["up_proj", "down_proj"])
+    peft.get_peft_model(Twin(model), config).save_pretrained(str(tmp_path / "a"))
+    unchanged(model, lambda: read(model, tmp_path / "a"), ValueError, r"Received: \[2, 4\] terms")
+    ksa.enable(model, ksa.methods.RandLoRA(rank=3), targets=["up", "down"])
+    shake(model)
+    report = ksa.export_peft(model, tmp_path / "b", modules=MODULES)
+    assert "LoRA(rank=12)" in str(report)
+    assert report.error < 1e-6
 
 
 @pytest.mark.parametrize(("m", "n"), [(12, 20), (20, 12), (12, 12)])

@@ -108,11 +108,11 @@ def test_the_bases_have_their_spread():
 
 
 @backend_free
-def test_a_part_of_a_set_does_not_depend_on_the_others():
-    """A model with other kernels has the same numbers in the arrays of equal shapes."""
-    alone = RANDLORA.start_shared({"basis_out": (5, 9)})["basis_out"]
-    beside = RANDLORA.start_shared({"basis": (20, 15), "basis_in": (12, 5), "basis_out": (5, 9)})
-    np.testing.assert_array_equal(alone, beside["basis_out"])
+def test_randlora_has_one_matrix_for_kernels_of_both_sides():
+    shapes = {"basis": (20, 15), "basis_in": (12, 5), "basis_out": (5, 9)}
+    both = RANDLORA.start_shared(shapes)
+    assert {name: value.shape for name, value in both.items()} == shapes
+    np.testing.assert_array_equal(both["basis_in"][:9], both["basis_out"].T)
 
 
 @pytest.mark.parametrize("shape", [(40, 12), (12, 40), (16, 16)])

@@ -18,7 +18,6 @@ from keras_svd_adapters.methods.method import Method
 from keras_svd_adapters.models.sites.site import Site
 
 PREFIX = "base_model.model."
-VERA_A, VERA_B = "base_model.vera_A", "base_model.vera_B"
 LORA_A, LORA_B, MAGNITUDE = "lora_A.weight", "lora_B.weight", "lora_magnitude_vector"
 EMBEDDING_A, EMBEDDING_B = "lora_embedding_A", "lora_embedding_B"
 LAMBDA_D, LAMBDA_B = "vera_lambda_d", "vera_lambda_b"

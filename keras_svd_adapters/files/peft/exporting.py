@@ -12,8 +12,6 @@ from keras_svd_adapters.adapters.carried import adapters_of
 from keras_svd_adapters.adapters.layers.vectors import KERNELS
 from keras_svd_adapters.files.peft.arrays import (
     OURS,
-    VERA_A,
-    VERA_B,
     empty_entry,
     lora_entry,
     native_entry,
@@ -22,12 +20,14 @@ from keras_svd_adapters.files.peft.contents import contents_of, smallest_kernel
 from keras_svd_adapters.files.peft.directory import check_directory, write_peft
 from keras_svd_adapters.files.peft.heads import check_others, modules_to_save
 from keras_svd_adapters.files.peft.modules import Modules, Names, name_modules
+from keras_svd_adapters.files.peft.shared_bases import SHARED
 from keras_svd_adapters.files.peft.twins import are_written_together
 from keras_svd_adapters.files.peft.vectors import changed_vectors, is_named
 from keras_svd_adapters.kernels.low_rank_factors import check_size
 from keras_svd_adapters.merging.approximation import ApproximateKernel, Approximation
 from keras_svd_adapters.methods.low_rank.dora import DoRA
 from keras_svd_adapters.methods.low_rank.lora import LoRA
+from keras_svd_adapters.methods.method import Method
 from keras_svd_adapters.methods.shared.vera import VeRA
 from keras_svd_adapters.models.named_adapters import only_adapter, require_adapter, require_values
 from keras_svd_adapters.models.sites.site import Site
@@ -51,9 +51,9 @@ def export_peft(
 ) -> Approximation:
     """Write an adapter as a directory that HF PEFT and serving engines read.
 
-    LoRA, rsLoRA, DoRA, VeRA, LoHa, LoKr, MiSS, HRA, OFT, BOFT, (IA)3, VB-LoRA, FourierFT and
-    AdaLoRA are written unchanged. Other methods of low rank, such as PiSSA, are written
-    as the LoRA that computes the same. If `rank` or `energy` is given, any method is
+    LoRA, rsLoRA, DoRA, VeRA, LoHa, LoKr, MiSS, HRA, OFT, BOFT, (IA)3, VB-LoRA, RandLoRA,
+    FourierFT and AdaLoRA are written unchanged. Other methods of low rank, such as PiSSA,
+    are written as the LoRA that computes the same. If `rank` or `energy` is given, any method is
     written as the nearest LoRA. LN tuning becomes PEFT's, and BitFit a LoRA of zeros with
     `bias="all"`. The names of the modules are known for KerasHub's Llama, Mistral, Qwen,
     Gemma, BERT, RoBERTa, DistilBERT and ViT. A trained head of a KerasHub classifier is
@@ -116,8 +116,8 @@ def export_peft(
         site = smallest_kernel(model, names)
         found = {names.modules[site.key]: empty_entry(site)}
     contents = contents_of(found, saved, vectors, names)
-    if kernels and isinstance(pieces[0].method, VeRA):
-        contents.tensors.update(_projections(kernels, name))
+    if kernels:
+        contents.tensors.update(_bases(kernels, name, pieces[0].method))
     contents.config["base_model_name_or_path"] = base_model
     write_peft(directory, contents)
     rows = [
@@ -179,7 +179,9 @@ def _as_they_are(sites: Sequence[Site], name: str) -> bool:
     if len(once) > 1 or len(scales) > 1:
         return False
     if type(methods[0]) not in OWN:
-        return are_written_together(methods)
+        bases = SHARED.get(type(methods[0]))
+        common = bases is None or bases.are_common(methods[0], _shapes(sites))
+        return common and are_written_together(methods)
     stored = (adapters_of(site.layer)[name].declared.items() for site in sites)
     return all(
         array in OURS.values()
@@ -189,11 +191,14 @@ def _as_they_are(sites: Sequence[Site], name: str) -> bool:
     )
 
 
-def _projections(sites: list[Site], name: str) -> dict[str, np.ndarray]:
-    """Return the random pair that all kernels share."""
-    shared = single_shared_arrays(sites, name)[VeRA.name]
-    m, n = max(site.view.m for site in sites), max(site.view.n for site in sites)
-    return {
-        VERA_A: to_float_array(shared.vera_a)[:m].T,
-        VERA_B: to_float_array(shared.vera_b)[:, :n].T,
-    }
+def _bases(sites: list[Site], name: str, method: Method) -> dict[str, np.ndarray]:
+    """Return the tensors of the frozen arrays that all kernels share, if a method has such."""
+    if (bases := SHARED.get(type(method))) is None:
+        return {}
+    shared = single_shared_arrays(sites, name)[method.name]
+    arrays = {array: to_float_array(variable) for array, variable in shared.arrays.items()}
+    return bases.to_peft(method, arrays, _shapes(sites))
+
+
+def _shapes(sites: Sequence[Site]) -> list[tuple[int, int]]:
+    return [(site.view.m, site.view.n) for site in sites]

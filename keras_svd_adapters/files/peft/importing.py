@@ -51,7 +51,7 @@ def import_peft(
     """Add an adapter that HF PEFT trained on the same base model.
 
     The function reads LoRA, rsLoRA, DoRA, VeRA, LoHa, LoKr, MiSS, HRA, OFT, BOFT, (IA)3, VB-LoRA,
-    FourierFT and AdaLoRA with their settings by module, LN tuning, trained biases, which
+    RandLoRA, FourierFT and AdaLoRA with their settings by module, LN tuning, trained biases, which
     become BitFit, and heads in `modules_to_save`. The adapter becomes the active one. It
     can be trained further, saved, merged and combined like any other adapter.
 

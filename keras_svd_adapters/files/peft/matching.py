@@ -9,22 +9,22 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_svd_adapters.files.peft.arrays import ARRAYS, COMMON, PREFIX, VERA_A, VERA_B, arrays_of
+from keras_svd_adapters.files.peft.arrays import ARRAYS, COMMON, PREFIX, arrays_of
 from keras_svd_adapters.files.peft.modules import Modules, Names, name_modules, prefix_in
 from keras_svd_adapters.files.peft.settings import method_for
+from keras_svd_adapters.files.peft.shared_bases import SHARED, SHARED_KEYS
 from keras_svd_adapters.files.peft.twins import with_bias
 from keras_svd_adapters.files.peft.vectors import BASE_LAYER, LN_TUNING_LAYERS, Tensors
 from keras_svd_adapters.methods.method import Method
-from keras_svd_adapters.methods.shared.vera import VeRA
 from keras_svd_adapters.models.assignment import Chosen
 from keras_svd_adapters.models.sites.search import find_sites
 from keras_svd_adapters.models.sites.site import Site
 from keras_svd_adapters.models.state.array_sharing import Shared, same_values, shared_arrays_for
 from keras_svd_adapters.runtime.warnings import warn
 
-# PEFT also writes the frozen table under an adapted embedding, and with biases those of modules
-# that are saved whole: the frozen ones, and the others twice.
-BESIDE = re.compile(r"\.base_layer\.weight$|\.(original_module|modules_to_save)\.")
+# PEFT also writes the frozen table under an adapted embedding, RandLoRA's bases for each module,
+# and with biases those of modules that are saved whole: the frozen ones, and the others twice.
+BESIDE = re.compile(r"\.base_layer\.weight$|\.randlora_[AB]$|\.(original_module|modules_to_save)\.")
 INNER = re.compile(rf"\.({BASE_LAYER}|{LN_TUNING_LAYERS})$")
 
 
@@ -39,7 +39,7 @@ def by_module(tensors: dict[str, np.ndarray]) -> tuple[Tensors, Tensors]:
     adapters: Tensors = {}
     others: Tensors = {}
     for key, tensor in sorted(tensors.items()):
-        if key in (VERA_A, VERA_B, *COMMON) or BESIDE.search(key):
+        if key in SHARED_KEYS or key in COMMON or BESIDE.search(key):
             continue
         module = key.removeprefix(PREFIX)
         array = next((array for array in ARRAYS if module.endswith(f".{array}")), None)
@@ -112,20 +112,24 @@ def check_places(unknown: list[str], directory: Any, strict: bool) -> None:
 
 
 def shared_of(model: keras.layers.Layer, chosen: Chosen, tensors: dict[str, np.ndarray]) -> Shared:
-    """Return the random pair of VeRA, which must be in the file."""
-    if not isinstance(chosen[0][1], VeRA):
+    """Return the random arrays that the kernels share, which must be in the file."""
+    method = chosen[0][1]
+    if (bases := SHARED.get(type(method))) is None:
         return {}
-    if VERA_A not in tensors or VERA_B not in tensors:
+    kind = type(method).__name__
+    if not tensors.keys() >= set(bases.keys):
         raise ValueError(
-            "The directory lacks the random pair of VeRA, which only PyTorch can make from the "
-            "seed. Save it in PEFT with `save_projection=True`. Received: tensors "
+            f"The directory lacks the random arrays of {kind}, which only PyTorch can make from "
+            "the seed. Save them in PEFT with `save_projection=True`. Received: tensors "
             f"{sorted(tensors)[:3]}"
         )
-    pair = {"vera_a": tensors[VERA_A].T, "vera_b": tensors[VERA_B].T}
-    shared = shared_arrays_for(model, chosen, {VeRA.name: pair})
-    if not same_values(shared[VeRA.name], pair):
+    kernels = [(site.view.m, site.view.n) for site, m in chosen if isinstance(m, type(method))]
+    values = bases.from_peft(method, tensors, kernels)
+    shared = shared_arrays_for(model, chosen, {method.name: values})
+    if not same_values(shared[method.name], values):
         raise ValueError(
-            "The model has VeRA adapters with another random pair, which all share. Remove these "
-            f"with `delete_adapter`, or load onto a model without VeRA. Received: {chosen[0][1]}"
+            f"The model has {kind} adapters with other random arrays, which all share. Remove "
+            f"these with `delete_adapter`, or load onto a model without {kind}. "
+            f"Received: {method}"
         )
     return shared

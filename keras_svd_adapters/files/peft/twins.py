@@ -21,6 +21,7 @@ from keras_svd_adapters.methods import (
     LoHa,
     LoKr,
     MiSS,
+    RandLoRA,
     VBLoRA,
 )
 from keras_svd_adapters.methods.method import Method
@@ -135,6 +136,19 @@ TWINS: dict[str, Twin] = {
         equal_arrays=_one_bank,
         common=("vblora_vector_bank",),
         form={"one_bank": True},
+    ),
+    "RANDLORA": Twin(
+        RandLoRA,
+        {"randlora_lambda": "lambdas", "randlora_gamma": "gammas"},
+        {
+            "r": "rank",
+            "randlora_alpha": "alpha",
+            "sparse": "sparse",
+            "projection_prng_key": "seed",
+        },
+        {"bias": "none", "randlora_dropout": 0.0, "very_sparse": False},
+        {"gammas": SAME},
+        needed={"save_projection": True},
     ),
     "FOURIERFT": Twin(
         FourierFT,

@@ -83,8 +83,12 @@ class RandLoRA(LowRankUpdate, Ranked):
         }
 
     def start_shared(self, shapes: dict[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
-        streams = {"basis": 0, "basis_in": 1, "basis_out": 2}
-        return {k: self.basis(shape, streams[k]) for k, shape in shapes.items()}
+        found = {"basis": self.basis(shapes["basis"], 0)}
+        if "basis_in" in shapes:
+            found["basis_in"] = self.basis(shapes["basis_in"], 1)
+        if "basis_out" in shapes:  # the same A
+            found["basis_out"] = self.basis(shapes["basis_out"][::-1], 1).T
+        return {name: found[name] for name in shapes}
 
     def basis(self, shape: tuple[int, ...], stream: int) -> np.ndarray:
         """Return random numbers of mean 0 and variance 1."""
