@@ -214,6 +214,7 @@ def test_another_form_of_a_method_is_refused(kind):
         "LOKR",
         "ADALORA",  # an alpha of None is written as the rank
         "IA3",  # its side is written as a list of modules
+        "VBLORA",  # PEFT has one bank
     )
     for name in fixed.keys() - {"r", "bias"}:
         with pytest.raises(ValueError, match=f"not supported.*Received: {name}="):
