@@ -30,7 +30,8 @@ def test_one_bank_starts_near_the_base_and_the_default_at_it():
     moves = {}
     for one_bank in (True, False):
         method = methods.VBLoRA(one_bank=one_bank)
-        ksa.enable(layer, method, name=f"bank_{one_bank}")
+        status = ksa.enable(layer, method, name=f"bank_{one_bank}")
+        assert ("away from the base" in str(status)) == one_bank
         change = numpy(layer.merged_kernel()) - before
         moves[one_bank] = np.linalg.norm(change) / np.linalg.norm(before)
     assert 3e-3 < moves[True] < 2e-2

@@ -17,7 +17,6 @@ import numpy as np
 
 from keras_svd_adapters.methods.algebra import matmul
 from keras_svd_adapters.methods.contract import SVD, Array, Kernel
-from keras_svd_adapters.methods.hyperparameters import check_seed
 from keras_svd_adapters.methods.low_rank_update import LowRankUpdate
 from keras_svd_adapters.methods.random_bases import PortableRandom
 from keras_svd_adapters.methods.ranked import Ranked
@@ -54,10 +53,6 @@ class LoTR(LowRankUpdate, Ranked):
     seed: int = 0
 
     name: ClassVar[str] = "lotr"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_seed(self.seed)
 
     @property
     def recommended_learning_rate(self) -> float:

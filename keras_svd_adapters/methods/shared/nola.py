@@ -18,7 +18,7 @@ import numpy as np
 
 from keras_svd_adapters.methods.algebra import matmul, reshape, transpose
 from keras_svd_adapters.methods.contract import Array, Kernel
-from keras_svd_adapters.methods.hyperparameters import check_positive_integers, check_seed
+from keras_svd_adapters.methods.hyperparameters import check_positive_integers
 from keras_svd_adapters.methods.low_rank_update import LowRankUpdate
 from keras_svd_adapters.methods.random_bases import PortableRandom
 from keras_svd_adapters.methods.ranked import Ranked
@@ -63,7 +63,6 @@ class NOLA(LowRankUpdate, Ranked):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_positive_integers(bases=self.bases)
-        check_seed(self.seed)
 
     @property
     def recommended_learning_rate(self) -> float:

@@ -20,7 +20,6 @@ import numpy as np
 
 from keras_svd_adapters.methods.algebra import reshape, transpose
 from keras_svd_adapters.methods.contract import Array, Kernel
-from keras_svd_adapters.methods.hyperparameters import check_seed
 from keras_svd_adapters.methods.low_rank_update import LowRankUpdate
 from keras_svd_adapters.methods.random_bases import PortableRandom
 from keras_svd_adapters.methods.ranked import Ranked
@@ -62,10 +61,6 @@ class RandLoRA(LowRankUpdate, Ranked):
 
     name: ClassVar[str] = "randlora"
     shared_by: ClassVar[tuple[str, ...]] = ("rank", "sparse", "seed")
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_seed(self.seed)
 
     @property
     def recommended_learning_rate(self) -> float:

@@ -17,7 +17,6 @@ from typing import Any, ClassVar
 import numpy as np
 
 from keras_svd_adapters.methods.contract import SVD, Array, Kernel
-from keras_svd_adapters.methods.hyperparameters import check_seed
 from keras_svd_adapters.methods.low_rank_update import LowRankUpdate
 from keras_svd_adapters.methods.random_bases import PortableRandom
 from keras_svd_adapters.methods.ranked import Ranked
@@ -55,13 +54,9 @@ class TiedLoRA(LowRankUpdate, Ranked):
 
     name: ClassVar[str] = "tied_lora"
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_seed(self.seed)
-
     @property
     def recommended_learning_rate(self) -> float:
-        return 3e-3
+        return 1e-2
 
     @property
     def tied(self) -> tuple[str, ...]:

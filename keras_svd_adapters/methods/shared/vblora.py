@@ -19,11 +19,7 @@ from keras import ops
 
 from keras_svd_adapters.methods.algebra import matmul, reshape, transpose
 from keras_svd_adapters.methods.contract import SVD, Array, Kernel
-from keras_svd_adapters.methods.hyperparameters import (
-    check_division,
-    check_positive_integers,
-    check_seed,
-)
+from keras_svd_adapters.methods.hyperparameters import check_division, check_positive_integers
 from keras_svd_adapters.methods.low_rank_update import LowRankUpdate
 from keras_svd_adapters.methods.random_bases import PortableRandom
 from keras_svd_adapters.methods.ranked import Ranked
@@ -68,13 +64,16 @@ class VBLoRA(LowRankUpdate, Ranked):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_positive_integers(vectors=self.vectors, vector_length=self.vector_length)
-        check_seed(self.seed)
         if self.top_k not in range(1, self.vectors + 1):
             raise ValueError(f"`top_k` is 1 to {self.vectors}. Received: top_k={self.top_k}")
 
     @property
     def recommended_learning_rate(self) -> float:
         return 1e-2
+
+    @property
+    def starts_at_base(self) -> bool:
+        return not self.one_bank
 
     @property
     def tied(self) -> tuple[str, ...]:
