@@ -29,7 +29,9 @@ def by_name(outputs):
 CASES = {
     name: case.method
     for name, case in METHODS.items()
-    if name != "token_rows" and not case.square_only
+    if name != "token_rows"
+    and not case.square_only
+    and not (case.variant and case.method.shared_by)  # one model has one set of shared arrays
 }
 KERNELS = {
     "heads": lambda name: keras.layers.EinsumDense(
