@@ -83,9 +83,5 @@ class AFLoRA(LowRankUpdate, Ranked):
         }
 
     def factors(self, v: SimpleNamespace, kernel: Kernel) -> tuple[Any, Any]:
-        return v.lora_a * v.d, v.lora_b * v.v
-
-    def coefficients(self, v: SimpleNamespace, form: str, kernel: Kernel) -> dict[str, Any]:
-        v = SimpleNamespace(**vars(v))
-        v.lora_a, v.lora_b = held_but(v.lora_a, v.mask_a), held_but(v.lora_b, v.mask_b)
-        return super().coefficients(v, form, kernel)
+        A, B = held_but(v.lora_a, v.mask_a), held_but(v.lora_b, v.mask_b)
+        return A * v.d, B * v.v
