@@ -17,7 +17,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_svd_adapters.training.projected.optimizer import ProjectedOptimizer
+from keras_svd_adapters.training.projected.optimizer import ProjectedOptimizer, wide
 
 SPACING = 65_537  # between the seeds of two kernels
 
@@ -43,7 +43,8 @@ class Flora(ProjectedOptimizer):
     """Adafactor with momentum of `rank` rows per kernel, whatever its smaller side.
 
     A kernel of `m` by `n` values, `m <= n`, has `rank n + m + n` values of state.
-    Seeds give the random projections, so no state holds them. Vectors, and
+    Seeds give the random projections, so no state holds them. For weights in
+    bfloat16, the state is in float32. Vectors, and
     kernels with a side of at most `rank`, have whole momentum and whole second
     moments.
 
@@ -118,12 +119,12 @@ class Flora(ProjectedOptimizer):
     def update_step(self, gradient: Any, variable: keras.Variable, learning_rate: Any) -> None:
         index = self._get_variable_index(variable)
         momentum, sides = self.moments[index], self.sides(variable)
-        gradient = ops.cast(gradient, variable.dtype)
+        gradient = ops.cast(gradient, wide(variable))
         if sides is None:
             u = self._scaled(gradient, self.squares[index])
             self.assign(momentum, momentum + (1 - self.beta_1) * (u - momentum))
             update = ops.convert_to_tensor(momentum)
-            self.assign_sub(variable, ops.cast(learning_rate, variable.dtype) * update)
+            self.subtract(variable, update, learning_rate)
             return
         u = self._scaled(self.matrix(gradient), self.squares[index])
         time = self.iterations // self.every
