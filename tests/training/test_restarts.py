@@ -134,6 +134,51 @@ def test_kernels_that_wait():
             np.testing.assert_array_equal(arrays(model, name)["lora_a"], starts[name])
 
 
+def test_a_new_optimizer_does_not_overwrite_the_past():
+    for method in (ksa.methods.RestartedLoRA(rank=1, restarts=2), ksa.methods.DeltaLoRA(rank=1)):
+        model = adapted(method, keras.optimizers.Adam(1e-2))
+        fit(model, 3, ksa.Restarts(every=3))
+        fit(model, 3, ksa.Restarts(every=3))  # the same optimizer goes on
+        model.compile(keras.optimizers.Adam(1e-2), "mse")
+        before = arrays(model)
+        with pytest.raises(ValueError, match="restarted before.*Received: `.*at step 0"):
+            fit(model, 3, ksa.Restarts(every=3))
+        for key, value in arrays(model).items():
+            np.testing.assert_array_equal(value, before[key])
+
+
+def test_a_restart_whose_step_failed_is_not_repeated():
+    class Fail(keras.callbacks.Callback):
+        def on_train_batch_begin(self, batch, logs=None):
+            if batch == 2:
+                raise RuntimeError("no data")
+
+    model = adapted(ksa.methods.RestartedLoRA(rank=1, restarts=2), keras.optimizers.Adam(1e-2))
+    with pytest.raises(RuntimeError, match="no data"):
+        fit(model, 3, ksa.Restarts(every=2), Fail())
+    before = arrays(model)
+    schedule = ksa.Restarts(every=2)
+    schedule.set_model(model)
+    schedule.set_params({"steps": 4, "epochs": 3})
+    schedule.on_train_begin()
+    schedule.on_epoch_begin(0)
+    schedule.on_train_batch_begin(0)
+    assert before["past_b"].any()
+    for key, value in arrays(model).items():
+        np.testing.assert_array_equal(value, before[key])
+
+
+def test_a_kernel_without_a_restart_left_does_not_wait():
+    model = adapted(ksa.methods.RestartedLoRA(rank=1, restarts=1), keras.optimizers.Adam(1e-2))
+    ksa.delete_adapter(model, "default")
+    few, many = (ksa.methods.RestartedLoRA(rank=1, restarts=count) for count in (1, 3))
+    ksa.enable(model, targets={"up": few, "side": many, "down": many})
+    model.compile(keras.optimizers.Adam(1e-2), "mse")
+    schedule = Watched(every=2, share=0.34, seed=1)
+    fit(model, 2, schedule)
+    assert max(jump for _, jump, *_ in schedule.seen) < 2e-6
+
+
 class OneRound(ksa.Restarts):
     """Only the first round, however long training is."""
 
