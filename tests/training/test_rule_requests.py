@@ -175,3 +175,34 @@ def test_in_mixed_precision():
     _, b = model.trainable_weights
     assert 0 < numpy(optimizer.statistic(b, "sensitivity")).max() < 1  # without the loss scale
     assert np.abs(numpy(b)).max() > 8e-3  # three steps of four times the rate
+
+
+def test_a_rule_of_your_own_needs_no_configuration_for_another_adapter():
+    class Slower(ksa.Rule):
+        def __init__(self, factor):
+            super().__init__("*/lora_b")
+            self.factor = factor
+
+        def ratio(self, path):
+            return self.factor
+
+    model = adapted(LORA, ksa.rules(Adam(1e-3), [Slower(0.5)]))
+    fit(model, 1)
+    ksa.enable(model, LORA, targets="up", name="second")
+    fit(model, 1)
+    assert [type(rule) for rule in model.optimizer.rules] == [Slower]
+    assert model.optimizer.rules[0].factor == 0.5
+
+
+def test_exclusions_from_weight_decay_reach_the_optimizer():
+    found = []
+    for names in ([], ["lora"]):
+        optimizer = ksa.rules(keras.optimizers.AdamW(1e-2, weight_decay=0.5), [ksa.Sensitivity()])
+        optimizer.exclude_from_weight_decay(var_names=names)
+        model = adapted(LORA, optimizer)
+        model.compile(optimizer, lambda y, predicted: 0 * keras.ops.mean(predicted, axis=-1))
+        before = arrays_of(model)["lora_b"]
+        fit(model, 1)
+        found.append(np.abs(arrays_of(model)["lora_b"] - before).max())
+    assert found[0] > 0
+    assert found[1] == 0
