@@ -142,11 +142,12 @@ class Schedule(keras.callbacks.Callback):
         if not params.get("steps") or end is None:
             return
         batches = self._reached + (params["epochs"] - epoch) * params["steps"]
-        if end > batches // self._gathered:
+        if end * self._gathered >= batches:  # it acts before the update with this number
             raise ValueError(
                 f"`{type(self).__name__}` is longer than the training: it ends at step {end}, and "
-                f"the optimizer will have made {batches // self._gathered} steps. End it earlier, "
-                "or train for more epochs; an earlier stop by a callback is no obstacle. "
+                f"the last update of the optimizer has number {batches // self._gathered - 1}. End "
+                "it earlier, or train for more epochs; an earlier stop by a callback is no "
+                "obstacle. "
                 f"Received: {self.get_config()}"
             )
 

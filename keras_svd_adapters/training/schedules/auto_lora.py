@@ -10,6 +10,7 @@ import numpy as np
 from keras_svd_adapters.runtime.host_values import to_float64
 from keras_svd_adapters.training.alternation import Alternate
 from keras_svd_adapters.training.rule import Rule
+from keras_svd_adapters.training.rules import ruled_optimizer
 from keras_svd_adapters.training.schedules.method_schedule import MethodSchedule
 
 
@@ -27,7 +28,7 @@ class AutoLoRASchedule(MethodSchedule):
 
     Raises:
         ValueError: If an argument is wrong, or, before the first step, if no active adapter has
-            this method or training ends before `step`.
+            this method, the optimizer lacks the rule, or training ends before `step`.
 
     Reference:
         - [Zhang et al., 2024](https://arxiv.org/abs/2403.09113)
@@ -42,6 +43,16 @@ class AutoLoRASchedule(MethodSchedule):
     @property
     def last_step(self) -> int:
         return self.step
+
+    def check(self) -> None:
+        super().check()
+        ruled = ruled_optimizer(self.model.optimizer)
+        if ruled is None or not any(isinstance(rule, Alternate) for rule in ruled.rules):
+            raise ValueError(
+                f"`{type(self).__name__}` needs a rule by which gates and factors train in turn: "
+                "type `model.compile(ksa.rules(optimizer, schedule.rules()), ...)`. "
+                f"Received: optimizer={self.model.optimizer!r}"
+            )
 
     def rules(self) -> list[Rule]:
         return [Alternate(["*/lora_a", "*/lora_b"], "*/gate")]

@@ -63,6 +63,15 @@ class SparseAdapterSchedule(MethodSchedule):
         if score == "snip":
             self.statistics = dict.fromkeys(PARTS, ("sensitivity",))  # type: ignore[misc]
 
+    def check(self) -> None:
+        super().check()
+        shares = {each.method.share: each for each in self.adapters()}  # type: ignore[attr-defined]
+        if len(shares) > 1:
+            raise ValueError(
+                "All kernels together are pruned to one share: give their methods the same "
+                f"`share`. Received: {' and '.join(str(x.method) for x in shares.values())}"
+            )
+
     @property
     def last_step(self) -> int:
         return self.step + (self.rounds - 1) * self.every
