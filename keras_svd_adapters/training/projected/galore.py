@@ -22,8 +22,8 @@ class GaLore(ProjectedOptimizer):
 
     A kernel of `m` by `n` values, `m <= n`, has `rank (m + 2 n)` values of state
     instead of `2 m n`. The projection is part of the state, because only a past
-    gradient gives it. For weights in bfloat16, the state is in float32. Vectors, and kernels with a side of at most `rank`, train
-    with plain Adam.
+    gradient gives it. For weights in bfloat16, the state is in float32. Vectors,
+    and kernels with a side of at most `rank`, train with plain Adam.
 
     Args:
         learning_rate: Float, or a schedule.
