@@ -52,7 +52,7 @@ class Watched(ksa.Restarts):
         jump = np.abs(keras.ops.convert_to_numpy(model(X)) - before).max()
         drawn = [each.arrays[name] for each in self.adapters() for name in ("lora_a", "lora_b")]
         slots = [slot for array in drawn for slot in state_of(model.optimizer, array)]
-        left = max(float(np.abs(keras.ops.convert_to_numpy(slot)).max()) for slot in slots)
+        left = max((float(np.abs(keras.ops.convert_to_numpy(x)).max()) for x in slots), default=0.0)
         self.seen = [*getattr(self, "seen", []), (step, jump, left, len(slots))]
 
 
@@ -132,6 +132,18 @@ def test_kernels_that_wait():
         assert (moved > 0) == (masks[name] == 1)
         if not masks[name]:
             np.testing.assert_array_equal(arrays(model, name)["lora_a"], starts[name])
+
+
+@pytest.mark.parametrize("rules", [[], [ksa.Sensitivity()]])
+def test_moving_averages_begin_again_at_the_new_factors(rules):
+    method = ksa.methods.RestartedLoRA(rank=1, restarts=1)
+    inner = keras.optimizers.Adam(1e-2, use_ema=True, ema_momentum=0.999)
+    model = adapted(method, ksa.rules(inner, rules) if rules else inner, names=["up"])
+    start = arrays(model)["lora_a"]
+    fit(model, 2, ksa.Restarts(every=7))
+    v = arrays(model)  # `fit` ends with the averages
+    assert np.abs(v["lora_a"] - start).max() > 0.02
+    assert np.linalg.norm(v["lora_a"]) > 0.5 * np.linalg.norm(start)
 
 
 def test_a_new_optimizer_does_not_overwrite_the_past():

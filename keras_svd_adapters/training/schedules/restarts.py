@@ -11,7 +11,7 @@ import numpy as np
 from keras_svd_adapters.runtime.host_values import to_float64
 from keras_svd_adapters.training.schedule import ActiveAdapter
 from keras_svd_adapters.training.schedules.method_schedule import MethodSchedule
-from keras_svd_adapters.training.steps import state_of
+from keras_svd_adapters.training.steps import averages_of, state_of
 
 
 @keras.saving.register_keras_serializable("keras_svd_adapters")
@@ -111,6 +111,8 @@ class Restarts(MethodSchedule):
             variable.assign(value.astype("float32"))
             for slot in state_of(self.model.optimizer, variable) if variable.trainable else ():
                 slot.assign(np.zeros(slot.shape, "float32"))
+            for average in averages_of(self.model.optimizer, variable):
+                average.assign(value.astype("float32"))
 
     def get_config(self) -> dict[str, Any]:
         return super().get_config() | {"every": self.every, "share": self.share}
