@@ -9,6 +9,7 @@ import keras
 import numpy as np
 
 from keras_svd_adapters.adapters.carried import adapters_of
+from keras_svd_adapters.methods.hyperparameters import check_seed
 from keras_svd_adapters.methods.method import Method
 from keras_svd_adapters.models.sites.search import adapted_sites
 from keras_svd_adapters.training.steps import batch_counter, batches_per_update
@@ -58,6 +59,7 @@ class Schedule(keras.callbacks.Callback):
 
     def __init__(self, seed: int = 0):
         super().__init__()
+        check_seed(seed)
         self.seed = seed
         self._reached, self._epoch_start, self._acted = 0, 0, -1
         self._is_checked = False

@@ -60,8 +60,8 @@ class Flora(ProjectedOptimizer):
         **kwargs: Further arguments of `keras.optimizers.Optimizer`.
 
     Raises:
-        ValueError: If `rank` or `every` is not positive, or if momentum would
-            grow from one projection to the next.
+        ValueError: If `rank` or `every` is not positive, if a decay is not in
+            [0, 1), or if momentum would grow from one projection to the next.
 
     Example:
 
@@ -87,6 +87,9 @@ class Flora(ProjectedOptimizer):
         name: str = "flora",
         **kwargs: Any,
     ):
+        for key, value in (("beta_1", beta_1), ("beta_2", beta_2)):
+            if not 0 <= value < 1:
+                raise ValueError(f"`{key}` must be in [0, 1). Received: {key}={value!r}")
         super().__init__(learning_rate, rank, every, name=name, **kwargs)
         self.beta_1, self.beta_2, self.epsilon = beta_1, beta_2, epsilon
         self.clip_threshold, self.seed = clip_threshold, seed

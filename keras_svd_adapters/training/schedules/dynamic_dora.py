@@ -23,12 +23,17 @@ class RankNorms(Rule):
     Args:
         patterns: Patterns for the paths of the gates e.
         decay: Float in [0, 1), the part of the mean that each step keeps.
+
+    Raises:
+        ValueError: If `decay` is out of its range.
     """
 
     statistics: ClassVar[tuple[str, ...]] = ("rank_norm",)
 
     def __init__(self, patterns: Any = "*/gate", decay: float = 0.9):
         super().__init__(patterns)
+        if not 0 <= decay < 1:
+            raise ValueError(f"`decay` must be in [0, 1). Received: decay={decay!r}")
         self.decay = decay
 
     def measure(self, array: ArrayStep) -> dict[str, Any]:
