@@ -30,6 +30,16 @@ class AutoLoRASchedule(MethodSchedule):
         ValueError: If an argument is wrong, or, before the first step, if no active adapter has
             this method, the optimizer lacks the rule, or training ends before `step`.
 
+    Example:
+
+    >>> import keras, keras_svd_adapters as ksa
+    >>> model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(6, name="up")])
+    >>> _ = ksa.enable(model, ksa.methods.AutoLoRA(rank=2), targets="up")
+    >>> schedule = ksa.AutoLoRASchedule(step=6)
+    >>> model.compile(ksa.rules(keras.optimizers.Adam(1e-2), schedule.rules()), "mse")
+    >>> x, y = keras.ops.ones((16, 8)), keras.ops.ones((16, 6))
+    >>> _ = model.fit(x, y, batch_size=2, verbose=0, callbacks=[schedule])
+
     Reference:
         - [Zhang et al., 2024](https://arxiv.org/abs/2403.09113)
     """
