@@ -160,14 +160,10 @@ def test_a_new_optimizer_does_not_overwrite_the_past():
 
 
 def test_a_restart_whose_step_failed_is_not_repeated():
-    class Fail(keras.callbacks.Callback):
-        def on_train_batch_begin(self, batch, logs=None):
-            if batch == 2:
-                raise RuntimeError("no data")
-
+    fail = keras.callbacks.LambdaCallback(on_train_batch_begin=lambda i, logs: 1 / (i - 2))
     model = adapted(ksa.methods.RestartedLoRA(rank=1, restarts=2), keras.optimizers.Adam(1e-2))
-    with pytest.raises(RuntimeError, match="no data"):
-        fit(model, 3, ksa.Restarts(every=2), Fail())
+    with pytest.raises(ZeroDivisionError):
+        fit(model, 3, ksa.Restarts(every=2), fail)
     before = arrays(model)
     schedule = ksa.Restarts(every=2)
     schedule.set_model(model)
