@@ -3,57 +3,9 @@
 import keras
 import numpy as np
 import pytest
+from restarting import NAMES, Watched, X, Y, adapted, arrays, fit
 
 import keras_svd_adapters as ksa
-from keras_svd_adapters.training.steps import state_of
-
-RNG = np.random.default_rng(0)
-X, Y = RNG.normal(size=(24, 9)).astype("float32"), RNG.normal(size=(24, 7)).astype("float32")
-NAMES = ("up", "side", "down")
-
-
-def adapted(method, optimizer, names=NAMES):
-    keras.utils.set_random_seed(0)
-    x = inputs = keras.Input((9,))
-    for name in names:
-        x = keras.layers.Dense(7, name=name, activation="tanh")(x)
-    model = keras.Model(inputs, x)
-    ksa.enable(model, method, targets=list(names))
-    model.compile(optimizer, "mse")
-    return model
-
-
-def fit(model, epochs, *callbacks, first=0):
-    """Four steps an epoch."""
-    model.fit(
-        X,
-        Y,
-        batch_size=6,
-        epochs=epochs,
-        initial_epoch=first,
-        shuffle=False,
-        verbose=0,
-        callbacks=list(callbacks),
-    )
-
-
-def arrays(model, name="up"):
-    found = model.get_layer(name).adapter().arrays
-    return {k: keras.ops.convert_to_numpy(v).astype("float64") for k, v in found.items()}
-
-
-class Watched(ksa.Restarts):
-    """Restarts, with the outputs around each and the state of the optimizer after it."""
-
-    def on_step(self, step):
-        model = self.model
-        before = keras.ops.convert_to_numpy(model(X))
-        super().on_step(step)
-        jump = np.abs(keras.ops.convert_to_numpy(model(X)) - before).max()
-        drawn = [each.arrays[name] for each in self.adapters() for name in ("lora_a", "lora_b")]
-        slots = [slot for array in drawn for slot in state_of(model.optimizer, array)]
-        left = max((float(np.abs(keras.ops.convert_to_numpy(x)).max()) for x in slots), default=0.0)
-        self.seen = [*getattr(self, "seen", []), (step, jump, left, len(slots))]
 
 
 def test_a_restart_keeps_the_function_and_adds_rank():
@@ -132,58 +84,6 @@ def test_kernels_that_wait():
         assert (moved > 0) == (masks[name] == 1)
         if not masks[name]:
             np.testing.assert_array_equal(arrays(model, name)["lora_a"], starts[name])
-
-
-@pytest.mark.parametrize("rules", [[], [ksa.Sensitivity()]])
-def test_moving_averages_begin_again_at_the_new_factors(rules):
-    method = ksa.methods.RestartedLoRA(rank=1, restarts=1)
-    inner = keras.optimizers.Adam(1e-2, use_ema=True, ema_momentum=0.999)
-    model = adapted(method, ksa.rules(inner, rules) if rules else inner, names=["up"])
-    start = arrays(model)["lora_a"]
-    fit(model, 2, ksa.Restarts(every=7))
-    end = arrays(model)["lora_a"]  # `fit` ends with the averages
-    assert np.abs(end - start).max() > 0.02
-    assert np.linalg.norm(end) > 0.5 * np.linalg.norm(start)
-
-
-def test_a_new_optimizer_does_not_overwrite_the_past():
-    for method in (ksa.methods.RestartedLoRA(rank=1, restarts=2), ksa.methods.DeltaLoRA(rank=1)):
-        model = adapted(method, keras.optimizers.Adam(1e-2))
-        fit(model, 3, ksa.Restarts(every=3))
-        fit(model, 3, ksa.Restarts(every=3))  # the same optimizer goes on
-        model.compile(keras.optimizers.Adam(1e-2), "mse")
-        before = arrays(model)
-        with pytest.raises(ValueError, match="restarted before.*Received: `.*at step 0"):
-            fit(model, 3, ksa.Restarts(every=3))
-        for key, value in arrays(model).items():
-            np.testing.assert_array_equal(value, before[key])
-
-
-def test_a_restart_whose_step_failed_is_not_repeated():
-    fail = keras.callbacks.LambdaCallback(on_train_batch_begin=lambda i, logs: 1 / (i - 2))
-    model = adapted(ksa.methods.RestartedLoRA(rank=1, restarts=2), keras.optimizers.Adam(1e-2))
-    with pytest.raises(ZeroDivisionError):
-        fit(model, 3, ksa.Restarts(every=2), fail)
-    before = arrays(model)
-    schedule = ksa.Restarts(every=2)
-    schedule.set_model(model)
-    schedule.on_train_begin()
-    schedule.on_epoch_begin(0)
-    schedule.on_train_batch_begin(0)
-    assert before["past_b"].any()
-    for key, value in arrays(model).items():
-        np.testing.assert_array_equal(value, before[key])
-
-
-def test_a_kernel_without_a_restart_left_does_not_wait():
-    model = adapted(ksa.methods.RestartedLoRA(rank=1, restarts=1), keras.optimizers.Adam(1e-2))
-    ksa.delete_adapter(model, "default")
-    few, many = (ksa.methods.RestartedLoRA(rank=1, restarts=count) for count in (1, 3))
-    ksa.enable(model, targets={"up": few, "side": many, "down": many})
-    model.compile(keras.optimizers.Adam(1e-2), "mse")
-    schedule = Watched(every=2, share=0.34, seed=1)
-    fit(model, 2, schedule)
-    assert max(jump for _, jump, *_ in schedule.seen) < 2e-6
 
 
 class OneRound(ksa.Restarts):
