@@ -79,7 +79,8 @@ def largest(sizes: np.ndarray, share: float) -> np.ndarray:
 
 def positive(x: Any) -> Any:
     """Return 1 where a number is positive, and 0 elsewhere."""
-    return (x > 0).astype(x.dtype) if isinstance(x, np.ndarray) else ops.cast(x > 0, x.dtype)
+    is_host = isinstance(x, np.ndarray | np.generic)
+    return (x > 0).astype(x.dtype) if is_host else ops.cast(x > 0, x.dtype)
 
 
 def held_but(array: Any, trained: Any) -> Any:

@@ -14,7 +14,8 @@ from keras_svd_adapters.models.status import Status, status
 def prune(model: keras.layers.Layer, share: float | None = None, name: str | None = None) -> Status:
     """Leave a share of what an adapter learned in each kernel, and turn off the rest.
 
-    What is off gets no gradient, so it stays off if you go on training. Gated
+    What is off gets no gradient, so it stays off if you go on training, and
+    another `prune` leaves it off. Gated
     methods leave the ranks of the largest norm, DyLoRA the first ranks, and diff
     pruning the largest differences. At least one of them is left in each kernel.
 
@@ -60,6 +61,8 @@ def prune(model: keras.layers.Layer, share: float | None = None, name: str | Non
                 "This method has no ranks or values to turn off. Leave its layers without an "
                 f"adapter of this name, or convert it by `to_lora` with a smaller `rank=`. {asked}"
             )
+        for v, own in zip(values, masks, strict=True):  # what is off stays off
+            own |= {array: kept * getattr(v, array) for array, kept in own.items()}
         found.append((adapter, site.view.joined(masks)))
     for adapter, arrays in found:
         for array, mask in arrays.items():

@@ -14,8 +14,8 @@ from keras_svd_adapters.training.rule import ArrayStep, Rule, register_rule
 class Alternate(Rule):
     """Rule by which two groups of arrays train in turn; while one trains, the other rests.
 
-    An array that rests keeps its value and its state in the optimizer, as if it had an optimizer
-    of its own. BiLoRA trains the gates on one part of the data and the factors on the other: give
+    An array that rests keeps its value and its moments in the optimizer. The optimizer counts all
+    steps. BiLoRA trains the gates on one part of the data and the factors on the other: give
     `fit` batches of the two parts in the same rhythm, without shuffling.
 
     Args:

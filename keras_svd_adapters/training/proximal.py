@@ -25,6 +25,14 @@ class Proximal(Rule):
     Raises:
         ValueError: If a strength is not positive.
 
+    Example:
+
+    >>> import keras, keras_svd_adapters as ksa
+    >>> model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(6, name="up")])
+    >>> _ = ksa.enable(model, ksa.methods.SoRA(rank=2), targets="up")
+    >>> optimizer = ksa.rules(keras.optimizers.Adam(3e-3), [ksa.Proximal({"*/gate": 0.1})])
+    >>> model.compile(optimizer, "mse")
+
     Reference:
         - [Ding et al., 2023](https://arxiv.org/abs/2311.11696)
     """

@@ -119,6 +119,16 @@ class RuledOptimizer(keras.optimizers.Optimizer):
         if self.use_ema:
             self._averages.update(step, self.ema_momentum, self.ema_overwrite_frequency)
 
+    def with_inner(self, inner_optimizer: keras.optimizers.Optimizer) -> RuledOptimizer:
+        """Return an unbuilt copy, for variables that the patterns need not match."""
+        settings = {setting: getattr(self, setting) for setting in TAKEN_OVER}
+        copy = type(self)(inner_optimizer, self.rules, self.name, **settings)
+        copy.is_for_others = True
+        return copy
+
+    def exclude_from_weight_decay(self, var_list: Any = None, var_names: Any = None) -> None:
+        self.inner_optimizer.exclude_from_weight_decay(var_list, var_names)
+
     @property
     def iterations(self) -> Any:
         return self.inner_optimizer.iterations

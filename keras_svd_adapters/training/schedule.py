@@ -9,6 +9,7 @@ import keras
 import numpy as np
 
 from keras_svd_adapters.adapters.carried import adapters_of
+from keras_svd_adapters.methods.hyperparameters import check_seed
 from keras_svd_adapters.methods.method import Method
 from keras_svd_adapters.models.sites.search import adapted_sites
 from keras_svd_adapters.training.steps import batch_counter, batches_per_update
@@ -58,6 +59,7 @@ class Schedule(keras.callbacks.Callback):
 
     def __init__(self, seed: int = 0):
         super().__init__()
+        check_seed(seed)
         self.seed = seed
         self._reached, self._epoch_start, self._acted = 0, 0, -1
         self._is_checked = False
@@ -142,11 +144,12 @@ class Schedule(keras.callbacks.Callback):
         if not params.get("steps") or end is None:
             return
         batches = self._reached + (params["epochs"] - epoch) * params["steps"]
-        if end > batches // self._gathered:
+        if end * self._gathered >= batches:  # it acts before the update with this number
             raise ValueError(
                 f"`{type(self).__name__}` is longer than the training: it ends at step {end}, and "
-                f"the optimizer will have made {batches // self._gathered} steps. End it earlier, "
-                "or train for more epochs; an earlier stop by a callback is no obstacle. "
+                f"the last update of the optimizer has number {batches // self._gathered - 1}. End "
+                "it earlier, or train for more epochs; an earlier stop by a callback is no "
+                "obstacle. "
                 f"Received: {self.get_config()}"
             )
 

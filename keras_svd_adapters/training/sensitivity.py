@@ -45,7 +45,8 @@ class Sensitivity(Rule):
     ):
         super().__init__(patterns)
         for name, value in (("decay", decay), ("uncertainty", uncertainty)):
-            if value is not None and not 0 <= value < 1:
+            is_left_out = name == "uncertainty" and value is None
+            if not is_left_out and not (isinstance(value, int | float) and 0 <= value < 1):
                 raise ValueError(f"`{name}` must be in [0, 1). Received: {name}={value!r}")
         self.decay, self.uncertainty = decay, uncertainty
         if uncertainty is None:

@@ -7,6 +7,8 @@ from typing import Any
 
 import keras
 
+AVERAGE = "average"  # as Keras names moving averages
+
 
 def chain_of(optimizer: Any) -> Iterator[Any]:
     """Yield an optimizer, then the one that it wraps, and so on."""
@@ -32,10 +34,24 @@ def batch_counter(optimizer: Any) -> keras.Variable:
 
 
 def state_of(optimizer: Any, variable: keras.Variable) -> list[keras.Variable]:
-    """Return the variables of its own shape that an optimizer keeps of a variable."""
-    start = variable.path.replace("/", "_") + "_"
+    """Return the variables of its own shape that an optimizer keeps of a variable.
+
+    The moving average of the variable itself is none of them.
+    """
+    start = _start(variable)
     return [
         slot
         for slot in innermost(optimizer).variables
         if slot.name.startswith(start) and slot.shape == variable.shape
+        if slot.name != start + AVERAGE
     ]
+
+
+def averages_of(optimizer: Any, variable: keras.Variable) -> list[keras.Variable]:
+    """Return the moving average of a variable that an optimizer keeps, if it keeps one."""
+    name = _start(variable) + AVERAGE
+    return [slot for slot in optimizer.variables if slot.name == name]
+
+
+def _start(variable: keras.Variable) -> str:
+    return variable.path.replace("/", "_") + "_"

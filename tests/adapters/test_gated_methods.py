@@ -119,6 +119,9 @@ def test_spare_ranks_are_off_until_a_schedule_turns_them_on():
     [
         (lambda: methods.AllocatingLoRA(spare=-1), "spare=-1"),
         (lambda: methods.DyLoRA(seed=-1), "seed=-1"),
+        (lambda: methods.DyLoRA(seed=2**31), "seed=2147483648"),
+        (lambda: methods.DiffPruning(share=1.5), "share=1.5"),
+        (lambda: methods.AFLoRA(d_initial=float("nan")), "d_initial=nan"),
         (lambda: methods.SoRA(rank=0), "rank=0"),
         (lambda: adapted(methods.AllocatingLoRA(rank=4, spare=4)), "rank=8"),
     ],

@@ -18,6 +18,8 @@ EXACT = {
     "loha": (ksa.methods.LoHa(rank=2), 4),
     "melora": (ksa.methods.MELoRA(rank=2, groups=2), 4),
     "spectral_adapter_a": (ksa.methods.SpectralAdapterA(rank=3), 6),
+    "dylora": (ksa.methods.DyLoRA(rank=4, alpha=6), 4),
+    "autolora": (ksa.methods.AutoLoRA(rank=4), 4),
     "psoft": (ksa.methods.PSOFT(rank=4), 4),
     "vera_of_more_than_all": (ksa.VeRA(rank=40), 16),
 }

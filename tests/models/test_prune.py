@@ -54,18 +54,32 @@ def test_the_largest_ranks_are_left(name):
 
 
 def test_the_largest_differences_are_left(tmp_path):
-    model = adapted(methods.DiffPruning(share=0.1, openness=1.0))
+    model = adapted(methods.DiffPruning(share=0.1, openness=0.3))
     v = [each.numpy_values()[0] for each in adapters(model)]
     ksa.prune(model)
     for adapter, before in zip(adapters(model), v, strict=True):
         mask = numpy(adapter.mask) > 0
         assert mask.sum() == round(0.1 * mask.size)
-        assert np.abs(before.diff[mask]).min() >= np.abs(before.diff[~mask]).max()
+        opened = np.clip(3 / (1 + np.exp(-before.log_alpha)) - 1.5, 0, 1)
+        sizes = np.abs(opened * before.diff)  # a difference is small if its gate is closed
+        assert sizes[mask].min() >= sizes[~mask].max()
     expected = model.predict(X, verbose=0)
     ksa.save_adapter(model, tmp_path / "a.keras")
     ksa.delete_adapter(model, "default")
     ksa.load_adapter(model, tmp_path / "a.keras")
     close(model.predict(X, verbose=0), expected)
+
+
+@pytest.mark.parametrize("name", [*RANKS, "diff_pruning"])
+def test_what_is_off_stays_off(name):
+    model = adapted(METHODS[name].method)
+    ksa.prune(model, 1 / 3)
+    masks = [numpy(each.mask) for each in adapters(model)]
+    expected = model.predict(X, verbose=0)
+    ksa.prune(model, 1.0)
+    for adapter, mask in zip(adapters(model), masks, strict=True):
+        np.testing.assert_array_equal(numpy(adapter.mask), mask)
+    np.testing.assert_array_equal(model.predict(X, verbose=0), expected)
 
 
 def test_autolora_leaves_the_gates_above_the_mean():

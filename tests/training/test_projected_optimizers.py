@@ -163,3 +163,23 @@ def test_momentum_that_would_grow():
 def test_bad_numbers(kind, given):
     with pytest.raises(ValueError, match="must be a positive integer. Received"):
         kind(**given)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("shape", [(4, 9), (7,)])
+def test_weights_in_bfloat16(name, shape):
+    """The state is in float32, so that the update is that of weights in float32."""
+    rng = np.random.default_rng(0)
+    start, gradients = 0.01 * rng.normal(size=shape), rng.normal(size=(8, *shape))
+    found = {}
+    for dtype in ("float32", "bfloat16"):
+        optimizer = OPTIMIZERS[name]()
+        weight = keras.Variable(start.astype("float32"), dtype=dtype, name="weight")
+        optimizer.build([weight])
+        for gradient in gradients:
+            optimizer.apply([keras.ops.cast(gradient, dtype)], [weight])
+        found[dtype] = numpy(keras.ops.cast(weight, "float32"))
+        assert {v.dtype for v in optimizer.variables if "iteration" not in v.name} == {"float32"}
+    moved = np.abs(found["float32"] - start).max()
+    assert moved > 0.005
+    assert np.abs(found["bfloat16"] - found["float32"]).max() < 0.5 * moved

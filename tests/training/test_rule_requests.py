@@ -44,6 +44,10 @@ def built():
         (lambda: ksa.Rates([("*", 1.0)]), "dictionary of positive numbers"),
         (lambda: ksa.Proximal({"*": 0.0}), "dictionary of positive numbers"),
         (lambda: ksa.Proximal({"*": "1"}), "dictionary of positive numbers"),
+        (lambda: ksa.Sensitivity(decay=None), "must be in .0, 1.*Received: decay=None"),
+        (lambda: ksa.RankNorms(decay=1.0), "must be in .0, 1.*Received: decay=1.0"),
+        (lambda: ksa.Flora(beta_1=1.0), "must be in .0, 1.*Received: beta_1=1.0"),
+        (lambda: ksa.Restarts(every=2, seed=-1), "not be negative.*Received: seed=-1"),
         (lambda: ksa.Sensitivity(decay=1.0), "must be in .0, 1.*Received: decay=1.0"),
         (lambda: ksa.Sensitivity(uncertainty=-0.1), "must be in .0, 1"),
         (lambda: ksa.KeepZeros([]), r"must be a pattern.*Received: patterns=\[\]"),
@@ -175,3 +179,34 @@ def test_in_mixed_precision():
     _, b = model.trainable_weights
     assert 0 < numpy(optimizer.statistic(b, "sensitivity")).max() < 1  # without the loss scale
     assert np.abs(numpy(b)).max() > 8e-3  # three steps of four times the rate
+
+
+def test_a_rule_of_your_own_needs_no_configuration_for_another_adapter():
+    class Slower(ksa.Rule):
+        def __init__(self, factor):
+            super().__init__("*/lora_b")
+            self.factor = factor
+
+        def ratio(self, path):
+            return self.factor
+
+    model = adapted(LORA, ksa.rules(Adam(1e-3), [Slower(0.5)]))
+    fit(model, 1)
+    ksa.enable(model, LORA, targets="up", name="second")
+    fit(model, 1)
+    assert [type(rule) for rule in model.optimizer.rules] == [Slower]
+    assert model.optimizer.rules[0].factor == 0.5
+
+
+def test_exclusions_from_weight_decay_reach_the_optimizer():
+    found = []
+    for names in ([], ["lora"]):
+        optimizer = ksa.rules(keras.optimizers.AdamW(1e-2, weight_decay=0.5), [ksa.Sensitivity()])
+        optimizer.exclude_from_weight_decay(var_names=names)
+        model = adapted(LORA, optimizer)
+        model.compile(optimizer, lambda y, predicted: 0 * keras.ops.mean(predicted, axis=-1))
+        before = arrays_of(model)["lora_b"]
+        fit(model, 1)
+        found.append(np.abs(arrays_of(model)["lora_b"] - before).max())
+    assert found[0] > 0
+    assert found[1] == 0

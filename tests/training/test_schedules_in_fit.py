@@ -85,18 +85,29 @@ def test_a_schedule_that_does_not_fit(name):
     model = adapted(method, optimizer(SGD, schedule, 1e-3))
     before = [numpy(w) for w in model.weights]
     with pytest.raises(ValueError, match=f"ends at step {schedule.last_step}.*Received: {{"):
-        fit(model, schedule.last_step - 1, schedule)
+        fit(model, schedule.last_step, schedule)
     for weight, value in zip(model.weights, before, strict=True):
         np.testing.assert_array_equal(numpy(weight), value)
     again = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(schedule))
     assert (type(again), again.get_config()) == (type(schedule), schedule.get_config())
 
 
-@pytest.mark.parametrize("name", ["rose", "ada", "dynamic", "af"])
+@pytest.mark.parametrize("name", ["rose", "ada", "dynamic", "af", "auto"])
 def test_an_optimizer_without_the_rule(name):
     method, make = CASES[name]
-    with pytest.raises(ValueError, match=r"schedule.rules\(\).*Received: optimizer.*of '"):
+    with pytest.raises(ValueError, match=r"schedule.rules\(\).*Received: optimizer"):
         fit(adapted(method, "sgd"), 10, make())
+
+
+def test_several_shares_of_one_budget():
+    schedule = ksa.SparseAdapterSchedule(3)
+    each = {"up": methods.SparseAdapter(rank=2), "side": methods.SparseAdapter(rank=2, share=0.25)}
+    model = adapted(each["up"], optimizer(SGD, schedule, 1e-3), layers=LAYERS)
+    ksa.delete_adapter(model, "default")
+    ksa.enable(model, targets=each)
+    model.compile(optimizer(SGD, schedule, 1e-3), "mse")
+    with pytest.raises(ValueError, match="the same `share`.*Received: .* and .*share=0.25"):
+        fit(model, 10, schedule)
 
 
 @pytest.mark.parametrize(

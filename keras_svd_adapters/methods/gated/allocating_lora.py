@@ -22,10 +22,12 @@ from keras_svd_adapters.methods.hyperparameters import check_rank
 
 @dataclass(frozen=True, repr=False)
 class AllocatingLoRA(Gated):
-    """Low-rank adaptation whose ranks a schedule moves to the kernels that need them.
+    """Low-rank adaptation whose ranks can move to the kernels that need them.
 
     The method trains `(rank + spare) * (m + n + 1)` values per `(m, n)` kernel.
-    A schedule turns a rank off to see how much worse the model gets.
+    The paper turns a rank off to see how much worse the model gets. This package
+    has no such schedule: a subclass of `Schedule` sets the arrays `mask`. Without
+    one, the first ranks train and the spare ones stay off.
 
     Args:
         rank: Integer, the rank of the update at the start.

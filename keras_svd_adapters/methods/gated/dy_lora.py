@@ -63,8 +63,8 @@ class DyLoRA(LowRankUpdate, Ranked):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if type(self.seed) is not int or self.seed < 0:
-            raise ValueError(f"`seed` must be an integer from 0. Received: seed={self.seed!r}")
+        if self.seed >= 2**31:
+            raise ValueError(f"`seed` must be below 2**31. Received: seed={self.seed!r}")
 
     @property
     def recommended_learning_rate(self) -> float:

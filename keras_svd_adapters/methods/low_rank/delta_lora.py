@@ -80,6 +80,10 @@ class DeltaLoRA(LowRankUpdate, Ranked):
     ) -> dict[str, np.ndarray]:
         return {"lora_a": uniform(rng, (len(K), self.rank))}
 
+    def did_restart(self, v: SimpleNamespace, time: int) -> bool:
+        """Return whether the kernel follows already."""
+        return bool(np.any(v.follows))
+
     def restarted(
         self, v: SimpleNamespace, time: int, rng: np.random.Generator
     ) -> dict[str, np.ndarray]:

@@ -84,6 +84,10 @@ class RestartedLoRA(LowRankUpdate, Ranked):
     ) -> dict[str, np.ndarray]:
         return {"lora_a": uniform(rng, (len(K), self.rank))}
 
+    def did_restart(self, v: SimpleNamespace, time: int) -> bool:
+        """Return whether restart `time` took place: its past factors are there."""
+        return bool(np.any(v.past_b[..., time * self.rank : (time + 1) * self.rank, :]))
+
     def restarted(
         self, v: SimpleNamespace, time: int, rng: np.random.Generator
     ) -> dict[str, np.ndarray]:

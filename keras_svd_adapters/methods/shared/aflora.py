@@ -9,7 +9,7 @@ them to 0. A and B start uniform in +-1/sqrt(m) and +-1/sqrt(r).
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import sqrt
+from math import isfinite, sqrt
 from types import SimpleNamespace
 from typing import Any, ClassVar
 
@@ -52,9 +52,9 @@ class AFLoRA(LowRankUpdate, Ranked):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not self.d_initial:
+        if self.d_initial == 0 or not isfinite(self.d_initial):
             raise ValueError(
-                "`d_initial` must be a number other than zero: at zero, no value would ever "
+                "`d_initial` must be a finite number other than zero: at zero, no value would ever "
                 f"change. Received: d_initial={self.d_initial!r}"
             )
 

@@ -15,7 +15,7 @@ from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import numpy as np
-from keras.ops import clip, log, sigmoid
+from keras.ops import clip, convert_to_numpy, convert_to_tensor, log, sigmoid
 
 from keras_svd_adapters.methods.algebra import constant, is_float32, largest, total
 from keras_svd_adapters.methods.contract import Array, Base, Dropout, Kernel
@@ -61,6 +61,11 @@ class DiffPruning(Method):
 
     def __post_init__(self) -> None:
         check_positive(share=self.share, penalty=self.penalty)
+        if self.share > 1:
+            raise ValueError(
+                "`share` is the part of the differences that `prune` leaves, at most 1. "
+                f"Received: share={self.share!r}"
+            )
 
     @property
     def recommended_learning_rate(self) -> float:
@@ -99,7 +104,9 @@ class DiffPruning(Method):
         return base.plus(x, x, c.delta)
 
     def pruned(self, v: SimpleNamespace, share: float | None) -> dict[str, np.ndarray]:
-        return {"mask": largest(np.abs(v.mask * v.diff), share or self.share)}
+        tensors = {name: convert_to_tensor(value, "float32") for name, value in vars(v).items()}
+        sizes = np.abs(convert_to_numpy(self.delta(None, SimpleNamespace(**tensors), "additive")))
+        return {"mask": largest(sizes, share or self.share)}
 
 
 def gate(a: Any, u: Any) -> Any:

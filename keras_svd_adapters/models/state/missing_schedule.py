@@ -30,8 +30,9 @@ def warn_without_schedule(model: Any, fit: Callable[..., Any], args: Any, kwargs
         if method.schedule not in there:
             store_of(model).told.add(method)
             warn(
-                f"{type(method).__name__} trains without its `{method.schedule}`: all of its "
-                f"values stay. `help(keras_svd_adapters.{method.schedule})` has an example. "
+                f"{type(method).__name__} trains without its `{method.schedule}`, which is neither "
+                "a callback of this `fit` nor a rule of the optimizer. "
+                f"`help(keras_svd_adapters.{method.schedule})` says how to use it. "
                 f"Received: {method}"
             )
 

@@ -18,10 +18,10 @@ Variables = list[keras.Variable]
 
 def fresh_optimizer(optimizer: keras.optimizers.Optimizer) -> keras.optimizers.Optimizer:
     """Return an unbuilt copy of an optimizer, with its exclusions from weight decay."""
+    if hasattr(optimizer, "with_inner"):  # its rules need no configuration
+        return optimizer.with_inner(fresh_optimizer(optimizer.inner_optimizer))  # type: ignore[no-any-return]
     copy = type(optimizer).from_config(optimizer.get_config())
     copy_decay_exclusions(optimizer, copy)
-    if hasattr(copy, "is_for_others"):  # a rule may match none of the variables that train now
-        copy.is_for_others = True
     if hasattr(optimizer, "inner_optimizer"):
         copy.inner_optimizer = fresh_optimizer(optimizer.inner_optimizer)
     return copy

@@ -17,7 +17,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_svd_adapters.training.projected.optimizer import ProjectedOptimizer
+from keras_svd_adapters.training.projected.optimizer import ProjectedOptimizer, wide
 
 SPACING = 65_537  # between the seeds of two kernels
 
@@ -43,7 +43,8 @@ class Flora(ProjectedOptimizer):
     """Adafactor with momentum of `rank` rows per kernel, whatever its smaller side.
 
     A kernel of `m` by `n` values, `m <= n`, has `rank n + m + n` values of state.
-    Seeds give the random projections, so no state holds them. Vectors, and
+    Seeds give the random projections, so no state holds them. For weights in
+    bfloat16, the state is in float32. Vectors, and
     kernels with a side of at most `rank`, have whole momentum and whole second
     moments.
 
@@ -59,8 +60,8 @@ class Flora(ProjectedOptimizer):
         **kwargs: Further arguments of `keras.optimizers.Optimizer`.
 
     Raises:
-        ValueError: If `rank` or `every` is not positive, or if momentum would
-            grow from one projection to the next.
+        ValueError: If `rank` or `every` is not positive, if a decay is not in
+            [0, 1), or if momentum would grow from one projection to the next.
 
     Example:
 
@@ -86,6 +87,9 @@ class Flora(ProjectedOptimizer):
         name: str = "flora",
         **kwargs: Any,
     ):
+        for key, value in (("beta_1", beta_1), ("beta_2", beta_2)):
+            if not 0 <= value < 1:
+                raise ValueError(f"`{key}` must be in [0, 1). Received: {key}={value!r}")
         super().__init__(learning_rate, rank, every, name=name, **kwargs)
         self.beta_1, self.beta_2, self.epsilon = beta_1, beta_2, epsilon
         self.clip_threshold, self.seed = clip_threshold, seed
@@ -118,12 +122,12 @@ class Flora(ProjectedOptimizer):
     def update_step(self, gradient: Any, variable: keras.Variable, learning_rate: Any) -> None:
         index = self._get_variable_index(variable)
         momentum, sides = self.moments[index], self.sides(variable)
-        gradient = ops.cast(gradient, variable.dtype)
+        gradient = ops.cast(gradient, wide(variable))
         if sides is None:
             u = self._scaled(gradient, self.squares[index])
             self.assign(momentum, momentum + (1 - self.beta_1) * (u - momentum))
             update = ops.convert_to_tensor(momentum)
-            self.assign_sub(variable, ops.cast(learning_rate, variable.dtype) * update)
+            self.subtract(variable, update, learning_rate)
             return
         u = self._scaled(self.matrix(gradient), self.squares[index])
         time = self.iterations // self.every

@@ -13,7 +13,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_svd_adapters.training.projected.optimizer import ProjectedOptimizer
+from keras_svd_adapters.training.projected.optimizer import ProjectedOptimizer, wide
 
 
 @keras.saving.register_keras_serializable("keras_svd_adapters")
@@ -22,8 +22,8 @@ class GaLore(ProjectedOptimizer):
 
     A kernel of `m` by `n` values, `m <= n`, has `rank (m + 2 n)` values of state
     instead of `2 m n`. The projection is part of the state, because only a past
-    gradient gives it. Vectors, and kernels with a side of at most `rank`, train
-    with plain Adam.
+    gradient gives it. For weights in bfloat16, the state is in float32. Vectors,
+    and kernels with a side of at most `rank`, train with plain Adam.
 
     Args:
         learning_rate: Float, or a schedule.
@@ -81,10 +81,10 @@ class GaLore(ProjectedOptimizer):
     def update_step(self, gradient: Any, variable: keras.Variable, learning_rate: Any) -> None:
         index = self._get_variable_index(variable)
         projection = self.projections[index]
-        gradient = ops.cast(gradient, variable.dtype)
+        gradient = ops.cast(gradient, wide(variable))
         if projection is None:
             update = self._adam(gradient, *self.moments[index])
-            self.assign_sub(variable, ops.cast(learning_rate, variable.dtype) * update)
+            self.subtract(variable, update, learning_rate)
             return
         matrix = self.matrix(gradient)
         P = ops.cond(

@@ -45,11 +45,16 @@ class ProjectedOptimizer(keras.optimizers.Optimizer):
             if prod(variable.shape[:-1]) > variable.shape[-1]:
                 update = ops.transpose(update)
             update = ops.reshape(update, variable.shape)
-        self.assign_sub(variable, ops.cast(learning_rate, variable.dtype) * update)
+        self.subtract(variable, update, learning_rate)
+
+    def subtract(self, variable: keras.Variable, update: Any, learning_rate: Any) -> None:
+        """Subtract an update from a variable of its shape."""
+        step = ops.cast(learning_rate, update.dtype) * update
+        self.assign_sub(variable, ops.cast(step, variable.dtype))
 
     def add_slot(self, variable: keras.Variable, shape: tuple[int, ...], name: str) -> Any:
-        """Return a new variable of the state, in the dtype of a trained one."""
-        return self.add_variable(shape, dtype=variable.dtype, name=f"{variable.name}_{name}")
+        """Return a new variable of the state."""
+        return self.add_variable(shape, dtype=wide(variable), name=f"{variable.name}_{name}")
 
     def is_due(self) -> Any:
         """Return whether this step projects in a new way."""
@@ -57,3 +62,11 @@ class ProjectedOptimizer(keras.optimizers.Optimizer):
 
     def get_config(self) -> dict[str, Any]:
         return super().get_config() | {"rank": self.rank, "every": self.every}
+
+
+def wide(variable: keras.Variable) -> str:
+    """Return the dtype of the state of a variable: float32, or wider if the variable is.
+
+    A running mean in bfloat16 stands still, and no backend decomposes a matrix in it.
+    """
+    return "float64" if variable.dtype == "float64" else "float32"

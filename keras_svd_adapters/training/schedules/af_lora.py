@@ -35,6 +35,16 @@ class AFLoRASchedule(PruningSchedule):
         ValueError: If an argument is wrong, or, before the first step, if no active adapter has
             this method, the optimizer lacks the rule, or training ends before `end`.
 
+    Example:
+
+    >>> import keras, keras_svd_adapters as ksa
+    >>> model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(6, name="up")])
+    >>> _ = ksa.enable(model, ksa.methods.AFLoRA(rank=2), targets="up")
+    >>> schedule = ksa.AFLoRASchedule(begin=2, end=6)
+    >>> model.compile(ksa.rules(keras.optimizers.Adam(3e-3), schedule.rules()), "mse")
+    >>> x, y = keras.ops.ones((16, 8)), keras.ops.ones((16, 6))
+    >>> _ = model.fit(x, y, batch_size=2, verbose=0, callbacks=[schedule])
+
     Reference:
         - [Liu et al., 2024](https://arxiv.org/abs/2403.13269)
     """

@@ -10,6 +10,7 @@ import numpy as np
 from keras_svd_adapters.runtime.host_values import to_float64
 from keras_svd_adapters.training.alternation import Alternate
 from keras_svd_adapters.training.rule import Rule
+from keras_svd_adapters.training.rules import ruled_optimizer
 from keras_svd_adapters.training.schedules.method_schedule import MethodSchedule
 
 
@@ -27,7 +28,17 @@ class AutoLoRASchedule(MethodSchedule):
 
     Raises:
         ValueError: If an argument is wrong, or, before the first step, if no active adapter has
-            this method or training ends before `step`.
+            this method, the optimizer lacks the rule, or training ends before `step`.
+
+    Example:
+
+    >>> import keras, keras_svd_adapters as ksa
+    >>> model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(6, name="up")])
+    >>> _ = ksa.enable(model, ksa.methods.AutoLoRA(rank=2), targets="up")
+    >>> schedule = ksa.AutoLoRASchedule(step=6)
+    >>> model.compile(ksa.rules(keras.optimizers.Adam(1e-2), schedule.rules()), "mse")
+    >>> x, y = keras.ops.ones((16, 8)), keras.ops.ones((16, 6))
+    >>> _ = model.fit(x, y, batch_size=2, verbose=0, callbacks=[schedule])
 
     Reference:
         - [Zhang et al., 2024](https://arxiv.org/abs/2403.09113)
@@ -42,6 +53,16 @@ class AutoLoRASchedule(MethodSchedule):
     @property
     def last_step(self) -> int:
         return self.step
+
+    def check(self) -> None:
+        super().check()
+        ruled = ruled_optimizer(self.model.optimizer)
+        if ruled is None or not any(isinstance(rule, Alternate) for rule in ruled.rules):
+            raise ValueError(
+                f"`{type(self).__name__}` needs a rule by which gates and factors train in turn: "
+                "type `model.compile(ksa.rules(optimizer, schedule.rules()), ...)`. "
+                f"Received: optimizer={self.model.optimizer!r}"
+            )
 
     def rules(self) -> list[Rule]:
         return [Alternate(["*/lora_a", "*/lora_b"], "*/gate")]

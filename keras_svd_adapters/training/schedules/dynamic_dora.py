@@ -23,12 +23,17 @@ class RankNorms(Rule):
     Args:
         patterns: Patterns for the paths of the gates e.
         decay: Float in [0, 1), the part of the mean that each step keeps.
+
+    Raises:
+        ValueError: If `decay` is out of its range.
     """
 
     statistics: ClassVar[tuple[str, ...]] = ("rank_norm",)
 
     def __init__(self, patterns: Any = "*/gate", decay: float = 0.9):
         super().__init__(patterns)
+        if not 0 <= decay < 1:
+            raise ValueError(f"`decay` must be in [0, 1). Received: decay={decay!r}")
         self.decay = decay
 
     def measure(self, array: ArrayStep) -> dict[str, Any]:
@@ -63,6 +68,16 @@ class DynamicDoRASchedule(BudgetSchedule):
     Raises:
         ValueError: If an argument is wrong, or, before the first step, if no active adapter has
             this method, the optimizer lacks the rule, or training ends before `end`.
+
+    Example:
+
+    >>> import keras, keras_svd_adapters as ksa
+    >>> model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(6, name="up")])
+    >>> _ = ksa.enable(model, ksa.methods.DynamicDoRA(rank=3), targets="up")
+    >>> schedule = ksa.DynamicDoRASchedule(rank=2, begin=2, end=6, every=2)
+    >>> model.compile(ksa.rules(keras.optimizers.Adam(1e-2), schedule.rules()), "mse")
+    >>> x, y = keras.ops.ones((16, 8)), keras.ops.ones((16, 6))
+    >>> _ = model.fit(x, y, batch_size=2, verbose=0, callbacks=[schedule])
 
     Reference:
         - [Mao et al., 2024](https://arxiv.org/abs/2405.17357)

@@ -11,7 +11,7 @@ import numpy as np
 from keras_svd_adapters.runtime.host_values import to_float64
 from keras_svd_adapters.training.schedule import ActiveAdapter
 from keras_svd_adapters.training.schedules.method_schedule import MethodSchedule
-from keras_svd_adapters.training.steps import state_of
+from keras_svd_adapters.training.steps import averages_of, state_of
 
 
 @keras.saving.register_keras_serializable("keras_svd_adapters")
@@ -31,7 +31,8 @@ class Restarts(MethodSchedule):
 
     Raises:
         ValueError: If an argument is wrong, or, before the first step, if no active adapter has
-            such a method, or if training ends before the last restart.
+            such a method, if it has restarted with another optimizer, or if training ends before
+            the last restart.
 
     Example:
 
@@ -61,6 +62,17 @@ class Restarts(MethodSchedule):
         super().check()
         adapters = self.adapters()
         self._restarts = max(each.method.restarts for each in adapters)  # type: ignore[attr-defined]
+        step = self._reached // self._gathered
+        for adapter in adapters:
+            method: Any = adapter.method
+            coming = [i for i in range(method.restarts) if (i + 1) * self.every > step]
+            if any(method.did_restart(_values(adapter), time) for time in coming):
+                raise ValueError(
+                    "This adapter has restarted before, and another restart would overwrite what "
+                    "it learned: continue with the optimizer of that training, as `model.save` "
+                    f"stores it, or leave the schedule out. Received: `{adapter.path}`, at step "
+                    f"{step} of the optimizer"
+                )
         without = [each.path for each in adapters if "mask" not in each.arrays]
         if self.share < 1 and without:
             raise ValueError(
@@ -79,9 +91,9 @@ class Restarts(MethodSchedule):
     def on_step(self, step: int) -> None:
         adapters, random = self.adapters(), self.random(step)
         time = step // self.every - 1
+        adapters = [each for each in adapters if time < each.method.restarts]  # type: ignore[attr-defined]
         for adapter in adapters if time >= 0 else ():
-            if time < adapter.method.restarts:  # type: ignore[attr-defined]
-                self._restart(adapter, time, random)
+            self._restart(adapter, time, random)
         if self.share < 1:
             count = max(1, round(self.share * len(adapters)))
             chosen = set(random.permutation(len(adapters))[:count].tolist())
@@ -90,13 +102,21 @@ class Restarts(MethodSchedule):
                 mask.assign(np.full(mask.shape, float(place in chosen), "float32"))
 
     def _restart(self, adapter: ActiveAdapter, time: int, random: np.random.Generator) -> None:
-        before = SimpleNamespace(**{k: to_float64(v) for k, v in adapter.arrays.items()})
-        new = adapter.method.restarted(before, time, random)  # type: ignore[attr-defined]
+        before, method = _values(adapter), adapter.method
+        new = method.restarted(before, time, random)  # type: ignore[attr-defined]
+        if method.did_restart(before, time):  # type: ignore[attr-defined]
+            return  # the step after it failed, and is taken again
         for name, value in new.items():
             variable = adapter.arrays[name]
             variable.assign(value.astype("float32"))
             for slot in state_of(self.model.optimizer, variable) if variable.trainable else ():
                 slot.assign(np.zeros(slot.shape, "float32"))
+            for average in averages_of(self.model.optimizer, variable):
+                average.assign(value.astype("float32"))
 
     def get_config(self) -> dict[str, Any]:
         return super().get_config() | {"every": self.every, "share": self.share}
+
+
+def _values(adapter: ActiveAdapter) -> SimpleNamespace:
+    return SimpleNamespace(**{k: to_float64(v) for k, v in adapter.arrays.items()})

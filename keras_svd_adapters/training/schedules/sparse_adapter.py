@@ -41,6 +41,16 @@ class SparseAdapterSchedule(MethodSchedule):
         ValueError: If an argument is wrong, or, before the first step, if no active adapter has
             this method, the optimizer lacks the rule, or training ends before the last round.
 
+    Example:
+
+    >>> import keras, keras_svd_adapters as ksa
+    >>> model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(6, name="up")])
+    >>> _ = ksa.enable(model, ksa.methods.SparseAdapter(rank=4), targets="up")
+    >>> schedule = ksa.SparseAdapterSchedule(step=4)
+    >>> model.compile(ksa.rules(keras.optimizers.Adam(3e-3), schedule.rules()), "mse")
+    >>> x, y = keras.ops.ones((16, 8)), keras.ops.ones((16, 6))
+    >>> _ = model.fit(x, y, batch_size=2, verbose=0, callbacks=[schedule])
+
     Reference:
         - [He et al., 2022](https://arxiv.org/abs/2210.04284)
     """
@@ -62,6 +72,15 @@ class SparseAdapterSchedule(MethodSchedule):
         self.step, self.score, self.rounds, self.every = step, score, rounds, every
         if score == "snip":
             self.statistics = dict.fromkeys(PARTS, ("sensitivity",))  # type: ignore[misc]
+
+    def check(self) -> None:
+        super().check()
+        shares = {each.method.share: each for each in self.adapters()}  # type: ignore[attr-defined]
+        if len(shares) > 1:
+            raise ValueError(
+                "All kernels together are pruned to one share: give their methods the same "
+                f"`share`. Received: {' and '.join(str(x.method) for x in shares.values())}"
+            )
 
     @property
     def last_step(self) -> int:
