@@ -58,8 +58,11 @@ def length_factor(v: SimpleNamespace, left: Any, right: Any, kernel: Kernel, det
     product = 2 * matmul(Lt, kernel()) + matmul(matmul(Lt, left), right)
     change = total(product * right, axis=0)  # |V_:j|^2 - |K_:j|^2
     filled = where(v.norm > 0, v.norm, ones_like(v.norm))
-    growth = sqrt(maximum(1 + change / (filled * filled), TINY))  # |V_:j| / |K_:j|
-    return where(v.norm > 0, v.magnitude / filled / growth, ones_like(v.norm))
+    square = maximum(1 + change / (filled * filled), TINY)
+    growth = sqrt(square)  # |V_:j| / |K_:j|
+    # 1 / growth, exactly 1 without a change: TensorFlow's graphs approximate x / sqrt(y)
+    shrinkage = 1 - (square - 1) / (growth * (1 + growth))
+    return where(v.norm > 0, v.magnitude / filled * shrinkage, ones_like(v.norm))
 
 
 class NormedUpdate(Method):
