@@ -9,7 +9,6 @@ HF PEFT.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import sqrt
 from types import SimpleNamespace
 from typing import Any, ClassVar
 
@@ -17,6 +16,7 @@ import numpy as np
 
 from keras_svd_adapters.methods.additive.hadamard import hadamard_factors
 from keras_svd_adapters.methods.contract import SVD, Array, Kernel
+from keras_svd_adapters.methods.kaiming import kaiming
 from keras_svd_adapters.methods.low_rank_update import LowRankUpdate
 from keras_svd_adapters.methods.ranked import Ranked
 
@@ -67,11 +67,10 @@ class LoHa(LowRankUpdate, Ranked):
         self, K: np.ndarray, form: str, rng: np.random.Generator, svd: SVD | None
     ) -> dict[str, np.ndarray]:
         (m, n), r = K.shape, self.rank
-        of_inputs, of_ranks = 1 / sqrt(m), 1 / sqrt(r)
         return {
-            "loha_a1": rng.uniform(-of_inputs, of_inputs, (m, r)),
-            "loha_b1": rng.uniform(-of_ranks, of_ranks, (r, n)),
-            "loha_b2": rng.uniform(-of_ranks, of_ranks, (r, n)),
+            "loha_a1": kaiming(rng, (m, r)),
+            "loha_b1": kaiming(rng, (r, n)),
+            "loha_b2": kaiming(rng, (r, n)),
         }
 
     def factors(self, v: SimpleNamespace, kernel: Kernel) -> tuple[Any, Any]:

@@ -12,7 +12,7 @@ matrices, W1 (x) (W2a W2b) = (W1 (x) W2a) (I (x) W2b).
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import isqrt, sqrt
+from math import isqrt
 from types import SimpleNamespace
 from typing import Any, ClassVar
 
@@ -21,6 +21,7 @@ import numpy as np
 from keras_svd_adapters.methods.algebra import constant, kron
 from keras_svd_adapters.methods.contract import SVD, Array, Kernel
 from keras_svd_adapters.methods.hyperparameters import check_division, check_positive_integers
+from keras_svd_adapters.methods.kaiming import kaiming
 from keras_svd_adapters.methods.low_rank_update import LowRankUpdate
 from keras_svd_adapters.methods.ranked import Ranked
 
@@ -91,11 +92,10 @@ class LoKr(LowRankUpdate, Ranked):
         self, K: np.ndarray, form: str, rng: np.random.Generator, svd: SVD | None
     ) -> dict[str, np.ndarray]:
         _, _, i2, o2 = self.sizes(*K.shape)
-        of_inputs, of_ranks = 1 / sqrt(i2), 1 / sqrt(self.rank)
         return {
-            "w2": rng.uniform(-of_inputs, of_inputs, (i2, o2)),
-            "w2_a": rng.uniform(-of_inputs, of_inputs, (i2, self.rank)),
-            "w2_b": rng.uniform(-of_ranks, of_ranks, (self.rank, o2)),
+            "w2": kaiming(rng, (i2, o2)),
+            "w2_a": kaiming(rng, (i2, self.rank)),
+            "w2_b": kaiming(rng, (self.rank, o2)),
         }
 
     def factors(self, v: SimpleNamespace, kernel: Kernel) -> tuple[Any, Any]:

@@ -10,7 +10,6 @@ turn on.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import sqrt
 from typing import ClassVar
 
 import numpy as np
@@ -18,6 +17,7 @@ import numpy as np
 from keras_svd_adapters.methods.contract import SVD, Array
 from keras_svd_adapters.methods.gated.gated import Gated
 from keras_svd_adapters.methods.hyperparameters import check_rank
+from keras_svd_adapters.methods.kaiming import kaiming
 
 
 @dataclass(frozen=True, repr=False)
@@ -74,8 +74,5 @@ class AllocatingLoRA(Gated):
     def start(
         self, K: np.ndarray, form: str, rng: np.random.Generator, svd: SVD | None
     ) -> dict[str, np.ndarray]:
-        bound, ranks = 1 / sqrt(len(K)), self.rank + self.spare
-        return {
-            "lora_a": rng.uniform(-bound, bound, (len(K), ranks)),
-            "mask": np.arange(ranks) < self.rank,
-        }
+        ranks = self.rank + self.spare
+        return {"lora_a": kaiming(rng, (len(K), ranks)), "mask": np.arange(ranks) < self.rank}

@@ -9,7 +9,6 @@ start, and the factors start as in LoRA, so that the start is the base.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import sqrt
 from types import SimpleNamespace
 from typing import Any, ClassVar
 
@@ -18,6 +17,7 @@ import numpy as np
 from keras_svd_adapters.methods.algebra import softmax
 from keras_svd_adapters.methods.contract import SVD, Array
 from keras_svd_adapters.methods.gated.gated import Gated
+from keras_svd_adapters.methods.kaiming import kaiming
 
 ROUNDING = 1e-9  # equal gates are all left
 
@@ -63,8 +63,7 @@ class AutoLoRA(Gated):
     def start(
         self, K: np.ndarray, form: str, rng: np.random.Generator, svd: SVD | None
     ) -> dict[str, np.ndarray]:
-        bound = 1 / sqrt(len(K))
-        return {"lora_a": rng.uniform(-bound, bound, (len(K), self.rank))}
+        return {"lora_a": kaiming(rng, (len(K), self.rank))}
 
     def gate(self, v: SimpleNamespace) -> Any:
         return softmax(v.gate) * v.mask

@@ -11,7 +11,6 @@ by sqrt(r / b) and the product by alpha / r, which is the same scale.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import sqrt
 from types import SimpleNamespace
 from typing import Any, ClassVar
 
@@ -19,6 +18,7 @@ import numpy as np
 
 from keras_svd_adapters.methods.algebra import constant, held_but, largest, positive, total
 from keras_svd_adapters.methods.contract import SVD, Array, Kernel
+from keras_svd_adapters.methods.kaiming import kaiming
 from keras_svd_adapters.methods.low_rank_update import LowRankUpdate
 from keras_svd_adapters.methods.ranked import Ranked
 
@@ -80,8 +80,7 @@ class DyLoRA(LowRankUpdate, Ranked):
     def start(
         self, K: np.ndarray, form: str, rng: np.random.Generator, svd: SVD | None
     ) -> dict[str, np.ndarray]:
-        bound = 1 / sqrt(len(K))
-        return {"lora_a": rng.uniform(-bound, bound, (len(K), self.rank))}
+        return {"lora_a": kaiming(rng, (len(K), self.rank))}
 
     def draws(self, m: int, n: int, form: str) -> dict[str, tuple[int, ...]]:
         return {"turn": (1,)}

@@ -9,13 +9,13 @@ of the optimizer, the paper moves e towards 0 by a proximal step.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import sqrt
 from typing import ClassVar
 
 import numpy as np
 
 from keras_svd_adapters.methods.contract import SVD, Array
 from keras_svd_adapters.methods.gated.gated import Gated
+from keras_svd_adapters.methods.kaiming import kaiming
 
 
 @dataclass(frozen=True, repr=False)
@@ -59,8 +59,7 @@ class SoRA(Gated):
     def start(
         self, K: np.ndarray, form: str, rng: np.random.Generator, svd: SVD | None
     ) -> dict[str, np.ndarray]:
-        bound = 1 / sqrt(len(K))
         return {
-            "lora_a": rng.uniform(-bound, bound, (len(K), self.rank)),
+            "lora_a": kaiming(rng, (len(K), self.rank)),
             "gate": rng.normal(size=self.rank),
         }

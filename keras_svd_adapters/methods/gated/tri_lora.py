@@ -9,13 +9,13 @@ is 1 by default; A and B start uniform, and only g moves in the first step.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import sqrt
 from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import numpy as np
 
 from keras_svd_adapters.methods.contract import SVD, Array, Kernel
+from keras_svd_adapters.methods.kaiming import kaiming
 from keras_svd_adapters.methods.low_rank_update import LowRankUpdate
 from keras_svd_adapters.methods.ranked import Ranked
 
@@ -64,8 +64,8 @@ class TriLoRA(LowRankUpdate, Ranked):
     ) -> dict[str, np.ndarray]:
         (m, n), r = K.shape, self.rank
         return {
-            "lora_a": rng.uniform(-1 / sqrt(m), 1 / sqrt(m), (m, r)),
-            "lora_b": rng.uniform(-1 / sqrt(r), 1 / sqrt(r), (r, n)),
+            "lora_a": kaiming(rng, (m, r)),
+            "lora_b": kaiming(rng, (r, n)),
         }
 
     def factors(self, v: SimpleNamespace, kernel: Kernel) -> tuple[Any, Any]:

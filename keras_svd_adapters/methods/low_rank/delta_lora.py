@@ -19,7 +19,7 @@ import numpy as np
 from keras_svd_adapters.methods.algebra import concatenate, held_but
 from keras_svd_adapters.methods.contract import SVD, Array, Kernel
 from keras_svd_adapters.methods.hyperparameters import check_positive
-from keras_svd_adapters.methods.low_rank.restarted_lora import uniform
+from keras_svd_adapters.methods.kaiming import kaiming
 from keras_svd_adapters.methods.low_rank_update import LowRankUpdate
 from keras_svd_adapters.methods.ranked import Ranked
 
@@ -78,7 +78,7 @@ class DeltaLoRA(LowRankUpdate, Ranked):
     def start(
         self, K: np.ndarray, form: str, rng: np.random.Generator, svd: SVD | None
     ) -> dict[str, np.ndarray]:
-        return {"lora_a": uniform(rng, (len(K), self.rank))}
+        return {"lora_a": kaiming(rng, (len(K), self.rank))}
 
     def did_restart(self, v: SimpleNamespace, time: int) -> bool:
         """Return whether the kernel follows already."""

@@ -13,7 +13,6 @@ exact.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import sqrt
 from types import SimpleNamespace
 from typing import Any, ClassVar
 
@@ -22,6 +21,7 @@ import numpy as np
 from keras_svd_adapters.methods.algebra import concatenate
 from keras_svd_adapters.methods.contract import SVD, Array, Kernel
 from keras_svd_adapters.methods.hyperparameters import check_positive_integers
+from keras_svd_adapters.methods.kaiming import kaiming
 from keras_svd_adapters.methods.low_rank_update import LowRankUpdate
 from keras_svd_adapters.methods.ranked import Ranked
 
@@ -82,7 +82,7 @@ class RestartedLoRA(LowRankUpdate, Ranked):
     def start(
         self, K: np.ndarray, form: str, rng: np.random.Generator, svd: SVD | None
     ) -> dict[str, np.ndarray]:
-        return {"lora_a": uniform(rng, (len(K), self.rank))}
+        return {"lora_a": kaiming(rng, (len(K), self.rank))}
 
     def did_restart(self, v: SimpleNamespace, time: int) -> bool:
         """Return whether restart `time` took place: its past factors are there."""
@@ -96,15 +96,9 @@ class RestartedLoRA(LowRankUpdate, Ranked):
         past_a, past_b = v.past_a.copy(), v.past_b.copy()
         past_a[..., part] = self.scale * v.lora_a * v.mask[..., None, :]
         past_b[..., part, :] = v.lora_b
-        fresh = {"lora_a": uniform(rng, v.lora_a.shape), "lora_b": np.zeros_like(v.lora_b)}
+        fresh = {"lora_a": kaiming(rng, v.lora_a.shape), "lora_b": np.zeros_like(v.lora_b)}
         return {"past_a": past_a, "past_b": past_b, **fresh}
 
     def factors(self, v: SimpleNamespace, kernel: Kernel) -> tuple[Any, Any]:
         left = concatenate([self.scale * v.lora_a * v.mask, v.past_a], axis=1)
         return left, concatenate([v.lora_b, v.past_b], axis=0)
-
-
-def uniform(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
-    """Return a new A (..., m, r), uniform in +-1/sqrt(m)."""
-    bound = 1 / sqrt(shape[-2])
-    return rng.uniform(-bound, bound, shape)

@@ -19,6 +19,7 @@ from keras_svd_adapters.methods.hyperparameters import (
     check_positive_integers,
     check_rank,
 )
+from keras_svd_adapters.methods.kaiming import kaiming
 from keras_svd_adapters.methods.method import Method
 
 
@@ -61,8 +62,7 @@ class ScaledProduct(Method):
     ) -> dict[str, np.ndarray]:
         if form == "lookup":
             return {"lora_b": rng.normal(size=(self.rank, K.shape[1]))}
-        bound = 1 / sqrt(len(K))
-        return {"lora_a": rng.uniform(-bound, bound, (len(K), self.rank))}
+        return {"lora_a": kaiming(rng, (len(K), self.rank))}
 
     def factors(self, v: SimpleNamespace) -> tuple[Any, Any]:
         """Return the two matrices of the product, in float32."""

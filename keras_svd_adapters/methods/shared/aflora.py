@@ -9,7 +9,7 @@ them to 0. A and B start uniform in +-1/sqrt(m) and +-1/sqrt(r).
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import isfinite, sqrt
+from math import isfinite
 from types import SimpleNamespace
 from typing import Any, ClassVar
 
@@ -17,6 +17,7 @@ import numpy as np
 
 from keras_svd_adapters.methods.algebra import held_but
 from keras_svd_adapters.methods.contract import SVD, Array, Kernel
+from keras_svd_adapters.methods.kaiming import kaiming
 from keras_svd_adapters.methods.low_rank_update import LowRankUpdate
 from keras_svd_adapters.methods.ranked import Ranked
 
@@ -78,8 +79,8 @@ class AFLoRA(LowRankUpdate, Ranked):
     ) -> dict[str, np.ndarray]:
         (m, n), r = K.shape, self.rank
         return {
-            "lora_a": rng.uniform(-1 / sqrt(m), 1 / sqrt(m), (m, r)),
-            "lora_b": rng.uniform(-1 / sqrt(r), 1 / sqrt(r), (r, n)),
+            "lora_a": kaiming(rng, (m, r)),
+            "lora_b": kaiming(rng, (r, n)),
         }
 
     def factors(self, v: SimpleNamespace, kernel: Kernel) -> tuple[Any, Any]:

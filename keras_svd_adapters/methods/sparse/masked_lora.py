@@ -7,13 +7,13 @@ A schedule sets the masks, which start at 1. A value with a mask of 0 gets no gr
 
 from __future__ import annotations
 
-from math import sqrt
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 
 from keras_svd_adapters.methods.contract import SVD, Array, Kernel
+from keras_svd_adapters.methods.kaiming import kaiming
 from keras_svd_adapters.methods.low_rank_update import LowRankUpdate
 from keras_svd_adapters.methods.ranked import Ranked
 
@@ -43,8 +43,7 @@ class MaskedLoRA(LowRankUpdate, Ranked):
     def start(
         self, K: np.ndarray, form: str, rng: np.random.Generator, svd: SVD | None
     ) -> dict[str, np.ndarray]:
-        bound = 1 / sqrt(len(K))
-        return {"lora_a": rng.uniform(-bound, bound, (len(K), self.rank))}
+        return {"lora_a": kaiming(rng, (len(K), self.rank))}
 
     def factors(self, v: SimpleNamespace, kernel: Kernel) -> tuple[Any, Any]:
         return self.scale * v.lora_a * v.mask_a, v.lora_b * v.mask_b

@@ -9,7 +9,6 @@ values, as in LoRA-XS, and the start of B are choices here.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import sqrt
 from types import SimpleNamespace
 from typing import Any, ClassVar
 
@@ -18,6 +17,7 @@ import numpy as np
 from keras_svd_adapters.methods.algebra import matmul
 from keras_svd_adapters.methods.contract import SVD, Array
 from keras_svd_adapters.methods.hyperparameters import check_positive_integers
+from keras_svd_adapters.methods.kaiming import kaiming
 from keras_svd_adapters.methods.spectral.core_update import CoreUpdate
 from keras_svd_adapters.methods.spectral.triplets import FromTriplets, triplet_arrays
 
@@ -73,8 +73,7 @@ class NestedLoRAXS(CoreUpdate, FromTriplets):
     def start(
         self, K: np.ndarray, form: str, rng: np.random.Generator, svd: SVD | None
     ) -> dict[str, np.ndarray]:
-        bound = 1 / sqrt(self.rank)
-        noise = rng.uniform(-bound, bound, (self.rank, self.inner_rank))
+        noise = kaiming(rng, (self.rank, self.inner_rank))
         return {"latent_a": noise, **super().start(K, form, rng, svd)}
 
     def middle(self, v: SimpleNamespace) -> Any:
