@@ -71,10 +71,15 @@ def total(x: Any) -> Any:
 
 def largest(sizes: np.ndarray, share: float) -> np.ndarray:
     """Return 1 at a share of the entries, the largest ones, and 0 elsewhere; at least one is 1."""
-    order = np.argsort(-sizes, axis=None, kind="stable")
-    kept = np.zeros(sizes.size)
-    kept[order[: max(1, round(share * sizes.size))]] = 1
-    return kept.reshape(sizes.shape)
+    return highest(sizes.ravel(), max(1, round(share * sizes.size))).reshape(sizes.shape)
+
+
+def highest(scores: np.ndarray, count: int) -> np.ndarray:
+    """Return 1 for the highest scores of the last axis, the first ones of equals, else 0."""
+    order = np.argsort(-scores, axis=-1, kind="stable")
+    mask = np.zeros(scores.shape)
+    np.put_along_axis(mask, order[..., :count], 1.0, axis=-1)
+    return mask
 
 
 def positive(x: Any) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 import keras
@@ -12,6 +13,7 @@ from keras_svd_adapters.adapters.carried import adapters_of
 from keras_svd_adapters.methods.hyperparameters import check_seed
 from keras_svd_adapters.methods.method import Method
 from keras_svd_adapters.models.sites.search import adapted_sites
+from keras_svd_adapters.runtime.host_values import to_float64
 from keras_svd_adapters.training.steps import batch_counter, batches_per_update
 
 
@@ -28,6 +30,10 @@ class ActiveAdapter:
     path: str
     method: Method
     arrays: dict[str, keras.Variable]
+
+    def values(self) -> SimpleNamespace:
+        """Return the arrays in float64 on the host."""
+        return SimpleNamespace(**{name: to_float64(v) for name, v in self.arrays.items()})
 
 
 @keras.saving.register_keras_serializable("keras_svd_adapters")

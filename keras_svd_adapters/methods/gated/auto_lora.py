@@ -71,4 +71,4 @@ class AutoLoRA(Gated):
     def pruned(self, v: SimpleNamespace, share: float | None) -> dict[str, np.ndarray]:
         if share is not None:
             return super().pruned(v, share)
-        return {"mask": v.mask * (softmax(v.gate) > (1 - ROUNDING) / self.rank)}
+        return {"mask": softmax(v.gate) > (1 - ROUNDING) / self.rank}

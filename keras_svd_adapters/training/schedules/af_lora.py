@@ -9,7 +9,7 @@ import numpy as np
 
 from keras_svd_adapters.runtime.host_values import to_float64
 from keras_svd_adapters.training.rule import Rule
-from keras_svd_adapters.training.schedules.method_schedule import PruningSchedule
+from keras_svd_adapters.training.schedules.method_schedule import PruningSchedule, highest_of_all
 from keras_svd_adapters.training.sensitivity import Sensitivity
 from keras_svd_adapters.training.steps import state_of
 
@@ -62,13 +62,10 @@ class AFLoRASchedule(PruningSchedule):
                 score = np.multiply(*kept).mean(axis=(-2, -1))  # a number, or one of each expert
                 trains = to_float64(adapter.arrays[mask]).reshape(score.shape) > 0
                 parts.append((adapter.arrays[name], adapter.arrays[mask]))
-                scores.append(np.where(trains, score, -1.0))
-        flat = np.concatenate([np.ravel(each) for each in scores])
-        order = np.argsort(flat, kind="stable")
-        trains_on = np.ones(flat.size, "float32")
-        trains_on[order[: int(flat.size * (1 - self.left(step)) + 1e-9)]] = 0
-        ends = np.cumsum([np.size(each) for each in scores])[:-1]
-        for (array, mask), value in zip(parts, np.split(trains_on, ends), strict=True):
+                scores.append(np.where(trains, -score, 1.0))  # the highest ones freeze
+        count = int(sum(each.size for each in scores) * (1 - self.left(step)) + 1e-9)
+        for (array, mask), frozen in zip(parts, highest_of_all(scores, count), strict=True):
+            value: np.ndarray = (1 - frozen).astype("float32")
             mask.assign(value.reshape(mask.shape))
             stays = value.reshape((*mask.shape[:-1], 1, 1)) if len(mask.shape) > 1 else value
             for slot in state_of(self.model.optimizer, array):

@@ -5,9 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import keras
-import numpy as np
 
-from keras_svd_adapters.runtime.host_values import to_float64
 from keras_svd_adapters.training.alternation import Alternate
 from keras_svd_adapters.training.rule import Rule
 from keras_svd_adapters.training.rules import ruled_optimizer
@@ -72,12 +70,8 @@ class AutoLoRASchedule(MethodSchedule):
 
     def on_step(self, step: int) -> None:
         for adapter in self.adapters():
-            gate = to_float64(adapter.arrays["gate"])
-            weights = np.exp(gate - gate.max(axis=-1, keepdims=True))
-            softmax = weights / weights.sum(axis=-1, keepdims=True)
-            # equal gates are all kept, whatever the rounding
-            kept = softmax * gate.shape[-1] >= 1 - 1e-6
-            adapter.arrays["mask"].assign(kept.astype("float32"))
+            for name, mask in adapter.method.pruned(adapter.values(), share=None).items():
+                adapter.arrays[name].assign(mask.astype("float32"))
 
     def get_config(self) -> dict[str, Any]:
         return super().get_config() | {"step": self.step}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,7 @@ import numpy as np
 from keras_svd_adapters.training.schedule import ActiveAdapter
 from keras_svd_adapters.training.schedules.method_schedule import (
     PruningSchedule,
-    highest,
+    highest_of_all,
     set_mask,
 )
 
@@ -38,34 +39,28 @@ class BudgetSchedule(PruningSchedule):
 
     def check(self) -> None:
         super().check()
-        masks = [adapter.arrays["mask"] for adapter in self.adapters()]
-        ranks = sum(int(np.prod(mask.shape)) for mask in masks)
-        if not 1 <= self._target(masks) <= ranks:
+        kernels, ranks = _sizes(self.adapters())
+        if not 1 <= round(self.rank * kernels) <= ranks:
             raise ValueError(
-                f"The model has {ranks} ranks in {self._kernels(masks)} kernels: choose a `rank` "
-                f"from {1 / self._kernels(masks):.2g} to {ranks / self._kernels(masks):g}. "
+                f"The model has {ranks} ranks in {kernels} kernels: choose a `rank` "
+                f"from {1 / kernels:.2g} to {ranks / kernels:g}. "
                 f"Received: rank={self.rank}"
             )
 
-    def budget(self, step: int) -> int:
-        """Return the number of ranks that all kernels together keep at a step."""
-        masks = [adapter.arrays["mask"] for adapter in self.adapters()]
-        target, ranks = self._target(masks), sum(int(np.prod(mask.shape)) for mask in masks)
-        return int(target + (ranks - target) * self.left(step))
-
     def on_step(self, step: int) -> None:
         adapters = self.adapters()
-        scores = [self.scores(adapter) for adapter in adapters]
-        kept = highest(np.concatenate([each.ravel() for each in scores]), self.budget(step))
-        ends = np.cumsum([each.size for each in scores])[:-1]
-        for adapter, each, mask in zip(adapters, scores, np.split(kept, ends), strict=True):
-            set_mask(adapter, "mask", mask.reshape(each.shape), "gate")
-
-    def _target(self, masks: list[Any]) -> int:
-        return round(self.rank * self._kernels(masks))
-
-    def _kernels(self, masks: list[Any]) -> int:
-        return sum(int(np.prod(mask.shape[:-1])) for mask in masks)
+        kernels, ranks = _sizes(adapters)
+        target = round(self.rank * kernels)
+        budget = int(target + (ranks - target) * self.left(step))
+        masks = highest_of_all([self.scores(adapter) for adapter in adapters], budget)
+        for adapter, mask in zip(adapters, masks, strict=True):
+            set_mask(adapter, "mask", mask, "gate")
 
     def get_config(self) -> dict[str, Any]:
         return {"rank": self.rank, **super().get_config()}
+
+
+def _sizes(adapters: list[ActiveAdapter]) -> tuple[int, int]:
+    """Return the number of kernels, and the number of their ranks."""
+    shapes = [adapter.arrays["mask"].shape for adapter in adapters]
+    return sum(prod(shape[:-1]) for shape in shapes), sum(map(prod, shapes))

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import keras
 import numpy as np
 
+from keras_svd_adapters.methods.algebra import highest
 from keras_svd_adapters.methods.method import Method
 from keras_svd_adapters.runtime.host_values import to_float64
 from keras_svd_adapters.training.rule import Rule
@@ -106,12 +108,11 @@ class PruningSchedule(MethodSchedule):
         return super().get_config() | own
 
 
-def highest(scores: np.ndarray, count: int) -> np.ndarray:
-    """Return 1 for the highest scores of the last axis, the first ones of equals, else 0."""
-    order = np.argsort(-scores, axis=-1, kind="stable")
-    mask = np.zeros(scores.shape)
-    np.put_along_axis(mask, order[..., :count], 1.0, axis=-1)
-    return mask
+def highest_of_all(scores: Sequence[np.ndarray], count: int) -> list[np.ndarray]:
+    """Return a mask for each array of scores: 1 for the highest ones of all arrays, else 0."""
+    kept = highest(np.concatenate([each.ravel() for each in scores]), count)
+    parts = np.split(kept, np.cumsum([each.size for each in scores])[:-1])
+    return [part.reshape(each.shape) for part, each in zip(parts, scores, strict=True)]
 
 
 def set_mask(adapter: ActiveAdapter, mask: str, value: np.ndarray, pruned: str) -> None:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
 from typing import Any
 
 import keras
 import numpy as np
 
-from keras_svd_adapters.runtime.host_values import to_float64
 from keras_svd_adapters.training.schedule import ActiveAdapter
 from keras_svd_adapters.training.schedules.method_schedule import MethodSchedule
 from keras_svd_adapters.training.steps import averages_of, state_of
@@ -66,7 +64,7 @@ class Restarts(MethodSchedule):
         for adapter in adapters:
             method: Any = adapter.method
             coming = [i for i in range(method.restarts) if (i + 1) * self.every > step]
-            if any(method.did_restart(_values(adapter), time) for time in coming):
+            if any(method.did_restart(adapter.values(), time) for time in coming):
                 raise ValueError(
                     "This adapter has restarted before, and another restart would overwrite what "
                     "it learned: continue with the optimizer of that training, as `model.save` "
@@ -102,7 +100,7 @@ class Restarts(MethodSchedule):
                 mask.assign(np.full(mask.shape, float(place in chosen), "float32"))
 
     def _restart(self, adapter: ActiveAdapter, time: int, random: np.random.Generator) -> None:
-        before, method = _values(adapter), adapter.method
+        before, method = adapter.values(), adapter.method
         new = method.restarted(before, time, random)  # type: ignore[attr-defined]
         if method.did_restart(before, time):  # type: ignore[attr-defined]
             return  # the step after it failed, and is taken again
@@ -116,7 +114,3 @@ class Restarts(MethodSchedule):
 
     def get_config(self) -> dict[str, Any]:
         return super().get_config() | {"every": self.every, "share": self.share}
-
-
-def _values(adapter: ActiveAdapter) -> SimpleNamespace:
-    return SimpleNamespace(**{k: to_float64(v) for k, v in adapter.arrays.items()})

@@ -7,12 +7,9 @@ from typing import ClassVar
 import keras
 import numpy as np
 
+from keras_svd_adapters.methods.algebra import highest
 from keras_svd_adapters.training.rule import Rule
-from keras_svd_adapters.training.schedules.method_schedule import (
-    PruningSchedule,
-    highest,
-    set_mask,
-)
+from keras_svd_adapters.training.schedules.method_schedule import PruningSchedule, set_mask
 from keras_svd_adapters.training.sensitivity import Sensitivity
 
 PARTS = {"lora_a": ("mask_a", -2), "lora_b": ("mask_b", -1)}  # the axis along a rank's vector

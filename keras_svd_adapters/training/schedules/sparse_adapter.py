@@ -12,7 +12,7 @@ from keras_svd_adapters.training.rule import Rule
 from keras_svd_adapters.training.schedule import ActiveAdapter
 from keras_svd_adapters.training.schedules.method_schedule import (
     MethodSchedule,
-    highest,
+    highest_of_all,
     set_mask,
 )
 from keras_svd_adapters.training.sensitivity import Sensitivity
@@ -97,13 +97,11 @@ class SparseAdapterSchedule(MethodSchedule):
         numbers = self.random(step)
         parts = [(adapter, name) for adapter in self.adapters() for name in PARTS]
         scores = [self._scores(adapter, name, numbers) for adapter, name in parts]
-        all_scores = np.concatenate([each.ravel() for each in scores])
         share = parts[0][0].method.share  # type: ignore[attr-defined]
         left = share ** (((step - self.step) // self.every + 1) / self.rounds)
-        kept = highest(all_scores, max(1, round(left * all_scores.size)))
-        ends = np.cumsum([each.size for each in scores])[:-1]
-        for (adapter, name), each, mask in zip(parts, scores, np.split(kept, ends), strict=True):
-            set_mask(adapter, PARTS[name], mask.reshape(each.shape), name)
+        count = max(1, round(left * sum(each.size for each in scores)))
+        for (adapter, name), mask in zip(parts, highest_of_all(scores, count), strict=True):
+            set_mask(adapter, PARTS[name], mask, name)
 
     def _scores(
         self, adapter: ActiveAdapter, name: str, numbers: np.random.Generator
