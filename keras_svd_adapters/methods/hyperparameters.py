@@ -20,8 +20,15 @@ def check_rank(rank: int, m: int, n: int, share: int = 1) -> None:
 def check_positive_integers(**values: int) -> None:
     """Raise `ValueError` for the first value that is no positive integer."""
     for name, value in values.items():
-        if not isinstance(value, int) or value < 1:
+        if type(value) is not int or value < 1:
             raise ValueError(f"`{name}` must be a positive integer. Received: {name}={value!r}")
+
+
+def check_below_one(**values: float) -> None:
+    """Raise `ValueError` for the first value that is not in [0, 1)."""
+    for name, value in values.items():
+        if not (isinstance(value, Real) and 0 <= value < 1):
+            raise ValueError(f"`{name}` must be in [0, 1). Received: {name}={value!r}")
 
 
 def check_positive(**values: float) -> None:

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from keras import ops
 
-from keras_svd_adapters.training.rule import ArrayStep, Rule, is_positive, register_rule
+from keras_svd_adapters.training.rule import ArrayStep, Rule, numbers_by_pattern, register_rule
 
 
 @register_rule
@@ -38,14 +38,8 @@ class Proximal(Rule):
     """
 
     def __init__(self, strengths: Mapping[str, float]):
-        wrong = not isinstance(strengths, Mapping) or not strengths
-        if wrong or not all(map(is_positive, strengths.values())):
-            raise ValueError(
-                "`strengths` must be a dictionary of positive numbers by pattern, such as "
-                f"{{'*/gate': 0.1}}. Received: strengths={strengths!r}"
-            )
+        self.strengths = numbers_by_pattern("strengths", strengths, "{'*/gate': 0.1}")
         super().__init__(list(strengths))
-        self.strengths = {pattern: float(value) for pattern, value in strengths.items()}
 
     def change_value(self, value: Any, array: ArrayStep) -> Any:
         strength = self.strengths[self.pattern_of(array.path) or ""]

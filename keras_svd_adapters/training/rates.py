@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from keras_svd_adapters.training.rule import ArrayStep, Rule, is_positive, register_rule
+from keras_svd_adapters.training.rule import ArrayStep, Rule, numbers_by_pattern, register_rule
 
 
 @register_rule
@@ -44,14 +44,8 @@ class Rates(Rule):
     """
 
     def __init__(self, ratios: Mapping[str, float]):
-        wrong = not isinstance(ratios, Mapping) or not ratios
-        if wrong or not all(map(is_positive, ratios.values())):
-            raise ValueError(
-                "`ratios` must be a dictionary of positive numbers by pattern, such as "
-                f"{{'*/lora_b': 16.0}}. Received: ratios={ratios!r}"
-            )
+        self.ratios = numbers_by_pattern("ratios", ratios, "{'*/lora_b': 16.0}")
         super().__init__(list(ratios))
-        self.ratios = {pattern: float(ratio) for pattern, ratio in ratios.items()}
 
     def ratio(self, path: str) -> float:
         pattern = self.pattern_of(path)

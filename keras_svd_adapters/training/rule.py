@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any, ClassVar
@@ -114,7 +114,17 @@ def register_rule(cls: type[Rule]) -> type[Rule]:
     return keras.saving.register_keras_serializable("keras_svd_adapters")(cls)
 
 
-def is_positive(value: Any) -> bool:
-    """Whether a value is a positive, finite number."""
+def numbers_by_pattern(name: str, given: Any, example: str) -> dict[str, float]:
+    """Return positive numbers by pattern; raise `ValueError` for anything else."""
+    wrong = not isinstance(given, Mapping) or not given
+    if wrong or not all(map(_is_positive, given.values())):
+        raise ValueError(
+            f"`{name}` must be a dictionary of positive numbers by pattern, such as {example}. "
+            f"Received: {name}={given!r}"
+        )
+    return {pattern: float(value) for pattern, value in given.items()}
+
+
+def _is_positive(value: Any) -> bool:
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     return is_number and 0 < value < float("inf")

@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 
 from keras import ops
 
+from keras_svd_adapters.methods.hyperparameters import check_below_one
 from keras_svd_adapters.training.rule import ArrayStep, Rule, register_rule
 
 
@@ -44,10 +45,9 @@ class Sensitivity(Rule):
         uncertainty: float | None = None,
     ):
         super().__init__(patterns)
-        for name, value in (("decay", decay), ("uncertainty", uncertainty)):
-            is_left_out = name == "uncertainty" and value is None
-            if not is_left_out and not (isinstance(value, int | float) and 0 <= value < 1):
-                raise ValueError(f"`{name}` must be in [0, 1). Received: {name}={value!r}")
+        check_below_one(decay=decay)
+        if uncertainty is not None:
+            check_below_one(uncertainty=uncertainty)
         self.decay, self.uncertainty = decay, uncertainty
         if uncertainty is None:
             self.statistics = ("sensitivity",)  # type: ignore[misc]

@@ -16,6 +16,7 @@ from keras_svd_adapters.methods.algebra import matmul
 from keras_svd_adapters.methods.contract import SVD, Array, Base, Dropout, Kernel
 from keras_svd_adapters.methods.hyperparameters import (
     check_alpha,
+    check_below_one,
     check_positive_integers,
     check_rank,
 )
@@ -38,8 +39,7 @@ class ScaledProduct(Method):
     def __post_init__(self) -> None:
         check_positive_integers(rank=self.rank)
         check_alpha(self.alpha)
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"`dropout` must be in [0, 1). Received: dropout={self.dropout!r}")
+        check_below_one(dropout=self.dropout)
 
     @property
     def scale(self) -> float:

@@ -19,7 +19,7 @@ import numpy as np
 
 from keras_svd_adapters.methods.algebra import matmul
 from keras_svd_adapters.methods.contract import Array, Base, Dropout
-from keras_svd_adapters.methods.hyperparameters import check_seed
+from keras_svd_adapters.methods.hyperparameters import check_below_one, check_seed
 from keras_svd_adapters.methods.method import Method
 from keras_svd_adapters.methods.random_bases import PortableRandom
 
@@ -73,8 +73,7 @@ class VeRA(Method):
         if type(self.rank) is not int or self.rank < 1:
             raise ValueError(f"`rank` must be a positive integer. Received: rank={self.rank!r}")
         check_seed(self.seed)
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"`dropout` must be in [0, 1). Received: dropout={self.dropout!r}")
+        check_below_one(dropout=self.dropout)
         if self.d_initial == 0 or not isfinite(self.d_initial):
             raise ValueError(
                 "`d_initial` must be a number other than zero: at zero, no value would ever "

@@ -17,6 +17,7 @@ from typing import Any
 import keras
 from keras import ops
 
+from keras_svd_adapters.methods.hyperparameters import check_below_one
 from keras_svd_adapters.training.projected.optimizer import ProjectedOptimizer, wide
 
 SPACING = 65_537  # between the seeds of two kernels
@@ -87,9 +88,7 @@ class Flora(ProjectedOptimizer):
         name: str = "flora",
         **kwargs: Any,
     ):
-        for key, value in (("beta_1", beta_1), ("beta_2", beta_2)):
-            if not 0 <= value < 1:
-                raise ValueError(f"`{key}` must be in [0, 1). Received: {key}={value!r}")
+        check_below_one(beta_1=beta_1, beta_2=beta_2)
         super().__init__(learning_rate, rank, every, name=name, **kwargs)
         self.beta_1, self.beta_2, self.epsilon = beta_1, beta_2, epsilon
         self.clip_threshold, self.seed = clip_threshold, seed

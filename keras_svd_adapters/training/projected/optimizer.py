@@ -41,11 +41,9 @@ class ProjectedOptimizer(keras.optimizers.Optimizer):
 
     def move(self, variable: keras.Variable, update: Any, learning_rate: Any) -> None:
         """Subtract an update, in the form of `matrix`, from a variable."""
-        if len(variable.shape) >= 2:
-            if prod(variable.shape[:-1]) > variable.shape[-1]:
-                update = ops.transpose(update)
-            update = ops.reshape(update, variable.shape)
-        self.subtract(variable, update, learning_rate)
+        if prod(variable.shape[:-1]) > variable.shape[-1]:
+            update = ops.transpose(update)
+        self.subtract(variable, ops.reshape(update, variable.shape), learning_rate)
 
     def subtract(self, variable: keras.Variable, update: Any, learning_rate: Any) -> None:
         """Subtract an update from a variable of its shape."""

@@ -6,6 +6,7 @@ from typing import Any
 
 import keras
 
+from keras_svd_adapters.methods.hyperparameters import check_positive_integers
 from keras_svd_adapters.training.alternation import Alternate
 from keras_svd_adapters.training.rule import Rule
 from keras_svd_adapters.training.rules import ruled_optimizer
@@ -44,8 +45,7 @@ class AutoLoRASchedule(MethodSchedule):
 
     def __init__(self, step: int, seed: int = 0):
         super().__init__(seed)
-        if type(step) is not int or step < 1:
-            raise ValueError(f"`step` must be a positive integer. Received: step={step!r}")
+        check_positive_integers(step=step)
         self.step = step
 
     @property

@@ -8,6 +8,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_svd_adapters.methods.hyperparameters import check_below_one
 from keras_svd_adapters.runtime.host_values import to_float64
 from keras_svd_adapters.training.rule import ArrayStep, Rule, register_rule
 from keras_svd_adapters.training.schedule import ActiveAdapter
@@ -32,8 +33,7 @@ class RankNorms(Rule):
 
     def __init__(self, patterns: Any = "*/gate", decay: float = 0.9):
         super().__init__(patterns)
-        if not 0 <= decay < 1:
-            raise ValueError(f"`decay` must be in [0, 1). Received: decay={decay!r}")
+        check_below_one(decay=decay)
         self.decay = decay
 
     def measure(self, array: ArrayStep) -> dict[str, Any]:

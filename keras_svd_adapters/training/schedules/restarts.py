@@ -7,6 +7,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_svd_adapters.methods.hyperparameters import check_positive_integers
 from keras_svd_adapters.training.schedule import ActiveAdapter
 from keras_svd_adapters.training.schedules.method_schedule import MethodSchedule
 from keras_svd_adapters.training.steps import averages_of, state_of
@@ -49,8 +50,7 @@ class Restarts(MethodSchedule):
 
     def __init__(self, every: int, share: float = 1.0, seed: int = 0):
         super().__init__(seed)
-        if type(every) is not int or every < 1:
-            raise ValueError(f"`every` must be a positive integer. Received: every={every!r}")
+        check_positive_integers(every=every)
         if not 0 < share <= 1:
             raise ValueError(f"`share` must be in (0, 1]. Received: share={share!r}")
         self.every, self.share = every, share
