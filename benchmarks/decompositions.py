@@ -108,7 +108,7 @@ def main() -> None:
 def gemma(lapack: dict[tuple[int, int], float]) -> dict[str, float]:
     """A layer's kernels through the service, cold and warm, against single calls of LAPACK.
 
-    All 18 layers have the same shapes, so that one tells of all.
+    All 18 layers have the same shapes, so one stands for all.
     """
     layer = [shape for shape, count in GEMMA_2B.items() for _ in range(count // 18)]
     kernels = [kernel(*shape, seed=i) for i, shape in enumerate(layer)]

@@ -1,7 +1,7 @@
 """Measures how much memory one gradient pass needs above the model, on PyTorch.
 
 Its own process hands each block of memory back as soon as it is free (`run.py` sets
-`MALLOC_MMAP_THRESHOLD_`), so that resident memory tells.
+`MALLOC_MMAP_THRESHOLD_`), so that resident memory is what is in use.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ CONFIGS: dict[str, Callable[[], Any]] = {
     "PEFT VeRA r=256": lambda: peft.VeraConfig(r=256),
 }
 
-# without BOFT and HRA, of which one pass takes 55 and 32 passes of the frozen model
+# without BOFT and HRA: one pass takes as long as 55 and 32 passes of the frozen model
 FURTHER: dict[str, Callable[[], Any]] = {
     "PEFT OFT b=32": lambda: peft.OFTConfig(oft_block_size=32),
     "PEFT OFT b=32, exact": lambda: peft.OFTConfig(oft_block_size=32, use_cayley_neumann=False),

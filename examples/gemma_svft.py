@@ -49,7 +49,7 @@ def seconds_per_token(gemma: keras_hub.models.CausalLM) -> float:
 
 
 def train(gemma: keras_hub.models.CausalLM, steps: int, rate: float) -> None:
-    """Trains on plays other than Hamlet; of that, it tells the loss."""
+    """Trains on plays other than Hamlet; reports the loss on Hamlet."""
     plays, hamlet = data.folio_pieces(characters=200)
     each = max(steps // EPOCHS, 1)
     texts = language_models.training_texts(gemma, plays[: BATCH * each * EPOCHS])

@@ -57,7 +57,7 @@ def class_of(name: str) -> str:
 
 
 def spread(name: str, shape: tuple[int, int]) -> ModelParallel:
-    """A model over devices of which only the names are needed."""
+    """A model over devices that need not exist: only their names count."""
     mesh = DeviceMesh(shape, ("batch", "model"), [f"tpu:{i}" for i in range(shape[0] * shape[1])])
     backbone = keras_hub.models.GemmaBackbone
     if not name.startswith("Gemma"):

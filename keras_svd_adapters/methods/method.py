@@ -44,7 +44,7 @@ class Method:
       one, instead of summed.
     - `draws_alike`: whether all kernels of an adapter draw the same numbers, from the seed `seed`.
     - `schedule`: the public name of the callback, or of the rule of an optimizer, that the method
-      is meant to train with; `fit` without it warns.
+      needs in training; `fit` without it warns.
     - `shared_by`: the hyperparameters that must be equal in all adapters of a model that share
       arrays.
     """

@@ -12,9 +12,9 @@ from keras_svd_adapters.training.rule import ArrayStep, Rule, register_rule
 
 @register_rule
 class Alternate(Rule):
-    """Rule by which two groups of arrays train in turn; while one trains, the other rests.
+    """Rule by which two groups of arrays train in turn; while one trains, the other is frozen.
 
-    An array that rests keeps its value and its moments in the optimizer. The optimizer counts all
+    A frozen array keeps its value and its moments in the optimizer. The optimizer counts all
     steps. BiLoRA trains the gates on one part of the data and the factors on the other: give
     `fit` batches of the two parts in the same rhythm, without shuffling.
 
@@ -37,7 +37,7 @@ class Alternate(Rule):
         - [Qiang et al., 2024](https://arxiv.org/abs/2403.13037)
     """
 
-    may_rest: ClassVar[bool] = True
+    may_hold: ClassVar[bool] = True
 
     def __init__(
         self,

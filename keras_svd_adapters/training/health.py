@@ -104,13 +104,13 @@ class AdapterHealth(TableReport, keras.callbacks.Callback):
             array_health(paths[key], name, self._start[key, name], value)
             for (key, name), value in self._values().items()
         )
-        resting = self._resting()
+        held = self._held()
         self.history.append(found)
         broken = [f"{each.path}/{each.name}" for each in found if not each.finite]
         still = [
             f"{each.path}/{each.name}"
             for each in found
-            if each.finite and not each.moved and (each.path, each.name) not in resting
+            if each.finite and not each.moved and (each.path, each.name) not in held
         ]
         if self._updates() <= 1 and (not self._updates() or len(still) < len(found)):
             still = []  # an array that is multiplied by 0 has gradient 0 at the first update
@@ -127,7 +127,7 @@ class AdapterHealth(TableReport, keras.callbacks.Callback):
                 f"Received: {_listed(still)}"
             )
 
-    def _resting(self) -> set[tuple[str, str]]:
+    def _held(self) -> set[tuple[str, str]]:
         """Return the arrays that a rule of the optimizer may leave as they are."""
         ruled = ruled_optimizer(self.model.optimizer)
         if ruled is None:
@@ -137,7 +137,7 @@ class AdapterHealth(TableReport, keras.callbacks.Callback):
             for site in adapted_sites(self.model)
             for holder in adapters_of(site.layer).values()
             for name, variable in holder.trained.items()
-            if variable.trainable and ruled.may_rest(variable)
+            if variable.trainable and ruled.may_hold(variable)
         }
 
     def _values(self) -> dict[tuple[str, str], np.ndarray]:

@@ -59,7 +59,7 @@ class KeepZeros(Rule):
             0, such as `lora_b` of LoRA, would never train.
     """
 
-    may_rest: ClassVar[bool] = True
+    may_hold: ClassVar[bool] = True
 
     def change_value(self, value: Any, array: ArrayStep) -> Any:
         return ops.where(ops.equal(array.before, 0.0), 0.0, value)

@@ -21,7 +21,7 @@ class ArrayStep:
         learning_rate: Learning rate of this step.
         before: Values before the step.
         gradient: The gradient of the loss. If gradients gather over several batches, their mean.
-        beside: Function from a name such as `"lora_a"` to the values, before the step, of another
+        sibling: Function from a name such as `"lora_a"` to the values, before the step, of another
             trained array of the same adapter.
         statistics: Values of the statistics that the rule keeps of this array, by name.
     """
@@ -32,7 +32,7 @@ class ArrayStep:
     learning_rate: Any
     before: Any = None
     gradient: Any = None
-    beside: Callable[[str], Any] = lambda name: None
+    sibling: Callable[[str], Any] = lambda name: None
     statistics: dict[str, Any] = field(default_factory=dict)
 
 
@@ -50,11 +50,11 @@ class Rule:
 
     - `statistics`: the names of optimizer variables, of the shape of the array, that the rule keeps
       of each array. They start at 0, and are saved with the optimizer.
-    - `may_rest`: whether an array may stay as it is for many steps.
+    - `may_hold`: whether an array may stay as it is for many steps.
     """
 
     statistics: ClassVar[tuple[str, ...]] = ()
-    may_rest: ClassVar[bool] = False
+    may_hold: ClassVar[bool] = False
 
     def __init__(self, patterns: str | Iterable[str]):
         listed = [patterns] if isinstance(patterns, str) else list(patterns)

@@ -96,14 +96,14 @@ class RuledArrays:
         for variable, gradient in zip(variables or self.trained, gradients, strict=True):
             array = self.arrays.get(id(variable))
             if array is not None and gradient is not None:
-                beside = partial(self._beside, variable.path.rpartition("/")[0])
+                sibling = partial(self._sibling, variable.path.rpartition("/")[0])
                 now = ArrayStep(variable.path, tuple(variable.shape), step, learning_rate)
-                now = replace(now, beside=beside)
+                now = replace(now, sibling=sibling)
                 gradient = _begin(array, now, gradient, every, is_update)
             changed.append(gradient)
         return changed
 
-    def _beside(self, scope: str, name: str) -> Any:
+    def _sibling(self, scope: str, name: str) -> Any:
         return ops.convert_to_tensor(self.by_path[f"{scope}/{name}"])
 
     def after_step(self, is_update: Any) -> None:

@@ -93,9 +93,9 @@ class RuledOptimizer(keras.optimizers.Optimizer):
         """Return a statistic that a rule keeps of an array, or `None`."""
         return self._ruled.statistic(variable, name)
 
-    def may_rest(self, variable: keras.Variable) -> bool:
+    def may_hold(self, variable: keras.Variable) -> bool:
         """Whether a rule may leave an array as it is for many steps."""
-        return any(rule.may_rest and rule.pattern_of(variable.path) for rule in self.rules)
+        return any(rule.may_hold and rule.pattern_of(variable.path) for rule in self.rules)
 
     def apply(self, grads: Any, trainable_variables: Any = None) -> None:
         gradients = list(grads)

@@ -28,7 +28,7 @@ KERAS_HUB = {
     "3.14.1": "0.29.1",
     "3.15.1": "0.32.0",
 }
-NIGHTLY = "nightly"  # may fail, and then tells where
+NIGHTLY = "nightly"  # may fail, and then says where
 CONTRACT = sorted((ROOT / "tests" / "compat").glob("contract*.py"))
 BACKENDS = ("jax", "tensorflow", "torch")
 

@@ -1,4 +1,4 @@
-"""Marks of kernels and singular vectors in a file tell whether it fits a model."""
+"""Marks of kernels and singular vectors in a file show whether it fits a model."""
 
 import importlib
 import re

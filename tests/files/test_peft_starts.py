@@ -120,7 +120,7 @@ def test_eva(pair):
     wrapped = peft.get_peft_model(other, settings)
     peft.initialize_lora_eva_weights(
         wrapped,
-        [{"x": rows}, {"x": rows}],  # a second batch tells that it has converged
+        [{"x": rows}, {"x": rows}],  # a second batch shows that it has converged
         prepare_model_inputs_fn=None,
         prepare_layer_inputs_fn=None,
         show_progress_bar=False,

@@ -161,13 +161,13 @@ def test_names_for_a_model_of_ones_own(normed, tmp_path):
 
 VALUES = "adapter_model.safetensors"
 EXPORTS = {
-    "no biases beside LoHa": ({"up": LoHa(rank=2), "up/bias": BitFit()}, NAMES, "PEFT has no bias"),
+    "no biases with LoHa": ({"up": LoHa(rank=2), "up/bias": BitFit()}, NAMES, "PEFT has no bias"),
     "a norm without a name": (
         {"norm_0/*": LNTuning()},
         {"up": "up"},
         "bias or normalization is not",
     ),
-    "no kernel for a LoRA": ({"norm_0/beta": BitFit()}, {"norm_0": "norm"}, "only beside a LoRA"),
+    "no kernel for a LoRA": ({"norm_0/beta": BitFit()}, {"norm_0": "norm"}, "only with a LoRA"),
 }
 
 

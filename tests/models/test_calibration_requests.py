@@ -57,7 +57,8 @@ def test_what_is_refused(method, data, match):
 
 
 def test_an_endless_dataset():
-    tf = pytest.importorskip("tensorflow")
+    import tensorflow as tf
+
     model = rate_models.compiled("plain")
     with refused(model, "take some batches"):
         data = tf.data.Dataset.from_tensor_slices((X, Y)).batch(8).repeat()

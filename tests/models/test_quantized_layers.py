@@ -85,7 +85,7 @@ BESIDE = [ksa.LoRA(rank=2), ksa.DoRA(rank=2), ksa.SVF()]
     ids=str,
 )
 def test_integers_in_half_precision(method, mode, dtype):
-    """An adapter beside integers computes in the dtype that the layer had."""
+    """An adapter of integer kernels computes in the dtype that the layer had."""
     layer, _ = quantized("tall", mode, dtype)
     plain = dequantized("tall", layer)
     x = batch((300, 40))

@@ -1,4 +1,4 @@
-"""Loads presets of adapted models in a fresh process, and tells what came."""
+"""Loads presets of adapted models in a fresh process, and prints what came."""
 
 import sys
 from pathlib import Path

@@ -208,7 +208,7 @@ PAIRS: dict[str, Callable[[Path], Pair]] = {
 def in_peft(pair: Pair, directory: Path) -> np.ndarray:
     """The outputs of the transformers model with the adapter that PEFT finds there."""
     with warnings.catch_warnings():
-        warnings.simplefilter("error", UserWarning)  # PEFT's way to tell of missing tensors
+        warnings.simplefilter("error", UserWarning)  # PEFT's way to report missing tensors
         for harmless in (
             "Failed to load the CUDA extension",  # of BOFT
             "Setting boft_n_butterfly_factor",

@@ -1,4 +1,4 @@
-"""Random numbers of an adapter: dropout, and what a method draws anew in each training step."""
+"""Random numbers of an adapter: dropout, and the draws of a method in each training step."""
 
 from __future__ import annotations
 

@@ -63,7 +63,7 @@ def smallest_kernel(model: keras.layers.Layer, names: Names) -> Site:
     ]
     if not sites:
         raise ValueError(
-            "PEFT has biases only beside a LoRA, for which no kernel of the model has a known "
+            "PEFT has biases only with a LoRA, for which no kernel of the model has a known "
             "name: name one in `modules=`. Received: names of "
             f"{', '.join(list(names.vectors.values())[:3])}"
         )

@@ -35,7 +35,7 @@ from keras_svd_adapters.models.state.array_sharing import single_shared_arrays
 from keras_svd_adapters.models.state.trained_weights import weights_with
 from keras_svd_adapters.runtime.host_values import to_float_array
 
-OWN = (LoRA, DoRA, VeRA)  # methods that PEFT has as well, beside those of `twins`
+OWN = (LoRA, DoRA, VeRA)  # methods that PEFT has as well, besides those of `twins`
 
 
 def export_peft(
@@ -192,7 +192,7 @@ def _as_they_are(sites: Sequence[Site], name: str) -> bool:
 
 
 def _bases(sites: list[Site], name: str, method: Method) -> dict[str, np.ndarray]:
-    """Return the tensors of the frozen arrays that all kernels share, if a method has such."""
+    """Return the tensors of the frozen arrays that all kernels share, if there are any."""
     if (bases := SHARED.get(type(method))) is None:
         return {}
     shared = single_shared_arrays(sites, name)[method.name]

@@ -19,7 +19,7 @@ class Family:
         task_type: PEFT's name for the task of the model with a head.
         heads: For a path in a KerasHub task, the module in the model with a head.
         first_block: The number of the first block in KerasHub; in transformers it is 0.
-        vectors: As `kernels`, for the layers of which only a bias, a scale or a shift is exchanged.
+        vectors: As `kernels`, for layers that exchange only a bias, a scale or a shift.
         older: As both, with the names of transformers before 5; these are read as well.
     """
 

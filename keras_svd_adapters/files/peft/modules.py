@@ -26,7 +26,7 @@ class Names:
         modules: The module of each kernel that has one, by the key of its site.
         task_type: PEFT's name for the task.
         heads: The modules of the head.
-        vectors: The module of each layer of which only vectors are exchanged, by its key.
+        vectors: The module of each layer that exchanges only vectors, by its key.
         older: Older names of both.
     """
 

@@ -1,4 +1,4 @@
-"""Methods of PEFT, beside LoRA and VeRA, that this package has in the same form."""
+"""Methods of PEFT, other than LoRA and VeRA, that this package has in the same form."""
 
 from __future__ import annotations
 

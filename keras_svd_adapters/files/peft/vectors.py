@@ -1,7 +1,7 @@
 """Convert biases and vectors of normalizations to PEFT and back.
 
 An adapter here stores the difference from a vector, PEFT the whole vector: those of a normalization
-by its LN tuning or as a module that is saved whole, biases beside a LoRA with `bias="all"`.
+by its LN tuning or as a module that is saved whole, biases with a LoRA by `bias="all"`.
 """
 
 from __future__ import annotations
@@ -136,7 +136,7 @@ def imported_vectors(
     chosen: Chosen = []
     values, others = {}, {}
     for module, parts in tensors.items():
-        is_norm = "weight" in parts  # a bias alone is one of those that trained beside kernels
+        is_norm = "weight" in parts  # a bias alone is one of those that trained with kernels
         found = (norms if is_norm else biases).get(module, {})
         if not parts.keys() <= found.keys():
             others[module] = parts

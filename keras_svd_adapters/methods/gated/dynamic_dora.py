@@ -24,7 +24,7 @@ from keras_svd_adapters.methods.gated.gated import Gated
 
 @dataclass(frozen=True, repr=False)
 class DynamicDoRA(Gated):
-    """Dynamic low-rank adaptation: a sum of ranks of which a schedule prunes the smallest.
+    """Dynamic low-rank adaptation: a sum of ranks; a schedule prunes the smallest.
 
     The method trains `rank * (m + n) + rank` values per `(m, n)` kernel. A term
     of the loss, averaged over all kernels, keeps the values of a rank even.

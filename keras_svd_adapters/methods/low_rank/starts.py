@@ -131,7 +131,7 @@ def nystrom(given: Given) -> tuple[np.ndarray, None]:
 
 
 def _orthonormal(matrix: np.ndarray) -> np.ndarray:
-    """Return orthonormal columns, of which the first j span the first j of a matrix."""
+    """Return orthonormal columns; the first j span the first j columns of a matrix."""
     return np.linalg.qr(matrix.astype("float64"))[0]
 
 

@@ -103,4 +103,4 @@ class IntrinsicDimension(Method):
     def apply(self, x: Any, base: Base, c: SimpleNamespace, form: str, dropout: Dropout) -> Any:
         if is_float32(x) and base.tokens:
             return base(x, c.change)
-        return base(x) + base.times(x, c.change)  # small beside K in bfloat16
+        return base(x) + base.times(x, c.change)  # small compared with K in bfloat16

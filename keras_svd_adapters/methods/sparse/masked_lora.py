@@ -1,4 +1,4 @@
-"""The common form of RoseLoRA and SparseAdapter: LoRA of which single values are pruned.
+"""The common form of RoseLoRA and SparseAdapter: LoRA whose single values are pruned.
 
 K' = K + c (M_A * A) (M_B * B)        A (m, r), B (r, n) trained,  M_A, M_B of 0 and 1, frozen
 

@@ -18,8 +18,8 @@ from keras_svd_adapters.methods.sparse.masked_lora import MaskedLoRA
 class RoseLoRA(MaskedLoRA):
     """Row- and column-wise sparse low-rank adaptation: few entries of the kernel change.
 
-    The method trains `rank * (m + n)` values per `(m, n)` kernel, of which a
-    `RoseLoRASchedule` keeps the part `share`.
+    The method trains `rank * (m + n)` values per `(m, n)` kernel. A
+    `RoseLoRASchedule` keeps the part `share` of them.
 
     Args:
         rank: Integer, the rank of the update.

@@ -1,4 +1,4 @@
-"""SparseAdapter: LoRA of a large rank, of which most values are pruned once.
+"""SparseAdapter: LoRA of a large rank; most of its values are pruned once.
 
     K' = K + c (M_A * A) (M_B * B)        A (m, r), B (r, n) starts at 0,  c = alpha / r
 
@@ -19,7 +19,7 @@ from keras_svd_adapters.methods.sparse.masked_lora import MaskedLoRA
 class SparseAdapter(MaskedLoRA):
     """Sparse adapter: a larger rank for the same number of values.
 
-    The method trains `rank * (m + n)` values per `(m, n)` kernel, of which a
+    The method trains `rank * (m + n)` values per `(m, n)` kernel. A
     `SparseAdapterSchedule` keeps the part `share`, over all kernels together.
 
     Args:

@@ -47,7 +47,7 @@ class FunctionStore:
             set of active adapters and each mode.
         per_sample: Models that predict with one adapter per sample.
         fits: Number of calls of `fit` and `train_on_batch` that run now.
-        told: Methods of which a warning said that they train without their schedule.
+        told: Methods whose missing schedule has been reported by a warning.
         trains: Whether the model had a trainable variable after the last change of its adapters.
     """
 

@@ -1,4 +1,4 @@
-"""The warning that a method trains without the schedule or the rule that it is meant for."""
+"""The warning that a method trains without its schedule or its rule."""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ class RankNorms(Rule):
         self.decay = decay
 
     def measure(self, array: ArrayStep) -> dict[str, Any]:
-        gate, a, b = array.before, array.beside("lora_a"), array.beside("lora_b")
+        gate, a, b = array.before, array.sibling("lora_a"), array.sibling("lora_b")
         of_a = ops.matmul(ops.swapaxes(a, -1, -2), a)
         of_b = ops.matmul(b, ops.swapaxes(b, -1, -2))
         products = of_a * of_b * gate[..., None] * gate[..., None, :]
