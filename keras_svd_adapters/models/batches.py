@@ -35,7 +35,7 @@ def dataset_batches(x: Any) -> tuple[Batches, int | None]:
     def batches() -> Batches:
         for batch in listed:
             inputs, _, _ = unpacked(batch)
-            inputs = keras.tree.map_structure(_to_numpy, inputs)
+            inputs = keras.tree.map_structure(as_array, inputs)
             yield inputs, len(keras.tree.flatten(inputs)[0])
 
     return batches(), total
@@ -57,7 +57,7 @@ def on_host(batch: Any) -> Batch:
 
 def _to_host(value: Any) -> Any:
     if keras.ops.is_tensor(value) or isinstance(value, keras.Variable):
-        return keras.ops.convert_to_numpy(value)
+        return keras.ops.convertas_array(value)
     is_array = hasattr(value, "__array__") or isinstance(value, int | float | str | bytes)
     return np.asarray(value) if is_array else value
 
@@ -101,7 +101,7 @@ def array_batches(x: Any, batch_size: int) -> tuple[Batches, int, int]:
     Raises:
         ValueError: If the arrays have no samples, or different numbers of samples.
     """
-    x = keras.tree.map_structure(_to_numpy, without_lists(x))
+    x = keras.tree.map_structure(as_array, without_lists(x))
     sizes = {len(part) if np.ndim(part) else 0 for part in keras.tree.flatten(x)}
     if len(sizes) != 1 or not min(sizes):
         raise ValueError(
@@ -120,6 +120,7 @@ def array_batches(x: Any, batch_size: int) -> tuple[Batches, int, int]:
     return batches(), -(-count // size), count
 
 
-def _to_numpy(value: Any) -> np.ndarray:
+def as_array(value: Any) -> np.ndarray:
+    """Return a tensor, a variable or a list of numbers as a NumPy array."""
     is_tensor = keras.ops.is_tensor(value) or isinstance(value, keras.Variable)
-    return keras.ops.convert_to_numpy(value) if is_tensor else np.asarray(value)
+    return keras.ops.convertas_array(value) if is_tensor else np.asarray(value)

@@ -1,0 +1,1 @@
+"""Reinforcement: training on rewards for generated text."""
