@@ -21,8 +21,9 @@ Verbs, each with its own `help`:
 - train: Keras's `fit`; `find_learning_rate` suggests a learning rate before; `rules` gives an
   optimizer learning rates by array and more, and a `Schedule` acts between steps; `GaLore` and
   `Flora` are optimizers of whole kernels, `JaggedCosine` is a learning rate for restarts
+- train on rewards for generated text: `reinforce`
 - inspect: `status`, `coefficients`, `similarity`, and `AdapterHealth` as a callback of `fit`
-- one adapter per sample of a batch: `predict`, `generate`
+- one adapter per sample of a batch: `predict`, `generate`; `classify` chooses it for each prompt
 - save: `save_adapter`, `load_adapter`; `svd_cache` stores the decompositions
 - quantized models: `enable` after `model.quantize`; `quantize` compensates for the quantization
   error
@@ -74,6 +75,7 @@ from keras_svd_adapters.methods.sparse.token_rows import TokenRows
 from keras_svd_adapters.methods.spectral.lora_xs import LoRAXS
 from keras_svd_adapters.methods.spectral.svf import SVF
 from keras_svd_adapters.methods.spectral.svft import SVFT
+from keras_svd_adapters.models.classification import classify
 from keras_svd_adapters.models.enable import enable
 from keras_svd_adapters.models.predict import generate, predict
 from keras_svd_adapters.models.prune import prune
@@ -98,6 +100,8 @@ from keras_svd_adapters.training.proximal import KeepZeros, Proximal
 from keras_svd_adapters.training.rate_finder import find_learning_rate
 from keras_svd_adapters.training.rate_report import LearningRates
 from keras_svd_adapters.training.rates import Rates
+from keras_svd_adapters.training.reinforcement.policy_gradient import reinforce
+from keras_svd_adapters.training.reinforcement.report import Reinforcement
 from keras_svd_adapters.training.rule import Rule
 from keras_svd_adapters.training.rules import rules
 from keras_svd_adapters.training.schedule import Schedule
@@ -149,6 +153,7 @@ __all__ = [
     "Proximal",
     "RankNorms",
     "Rates",
+    "Reinforcement",
     "Restarts",
     "RoseLoRASchedule",
     "Rule",
@@ -168,6 +173,7 @@ __all__ = [
     "VeRA",
     "VeRADense",
     "__version__",
+    "classify",
     "coefficients",
     "combine",
     "compare",
@@ -187,6 +193,7 @@ __all__ = [
     "prune",
     "quantize",
     "register_kernels",
+    "reinforce",
     "rules",
     "save_adapter",
     "set_adapter",
