@@ -32,14 +32,58 @@ TOKENS, PROMPTS, SAMPLES = 40, 8, 2
 METHOD = ksa.SVF()
 TARGETS = "mlp"
 
-THINGS = "days in a leap year, legs of a spider, cards in a deck, minutes in a day, planets, \
-strings of a violin, teeth of an adult, hours in a week, states of the USA, letters in English, \
-keys of a piano, sides of a cube, players in football, weeks in a year, bones of a human, \
-squares on a chess board, oceans, eggs in a dozen, seconds in an hour, colours of a rainbow, \
-months of a year, wheels of a car, legs of a cat, fingers of a hand".split(", ")
-TOPICS = "rain, gravity, bread, a violin, the moon, salt, a library, sleep, iron, a river, tea, \
-a bridge, wind, a shadow, glass, a garden, music, a desert, snow, a clock, paper, a forest, fire, \
-an island".split(", ")
+THINGS = [
+    "days in a leap year",
+    "legs of a spider",
+    "cards in a deck",
+    "minutes in a day",
+    "planets",
+    "strings of a violin",
+    "teeth of an adult",
+    "hours in a week",
+    "states of the USA",
+    "letters in English",
+    "keys of a piano",
+    "sides of a cube",
+    "players in football",
+    "weeks in a year",
+    "bones of a human",
+    "squares on a chess board",
+    "oceans",
+    "eggs in a dozen",
+    "seconds in an hour",
+    "colours of a rainbow",
+    "months of a year",
+    "wheels of a car",
+    "legs of a cat",
+    "fingers of a hand",
+]
+TOPICS = [
+    "rain",
+    "gravity",
+    "bread",
+    "a violin",
+    "the moon",
+    "salt",
+    "a library",
+    "sleep",
+    "iron",
+    "a river",
+    "tea",
+    "a bridge",
+    "wind",
+    "a shadow",
+    "glass",
+    "a garden",
+    "music",
+    "a desert",
+    "snow",
+    "a clock",
+    "paper",
+    "a forest",
+    "fire",
+    "an island",
+]
 COUNTS = [f"How many {thing} are there? Answer:" for thing in THINGS]
 FACTS = [f"What is {topic}? Answer briefly:" for topic in TOPICS]
 UNSEEN = 8  # of each kind, for validation
@@ -133,7 +177,7 @@ def dispatch(task: Any) -> None:
         task,
         prompts,
         {"digits": " number", "short": " explanation"},
-        template="Question: {prompt}\nThe question asks for a number or an explanation? It asks for a",
+        template="Question: {prompt}\nDoes it ask for a number or an explanation? It asks for a",
     )
     right = np.mean([(name == "digits") == (p in COUNTS) for p, name in zip(prompts, chosen)])
     print(f"\nThe model finds the right expert for {right:.0%} of the prompts.")
