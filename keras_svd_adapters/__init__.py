@@ -29,7 +29,7 @@ Verbs, each with its own `help`:
   error
 - merge and convert: `merge`, `unmerge`, `to_lora`; `combine` makes one adapter of several,
   `extract_lora` makes one of the difference between two models, `transfer` carries one to another
-  base
+  base, `compress` makes one whose file is many times smaller
 - HF PEFT: `export_peft`, `import_peft`
 """
 
@@ -58,6 +58,7 @@ from keras_svd_adapters.layers import (  # type: ignore[attr-defined]
 )
 from keras_svd_adapters.merging.approximation import Approximation
 from keras_svd_adapters.merging.combining.combine import combine
+from keras_svd_adapters.merging.compression import compress
 from keras_svd_adapters.merging.extract_lora import extract_lora
 from keras_svd_adapters.merging.merge import merge, unmerge
 from keras_svd_adapters.merging.merge_report import MergeReport
@@ -177,6 +178,7 @@ __all__ = [
     "coefficients",
     "combine",
     "compare",
+    "compress",
     "delete_adapter",
     "disabled",
     "enable",

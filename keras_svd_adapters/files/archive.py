@@ -12,6 +12,7 @@ import io
 import json
 import os
 import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -28,10 +29,12 @@ from keras_svd_adapters.runtime.processes import broadcast_from
 from keras_svd_adapters.runtime.warnings import warn
 
 FORMAT = "keras_svd_adapters"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2  # the highest; files of version 1 hold their values as they are
 CONFIG, VALUES, METADATA = "config.json", "adapter.safetensors", "metadata.json"
 MEMBERS = {CONFIG, VALUES, METADATA}
 MAX_TEXT_BYTES = 16 * 2**20
+SAMPLE_BYTES = 2**20  # of the values, which are compressed if these become half as large
+LARGEST_RATIO = 200  # of the values to the file
 UNREAD = (FileNotFoundError, IsADirectoryError, PermissionError, ConnectionError, ImportError)
 
 
@@ -70,9 +73,10 @@ def write_archive(path: str | os.PathLike[str], contents: Contents, card: Card =
     """
     config = json.dumps(contents.config, indent=1, sort_keys=True).encode()
     values = save({k: np.ascontiguousarray(v) for k, v in sorted(contents.values.items())})
+    storage = _storage(values)
     metadata = {
         "format": FORMAT,
-        "format_version": FORMAT_VERSION,
+        "format_version": 2 if storage == zipfile.ZIP_DEFLATED else 1,
         "keras_version": keras.__version__,
         "sha256": {CONFIG: _sha256(config), VALUES: _sha256(values)},
     }
@@ -80,7 +84,7 @@ def write_archive(path: str | os.PathLike[str], contents: Contents, card: Card =
     with zipfile.ZipFile(buffer, "w") as archive:
         _add(archive, METADATA, json.dumps(metadata, indent=1, sort_keys=True).encode())
         _add(archive, CONFIG, config)
-        _add(archive, VALUES, values, zipfile.ZIP_STORED)
+        _add(archive, VALUES, values, storage)
     if (address := parse_address(path)) is not None:
         return broadcast_from(0, lambda: upload(address, buffer.getvalue(), card()))
     return broadcast_from(0, lambda: _write(Path(path), buffer.getvalue()))
@@ -94,6 +98,13 @@ def _write(path: Path, data: bytes) -> str:
 
 def _add(archive: zipfile.ZipFile, name: str, data: bytes, how: int = zipfile.ZIP_DEFLATED) -> None:
     archive.writestr(zipfile.ZipInfo(name), data, compress_type=how)
+
+
+def _storage(values: bytes) -> int:
+    """Return how to store values: compressed if that at least halves a sample of them."""
+    middle = values[len(values) // 2 :][:SAMPLE_BYTES]
+    halves = 2 * len(zlib.compress(middle)) < len(middle)
+    return zipfile.ZIP_DEFLATED if halves else zipfile.ZIP_STORED
 
 
 def read_archive(path: str | os.PathLike[str]) -> Contents:
@@ -124,7 +135,8 @@ def open_archive(path: str | os.PathLike[str]) -> Archive:
             metadata = json.loads(_member(archive, METADATA, MAX_TEXT_BYTES, path))
             _check_metadata(metadata, names, path)
             config = _member(archive, CONFIG, MAX_TEXT_BYTES, path)
-            values = _member(archive, VALUES, len(data), path)
+            ratio = 1 if metadata["format_version"] == 1 else LARGEST_RATIO
+            values = _member(archive, VALUES, ratio * len(data), path)
         for name, member in ((CONFIG, config), (VALUES, values)):
             if _sha256(member) != metadata["sha256"].get(name):
                 raise _damaged(path, f"the checksum of {name} is wrong")

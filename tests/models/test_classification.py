@@ -3,10 +3,10 @@
 import keras
 import numpy as np
 import pytest
+from stand_ins.gemma import gemma3
 
 import keras_svd_adapters as ksa
 from keras_svd_adapters.models.classification import label_likelihoods, named_label
-from tests.support.stand_ins.gemma import gemma3
 
 TEXTS, LABELS = ["How many?", "Is it true that it rains?"], [" number", " yes", " a word"]
 

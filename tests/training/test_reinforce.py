@@ -2,16 +2,16 @@
 
 import keras
 import numpy as np
+import policies
 import pytest
 from keras.optimizers import Adam
+from policies import ALL, END, LENGTH, PROMPT
 
 import keras_svd_adapters as ksa
 from keras_svd_adapters.training.reinforcement.advantages import advantages
 from keras_svd_adapters.training.reinforcement.loop import batch_of
 from keras_svd_adapters.training.reinforcement.policy import Policy
 from keras_svd_adapters.training.reinforcement.rollouts import Sampler
-from tests.support import policies
-from tests.support.policies import ALL, END, LENGTH, PROMPT
 
 REWARDS = np.random.default_rng(1).standard_normal(len(ALL))
 RUN = {"max_length": LENGTH, "stop_token_ids": (END,), "verbose": 0}
