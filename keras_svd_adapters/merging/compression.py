@@ -11,6 +11,7 @@ from keras_svd_adapters.adapters.adapter import Adapter
 from keras_svd_adapters.adapters.carried import adapters_of
 from keras_svd_adapters.kernels.low_rank_factors import is_share
 from keras_svd_adapters.merging.approximation import Approximation
+from keras_svd_adapters.merging.combining.blending import largest
 from keras_svd_adapters.merging.kernel_updates import kernel_updates
 from keras_svd_adapters.merging.new_adapters import (
     NewAdapter,
@@ -108,8 +109,4 @@ def _compressed(
 
 def signs(change: np.ndarray, density: float, alpha: float) -> np.ndarray:
     """Return the signs of the largest entries times `alpha * std`, and 0 elsewhere."""
-    count = max(int(round(density * change.size)), 1)
-    kept = np.zeros(change.size)
-    places = np.argpartition(-np.abs(change.ravel()), count - 1)[:count]
-    kept[places] = np.sign(change.ravel()[places])
-    return alpha * change.std() * kept.reshape(change.shape)
+    return alpha * change.std() * np.sign(largest(change, density))

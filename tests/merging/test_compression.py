@@ -38,7 +38,7 @@ def test_signs_of_one_size(method, starts):
                 np.testing.assert_array_equal(after, before)
                 continue
             change = before - starts[name]
-            order = np.argsort(-np.abs(change.ravel()))[: round(0.25 * change.size)]
+            order = np.argsort(-np.abs(change.ravel()))[: int(0.25 * change.size)]
             wanted = np.zeros(change.size)
             wanted[order] = 2.0 * change.std() * np.sign(change.ravel()[order])
             np.testing.assert_allclose(

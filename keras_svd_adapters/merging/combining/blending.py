@@ -21,14 +21,14 @@ def ties(changes: Changes, weights: Sequence[float], density: float) -> np.ndarr
     Reference:
         - [Yadav et al., 2023](https://arxiv.org/abs/2306.01708)
     """
-    trimmed = np.stack([_largest(change, density) for change in changes])
+    trimmed = np.stack([largest(change, density) for change in changes])
     agree = np.sign(trimmed) == np.sign(trimmed.sum(axis=0))
     agree &= trimmed != 0
     scale: np.ndarray = np.reshape(weights, (-1,) + (1,) * changes[0].ndim)
     return (scale * trimmed * agree).sum(axis=0) / np.maximum(agree.sum(axis=0), 1)
 
 
-def _largest(change: np.ndarray, density: float) -> np.ndarray:
+def largest(change: np.ndarray, density: float) -> np.ndarray:
     """Keep the share of entries with the largest magnitudes, at least one; set the others to 0."""
     count = max(int(density * change.size), 1)
     kept = np.zeros(change.size)
