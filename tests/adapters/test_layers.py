@@ -78,7 +78,7 @@ def test_methods_are_values():
 def test_merged_layer_saves_as_merged(tmp_path):
     model = sequential()
     x = batch((3, 12))
-    model.layers[0].trainable_weights[0].assign_add(np.full(METHOD.count(10), 0.1))
+    model.layers[0].trainable_weights[0].assign_add(np.full(METHOD.entries.count(10), 0.1))
     expected = model.predict(x, verbose=0)
     ksa.merge(model)
     model.save(tmp_path / "m.keras")

@@ -130,7 +130,7 @@ def _pattern_union(adapters: Mapping[str, Adapter]) -> SharedBasis:
     method = SVFT("random", nnz=len(pairs), formulation=_svft(first).formulation)
     frozen["pairs"] = pairs
     for name, adapter in adapters.items():
-        if not _svft(adapter).scattered and np.array_equal(places[name] >= 0, union):
+        if not _svft(adapter).entries.scattered and np.array_equal(places[name] >= 0, union):
             method = replace(_svft(adapter), formulation=method.formulation)
             del frozen["pairs"]  # a band's entries are in the same order, row by row
             break
@@ -166,4 +166,4 @@ def _svft(adapter: Adapter) -> SVFT:
 def _places(adapter: Adapter) -> np.ndarray:
     """Return the place of each entry of M among the trained values; -1 for an untrained entry."""
     pairs = _pairs(adapter) if "pairs" in adapter.arrays else None
-    return _svft(adapter).places(min(adapter.view.m, adapter.view.n), pairs)
+    return _svft(adapter).entries.places(min(adapter.view.m, adapter.view.n), pairs)
