@@ -3,9 +3,8 @@
     K' = U (diag(s) + M) Vt        M (k, k) sparse, starts at 0,  k = min(m, n)
 
 Lingam et al. 2024, arXiv:2405.19597. `d` counts the diagonals on each side of the main diagonal.
-The authors' code starts M at random values behind a gate, draws entries with replacement and scores
-top-k by other products. Here M starts at 0 without a gate, entries are distinct, and top-k takes
-the largest |u_i . v_j|.
+The authors start M at random behind a gate, draw entries with replacement and score top-k by other
+products. Here, M starts at 0 ungated, entries are distinct, top-k takes the largest |u_i . v_j|.
 """
 
 from __future__ import annotations
