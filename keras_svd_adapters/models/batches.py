@@ -57,7 +57,7 @@ def on_host(batch: Any) -> Batch:
 
 def _to_host(value: Any) -> Any:
     if keras.ops.is_tensor(value) or isinstance(value, keras.Variable):
-        return keras.ops.convertas_array(value)
+        return keras.ops.convert_to_numpy(value)
     is_array = hasattr(value, "__array__") or isinstance(value, int | float | str | bytes)
     return np.asarray(value) if is_array else value
 
@@ -123,4 +123,4 @@ def array_batches(x: Any, batch_size: int) -> tuple[Batches, int, int]:
 def as_array(value: Any) -> np.ndarray:
     """Return a tensor, a variable or a list of numbers as a NumPy array."""
     is_tensor = keras.ops.is_tensor(value) or isinstance(value, keras.Variable)
-    return keras.ops.convertas_array(value) if is_tensor else np.asarray(value)
+    return keras.ops.convert_to_numpy(value) if is_tensor else np.asarray(value)

@@ -11,6 +11,7 @@ from keras_svd_adapters.training.reinforcement.policy import Policy
 from keras_svd_adapters.training.reinforcement.rollouts import Rollout, padded
 
 WORDS, END, LENGTH = 5, 4, 4
+SPREAD = 30.0
 PROMPT = [1, 2]
 ALL = [(END,)] + [(a, b) for a in range(WORDS) if a != END for b in range(WORDS)]
 
@@ -29,7 +30,7 @@ def task(optimizer=None, moved: float = 0.0):
     model = keras_hub.models.LlamaCausalLM(backbone, preprocessor=None)
     for weight in model.weights:  # so that the probabilities differ
         if "kernel" in weight.path or "embeddings" in weight.path:
-            weight.assign(4.0 * weight)
+            weight.assign(SPREAD * weight)
     ksa.enable(model, ksa.SVF(), verbose=0)
     rng = np.random.default_rng(0)
     for variable in model.trainable_variables:

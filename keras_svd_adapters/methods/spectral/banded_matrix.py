@@ -37,7 +37,7 @@ def banded_product(h: Any, values: Any, d: int) -> Any:
         return matmul(h, _slide(band[None])[0, :, d : d + k])
     if all(type(size) is int for size in sizes) and prod(sizes) <= FEW:
         return _by_shifts(h, band, d)
-    if d <= FEW_DIAGONALS and backend.backend() != "torch":
+    if d <= FEW_DIAGONALS and backend.backend() == "jax":
         return _by_diagonals(h, band, d)
     return _by_blocks(h, band, d)
 

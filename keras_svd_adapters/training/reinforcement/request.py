@@ -14,7 +14,7 @@ from keras_svd_adapters.training.reinforcement.rollouts import Rollout
 
 def check_task(task: Any) -> None:
     """Raise an error if a model is no compiled `CausalLM` with an active adapter."""
-    if not hasattr(task, "make_generate_function"):
+    if not hasattr(task, "generate"):
         raise ValueError(
             "Rewards need generated text: pass a KerasHub `CausalLM`, such as a `GemmaCausalLM`; "
             f"its backbone cannot generate. Received: {task!r}"
