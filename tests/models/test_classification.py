@@ -23,24 +23,28 @@ def task():
 
 
 def wanted(model):
-    """The mean log probabilities, one text and label at a time, in float64."""
+    """The mean log probabilities from the model's own logits, in float64."""
     found = np.zeros((len(TEXTS), len(LABELS)))
     tokenizer, start = model.preprocessor.tokenizer, model.preprocessor.tokenizer.start_token_id
     for place in np.ndindex(found.shape):
         end = list(tokenizer(LABELS[place[1]]))
-        ids = np.array([[start, *tokenizer(TEXTS[place[0]]), *end]])
-        inputs = {"token_ids": ids, "padding_mask": np.ones_like(ids, bool)}
-        logits = keras.ops.convert_to_numpy(model(inputs)).astype("float64")[0]
+        row = [start, *tokenizer(TEXTS[place[0]]), *end]
+        inputs = {
+            "token_ids": np.array([row + [0] * (48 - len(row))]),
+            "padding_mask": np.arange(48)[None] < len(row),
+        }
+        logits = keras.Model.predict_on_batch(model, inputs)[0].astype("float64")
         logs = logits - np.log(np.exp(logits).sum(axis=-1, keepdims=True))
-        found[place] = np.mean([logs[-len(end) - 1 + i, token] for i, token in enumerate(end)])
+        first = len(row) - len(end)
+        found[place] = np.mean([logs[first - 1 + i, token] for i, token in enumerate(end)])
     return found
 
 
-@pytest.mark.parametrize("name", [None, "one", "two"])
+@pytest.mark.parametrize("name", [None, "one"])
 def test_the_likelihood_of_each_label(task, name):
     ksa.set_adapter(task, name)
     likelihoods = wanted(task)
-    ksa.set_adapter(task, "one")
+    ksa.set_adapter(task, "two")
     found = label_likelihoods(task, TEXTS, LABELS, name, 64, 4)
     np.testing.assert_allclose(found, likelihoods, atol=1e-5)
     labels = ksa.classify(task, TEXTS, dict(zip("abc", LABELS, strict=True)), name=name)

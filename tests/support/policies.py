@@ -48,10 +48,10 @@ def enumerated() -> Rollout:
 
 
 def probabilities(model, temperature: float = 1.0) -> np.ndarray:
-    """The probability of each completion, by a plain call of the model, in float64."""
+    """The probability of each completion, from the model's own logits, in float64."""
     rollout = enumerated()
     inputs = {"token_ids": rollout.token_ids, "padding_mask": rollout.padding_mask}
-    logits = keras.ops.convert_to_numpy(model(inputs)).astype("float64") / temperature
+    logits = model.predict_on_batch(inputs).astype("float64") / temperature
     logits -= logits.max(axis=-1, keepdims=True)
     chosen = np.take_along_axis(logits[:, :-1], rollout.token_ids[:, 1:, None], axis=-1)[..., 0]
     found = chosen - np.log(np.exp(logits[:, :-1]).sum(axis=-1))
