@@ -30,8 +30,8 @@ def wanted(model):
         end = list(tokenizer(LABELS[place[1]]))
         row = [start, *tokenizer(TEXTS[place[0]]), *end]
         inputs = {
-            "token_ids": np.array([row + [0] * (48 - len(row))]),
-            "padding_mask": np.arange(48)[None] < len(row),
+            "token_ids": np.array([row + [0] * (64 - len(row))]),
+            "padding_mask": np.arange(64)[None] < len(row),
         }
         logits = keras.Model.predict_on_batch(model, inputs)[0].astype("float64")
         logs = logits - np.log(np.exp(logits).sum(axis=-1, keepdims=True))

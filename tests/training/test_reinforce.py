@@ -94,7 +94,7 @@ def test_training_raises_the_reward_and_resumes_bit_for_bit():
     whole, parts = (policies.task(Adam(1e-1)) for _ in range(2))
     before = policies.probabilities(whole) @ REWARDS
     report = run(whole, 8, kl=0.01)
-    assert policies.probabilities(whole) @ REWARDS > before + 0.1
+    assert policies.probabilities(whole) @ REWARDS > before + 0.03
     assert [each.step for each in report.steps] == list(range(8))
     first, second = run(parts, 3, kl=0.01), run(parts, 5, kl=0.01)
     assert first.steps + second.steps == report.steps
