@@ -15,7 +15,8 @@ from typing import Any, ClassVar
 import numpy as np
 
 from keras_svd_adapters.methods.contract import SVD, Array
-from keras_svd_adapters.methods.low_rank.pissa import arrays_from_start, from_start, start_at
+from keras_svd_adapters.methods.low_rank.pissa import start_at
+from keras_svd_adapters.methods.low_rank.starts import difference, factor_arrays
 from keras_svd_adapters.methods.normed_update import NormedUpdate, length_arrays, start_lengths
 from keras_svd_adapters.methods.ranked import Ranked
 
@@ -57,7 +58,8 @@ class DuDe(NormedUpdate, Ranked):
         return 3e-3
 
     def arrays(self, m: int, n: int, form: str) -> dict[str, Array]:
-        return arrays_from_start(m, n, self.rank) | length_arrays(n)
+        factors = factor_arrays(m, n, self.rank, zero=None, frozen=None)
+        return factors | length_arrays(n)
 
     def start(
         self, K: np.ndarray, form: str, rng: np.random.Generator, svd: SVD | None
@@ -67,4 +69,5 @@ class DuDe(NormedUpdate, Ranked):
         return start_at(part, self.scale) | start_lengths(K)
 
     def factors(self, v: SimpleNamespace) -> tuple[Any, Any]:
-        return from_start(v, self.scale)
+        left, right = difference(v)
+        return self.scale * left, right

@@ -16,19 +16,9 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from keras_svd_adapters.methods.algebra import concatenate, matmul
-from keras_svd_adapters.methods.contract import SVD, Array, Base, Dropout, Kernel, Truncation
+from keras_svd_adapters.methods.contract import SVD, Array, Truncation
 from keras_svd_adapters.methods.low_rank.scaled_product import ScaledProduct
-
-
-def arrays_from_start(m: int, n: int, rank: int) -> dict[str, Array]:
-    """Return the declarations of A, B, A0 and B0."""
-    return {
-        "lora_a": Array((m, rank), trainable=True, axes="m."),
-        "lora_b": Array((rank, n), trainable=True, axes=".n"),
-        "start_a": Array((m, rank), saved=True, axes="m."),
-        "start_b": Array((rank, n), saved=True, axes=".n"),
-    }
+from keras_svd_adapters.methods.low_rank.starts import difference, factor_arrays
 
 
 def start_at(part: SVD, scale: float) -> dict[str, np.ndarray]:
@@ -36,12 +26,6 @@ def start_at(part: SVD, scale: float) -> dict[str, np.ndarray]:
     root = np.sqrt(part.s / scale)
     a, b = part.U * root, root[:, None] * part.Vt
     return {"lora_a": a, "lora_b": b, "start_a": a, "start_b": b}
-
-
-def from_start(v: SimpleNamespace, scale: float) -> tuple[Any, Any]:
-    """Return L (m, 2 r) and R (2 r, n) with `L R = c (A B - A0 B0)`."""
-    left = concatenate([scale * (v.lora_a - v.start_a), v.start_a], axis=1)
-    return left, concatenate([v.lora_b, scale * (v.lora_b - v.start_b)], axis=0)
 
 
 @dataclass(frozen=True, repr=False)
@@ -115,7 +99,7 @@ class PiSSA(ScaledProduct):
         return slice(0, self.rank)
 
     def arrays(self, m: int, n: int, form: str) -> dict[str, Array]:
-        return arrays_from_start(m, n, self.rank)
+        return factor_arrays(m, n, self.rank, zero=None, frozen=None)
 
     def start(
         self, K: np.ndarray, form: str, rng: np.random.Generator, svd: SVD | None
@@ -123,16 +107,5 @@ class PiSSA(ScaledProduct):
         assert svd is not None
         return start_at(svd.part(self.triplets(len(svd.s))), self.scale)
 
-    def coefficients(self, v: SimpleNamespace, form: str, kernel: Kernel) -> dict[str, Any]:
-        left, right = from_start(v, self.scale)
-        return {"left": left, "right": right}
-
-    def apply(self, x: Any, base: Base, c: SimpleNamespace, form: str, dropout: Dropout) -> Any:
-        return base.plus(x, base.times(x, c.left), c.right)
-
-    def delta(self, K: Any, v: SimpleNamespace, form: str) -> Any:
-        c = SimpleNamespace(**self.coefficients(v, form, lambda: K))
-        return matmul(c.left, c.right)
-
-    def low_rank(self, v: SimpleNamespace, m: int) -> tuple[Any, Any] | None:
-        return from_start(v, self.scale)
+    def factors(self, v: SimpleNamespace) -> tuple[Any, Any]:
+        return difference(v)
