@@ -1,6 +1,7 @@
-"""Writes the golden files of the present format version: `python tests/data/write.py`.
+"""Writes the golden files of format version 2: `python tests/data/write.py`.
 
-Files of a format version are written once and must load for ever.
+Files of a format version are written once and must load for ever. Version 1 holds one file for each
+method; version 2 differs from it in the storage of the values alone.
 """
 
 import sys
@@ -11,22 +12,17 @@ import numpy as np
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE.parent / name) for name in ("support", "files")]
 
-from cases import METHODS  # noqa: E402
-from test_golden import KINDS, base, batch, numpy  # noqa: E402
+from test_golden import base, batch, numpy, values  # noqa: E402
 
 import keras_svd_adapters as ksa  # noqa: E402
 from keras_svd_adapters.files.archive import FORMAT_VERSION  # noqa: E402
 
 folder = HERE / f"v{FORMAT_VERSION}"
 folder.mkdir(exist_ok=True)
-outputs = {}
-for name, case in METHODS.items():
-    for basis in KINDS:
-        model = base()
-        ksa.enable(model, case.method, targets="square", train="norm")
-        rng = np.random.default_rng(4)
-        for weight in model.trainable_weights:
-            weight.assign_add(0.1 * rng.normal(size=weight.shape))
-        ksa.save_adapter(model, folder / f"{name}{basis}.keras", include_basis=bool(basis))
-        outputs[f"{name}{basis}"] = numpy(model(batch()))
-np.savez_compressed(folder / "outputs.npz", **outputs)
+model = base()
+ksa.enable(model, ksa.SVFT("banded", d=11), targets="square", name="whole")
+for weight in model.trainable_weights:
+    weight.assign_add(0.1 * values(weight.shape, 4))
+ksa.compress(model, "whole", into="small", density=0.1)
+ksa.save_adapter(model, folder / "compressed.keras", name="small")
+np.savez_compressed(folder / "outputs.npz", compressed=numpy(model(batch())))

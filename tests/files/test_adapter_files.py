@@ -104,6 +104,7 @@ def test_sizes(method, most, tmp_path):
     """The 36 kernels of MiniLM."""
     backbone = keras_hub.models.BertBackbone(models.TOKENS, 6, 12, 384, 1536)
     ksa.enable(backbone, method)
+    shake(backbone)
     ksa.save_adapter(backbone, tmp_path / "a.keras")
     assert 36 * 384 * 4 < (tmp_path / "a.keras").stat().st_size < most
 

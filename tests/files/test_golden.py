@@ -12,7 +12,6 @@ import keras_svd_adapters as ksa
 from keras_svd_adapters.files.archive import FORMAT_VERSION
 
 FOLDERS = sorted((Path(__file__).parents[1] / "data").glob("v*"))
-KINDS = ("", "_with_basis")
 MODELS = Path(__file__).parents[1] / "data" / "models"
 TARGETS = {"square": ksa.SVFT(pattern="random", d=2, seed=5), "second": ksa.VeRA(rank=4, seed=3)}
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import keras
@@ -13,29 +12,43 @@ from keras_svd_adapters.runtime.host_values import to_host_exact
 from keras_svd_adapters.runtime.progress import KernelProgress
 from keras_svd_adapters.runtime.warnings import warn
 from keras_svd_adapters.training.reinforcement.policy import Policy
-from keras_svd_adapters.training.reinforcement.report import Reinforcement, Validation
+from keras_svd_adapters.training.reinforcement.report import (
+    ReinforcedStep,
+    Reinforcement,
+    Validation,
+    best_of,
+)
 from keras_svd_adapters.training.reinforcement.request import rewards_of
 from keras_svd_adapters.training.reinforcement.rollouts import Sampler
 
 STEPS, VALIDATION = 0, 1  # two streams of random numbers
 
 
-@dataclass
 class Loop:
     """A run of `reinforce`; its arguments have the same names."""
 
-    policy: Policy
-    sampler: Sampler
-    reward: Callable[[Sequence[Any], Sequence[Any]], Any]
-    prompts: list[Any]
-    validation_prompts: list[Any]
-    batch_size: int
-    samples: int
-    seed: int
-
-    def __post_init__(self) -> None:
-        self.report = Reinforcement()
+    def __init__(
+        self,
+        policy: Policy,
+        sampler: Sampler,
+        reward: Callable[[Sequence[Any], Sequence[Any]], Any],
+        prompts: list[Any],
+        validation_prompts: list[Any],
+        batch_size: int,
+        samples: int,
+        seed: int,
+    ):
+        self.policy, self.sampler, self.reward = policy, sampler, reward
+        self.prompts, self.validation_prompts = prompts, validation_prompts
+        self.batch_size, self.samples, self.seed = batch_size, samples, seed
+        self._steps: list[ReinforcedStep] = []
+        self._validations: list[Validation] = []
         self._best: list[tuple[keras.Variable, Any]] = []
+
+    @property
+    def report(self) -> Reinforcement:
+        """The steps and validations so far."""
+        return Reinforcement(tuple(self._steps), tuple(self._validations))
 
     def run(self, steps: int, validate_every: int, calls: Any, bar: KernelProgress) -> None:
         """Take some steps, and end with the values of the best validation."""
@@ -67,14 +80,14 @@ class Loop:
         rollout = self.sampler.sample(repeated, self._random(STEPS, number))
         rewards = rewards_of(self.reward, rollout)
         done, loss = self.policy.update(rollout, rewards, self.samples)
-        if done.is_uniform and not any(each.is_uniform for each in self.report.steps):
+        if done.is_uniform and not any(each.is_uniform for each in self._steps):
             warn(
                 f"At step {done.step}, all completions of each prompt have the same reward, so "
                 "the gradient is 0: use a reward with more values, more `samples`, or a higher "
                 f"`temperature`. Received: rewards {np.unique(rewards)[:4].tolist()}, for example "
                 f"for {rollout.completions[0]!r}"
             )
-        self.report.steps.append(done)
+        self._steps.append(done)
         return {
             "loss": loss,
             "reward": done.reward,
@@ -97,8 +110,8 @@ class Loop:
         error = float(reward.std(ddof=1)) / count**0.5 if count > 1 else 0.0
         divergence = float(np.concatenate(divergences).mean())
         found = Validation(self.policy.step, float(reward.mean()), error, divergence)
-        self.report.validations.append(found)
-        if self.report.best is found:
+        self._validations.append(found)
+        if best_of(self._validations) is found:
             trained = self.policy.task.trainable_variables
             self._best = [(variable, to_host_exact(variable)) for variable in trained]
         return {"val_reward": found.reward, "val_kl": found.kl}

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -47,7 +48,7 @@ class Validation:
     kl: float
 
 
-@dataclass(repr=False)
+@dataclass(frozen=True, repr=False)
 class Reinforcement(TableReport):
     """What `reinforce` did. Print it as a table.
 
@@ -56,13 +57,13 @@ class Reinforcement(TableReport):
         validations: The validations, if there were validation prompts.
     """
 
-    steps: list[ReinforcedStep] = field(default_factory=list)
-    validations: list[Validation] = field(default_factory=list)
+    steps: tuple[ReinforcedStep, ...]
+    validations: tuple[Validation, ...] = ()
 
     @property
     def best(self) -> Validation | None:
         """The validation with the highest reward; the first one of several."""
-        return max(self.validations, key=lambda each: each.reward, default=None)
+        return best_of(self.validations)
 
     def as_table(self) -> Table:
         parts = np.array_split(np.arange(len(self.steps)), min(ROWS, max(1, len(self.steps))))
@@ -75,6 +76,11 @@ class Reinforcement(TableReport):
         if uniform := sum(each.is_uniform for each in self.steps):
             notes.append(f"In {uniform} of {len(self.steps)} steps, the rewards moved nothing.")
         return Table(("steps", "reward", "KL", "tokens"), rows, "\n".join(notes))
+
+
+def best_of(validations: Sequence[Validation]) -> Validation | None:
+    """Return the validation with the highest reward; the first one of several."""
+    return max(validations, key=lambda each: each.reward, default=None)
 
 
 def _row(steps: list[ReinforcedStep]) -> tuple[str, str, str, str]:

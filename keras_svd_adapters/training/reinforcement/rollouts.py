@@ -82,7 +82,8 @@ class Sampler:
         with running(self.task, alone=True):
             generate = self.task.make_generate_function()
             found = generate(dict(inputs), stop_token_ids=self.stop_token_ids)
-        token_ids, mask = as_array(found["token_ids"]), as_array(found["padding_mask"]).astype(bool)
+        token_ids = as_array(found["token_ids"])
+        mask: np.ndarray = as_array(found["padding_mask"]).astype(bool)
         is_sampled = mask & ~inputs["padding_mask"].astype(bool)
         return Rollout(
             token_ids,
@@ -111,8 +112,8 @@ class Sampler:
 
 def padded(rows: Sequence[Any], length: int) -> dict[str, np.ndarray]:
     """Return token ids of different lengths as an array with zeros behind, and its mask."""
-    token_ids = np.zeros((len(rows), length), "int32")
-    padding_mask = np.zeros((len(rows), length), bool)
+    token_ids: np.ndarray = np.zeros((len(rows), length), "int32")
+    padding_mask: np.ndarray = np.zeros((len(rows), length), bool)
     for place, row in enumerate(rows):
         token_ids[place, : len(row)] = row
         padding_mask[place, : len(row)] = True
