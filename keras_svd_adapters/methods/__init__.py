@@ -36,6 +36,7 @@ from keras_svd_adapters.methods.shared.tied_lora import TiedLoRA
 from keras_svd_adapters.methods.shared.vblora import VBLoRA
 from keras_svd_adapters.methods.shared.vera import VeRA
 from keras_svd_adapters.methods.sparse.diff_pruning import DiffPruning
+from keras_svd_adapters.methods.sparse.pri_lora import PRILoRA
 from keras_svd_adapters.methods.sparse.rose_lora import RoseLoRA
 from keras_svd_adapters.methods.sparse.sparse_adapter import SparseAdapter
 from keras_svd_adapters.methods.sparse.token_rows import TokenRows
@@ -95,6 +96,7 @@ __all__ = [
     "NestedLoRAXS",
     "OFT",
     "PMSS",
+    "PRILoRA",
     "PSOFT",
     "PiSSA",
     "RoseLoRA",

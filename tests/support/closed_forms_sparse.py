@@ -13,6 +13,10 @@ def masked_lora(K, method, v):
     return K + c * A @ B, gradients
 
 
+def pri_lora(K, method, v):
+    return masked_lora(K, method, v | {"mask_b": np.ones_like(v["lora_b"])})
+
+
 def aflora(K, method, v):
     A, B, d, b = v["lora_a"], v["lora_b"], v["d"], v["v"]
 

@@ -97,6 +97,9 @@ METHODS = {
     "pmss": MethodCase(methods.PMSS(rank=3), updates.pmss),
     "tiny_lora": MethodCase(methods.TinyLoRA(rank=3, values=5), updates.tiny_lora),
     "tied_lora": MethodCase(methods.TiedLoRA(rank=3, alpha=6), shared.tied_lora),
+    "shared_lora": MethodCase(
+        methods.TiedLoRA(rank=3, alpha=6, vectors=False), shared.tied_lora, variant=True
+    ),
     "lotr": MethodCase(methods.LoTR(rank=3, alpha=1.5), shared.lotr),
     "randlora": MethodCase(methods.RandLoRA(rank=5, alpha=20), shared.randlora),
     "randlora_sparse": MethodCase(
