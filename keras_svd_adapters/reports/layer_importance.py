@@ -8,9 +8,9 @@ Zhou et al. 2024, arXiv:2402.07721.
 from __future__ import annotations
 
 from collections import Counter
-from numbers import Real
 from typing import Any
 
+from keras_svd_adapters.methods.hyperparameters import check_share
 from keras_svd_adapters.methods.method import Method
 from keras_svd_adapters.methods.shared.tied_lora import TiedLoRA
 from keras_svd_adapters.reports.observation import Observation
@@ -59,10 +59,7 @@ def keep_layers(
     Reference:
         - [Zhou et al., 2024](https://arxiv.org/abs/2402.07721)
     """
-    if not (isinstance(share, Real) and 0 < share <= 1):
-        raise ValueError(
-            f"`share` is the part of the norms to keep, in (0, 1]. Received: share={share!r}"
-        )
+    check_share(share=share)
     if not isinstance(report, Observation):
         raise ValueError(
             "`report` is what `observe(model, data, 'branch_norms')` returns. "

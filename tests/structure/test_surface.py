@@ -42,6 +42,7 @@ METHOD_NAMES = {
     "tiny_lora": "TinyLoRA",
     "token_rows": "TokenRows",
     "vera": "VeRA",
+    "lora_prune": "LoRAPrune",
     "prilora": "PRILoRA",
     "roselora": "RoseLoRA",
     "sparse_adapter": "SparseAdapter",
@@ -104,6 +105,7 @@ def test_the_names_that_keras_saves():
 
 PATHS = {
     "aflora": ["d", "lora_a", "lora_b", "v"],
+    "lora_prune": ["lora_a", "lora_b"],
     "roselora": ["lora_a", "lora_b"],
     "sparse_adapter": ["lora_a", "lora_b"],
     "lora": ["lora_a", "lora_b"],

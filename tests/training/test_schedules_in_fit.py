@@ -21,6 +21,7 @@ CASES = {
     "dynamic": (methods.DynamicDoRA(rank=2), lambda: ksa.DynamicDoRASchedule(1, 1, 8, 3)),
     "auto": (methods.AutoLoRA(rank=2), lambda: ksa.AutoLoRASchedule(7)),
     "af": (methods.AFLoRA(rank=2), lambda: ksa.AFLoRASchedule(1, 8, 2)),
+    "lora_prune": (methods.LoRAPrune(rank=2), lambda: ksa.LoRAPruneSchedule(1, 8, 2)),
     "pri": (methods.PRILoRA(rank=2), lambda: ksa.PRILoRASchedule(1, 8, 2)),
 }
 
@@ -93,7 +94,7 @@ def test_a_schedule_that_does_not_fit(name):
     assert (type(again), again.get_config()) == (type(schedule), schedule.get_config())
 
 
-@pytest.mark.parametrize("name", ["rose", "ada", "dynamic", "af", "auto"])
+@pytest.mark.parametrize("name", ["rose", "ada", "dynamic", "af", "auto", "lora_prune"])
 def test_an_optimizer_without_the_rule(name):
     method, make = CASES[name]
     with pytest.raises(ValueError, match=r"schedule.rules\(\).*Received: optimizer"):
@@ -167,5 +168,7 @@ def test_each_expert_of_a_stack(name):
     elif name == "sparse":
         kept, size = (sum(f(mask) for mask in masks.values()) for f in (np.sum, np.size))
         assert kept * 2 == size
+    elif name == "lora_prune":
+        assert all((mask.sum(1) * 2 == mask.shape[1]).all() for mask in masks.values())
     elif name == "af":
         assert not any(mask.any() for mask in masks.values())
