@@ -75,7 +75,7 @@ def rank_by_depth(
         )
     names = names_of(model, sites, every)
     return {
-        name: replace(method, rank=_rank(first, last, *places[site.key]))  # type: ignore[type-var]
+        name: replace(method, rank=_rank(first, last, *places[site.key]))  # type: ignore[call-arg]
         for name, site in zip(names, sites, strict=True)
     }
 

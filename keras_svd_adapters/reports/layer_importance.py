@@ -15,7 +15,7 @@ from keras_svd_adapters.methods.method import Method
 from keras_svd_adapters.methods.shared.tied_lora import TiedLoRA
 from keras_svd_adapters.reports.observation import Observation
 
-ROUNDING = 1e-9  # of a sum of shares
+ROUNDING = 1e-6  # of a sum of shares, which are of float32
 
 
 def keep_layers(
@@ -67,7 +67,7 @@ def keep_layers(
         )
     importance = report.importance(by_kind)
     kept = _kept(report, importance, float(share), by_kind)
-    own = {name: method or kernel.method for name, kernel in report.items()}
+    own: dict[str, Any] = {name: method or kernel.method for name, kernel in report.items()}
     shared = {name: _shared(name, own[name]) for name in report if name not in kept}
     groups = Counter((report[name].shape, each) for name, each in shared.items())
     return {

@@ -112,15 +112,11 @@ class Observation(TableReport, Mapping[str, KernelObservation]):
         found = [name for name in COLUMNS if getattr(first, name) is not None]
         shares = self._shares()
         head = ["kernel", "shape", *(COLUMNS[name] for name in found), *["share"] * bool(shares)]
-        rows = [
-            [
-                name,
-                f"{kernel.shape[0]} x {kernel.shape[1]}",
-                *(format_number(_figure(getattr(kernel, column))) for column in found),
-                *[f"{shares[name]:.1%}"] * bool(shares),
-            ]
-            for name, kernel in self.kernels.items()
-        ]
+        rows = []
+        for name, kernel in self.kernels.items():
+            figures = (format_number(_figure(getattr(kernel, column))) for column in found)
+            share = [f"{shares[name]:.1%}"] if shares else []
+            rows.append([name, "{} x {}".format(*kernel.shape), *figures, *share])
         return Table(head, rows)
 
     def as_bars(self) -> Bars | None:

@@ -207,7 +207,7 @@ REFUSED = {
     "no adapter": ({"what": "branch_norms"}, "`enable` one first"),
     "no targets": ({"what": "gradient"}, "needs targets"),
     "no samples": ({"data": X[:0]}, "same number of samples"),
-    "no batches": ({"data": iter([])}, "make a new one.*data="),
+    "no batches": ({"data": iter([])}, "make a new one"),
     "a tuple of four": ({"data": (X, X, X, X)}, "`data` is inputs"),
     "infinite": ({"data": np.full((4, 6), np.inf, "float32")}, "NaN or infinite"),
     "verbose": ({"verbose": "loud"}, "`verbose` is"),

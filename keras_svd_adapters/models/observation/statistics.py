@@ -20,6 +20,7 @@ from keras_svd_adapters.models.observation.passes import Pass
 from keras_svd_adapters.models.sites.site import Site
 from keras_svd_adapters.runtime.processes import process_count
 from keras_svd_adapters.runtime.progress import KernelProgress
+from keras_svd_adapters.runtime.random_state import RandomState
 
 Observed = dict[str, list[Statistics]]  # by the key of a site: for each of its matrices
 Wanted = Mapping[str, list[Site]]  # by the field of `Statistics`
@@ -104,8 +105,9 @@ def statistics_of(
             passes.append(kind(model, own, with_adapters))
     for each in passes:
         each.check()
-    batches, count = data_batches(data, argument)
     with ExitStack() as stack:
+        stack.callback(RandomState().restore)  # PyTorch draws from it for dropout and for loaders
+        batches, count = data_batches(data, argument)
         for each in passes:
             stack.enter_context(each.probing())
         progress = stack.enter_context(KernelProgress([1.0] * count, verbose, "batches"))
