@@ -97,7 +97,6 @@ from keras_svd_adapters.reports.spectrum import Spectrum, spectrum
 from keras_svd_adapters.training.alternation import Alternate
 from keras_svd_adapters.training.health import AdapterHealth
 from keras_svd_adapters.training.jagged_cosine import JaggedCosine
-from keras_svd_adapters.training.last_gradient import LastGradient
 from keras_svd_adapters.training.optimizers import install_optimizer_hooks
 from keras_svd_adapters.training.projected.flora import Flora
 from keras_svd_adapters.training.projected.galore import GaLore
@@ -112,7 +111,7 @@ from keras_svd_adapters.training.schedules.ada_lora import AdaLoRASchedule
 from keras_svd_adapters.training.schedules.af_lora import AFLoRASchedule
 from keras_svd_adapters.training.schedules.auto_lora import AutoLoRASchedule
 from keras_svd_adapters.training.schedules.dynamic_dora import DynamicDoRASchedule, RankNorms
-from keras_svd_adapters.training.schedules.lora_prune import LoRAPruneSchedule
+from keras_svd_adapters.training.schedules.lora_prune import LastGradient, LoRAPruneSchedule
 from keras_svd_adapters.training.schedules.pri_lora import PRILoRASchedule
 from keras_svd_adapters.training.schedules.restarts import Restarts
 from keras_svd_adapters.training.schedules.rose_lora import RoseLoRASchedule

@@ -8,9 +8,8 @@ from typing import Any
 import keras
 
 from keras_svd_adapters.adapters.carried import adapters_of
-from keras_svd_adapters.methods.contract import Statistics
 from keras_svd_adapters.models.named_adapters import require_adapter, require_values
-from keras_svd_adapters.models.observation.statistics import statistics_of
+from keras_svd_adapters.models.observation.statistics import FIELDS, statistics_of
 from keras_svd_adapters.models.sites.patterns import Targets, names_of
 from keras_svd_adapters.models.sites.search import adapted_sites, find_sites
 from keras_svd_adapters.models.sites.selection import select_sites
@@ -67,9 +66,9 @@ def observe(
 
     >>> import keras, numpy as np, keras_svd_adapters as ksa
     >>> model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(6, name="up")])
-    >>> report = ksa.observe(model, np.ones((4, 8)), what=["inputs", "magnitudes"])
-    >>> report["up"].inputs.second.shape, report["up"].magnitudes.absolute[0].item()
-    ((8, 8), 1.0)
+    >>> report = ksa.observe(model, np.ones((4, 8)), "magnitudes", targets="up")
+    >>> report["up"].magnitudes.absolute.tolist()
+    [1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0]
     """
     wanted = _names(what)
     if data is None:
@@ -90,7 +89,10 @@ def observe(
         places = [""] if site.view.count is None else [f"[{i}]" for i in range(site.view.count)]
         for place, each in zip(places, observed[site.key], strict=True):
             kernels[name + place] = KernelObservation(
-                site.path + place, (site.view.m, site.view.n), method, **each._asdict()
+                site.path + place,
+                (site.view.m, site.view.n),
+                method,
+                **{field: getattr(each, field) for field in FIELDS},
             )
     return Observation(kernels)
 
@@ -98,10 +100,9 @@ def observe(
 def _names(what: Any) -> list[str]:
     """Return what to observe, without repetitions."""
     listed = [what] if isinstance(what, str) or not isinstance(what, Iterable) else list(what)
-    if not listed or any(each not in Statistics._fields for each in listed):
+    if not listed or any(each not in FIELDS for each in listed):
         raise ValueError(
-            f"`what` is one or several of {', '.join(map(repr, Statistics._fields))}. "
-            f"Received: what={what!r}"
+            f"`what` is one or several of {', '.join(map(repr, FIELDS))}. Received: what={what!r}"
         )
     return list(dict.fromkeys(listed))
 

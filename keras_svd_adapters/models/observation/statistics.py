@@ -26,6 +26,7 @@ Observed = dict[str, list[Statistics]]  # by the key of a site: for each of its 
 Wanted = Mapping[str, list[Site]]  # by the field of `Statistics`
 Chosen = list[tuple[Site, Method]]
 PASSES: tuple[type[Pass], ...] = (ForwardPass, GradientPass, FisherPass)
+FIELDS = tuple(need for kind in PASSES for need in kind.needs)  # those of `Statistics`
 
 
 def statistics_for_starts(

@@ -1,4 +1,4 @@
-"""The schedule of LoRA-prune."""
+"""The schedule of LoRA-prune, and the rule that it reads."""
 
 from __future__ import annotations
 
@@ -9,13 +9,28 @@ import numpy as np
 
 from keras_svd_adapters.methods.algebra import highest
 from keras_svd_adapters.runtime.host_values import to_float64
-from keras_svd_adapters.training.last_gradient import LastGradient
-from keras_svd_adapters.training.rule import Rule
+from keras_svd_adapters.training.rule import ArrayStep, Rule, register_rule
 from keras_svd_adapters.training.schedule import ActiveAdapter
 from keras_svd_adapters.training.schedules.method_schedule import PruningSchedule
 
 PARTS = ("lora_a", "lora_b")
 DECAY = 0.9  # of the running mean of the importance
+
+
+@register_rule
+class LastGradient(Rule):
+    """Rule that keeps the gradient of the last step for each trained array.
+
+    It changes nothing in training. The schedule of LoRA-prune reads it.
+
+    Args:
+        patterns: Patterns for the paths of trained arrays.
+    """
+
+    statistics: ClassVar[tuple[str, ...]] = ("gradient",)
+
+    def measure(self, array: ArrayStep) -> dict[str, Any]:
+        return {"gradient": array.gradient}
 
 
 @keras.saving.register_keras_serializable("keras_svd_adapters")
