@@ -15,14 +15,16 @@ d=2)`; `ksa.layers` has all layers.
 
 Verbs, each with its own `help`:
 
-- before: `targets`, `plan`, `compare`, `spectrum`; `register_kernels` for your own layers
+- before: `targets`, `plan`, `compare`, `spectrum`; `register_kernels` for your own layers;
+  `rank_by_depth` gives deeper layers other ranks
 - adapt: `enable`, `set_adapter`, `disabled`, `delete_adapter`; `from_preset` loads and adapts
 - shrink: `prune` turns ranks off
 - train: Keras's `fit`; `find_learning_rate` suggests a learning rate before; `rules` gives an
   optimizer learning rates by array and more, and a `Schedule` acts between steps; `GaLore` and
   `Flora` are optimizers of whole kernels, `JaggedCosine` is a learning rate for restarts
 - train on rewards for generated text: `reinforce`
-- inspect: `status`, `coefficients`, `similarity`, and `AdapterHealth` as a callback of `fit`
+- inspect: `status`, `coefficients`, `similarity`, and `AdapterHealth` as a callback of `fit`;
+  `observe` passes data through the model, and `keep_layers` chooses layers by what it finds
 - one adapter per sample of a batch: `predict`, `generate`; `classify` chooses it for each prompt
 - save: `save_adapter`, `load_adapter`; `svd_cache` stores the decompositions
 - quantized models: `enable` after `model.quantize`; `quantize` compensates for the quantization
@@ -88,6 +90,10 @@ from keras_svd_adapters.models.status import Status, status
 from keras_svd_adapters.models.switching import delete_adapter, disabled, set_adapter
 from keras_svd_adapters.reports.coefficients import Coefficients, coefficients
 from keras_svd_adapters.reports.compare import Comparison, compare
+from keras_svd_adapters.reports.depth_ranks import rank_by_depth
+from keras_svd_adapters.reports.layer_importance import keep_layers
+from keras_svd_adapters.reports.observation import Observation
+from keras_svd_adapters.reports.observe import observe
 from keras_svd_adapters.reports.plan import plan
 from keras_svd_adapters.reports.plan_report import Plan
 from keras_svd_adapters.reports.spectrum import Spectrum, spectrum
@@ -110,6 +116,8 @@ from keras_svd_adapters.training.schedules.ada_lora import AdaLoRASchedule
 from keras_svd_adapters.training.schedules.af_lora import AFLoRASchedule
 from keras_svd_adapters.training.schedules.auto_lora import AutoLoRASchedule
 from keras_svd_adapters.training.schedules.dynamic_dora import DynamicDoRASchedule, RankNorms
+from keras_svd_adapters.training.schedules.lora_prune import LastGradient, LoRAPruneSchedule
+from keras_svd_adapters.training.schedules.pri_lora import PRILoRASchedule
 from keras_svd_adapters.training.schedules.restarts import Restarts
 from keras_svd_adapters.training.schedules.rose_lora import RoseLoRASchedule
 from keras_svd_adapters.training.schedules.sparse_adapter import SparseAdapterSchedule
@@ -139,15 +147,19 @@ __all__ = [
     "GaLore",
     "JaggedCosine",
     "KeepZeros",
+    "LastGradient",
     "LearningRates",
     "LoRA",
     "LoRADense",
+    "LoRAPruneSchedule",
     "LoRAXS",
     "LoRAXSDense",
     "MergeReport",
     "Method",
     "MiLoRA",
     "MiLoRADense",
+    "Observation",
+    "PRILoRASchedule",
     "PiSSA",
     "PiSSADense",
     "Plan",
@@ -188,12 +200,15 @@ __all__ = [
     "from_preset",
     "generate",
     "import_peft",
+    "keep_layers",
     "load_adapter",
     "merge",
+    "observe",
     "plan",
     "predict",
     "prune",
     "quantize",
+    "rank_by_depth",
     "register_kernels",
     "reinforce",
     "rules",

@@ -36,6 +36,8 @@ from keras_svd_adapters.methods.shared.tied_lora import TiedLoRA
 from keras_svd_adapters.methods.shared.vblora import VBLoRA
 from keras_svd_adapters.methods.shared.vera import VeRA
 from keras_svd_adapters.methods.sparse.diff_pruning import DiffPruning
+from keras_svd_adapters.methods.sparse.lora_prune import LoRAPrune
+from keras_svd_adapters.methods.sparse.pri_lora import PRILoRA
 from keras_svd_adapters.methods.sparse.rose_lora import RoseLoRA
 from keras_svd_adapters.methods.sparse.sparse_adapter import SparseAdapter
 from keras_svd_adapters.methods.sparse.token_rows import TokenRows
@@ -82,6 +84,7 @@ __all__ = [
     "LoHa",
     "LoKr",
     "LoRA",
+    "LoRAPrune",
     "LoRASB",
     "LoRAX",
     "LoRAXS",
@@ -95,6 +98,7 @@ __all__ = [
     "NestedLoRAXS",
     "OFT",
     "PMSS",
+    "PRILoRA",
     "PSOFT",
     "PiSSA",
     "RoseLoRA",

@@ -63,16 +63,37 @@ class Inputs(NamedTuple):
     second: np.ndarray
 
 
+class Magnitudes(NamedTuple):
+    """Sizes of the inputs of a kernel, over all rows of the data, in float64.
+
+    Args:
+        rows: Number of rows.
+        absolute: Mean of `|x|`, of shape `(m,)`.
+        square: Mean of `x^2`, of shape `(m,)`.
+    """
+
+    rows: int
+    absolute: np.ndarray
+    square: np.ndarray
+
+
 class Statistics(NamedTuple):
-    """What a pass of data through the model found for a kernel, as far as its method needs it.
+    """What a pass of data through the model found for a kernel, as far as it was asked for.
 
     Args:
         inputs: Moments of the inputs.
         gradient: Gradient of the mean loss by the kernel, of shape `(m, n)`.
+        magnitudes: Sizes of the inputs.
+        branch_norms: Mean of `|x (K' - K)|^2` over all rows, with the active adapter.
+        squared_gradients: Mean, over all samples, of the squares of the gradient of the loss of one
+            sample by the kernel, of shape `(m, n)`.
     """
 
     inputs: Inputs | None = None
     gradient: np.ndarray | None = None
+    magnitudes: Magnitudes | None = None
+    branch_norms: float | None = None
+    squared_gradients: np.ndarray | None = None
 
 
 class SVD(Protocol):

@@ -20,7 +20,7 @@ from keras_svd_adapters.methods.contract import Statistics
 from keras_svd_adapters.methods.method import Method
 from keras_svd_adapters.models.assignment import Chosen
 from keras_svd_adapters.models.decompositions import Found, decompositions, jobs_for, needs_svd
-from keras_svd_adapters.models.observation.observe import Observed
+from keras_svd_adapters.models.observation.statistics import Observed
 from keras_svd_adapters.models.refresh import restore_base_model, sync_model
 from keras_svd_adapters.models.sites.search import adapted_sites
 from keras_svd_adapters.models.sites.site import Site

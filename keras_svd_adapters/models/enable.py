@@ -20,7 +20,7 @@ from keras_svd_adapters.models.attaching import (
     paths_of,
     start_adapter,
 )
-from keras_svd_adapters.models.observation.observe import observe
+from keras_svd_adapters.models.observation.statistics import statistics_for_starts
 from keras_svd_adapters.models.refresh import train_and_sync
 from keras_svd_adapters.models.sites.patterns import Targets
 from keras_svd_adapters.models.state.array_sharing import shared_arrays_for
@@ -129,7 +129,7 @@ def enable(
     sites = [site for site, _ in chosen]
     extra = select_weights(model, train, name, sites) + select_biases(model, bias, name, sites)
     shared = shared_arrays_for(model, chosen)
-    observed = observe(model, chosen, calibrate, verbose)
+    observed = statistics_for_starts(model, chosen, calibrate, verbose)
     start = partial(start_adapter, name=name, observed=observed)
     with detach_on_error(model, chosen, name):
         attach_all(chosen, name, verbose, shared, start, service=service)

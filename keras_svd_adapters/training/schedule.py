@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
@@ -25,11 +26,13 @@ class ActiveAdapter:
         path: The names of the layers from the model to the adapted one.
         method: Its `Method`.
         arrays: Its variables by name, trained and frozen ones.
+        kernel: Function that returns the kernel without adapters, as a matrix in float32.
     """
 
     path: str
     method: Method
     arrays: dict[str, keras.Variable]
+    kernel: Callable[[], Any]
 
     def values(self) -> SimpleNamespace:
         """Return the arrays in float64 on the host."""
@@ -89,7 +92,7 @@ class Schedule(keras.callbacks.Callback):
     def adapters(self) -> list[ActiveAdapter]:
         """Return the active adapter of each kernel; an assignment to its arrays takes effect."""
         return [
-            ActiveAdapter(site.path, adapter.method, adapter.arrays)
+            ActiveAdapter(site.path, adapter.method, adapter.arrays, adapter.float32_kernel)
             for site in adapted_sites(self.model)
             for name, adapter in adapters_of(site.layer).items()
             if name == site.layer.active_adapter

@@ -6,6 +6,7 @@ import pytest
 import rate_models
 from autodiff import gradients
 from cases import DTYPES, batch, combinations, numpy, shake
+from closed_forms_sparse import pri_lora
 from closed_forms_starts import lora_from_start, lora_sb
 
 import keras_svd_adapters as ksa
@@ -19,7 +20,12 @@ LORA = {
     "corda_fa": ksa.LoRA(rank=2, start="corda", freeze="a"),
     "eva_fa": ksa.LoRA(rank=2, start="eva", freeze="a"),
 }
-METHODS = LORA | {"lora_sb": ksa.methods.LoRASB(rank=2, step=0.01)}
+FURTHER = {
+    "lora_sb": ksa.methods.LoRASB(rank=2, step=0.01),
+    "pri_lora": ksa.methods.PRILoRA(rank=2),
+}
+METHODS = LORA | FURTHER
+CLOSED_FORMS = {"lora_sb": lora_sb, "pri_lora": pri_lora}
 RNG = np.random.default_rng(4)
 K = RNG.normal(size=(9, 7)).astype("float32")
 ROWS = RNG.normal(size=(50, 9)) * np.geomspace(1, 0.1, 9) + 0.3
@@ -65,7 +71,7 @@ def test_against_closed_form(name):
     layer.activation = keras.activations.linear
     shake(model)
     values = {key: numpy(v).astype("float64") for key, v in adapter.arrays.items()}
-    closed_form = lora_sb if name == "lora_sb" else lora_from_start
+    closed_form = CLOSED_FORMS.get(name, lora_from_start)
     kernel, expected = closed_form(numpy(layer.base_kernel_value()), METHODS[name], values)
     x, g = batch((5, 8)), batch((5, 8), seed=4)
     np.testing.assert_allclose(numpy(layer(x)), x @ kernel + numpy(layer.bias), atol=1e-5)

@@ -16,6 +16,7 @@ from keras_svd_adapters.models.sites.search import adapted_sites
 
 TIED = {
     "tied_lora": methods.TiedLoRA(rank=2, alpha=4),
+    "shared_lora": methods.TiedLoRA(rank=2, alpha=4, vectors=False),
     "lotr": methods.LoTR(rank=2),
     "vblora": methods.VBLoRA(rank=2, vectors=6, vector_length=4),
     "intrinsic_dimension": methods.IntrinsicDimension(size=9),

@@ -13,7 +13,7 @@ import keras_svd_adapters as ksa
 
 VERBS = """
 combine delete_adapter disabled enable export_peft extract_lora find_learning_rate from_preset
-generate import_peft rules
+generate import_peft keep_layers observe rank_by_depth rules
 load_adapter merge plan predict prune quantize register_kernels save_adapter set_adapter similarity
 spectrum status targets to_lora transfer unmerge coefficients
 """
@@ -42,6 +42,8 @@ METHOD_NAMES = {
     "tiny_lora": "TinyLoRA",
     "token_rows": "TokenRows",
     "vera": "VeRA",
+    "lora_prune": "LoRAPrune",
+    "prilora": "PRILoRA",
     "roselora": "RoseLoRA",
     "sparse_adapter": "SparseAdapter",
     "abba": "ABBA",
@@ -73,7 +75,7 @@ METHOD_NAMES = {
 }
 REPORTS = """
 AdapterFileError AdapterHealth Approximation Choice Coefficients Compensation MergeReport Method
-LearningRates Plan Similarity Site Spectrum Status __version__ svd_cache
+LearningRates Observation Plan Similarity Site Spectrum Status __version__ svd_cache
 """
 pytestmark = pytest.mark.backend_free("names")
 
@@ -103,6 +105,7 @@ def test_the_names_that_keras_saves():
 
 PATHS = {
     "aflora": ["d", "lora_a", "lora_b", "v"],
+    "lora_prune": ["lora_a", "lora_b"],
     "roselora": ["lora_a", "lora_b"],
     "sparse_adapter": ["lora_a", "lora_b"],
     "lora": ["lora_a", "lora_b"],

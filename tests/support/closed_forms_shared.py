@@ -7,6 +7,8 @@ from closed_forms_of_updates import differentiated, scale
 @differentiated
 def tied_lora(K, method, v):
     A, B = v["lora_a"], v["lora_b"]
+    if not method.vectors:
+        return K + scale(method) * A @ B
     return K + scale(method) * A @ np.diag(v["u"]) @ B @ np.diag(v["v"])
 
 

@@ -13,6 +13,19 @@ def masked_lora(K, method, v):
     return K + c * A @ B, gradients
 
 
+def pri_lora(K, method, v):
+    return masked_lora(K, method, v | {"mask_b": np.ones_like(v["lora_b"])})
+
+
+def lora_prune(K, method, v):
+    c, A, B, p = method.alpha / method.rank, v["lora_a"], v["lora_b"], v["mask"][:, None]
+
+    def gradients(G):
+        return {"lora_a": c * p * G @ B.T, "lora_b": c * A.T @ (p * G)}
+
+    return p * (K + c * A @ B), gradients
+
+
 def aflora(K, method, v):
     A, B, d, b = v["lora_a"], v["lora_b"], v["d"], v["v"]
 

@@ -67,6 +67,7 @@ METHODS = {
     "diff_pruning": MethodCase(methods.DiffPruning(openness=1.4), gated.diff_pruning),
     "roselora": MethodCase(methods.RoseLoRA(rank=3, alpha=6), sparse.masked_lora),
     "sparse_adapter": MethodCase(methods.SparseAdapter(rank=3), sparse.masked_lora),
+    "lora_prune": MethodCase(methods.LoRAPrune(rank=3, alpha=6, group=2), sparse.lora_prune),
     "aflora": MethodCase(methods.AFLoRA(rank=3), sparse.aflora),
     "flora": MethodCase(methods.FLoRA(rank_in=3, rank_out=2, scale=2.0), updates.flora),
     "melora": MethodCase(methods.MELoRA(rank=2, groups=2, alpha=3), updates.melora),
@@ -97,6 +98,9 @@ METHODS = {
     "pmss": MethodCase(methods.PMSS(rank=3), updates.pmss),
     "tiny_lora": MethodCase(methods.TinyLoRA(rank=3, values=5), updates.tiny_lora),
     "tied_lora": MethodCase(methods.TiedLoRA(rank=3, alpha=6), shared.tied_lora),
+    "shared_lora": MethodCase(
+        methods.TiedLoRA(rank=3, alpha=6, vectors=False), shared.tied_lora, variant=True
+    ),
     "lotr": MethodCase(methods.LoTR(rank=3, alpha=1.5), shared.lotr),
     "randlora": MethodCase(methods.RandLoRA(rank=5, alpha=20), shared.randlora),
     "randlora_sparse": MethodCase(

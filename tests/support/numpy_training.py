@@ -21,7 +21,7 @@ def adapted(method, optimizer, shaken=True, layers=("up",), **how):
     inputs = keras.Input((M,))
     parts = [keras.layers.Dense(N, name=name, use_bias=False)(inputs) for name in layers]
     model = keras.Model(inputs, parts[0] if len(parts) == 1 else keras.layers.add(parts))
-    ksa.enable(model, method, targets=list(layers))
+    ksa.enable(model, method, targets=list(layers), calibrate=X if method.needs else None)
     if shaken:
         shake(model, size=0.3, seed=3)
     model.compile(optimizer, loss, **how)

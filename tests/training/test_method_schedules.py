@@ -64,7 +64,7 @@ def test_rose_lora(kind):
         assert list(arrays["mask_b"].sum(1)) == [2, 2]  # 0.3 of 5, rounded
 
 
-@pytest.mark.parametrize("score", ["snip", "magnitude", "random"])
+@pytest.mark.parametrize("score", ["snip", "synflow", "magnitude", "random"])
 def test_sparse_adapter(score):
     method = methods.SparseAdapter(rank=2, share=0.25)
     schedule = ksa.SparseAdapterSchedule(4, score, rounds=2, every=3, seed=1)
@@ -79,7 +79,9 @@ def test_sparse_adapter(score):
         scores = []
         for layer, k in parts:
             v, mask = loop.v[layer], loop.v[layer][k.replace("lora", "mask")]
-            found = {"snip": loop.S[layer][k], "magnitude": np.abs(v[k])}
+            flow = np.abs(v["lora_a"])[:, :, None] * np.abs(v["lora_b"])
+            flow = flow.sum(2 if k == "lora_a" else 0)
+            found = {"snip": loop.S[layer][k], "magnitude": np.abs(v[k]), "synflow": flow}
             found = rng.random(mask.shape) if score == "random" else found[score]
             scores.append(np.where(mask > 0, found, -1).ravel())
         kept = top(np.concatenate(scores), round(44 * 0.25 ** (1 / 2 if t == 4 else 1)))

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from keras_svd_adapters.methods.contract import SVD, Array, Kernel
+from keras_svd_adapters.methods.hyperparameters import check_share
 from keras_svd_adapters.methods.kaiming import kaiming
 from keras_svd_adapters.methods.low_rank_update import LowRankUpdate
 from keras_svd_adapters.methods.ranked import Ranked
@@ -25,11 +26,7 @@ class MaskedLoRA(LowRankUpdate, Ranked):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 < self.share <= 1:
-            raise ValueError(
-                "`share` is the part of the values that is kept, in (0, 1]. "
-                f"Received: share={self.share!r}"
-            )
+        check_share(share=self.share)
 
     def arrays(self, m: int, n: int, form: str) -> dict[str, Array]:
         r = self.rank

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
-from keras_svd_adapters.methods.contract import Inputs
+from keras_svd_adapters.methods.contract import Inputs, Magnitudes
 
 
 class Products:
@@ -24,23 +26,77 @@ class Products:
         return self._sum, self._squares
 
 
-class InputSums:
-    """Sums over the inputs of a kernel with `m` rows."""
+class RowSums:
+    """Base class of sums over the rows that pass a kernel.
 
-    def __init__(self, m: int):
-        self.rows, self.sum, self.squares = 0, np.zeros(m), np.zeros((m, m))
+    Args:
+        products: The sums that kernels with equal rows share.
+    """
 
-    def add(self, rows: np.ndarray, products: Products) -> None:
+    def __init__(self, products: Products):
+        self.rows, self.products = 0, products
+        self._totals: list[np.ndarray] = []
+
+    def add(self, rows: np.ndarray) -> None:
         """Add some rows."""
-        total, squares = products.of(rows)
+        found = self.of(rows)
+        if not self.rows:
+            self._totals = [np.array(each) for each in found]
+        else:
+            for total, each in zip(self._totals, found, strict=True):
+                total += each
         self.rows += len(rows)
-        self.sum += total
-        self.squares += squares
 
-    def moments(self) -> Inputs:
-        """Return the moments of all rows."""
+    def statistics(self) -> Any:
+        """Return the statistics of all rows."""
         if not self.rows:
             raise ValueError("No row of data reached this kernel, or all are padding")
-        if not np.isfinite(self.squares).all():
+        if not all(np.isfinite(total).all() for total in self._totals):
             raise ValueError("The inputs of this kernel are NaN or infinite")
-        return Inputs(self.rows, self.sum / self.rows, self.squares / self.rows)
+        return self.of_means(*(total / self.rows for total in self._totals))
+
+    def of(self, rows: np.ndarray) -> tuple[Any, ...]:
+        """Return sums over some rows, in float64."""
+        raise NotImplementedError
+
+    def of_means(self, *means: Any) -> Any:
+        """Return the statistics, given the sums divided by the number of rows."""
+        raise NotImplementedError
+
+
+class InputSums(RowSums):
+    """Sums of the inputs, and of their products."""
+
+    def of(self, rows: np.ndarray) -> tuple[Any, ...]:
+        return self.products.of(rows)
+
+    def of_means(self, *means: Any) -> Inputs:
+        return Inputs(self.rows, *means)
+
+
+class MagnitudeSums(RowSums):
+    """Sums of the sizes of the inputs, and of their squares."""
+
+    def of(self, rows: np.ndarray) -> tuple[Any, ...]:
+        sizes = np.abs(rows.astype("float64"))
+        return sizes.sum(axis=0), (sizes**2).sum(axis=0)
+
+    def of_means(self, *means: Any) -> Magnitudes:
+        return Magnitudes(self.rows, *means)
+
+
+class BranchSums(RowSums):
+    """Sums of the squared norms of what an adapter adds to the outputs."""
+
+    def of(self, rows: np.ndarray) -> tuple[Any, ...]:
+        return ((rows.astype("float64") ** 2).sum(),)
+
+    def of_means(self, *means: Any) -> float:
+        return float(means[0])
+
+
+SUMS: dict[str, type[RowSums]] = {
+    "inputs": InputSums,
+    "magnitudes": MagnitudeSums,
+    "branch_norms": BranchSums,
+}

@@ -1,179 +1,87 @@
-"""Passes of data: each reads some kernels' inputs, or their gradients."""
+"""The base class of passes of data, whose kernels have probes."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import partial
 from typing import Any, ClassVar
 
-import keras
 import numpy as np
 
+from keras_svd_adapters.adapters.adapted_layer import AdaptedLayer
 from keras_svd_adapters.adapters.adapter import Adapter
 from keras_svd_adapters.adapters.attachment import attach_inactive, detach
 from keras_svd_adapters.adapters.mode import current_mode, in_mode
 from keras_svd_adapters.methods.method import Method
 from keras_svd_adapters.models.batches import Batch
-from keras_svd_adapters.models.observation.masks import RowMasks
-from keras_svd_adapters.models.observation.moments import InputSums, Products
-from keras_svd_adapters.models.observation.probes import GradientProbe, InputProbe
 from keras_svd_adapters.models.sites.site import Site
-from keras_svd_adapters.runtime.gradients import gradients, without_gradients
-from keras_svd_adapters.runtime.host_values import to_float64, to_float_array
 
 
 class Pass:
     """Base class: data passes a model whose kernels have probes.
 
-    Class attribute `need`: the field of `Statistics` that a pass finds.
+    Class attribute `needs`: the fields of `Statistics` that a pass finds.
 
     Args:
         model: The model.
-        sites: The kernels.
+        wanted: The kernels of each of these fields.
+        with_adapters: Whether the kernels compute with their active adapters, or without.
     """
 
-    need: ClassVar[str]
+    needs: ClassVar[tuple[str, ...]]
 
-    def __init__(self, model: Any, sites: Sequence[Site]):
-        self.model, self.sites = model, sites
+    def __init__(self, model: Any, wanted: Mapping[str, Sequence[Site]], with_adapters: bool):
+        self.model, self.wanted, self.with_adapters = model, wanted, with_adapters
+        every = {site.key: site for sites in wanted.values() for site in sites}
+        self.sites = list(every.values())
         self.probes: dict[str, Adapter] = {}
 
     def check(self) -> None:
         """Raise `ValueError` if the model or a kernel does not allow this pass."""
 
-    def probe(self, site: Site) -> Method:
-        """Return the probe of a kernel."""
+    def probe(self, site: Site) -> tuple[Method, dict[str, np.ndarray]]:
+        """Return the probe of a kernel, and values of its arrays."""
         raise NotImplementedError
 
     def add(self, batch: Batch) -> None:
         """Pass a batch through the model."""
         raise NotImplementedError
 
-    def statistics(self, site: Site) -> list[Any]:
+    def statistics(self, need: str, site: Site) -> list[Any]:
         """Return what was found for a kernel, for each of its matrices."""
         raise NotImplementedError
+
+    def active(self, site: Site) -> Adapter | None:
+        """Return the adapter with which a kernel computes, if it does with one."""
+        layer: Any = site.layer
+        if not (self.with_adapters and isinstance(layer, AdaptedLayer)) or layer.is_inactive:
+            return None
+        return layer.adapter()
 
     @contextmanager
     def probing(self) -> Iterator[None]:
         """Context manager: the kernels have probes, with which `computing` computes."""
-        name = f"-{self.need}"  # which no adapter can have
         try:
             for site in self.sites:
-                method = self.probe(site)
-                probe = site.new_adapter(method, site.form(method), name, {})
-                attach_inactive(site.layer, name, probe)
+                method, values = self.probe(site)
+                probe = site.new_adapter(method, site.form(method), self._name, values)
+                attach_inactive(site.layer, self._name, probe)
                 self.probes[site.key] = probe
             yield
         finally:
             for site in self.sites[: len(self.probes)]:
-                detach(site.layer, name)
+                detach(site.layer, self._name)
 
     @contextmanager
     def computing(self, **how: Any) -> Iterator[None]:
         """Context manager: the kernels compute with their probes, in this thread."""
-        mode, name = current_mode(), f"-{self.need}"
-        chosen = {id(site.layer): name for site in self.sites}
+        mode = current_mode()
+        chosen = {id(site.layer): self._name for site in self.sites}
         with in_mode(replace(mode, base=mode.base - chosen.keys(), chosen=chosen, **how)):
             yield
 
-
-class InputPass(Pass):
-    """Sums over the inputs of kernels, without padding."""
-
-    need = "inputs"
-
-    def __init__(self, model: Any, sites: Sequence[Site]):
-        super().__init__(model, sites)
-        self._sums = {site.key: InputSums(site.view.m) for site in sites}
-        self._products = Products()
-        self._masks = RowMasks(None)
-
-    def check(self) -> None:
-        for site in self.sites:
-            if site.host.is_lookup or not site.host.is_called:
-                raise ValueError(
-                    "This start reads the inputs of a kernel, and this layer has none: it looks up "
-                    "rows, or reads its kernel as a weight. Leave it out with `exclude`, or give "
-                    f"it another method with a mapping in `targets`. Received: `{site.path}`"
-                )
-
-    def probe(self, site: Site) -> Method:
-        return InputProbe(partial(self._record, site))
-
-    def _record(self, site: Site, inputs: Any) -> None:
-        try:
-            rows = to_float_array(inputs).reshape(-1, site.view.m)
-        except Exception as error:
-            raise ValueError(
-                f"The inputs of `{site.path}` exist only within a traced function, such as a loop "
-                "over time steps: leave the layer out with `exclude`. Received: "
-                f"{type(error).__name__}"
-            ) from error
-        self._sums[site.key].add(self._masks.kept(rows), self._products)
-
-    def add(self, batch: Batch) -> None:
-        self._masks = RowMasks(batch[0])
-        with self.computing(notice=lambda inputs: self._masks.note(inputs)):
-            without_gradients(lambda: self.model(batch[0], training=False))
-
-    def statistics(self, site: Site) -> list[Any]:
-        try:
-            return [self._sums.pop(site.key).moments()]
-        except ValueError as error:
-            raise ValueError(f"{error}: check the data. Received: `{site.path}`") from None
-
-
-class GradientPass(Pass):
-    """Gradients of the mean loss of the compiled model, as `fit` would compute them."""
-
-    need = "gradient"
-
-    def __init__(self, model: Any, sites: Sequence[Site]):
-        super().__init__(model, sites)
-        self._sums = {site.key: np.zeros(()) for site in sites}
-        self._samples = 0
-
-    def check(self) -> None:
-        if not getattr(self.model, "compiled", False):
-            raise ValueError(
-                "This start reads the gradient of the loss: `compile` the model with its loss "
-                "before, and adapt the whole model, not its backbone. Received: "
-                f"{type(self.model).__name__} {self.model.name!r}, which is not compiled"
-            )
-
-    def probe(self, site: Site) -> Method:
-        return GradientProbe()
-
-    def add(self, batch: Batch) -> None:
-        x, y, weight = batch
-        if y is None and getattr(self.model, "loss", None) is not None:
-            raise ValueError(
-                "This start reads the gradient of the loss, which needs targets: pass "
-                "`calibrate=(x, y)`, or a dataset with targets. Received: data without targets"
-            )
-
-        def loss() -> Any:
-            y_pred = self.model(x, training=True)
-            return self.model.compute_loss(x, y, y_pred, weight)
-
-        zeros = [self.probes[site.key].zeros for site in self.sites]
-        with self.computing():
-            found = gradients(loss, zeros)
-        samples = len(keras.tree.flatten(x)[0])
-        self._samples += samples
-        for site, gradient in zip(self.sites, found, strict=True):
-            self._sums[site.key] = self._sums[site.key] + samples * to_float64(gradient)
-
-    def statistics(self, site: Site) -> list[Any]:
-        mean = self._sums.pop(site.key) / self._samples
-        if not np.isfinite(mean).all():
-            raise ValueError(
-                "The gradient of this kernel is NaN or infinite: check the data and the loss. "
-                f"Received: `{site.path}`"
-            )
-        return site.view.split(mean)
-
-
-PASSES: tuple[type[Pass], ...] = (InputPass, GradientPass)
+    @property
+    def _name(self) -> str:
+        """The name of the probes, which no adapter can have."""
+        return f"-{self.needs[0]}"

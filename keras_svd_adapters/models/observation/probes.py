@@ -11,19 +11,29 @@ from keras import ops
 
 from keras_svd_adapters.methods.contract import Array, Base, Dropout
 from keras_svd_adapters.methods.method import Method
+from keras_svd_adapters.runtime.host_values import cast_float
+
+Record = Callable[[Any], None]
 
 
 @dataclass(frozen=True, repr=False)
 class InputProbe(Method):
-    """Passes the inputs of a kernel on as rows, `(..., m)`.
+    """Passes on the inputs of a kernel as rows, `(..., m)`, and the outputs of its branch.
 
     Args:
-        record: Function that gets them.
+        compute: Function from the inputs and the operation of the layer to the outputs.
+        record: Function that gets the inputs, or `None`.
+        record_branch: Function that gets `x D`, or `None`.
+        change: Function that returns `D`, the matrix that the active adapter adds to the kernel.
     """
 
-    record: Callable[[Any], None]
+    compute: Callable[[Any, Base], Any]
+    record: Record | None = None
+    record_branch: Record | None = None
+    change: Callable[[], Any] | None = None
 
     forms: ClassVar[tuple[str, ...]] = ("rows", "patches")
+    lookup_form: ClassVar[str | None] = "rows"
 
     def form(self, m: int, n: int, s: Any = None) -> str:
         return "rows"
@@ -35,25 +45,38 @@ class InputProbe(Method):
         return {}
 
     def apply(self, x: Any, base: Base, c: SimpleNamespace, form: str, dropout: Dropout) -> Any:
-        rows = x if form == "rows" else base.times(x, ops.eye(base.shape[0], dtype=x.dtype))
-        self.record(rows)
-        return base(x)
+        if self.record is not None:
+            rows = x if form == "rows" else base.times(x, ops.eye(base.shape[0], dtype=x.dtype))
+            self.record(rows)
+        if self.record_branch is not None and self.change is not None:
+            self.record_branch(base.times(cast_float(x, "float32"), self.change()))
+        return self.compute(x, base)
 
 
 @dataclass(frozen=True, repr=False)
 class GradientProbe(Method):
-    """Adds a matrix of zeros to a kernel; its gradient is that of the kernel."""
+    """Adds a matrix to a kernel: its gradient is that of the kernel.
+
+    Args:
+        is_moved: Whether the matrix is other than 0, as an adapter made it. It is then added to the
+            outputs, since a sum with a kernel in bfloat16 would lose a small one.
+    """
+
+    is_moved: bool = False
 
     forms: ClassVar[tuple[str, ...]] = ("beside", "additive")
     lookup_form: ClassVar[str | None] = "beside"
 
+    def form(self, m: int, n: int, s: Any = None) -> str:
+        return "beside" if self.is_moved else "additive"
+
     def arrays(self, m: int, n: int, form: str) -> dict[str, Array]:
-        return {"zeros": Array((m, n), trainable=True, start=0.0, axes="mn")}
+        return {"change": Array((m, n), trainable=True, start=0.0, axes="mn")}
 
     def apply(self, x: Any, base: Base, c: SimpleNamespace, form: str, dropout: Dropout) -> Any:
         if form == "additive":
-            return base(x, c.zeros)
-        return base(x) + base.times(x, c.zeros)  # a quantized kernel, or a table
+            return base(x, c.change)
+        return base(x) + base.times(x, c.change)  # a quantized kernel, a table, or a moved one
 
     def delta(self, K: Any, v: SimpleNamespace, form: str) -> Any:
-        return v.zeros
+        return v.change

@@ -59,6 +59,21 @@ def matches(site: Site, pattern: Pattern) -> bool:
     return pattern in names or pattern == site.key
 
 
+def names_of(model: keras.layers.Layer, sites: Iterable[Site], every: list[Site]) -> list[str]:
+    """Return a pattern for each site that selects it alone: its path, or else its key.
+
+    Args:
+        model: The model.
+        sites: Some of its sites.
+        every: All of its sites of their kind.
+    """
+
+    def is_alone(site: Site) -> bool:
+        return [each.key for each in sites_matching(site.path, model, every)] == [site.key]
+
+    return [site.path if is_alone(site) else site.key for site in sites]
+
+
 def _paths(site: Site) -> list[str]:
     """Return the paths of a kernel and of the layers that read it, such as an LSTM and its cell."""
     above = len(site.chain) - 1 - len(site.around)

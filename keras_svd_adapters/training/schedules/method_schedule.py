@@ -103,6 +103,10 @@ class PruningSchedule(MethodSchedule):
         """Return the part of what is to be pruned that is still there, from 1 to 0, cubic."""
         return (1 - (step - self.begin) / (self.end - self.begin)) ** 3
 
+    def share_left(self, share: float, step: int) -> float:
+        """Return the part of the values that stays, from 1 to `share`."""
+        return share + (1 - share) * self.left(step)
+
     def get_config(self) -> dict[str, Any]:
         own = {"begin": self.begin, "end": self.end, "every": self.every}
         return super().get_config() | own
@@ -113,6 +117,24 @@ def highest_of_all(scores: Sequence[np.ndarray], count: int) -> list[np.ndarray]
     kept = highest(np.concatenate([each.ravel() for each in scores]), count)
     parts = np.split(kept, np.cumsum([each.size for each in scores])[:-1])
     return [part.reshape(each.shape) for part, each in zip(parts, scores, strict=True)]
+
+
+def keep_highest(
+    adapter: ActiveAdapter, name: str, mask: str, axis: int, scores: np.ndarray, share: float
+) -> None:
+    """Leave a share of the values of each vector of an array, those with the highest scores.
+
+    Args:
+        adapter: The adapter.
+        name: The trained array.
+        mask: Its mask.
+        axis: The axis along a vector, such as that of each rank.
+        scores: The score of each value.
+        share: The share that stays; at least one value does.
+    """
+    moved = np.moveaxis(scores, axis, -1)
+    kept = highest(moved, max(1, round(share * moved.shape[-1])))
+    set_mask(adapter, mask, np.moveaxis(kept, -1, axis), name)
 
 
 def set_mask(adapter: ActiveAdapter, mask: str, value: np.ndarray, pruned: str) -> None:

@@ -5,11 +5,9 @@ from __future__ import annotations
 from typing import ClassVar
 
 import keras
-import numpy as np
 
-from keras_svd_adapters.methods.algebra import highest
 from keras_svd_adapters.training.rule import Rule
-from keras_svd_adapters.training.schedules.method_schedule import PruningSchedule, set_mask
+from keras_svd_adapters.training.schedules.method_schedule import PruningSchedule, keep_highest
 from keras_svd_adapters.training.sensitivity import Sensitivity
 
 PARTS = {"lora_a": ("mask_a", -2), "lora_b": ("mask_b", -1)}  # the axis along a rank's vector
@@ -54,9 +52,7 @@ class RoseLoRASchedule(PruningSchedule):
 
     def on_step(self, step: int) -> None:
         for adapter in self.adapters():
-            final = adapter.method.share  # type: ignore[attr-defined]
-            share = final + (1 - final) * self.left(step)
+            share = self.share_left(adapter.method.share, step)  # type: ignore[attr-defined]
             for name, (mask, axis) in PARTS.items():
-                scores = np.moveaxis(self.statistic(adapter, name, "sensitivity"), axis, -1)
-                count = max(1, round(share * scores.shape[-1]))
-                set_mask(adapter, mask, np.moveaxis(highest(scores, count), -1, axis), name)
+                scores = self.statistic(adapter, name, "sensitivity")
+                keep_highest(adapter, name, mask, axis, scores, share)

@@ -17,9 +17,9 @@ from keras_svd_adapters.training.schedules.method_schedule import (
 )
 from keras_svd_adapters.training.sensitivity import Sensitivity
 
-SCORES = ("snip", "magnitude", "random")
+SCORES = ("snip", "synflow", "magnitude", "random")
 PARTS = {"lora_a": "mask_a", "lora_b": "mask_b"}
-FIRST = 2  # the first gradient of `lora_a` other than 0 belongs to the second update
+FIRST = {"snip": 2, "synflow": 1}  # steps before which B, or the gradient of A, is still 0
 
 
 @keras.saving.register_keras_serializable("keras_svd_adapters")
@@ -29,10 +29,12 @@ class SparseAdapterSchedule(MethodSchedule):
     The last of `rounds` rounds leaves `share`; round `i` leaves `share ** (i / rounds)`.
 
     Args:
-        step: Integer, the step of the first round. `"snip"` needs 2 or more: at the start,
-            `B` and the gradient of `A` are 0, and all scores with them.
+        step: Integer, the step of the first round. `"snip"` needs 2 or more and `"synflow"` 1: at
+            the start, `B` and the gradient of `A` are 0, and all scores with them.
         score: What is kept: `"snip"`, the values with the highest running mean of `|w g|`;
-            `"magnitude"`, the largest ones; or `"random"`.
+            `"synflow"`, those through which most of a flow of ones passes from the inputs of
+            `|A| |B|` to its outputs, without the kernels of the base; `"magnitude"`, the largest
+            ones; or `"random"`.
         rounds: Integer, the number of rounds.
         every: Integer, the number of steps from one round to the next.
         seed: Integer, the seed of `"random"`.
@@ -61,12 +63,12 @@ class SparseAdapterSchedule(MethodSchedule):
         super().__init__(seed)
         if score not in SCORES:
             raise ValueError(f"`score` must be one of {SCORES}. Received: score={score!r}")
-        least = FIRST if score == "snip" else 0
+        least = FIRST.get(score, 0)
         for name, value, low in (("step", step, least), ("rounds", rounds, 1), ("every", every, 1)):
             if type(value) is not int or value < low:
                 raise ValueError(
                     f"`{name}` must be an integer from {low}"
-                    + ", since all scores are 0 before" * (name == "step" and low == FIRST)
+                    + ", since all scores are 0 before" * (name == "step" and low > 0)
                     + f". Received: {name}={value!r}"
                 )
         self.step, self.score, self.rounds, self.every = step, score, rounds, every
@@ -112,6 +114,8 @@ class SparseAdapterSchedule(MethodSchedule):
             scores = numbers.random(mask.shape)
         elif self.score == "magnitude":
             scores = np.abs(to_float64(adapter.arrays[name]))
+        elif self.score == "synflow":
+            scores = _flow(adapter)[name]
         else:
             scores = self.statistic(adapter, name, "sensitivity")
         return np.where(mask > 0, scores, -1.0)
@@ -119,3 +123,10 @@ class SparseAdapterSchedule(MethodSchedule):
     def get_config(self) -> dict[str, Any]:
         own = {"step": self.step, "score": self.score, "rounds": self.rounds, "every": self.every}
         return super().get_config() | own
+
+
+def _flow(adapter: ActiveAdapter) -> dict[str, np.ndarray]:
+    """Return `w dR/dw` of all values for `R`, the sum of the entries of `|A| |B|`."""
+    v = adapter.values()
+    A, B = np.abs(v.lora_a), np.abs(v.lora_b)
+    return {"lora_a": A * B.sum(-1)[..., None, :], "lora_b": A.sum(-2)[..., None] * B}
