@@ -60,7 +60,16 @@ def test_no_lora_is_exactly_that(method):
         *("ABBA", "FLoRA", "LoHa", "LoKr", "LoRA", "LoRAX", "LoRAXS", "LoRETTA", "LoTR", "MELoRA"),
         *("MiLoRA", "MiSS", "NestedLoRAXS", "PSOFT", "PiSSA", "SpectralAdapterA", "TinyLoRA"),
         *("NOLA", "RandLoRA", "SpectralAdapterR", "TiedLoRA", "TokenRows", "TriLoRA", "VBLoRA"),
-        *("AFLoRA", "DeltaLoRA", "LoRASB", "RestartedLoRA", "RoseLoRA", "SparseAdapter", "VeRA"),
+        *(
+            "AFLoRA",
+            "DeltaLoRA",
+            "LoRASB",
+            "RestartedLoRA",
+            "RoseLoRA",
+            "SparseAdapter",
+            "TaskLoRA",
+        ),
+        *("OnlineLoRA", "VeRA"),
     }
     assert [w.path for w in model.weights] == before
 
