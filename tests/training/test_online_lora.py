@@ -177,6 +177,13 @@ def test_importance_is_a_mean_over_the_parts(monkeypatch):
             np.testing.assert_allclose(arrays(model, name)[key], 1.5)
 
 
+def test_importance_needs_one_loss():
+    model = compiled()
+    model.compile("sgd", ["mse"])
+    with pytest.raises(ValueError, match=r"one loss.*Received: loss=\['mse'\]"):
+        train(model, ksa.OnlineLoRASchedule(1, 0.02, samples=lambda: (X, Y)), last=1)
+
+
 @pytest.mark.parametrize(
     ("bad", "message"),
     [
@@ -193,3 +200,9 @@ def test_bad_arguments(bad, message):
         ksa.OnlineLoRASchedule(**{"mean": 1.0, "variance": 0.1} | bad)
     with pytest.raises(ValueError, match="`importance_weight` must not be negative"):
         methods.OnlineLoRA(importance_weight=-1)
+
+
+def test_its_settings_are_saved():
+    schedule = ksa.OnlineLoRASchedule(1.0, 0.1, window=7, hardest=2, seed=3)
+    again = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(schedule))
+    assert (type(again), again.get_config()) == (type(schedule), schedule.get_config())

@@ -85,6 +85,15 @@ class OnlineLoRASchedule(MethodSchedule):
         self.samples, self.hardest = samples, hardest
         self._sums = (0.0, 0.0)
 
+    def check(self) -> None:
+        super().check()
+        loss = getattr(self.model, "loss", None)
+        if self.samples is not None and not (isinstance(loss, str) or callable(loss)):
+            raise ValueError(
+                "The importance of values needs a model that is compiled with one loss: leave "
+                f"`samples` out, or use such a model. Received: loss={loss!r}"
+            )
+
     def due(self, step: int) -> bool:
         return False  # it acts after batches, when their loss is known
 
