@@ -15,6 +15,7 @@ from safetensors.numpy import save
 from scipy.cluster.vq import kmeans2, vq
 
 from keras_svd_adapters.methods.hyperparameters import check_positive_integers, check_seed
+from keras_svd_adapters.models.assignment import check_name
 from keras_svd_adapters.runtime.atomic_files import written_at_once
 from keras_svd_adapters.runtime.host_values import to_float64
 
@@ -156,12 +157,14 @@ class Prototypes:
 
 
 def _named(arrays: Any) -> Mapping[str, Any]:
-    if isinstance(arrays, Mapping) and arrays and all(isinstance(k, str) for k in arrays):
-        return arrays
-    raise ValueError(
-        "Each adapter has features of its own: pass a dictionary such as `{'a': features}`. "
-        f"Received: {list(arrays) if isinstance(arrays, Mapping) else type(arrays).__name__}"
-    )
+    if not isinstance(arrays, Mapping) or not arrays:
+        raise ValueError(
+            "Each adapter has features of its own: pass a dictionary such as `{'a': features}`. "
+            f"Received: {arrays if isinstance(arrays, Mapping) else type(arrays).__name__}"
+        )
+    for name in arrays:
+        check_name(name)
+    return arrays
 
 
 def _rows(name: str, array: Any) -> np.ndarray:

@@ -15,8 +15,8 @@ from typing import Any, ClassVar
 
 from keras.ops import absolute
 
-from keras_svd_adapters.methods.algebra import matmul, norm, total, transpose
-from keras_svd_adapters.methods.contract import Array
+from keras_svd_adapters.methods.algebra import is_float32, matmul, norm, total, transpose
+from keras_svd_adapters.methods.contract import Array, Base, Dropout
 from keras_svd_adapters.methods.hyperparameters import check_not_negative
 from keras_svd_adapters.methods.low_rank.past_factors import PastFactors
 
@@ -74,6 +74,13 @@ class TaskLoRA(PastFactors):
             "lora_a": arrays["lora_a"]._replace(penalty=self.penalty_of_a),
             "lora_b": arrays["lora_b"]._replace(penalty=self.penalty_of_b),
         }
+
+    def apply(self, x: Any, base: Base, c: SimpleNamespace, form: str, dropout: Dropout) -> Any:
+        if not is_float32(x):  # one sum, so that it is rounded once
+            return super().apply(x, base, c, form, dropout)
+        r = self.rank  # of the present task, which is exactly a LoRA while there is no past
+        y = base.plus(x, base.times(x, c.left[:, :r]), c.right[:r])
+        return y + matmul(base.times(x, c.left[:, r:]), c.right[r:])
 
     def penalty_of_a(self, A: Any, v: SimpleNamespace) -> Any:
         """Return what A adds to the loss."""

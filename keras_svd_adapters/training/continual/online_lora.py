@@ -26,8 +26,8 @@ class OnlineLoRASchedule(MethodSchedule):
 
     After each batch it looks at the last losses. If their mean and their variance are below the
     given ones, a part of the stream is learned: its factors freeze, and new ones train. The next
-    part ends after the loss has risen and is flat again. A loss is that of one batch, with the
-    terms that methods add. Samples are new in each batch, so train for one epoch.
+    part ends after the loss has risen and is flat again. A loss is that of one batch, without the
+    terms that the method adds. Samples are new in each batch, so train for one epoch.
 
     The last losses are a small frozen array of the adapter, so a run that stops and continues from
     a file is the same as one without a break. The samples for the importance are yours to keep.
@@ -83,7 +83,7 @@ class OnlineLoRASchedule(MethodSchedule):
             )
         self.mean, self.variance, self.window = mean, variance, window
         self.samples, self.hardest = samples, hardest
-        self._sums = (0.0, 0.0)
+        self._sums, self._terms = (0.0, 0.0), 0.0
 
     def check(self) -> None:
         super().check()
@@ -100,6 +100,12 @@ class OnlineLoRASchedule(MethodSchedule):
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         super().on_epoch_begin(epoch, logs)
         self._sums = (0.0, 0.0)
+
+    def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
+        super().on_train_batch_begin(batch, logs)
+        arrays = [array for each in self.adapters() for array in each.arrays.values()]
+        terms = [array.regularizer(array) for array in arrays if array.regularizer is not None]
+        self._terms = float(to_float64(sum(terms)))
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         super().on_train_batch_end(batch, logs)
@@ -119,7 +125,7 @@ class OnlineLoRASchedule(MethodSchedule):
         metric = next(each for each in self.model.metrics if each.name == "loss")
         now = float(to_float64(metric.total)), float(to_float64(metric.count))
         before, self._sums = self._sums, now
-        return (now[0] - before[0]) / (now[1] - before[1])
+        return (now[0] - before[0]) / (now[1] - before[1]) - self._terms
 
     def _begin_part(self, adapters: list[ActiveAdapter], plateaus: int) -> None:
         times = [each.next_restart() for each in adapters]
