@@ -127,7 +127,9 @@ class Prototypes:
 
     def save(self, filepath: str | os.PathLike[str]) -> None:
         """Write the centers, in float32, to a small safetensors file."""
-        centers = {name: array.astype("float32") for name, array in self.centers.items()}
+        centers: dict[str, np.ndarray] = {
+            name: array.astype("float32") for name, array in self.centers.items()
+        }
         with written_at_once(Path(filepath)) as temporary:
             temporary.write_bytes(save(centers, FORMAT))
 

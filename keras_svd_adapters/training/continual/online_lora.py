@@ -129,7 +129,8 @@ class OnlineLoRASchedule(MethodSchedule):
 
     def _begin_part(self, adapters: list[ActiveAdapter], plateaus: int) -> None:
         times = [each.next_restart() for each in adapters]
-        if None in times:
+        left = [time for time in times if time is not None]
+        if len(left) < len(times):
             warn(
                 "The stream has more parts than the adapter has `tasks`: the last part goes on. "
                 f"Received: {adapters[times.index(None)].method}"
@@ -138,7 +139,7 @@ class OnlineLoRASchedule(MethodSchedule):
         if self.samples is not None:
             self._update_importance(adapters, plateaus)
         random = self.random(plateaus)
-        for each, time in zip(adapters, times, strict=True):
+        for each, time in zip(adapters, left, strict=True):
             each.restart(time, random, [self.model.optimizer])
 
     def _update_importance(self, adapters: list[ActiveAdapter], plateaus: int) -> None:
