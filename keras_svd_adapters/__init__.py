@@ -23,9 +23,10 @@ Verbs, each with its own `help`:
   optimizer learning rates by array and more, and a `Schedule` acts between steps; `GaLore` and
   `Flora` are optimizers of whole kernels, `JaggedCosine` is a learning rate for restarts
 - train on rewards for generated text: `reinforce`
+- one task after another: `begin_task`
 - inspect: `status`, `coefficients`, `similarity`, and `AdapterHealth` as a callback of `fit`;
   `observe` passes data through the model, and `keep_layers` chooses layers by what it finds
-- one adapter per sample of a batch: `predict`, `generate`; `classify` chooses it for each prompt
+- one adapter per sample of a batch: `predict`, `generate`; `classify` and `Prototypes` choose it
 - save: `save_adapter`, `load_adapter`; `svd_cache` stores the decompositions
 - quantized models: `enable` after `model.quantize`; `quantize` compensates for the quantization
   error
@@ -81,6 +82,7 @@ from keras_svd_adapters.methods.spectral.svft import SVFT
 from keras_svd_adapters.models.classification import classify
 from keras_svd_adapters.models.enable import enable
 from keras_svd_adapters.models.predict import generate, predict
+from keras_svd_adapters.models.prototypes import Prototypes
 from keras_svd_adapters.models.prune import prune
 from keras_svd_adapters.models.quantize import Compensation, quantize
 from keras_svd_adapters.models.sites.site import Site
@@ -98,6 +100,8 @@ from keras_svd_adapters.reports.plan import plan
 from keras_svd_adapters.reports.plan_report import Plan
 from keras_svd_adapters.reports.spectrum import Spectrum, spectrum
 from keras_svd_adapters.training.alternation import Alternate
+from keras_svd_adapters.training.continual.begin_task import begin_task
+from keras_svd_adapters.training.continual.online_lora import OnlineLoRASchedule
 from keras_svd_adapters.training.health import AdapterHealth
 from keras_svd_adapters.training.jagged_cosine import JaggedCosine
 from keras_svd_adapters.training.optimizers import install_optimizer_hooks
@@ -159,10 +163,12 @@ __all__ = [
     "MiLoRA",
     "MiLoRADense",
     "Observation",
+    "OnlineLoRASchedule",
     "PRILoRASchedule",
     "PiSSA",
     "PiSSADense",
     "Plan",
+    "Prototypes",
     "Proximal",
     "RankNorms",
     "Rates",
@@ -186,6 +192,7 @@ __all__ = [
     "VeRA",
     "VeRADense",
     "__version__",
+    "begin_task",
     "classify",
     "coefficients",
     "combine",

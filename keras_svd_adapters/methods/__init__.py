@@ -21,8 +21,10 @@ from keras_svd_adapters.methods.low_rank.dora import DoRA
 from keras_svd_adapters.methods.low_rank.dude import DuDe
 from keras_svd_adapters.methods.low_rank.lora import LoRA
 from keras_svd_adapters.methods.low_rank.milora import MiLoRA
+from keras_svd_adapters.methods.low_rank.online_lora import OnlineLoRA
 from keras_svd_adapters.methods.low_rank.pissa import PiSSA
 from keras_svd_adapters.methods.low_rank.restarted_lora import RestartedLoRA
+from keras_svd_adapters.methods.low_rank.task_lora import TaskLoRA
 from keras_svd_adapters.methods.method import Method
 from keras_svd_adapters.methods.multiplicative.boft import BOFT
 from keras_svd_adapters.methods.multiplicative.hra import HRA
@@ -97,6 +99,7 @@ __all__ = [
     "NOLA",
     "NestedLoRAXS",
     "OFT",
+    "OnlineLoRA",
     "PMSS",
     "PRILoRA",
     "PSOFT",
@@ -110,6 +113,7 @@ __all__ = [
     "SparseAdapter",
     "SpectralAdapterA",
     "SpectralAdapterR",
+    "TaskLoRA",
     "TiedLoRA",
     "TinyLoRA",
     "TokenRows",

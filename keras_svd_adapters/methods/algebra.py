@@ -14,6 +14,8 @@ import numpy as np
 from keras import ops
 from keras.backend import standardize_dtype
 
+SQUARE_OF_ZERO = 1e-14
+
 
 def matmul(x: Any, matrix: Any) -> Any:
     """Return `x A`, as `ops.matmul` does."""
@@ -67,6 +69,12 @@ def softmax(x: Any) -> Any:
 def total(x: Any) -> Any:
     """Return the sum of all entries."""
     return (np if isinstance(x, np.ndarray) else ops).sum(x)
+
+
+def norm(x: Any) -> Any:
+    """Return the square root of the sum of all squares; its gradient at 0 is 0, and not NaN."""
+    library = np if isinstance(x, np.ndarray) else ops
+    return library.sqrt(total(library.square(x)) + SQUARE_OF_ZERO)
 
 
 def largest(sizes: np.ndarray, share: float) -> np.ndarray:

@@ -45,6 +45,13 @@ def check_positive(**values: float) -> None:
             raise ValueError(f"`{name}` must be positive. Received: {name}={value!r}")
 
 
+def check_not_negative(**values: float) -> None:
+    """Raise `ValueError` for the first value that is negative."""
+    for name, value in values.items():
+        if not (isinstance(value, Real) and value >= 0):
+            raise ValueError(f"`{name}` must not be negative. Received: {name}={value!r}")
+
+
 def check_seed(seed: int) -> None:
     """Raise `ValueError` if a seed is no integer from 0 on."""
     if not isinstance(seed, int) or seed < 0:

@@ -95,6 +95,11 @@ class Method:
         """Whether the adapted model equals the base model at step 0."""
         return True
 
+    @property
+    def restarts(self) -> int:
+        """How often the method can begin again, on top of what it learned."""
+        return 0
+
     def check(self, m: int, n: int) -> None:
         """Raise `ValueError` if this method cannot adapt an `(m, n)` kernel."""
 
@@ -179,6 +184,16 @@ class Method:
         `v` holds the values of one kernel on the host. Without a share, a method may have a rule of
         its own. A method without masks, or without a rule, returns none.
         """
+        return {}
+
+    def did_restart(self, v: SimpleNamespace, time: int) -> bool:
+        """Return whether restart `time` took place; the first one has number 0."""
+        return False
+
+    def restarted(
+        self, v: SimpleNamespace, time: int, rng: np.random.Generator
+    ) -> dict[str, np.ndarray]:
+        """Return the arrays that restart `time` changes, on the host; `K'` stays the same."""
         return {}
 
     def trainable_count(self, m: int, n: int) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
@@ -14,8 +14,9 @@ from keras_svd_adapters.adapters.carried import adapters_of
 from keras_svd_adapters.methods.hyperparameters import check_seed
 from keras_svd_adapters.methods.method import Method
 from keras_svd_adapters.models.sites.search import adapted_sites
+from keras_svd_adapters.models.sites.site import Site
 from keras_svd_adapters.runtime.host_values import to_float64
-from keras_svd_adapters.training.steps import batch_counter, batches_per_update
+from keras_svd_adapters.training.steps import batch_counter, batches_per_update, begin_again
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,28 @@ class ActiveAdapter:
     def values(self) -> SimpleNamespace:
         """Return the arrays in float64 on the host."""
         return SimpleNamespace(**{name: to_float64(v) for name, v in self.arrays.items()})
+
+    def next_restart(self) -> int | None:
+        """Return the number of the next restart, or `None` if its method has none left."""
+        values, times = self.values(), range(self.method.restarts)
+        return next((time for time in times if not self.method.did_restart(values, time)), None)
+
+    def restart(self, time: int, random: np.random.Generator, optimizers: Iterable[Any]) -> None:
+        """Begin again; optimizers forget what they kept of the arrays that change.
+
+        A restart that took place already changes nothing, and draws as many random numbers.
+        """
+        before = self.values()
+        new = self.method.restarted(before, time, random)
+        if not self.method.did_restart(before, time):
+            for name, value in new.items():
+                begin_again(self.arrays[name], value, optimizers)
+
+
+def adapter_of(site: Site, name: str) -> ActiveAdapter:
+    """Return the adapter of a kernel with this name."""
+    adapter = adapters_of(site.layer)[name]
+    return ActiveAdapter(site.path, adapter.method, adapter.arrays, adapter.float32_kernel)
 
 
 @keras.saving.register_keras_serializable("keras_svd_adapters")
@@ -92,10 +115,9 @@ class Schedule(keras.callbacks.Callback):
     def adapters(self) -> list[ActiveAdapter]:
         """Return the active adapter of each kernel; an assignment to its arrays takes effect."""
         return [
-            ActiveAdapter(site.path, adapter.method, adapter.arrays, adapter.float32_kernel)
+            adapter_of(site, site.layer.active_adapter)
             for site in adapted_sites(self.model)
-            for name, adapter in adapters_of(site.layer).items()
-            if name == site.layer.active_adapter
+            if site.layer.active_adapter is not None
         ]
 
     def random(self, step: int) -> np.random.Generator:

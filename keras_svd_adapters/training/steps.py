@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import keras
+import numpy as np
 
 AVERAGE = "average"  # as Keras names moving averages
 
@@ -51,6 +52,17 @@ def averages_of(optimizer: Any, variable: keras.Variable) -> list[keras.Variable
     """Return the moving average of a variable that an optimizer keeps, if it keeps one."""
     name = _start(variable) + AVERAGE
     return [slot for slot in optimizer.variables if slot.name == name]
+
+
+def begin_again(variable: keras.Variable, value: np.ndarray, optimizers: Iterable[Any]) -> None:
+    """Assign a value to a variable; optimizers forget what they kept of the value before."""
+    value = value.astype("float32")
+    variable.assign(value)
+    for optimizer in optimizers:
+        for slot in state_of(optimizer, variable) if variable.trainable else ():
+            slot.assign(np.zeros(slot.shape, "float32"))
+        for average in averages_of(optimizer, variable):
+            average.assign(value)
 
 
 def _start(variable: keras.Variable) -> str:

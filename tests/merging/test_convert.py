@@ -67,9 +67,9 @@ def test_no_lora_is_exactly_that(method):
             "RestartedLoRA",
             "RoseLoRA",
             "SparseAdapter",
-            "VeRA",
-            "PRILoRA",
+            "TaskLoRA",
         ),
+        *("OnlineLoRA", "PRILoRA", "VeRA"),
     }
     assert [w.path for w in model.weights] == before
 

@@ -12,8 +12,8 @@ from cases import METHODS, adapted, build_layer, dense
 import keras_svd_adapters as ksa
 
 VERBS = """
-combine delete_adapter disabled enable export_peft extract_lora find_learning_rate from_preset
-generate import_peft keep_layers observe rank_by_depth rules
+begin_task combine delete_adapter disabled enable export_peft extract_lora find_learning_rate
+from_preset generate import_peft keep_layers observe rank_by_depth rules
 load_adapter merge plan predict prune quantize register_kernels save_adapter set_adapter similarity
 spectrum status targets to_lora transfer unmerge coefficients
 """
@@ -38,6 +38,8 @@ METHOD_NAMES = {
     "lotr": "LoTR",
     "nola": "NOLA",
     "randlora": "RandLoRA",
+    "online_lora": "OnlineLoRA",
+    "task_lora": "TaskLoRA",
     "tied_lora": "TiedLoRA",
     "tiny_lora": "TinyLoRA",
     "token_rows": "TokenRows",

@@ -5,7 +5,12 @@ from closed_forms_of_updates import differentiated, scale
 
 @differentiated
 def restarted_lora(K, method, v):
-    return K + scale(method) * v["lora_a"] * v["mask"] @ v["lora_b"] + v["past_a"] @ v["past_b"]
+    return K + scale(method) * (v["lora_a"] * v["mask"] @ v["lora_b"] + v["past_a"] @ v["past_b"])
+
+
+@differentiated
+def task_lora(K, method, v):
+    return K + scale(method) * (v["lora_a"] @ v["lora_b"] + v["past_a"] @ v["past_b"])
 
 
 def delta_lora(K, method, v):

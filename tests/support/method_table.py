@@ -145,5 +145,7 @@ METHODS = {
     "restarted_lora": MethodCase(
         methods.RestartedLoRA(rank=3, alpha=6, restarts=2), restarts.restarted_lora
     ),
+    "task_lora": MethodCase(methods.TaskLoRA(rank=3, alpha=6, tasks=3), restarts.task_lora),
+    "online_lora": MethodCase(methods.OnlineLoRA(rank=3, tasks=2), restarts.task_lora),
     "delta_lora": MethodCase(methods.DeltaLoRA(rank=3, alpha=6), restarts.delta_lora),
 }

@@ -13,15 +13,12 @@ from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import numpy as np
-from keras.ops import sqrt, square
-from keras.ops import sum as total
 
-from keras_svd_adapters.methods.algebra import constant, matmul, transpose
+from keras_svd_adapters.methods.algebra import constant, matmul, norm, transpose
 from keras_svd_adapters.methods.contract import SVD, Array
 from keras_svd_adapters.methods.gated.gated import Gated
 
 DEVIATION = 0.02
-SQUARE_OF_ZERO = 1e-14  # the gradient of a norm of 0 is finite, and 0
 
 
 class PseudoSVD(Gated):
@@ -54,4 +51,4 @@ class PseudoSVD(Gated):
     def distance_from_orthogonal(self, array: Any, v: SimpleNamespace) -> Any:
         """Return `weight |A^T A - I|_F` of an `(m, r)` array."""
         difference = matmul(transpose(array), array) - constant(np.eye(self.rank), array)
-        return self.orthogonality * sqrt(total(square(difference)) + SQUARE_OF_ZERO)
+        return self.orthogonality * norm(difference)

@@ -81,13 +81,11 @@ class DeltaLoRA(LowRankUpdate, Ranked):
         return {"lora_a": kaiming(rng, (len(K), self.rank))}
 
     def did_restart(self, v: SimpleNamespace, time: int) -> bool:
-        """Return whether the kernel follows already."""
         return bool(np.any(v.follows))
 
     def restarted(
         self, v: SimpleNamespace, time: int, rng: np.random.Generator
     ) -> dict[str, np.ndarray]:
-        """Return the arrays that change at step T0, on the host."""
         return {"past_a": v.lora_a, "past_b": v.lora_b, "follows": np.ones_like(v.follows)}
 
     def factors(self, v: SimpleNamespace, kernel: Kernel) -> tuple[Any, Any]:

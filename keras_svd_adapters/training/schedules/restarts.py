@@ -8,9 +8,7 @@ import keras
 import numpy as np
 
 from keras_svd_adapters.methods.hyperparameters import check_positive_integers
-from keras_svd_adapters.training.schedule import ActiveAdapter
 from keras_svd_adapters.training.schedules.method_schedule import MethodSchedule
-from keras_svd_adapters.training.steps import averages_of, state_of
 
 
 @keras.saving.register_keras_serializable("keras_svd_adapters")
@@ -59,10 +57,10 @@ class Restarts(MethodSchedule):
     def check(self) -> None:
         super().check()
         adapters = self.adapters()
-        self._restarts = max(each.method.restarts for each in adapters)  # type: ignore[attr-defined]
+        self._restarts = max(each.method.restarts for each in adapters)
         step = self._reached // self._gathered
         for adapter in adapters:
-            method: Any = adapter.method
+            method = adapter.method
             coming = [i for i in range(method.restarts) if (i + 1) * self.every > step]
             if any(method.did_restart(adapter.values(), time) for time in coming):
                 raise ValueError(
@@ -89,28 +87,15 @@ class Restarts(MethodSchedule):
     def on_step(self, step: int) -> None:
         adapters, random = self.adapters(), self.random(step)
         time = step // self.every - 1
-        adapters = [each for each in adapters if time < each.method.restarts]  # type: ignore[attr-defined]
+        adapters = [each for each in adapters if time < each.method.restarts]
         for adapter in adapters if time >= 0 else ():
-            self._restart(adapter, time, random)
+            adapter.restart(time, random, [self.model.optimizer])
         if self.share < 1:
             count = max(1, round(self.share * len(adapters)))
             chosen = set(random.permutation(len(adapters))[:count].tolist())
             for place, adapter in enumerate(adapters):
                 mask = adapter.arrays["mask"]
                 mask.assign(np.full(mask.shape, float(place in chosen), "float32"))
-
-    def _restart(self, adapter: ActiveAdapter, time: int, random: np.random.Generator) -> None:
-        before, method = adapter.values(), adapter.method
-        new = method.restarted(before, time, random)  # type: ignore[attr-defined]
-        if method.did_restart(before, time):  # type: ignore[attr-defined]
-            return  # the step after it failed, and is taken again
-        for name, value in new.items():
-            variable = adapter.arrays[name]
-            variable.assign(value.astype("float32"))
-            for slot in state_of(self.model.optimizer, variable) if variable.trainable else ():
-                slot.assign(np.zeros(slot.shape, "float32"))
-            for average in averages_of(self.model.optimizer, variable):
-                average.assign(value.astype("float32"))
 
     def get_config(self) -> dict[str, Any]:
         return super().get_config() | {"every": self.every, "share": self.share}

@@ -1,0 +1,1 @@
+"""Continual learning: one task after another, with adapters that remember the earlier ones."""
