@@ -22,13 +22,13 @@ Verbs, each with its own `help`:
   optimizer learning rates by array and more, and a `Schedule` acts between steps; `GaLore` and
   `Flora` are optimizers of whole kernels, `JaggedCosine` is a learning rate for restarts
 - inspect: `status`, `coefficients`, `similarity`, and `AdapterHealth` as a callback of `fit`
-- one adapter per sample of a batch: `predict`, `generate`
+- one adapter per sample of a batch, or weights of several: `predict`, `generate`
 - save: `save_adapter`, `load_adapter`; `svd_cache` stores the decompositions
 - quantized models: `enable` after `model.quantize`; `quantize` compensates for the quantization
   error
 - merge and convert: `merge`, `unmerge`, `to_lora`; `combine` makes one adapter of several,
-  `extract_lora` makes one of the difference between two models, `transfer` carries one to another
-  base
+  `search_blend` finds their weights, `extract_lora` makes one of the difference between two
+  models, `transfer` carries one to another base
 - HF PEFT: `export_peft`, `import_peft`
 """
 
@@ -56,6 +56,7 @@ from keras_svd_adapters.layers import (  # type: ignore[attr-defined]
     VeRADense,
 )
 from keras_svd_adapters.merging.approximation import Approximation
+from keras_svd_adapters.merging.blend_search import BlendSearch, search_blend
 from keras_svd_adapters.merging.combining.combine import combine
 from keras_svd_adapters.merging.extract_lora import extract_lora
 from keras_svd_adapters.merging.merge import merge, unmerge
@@ -123,6 +124,7 @@ __all__ = [
     "Alternate",
     "Approximation",
     "AutoLoRASchedule",
+    "BlendSearch",
     "Choice",
     "Coefficients",
     "Comparison",
@@ -189,6 +191,7 @@ __all__ = [
     "register_kernels",
     "rules",
     "save_adapter",
+    "search_blend",
     "set_adapter",
     "similarity",
     "spectrum",

@@ -87,12 +87,12 @@ class Schedule(keras.callbacks.Callback):
         """Raise `ValueError` before the first step if the schedule does not fit the model."""
 
     def adapters(self) -> list[ActiveAdapter]:
-        """Return the active adapter of each kernel; an assignment to its arrays takes effect."""
+        """Return the adapters that train; an assignment to their arrays takes effect."""
         return [
             ActiveAdapter(site.path, adapter.method, adapter.arrays)
             for site in adapted_sites(self.model)
             for name, adapter in adapters_of(site.layer).items()
-            if name == site.layer.active_adapter
+            if name in site.layer.trained_adapters
         ]
 
     def random(self, step: int) -> np.random.Generator:
