@@ -26,13 +26,15 @@ Verbs, each with its own `help`:
 - one task after another: `begin_task`
 - inspect: `status`, `coefficients`, `similarity`, and `AdapterHealth` as a callback of `fit`;
   `observe` passes data through the model, and `keep_layers` chooses layers by what it finds
-- one adapter per sample of a batch: `predict`, `generate`; `classify` and `Prototypes` choose it
+- one adapter per sample of a batch, or weights of several: `predict`, `generate`; `classify` and
+  `Prototypes` choose it
 - save: `save_adapter`, `load_adapter`; `svd_cache` stores the decompositions
 - quantized models: `enable` after `model.quantize`; `quantize` compensates for the quantization
   error
 - merge and convert: `merge`, `unmerge`, `to_lora`; `combine` makes one adapter of several,
-  `extract_lora` makes one of the difference between two models, `transfer` carries one to another
-  base, `compress` makes one whose file is many times smaller
+  `search_blend` finds their weights, `extract_lora` makes one of the difference between two
+  models, `transfer` carries one to another base, `compress` makes one whose file is many times
+  smaller
 - HF PEFT: `export_peft`, `import_peft`
 """
 
@@ -60,6 +62,7 @@ from keras_svd_adapters.layers import (  # type: ignore[attr-defined]
     VeRADense,
 )
 from keras_svd_adapters.merging.approximation import Approximation
+from keras_svd_adapters.merging.blend_search import BlendSearch, search_blend
 from keras_svd_adapters.merging.combining.combine import combine
 from keras_svd_adapters.merging.compression import compress
 from keras_svd_adapters.merging.extract_lora import extract_lora
@@ -140,6 +143,7 @@ __all__ = [
     "Alternate",
     "Approximation",
     "AutoLoRASchedule",
+    "BlendSearch",
     "Choice",
     "Coefficients",
     "Comparison",
@@ -220,6 +224,7 @@ __all__ = [
     "reinforce",
     "rules",
     "save_adapter",
+    "search_blend",
     "set_adapter",
     "similarity",
     "spectrum",

@@ -23,6 +23,7 @@ from keras_svd_adapters.methods.method import Method
 from keras_svd_adapters.models.enable import enable
 from keras_svd_adapters.models.state.generation import advise_merging, computes_adapters
 from keras_svd_adapters.models.status import Status
+from keras_svd_adapters.models.switching import set_adapter
 
 
 def enable_adapter(
@@ -60,6 +61,11 @@ def load_backbone_adapter(
 ) -> Status:
     """Load an adapter onto the backbone; see `keras_svd_adapters.load_adapter`."""
     return load_adapter(self, filepath, name, strict, verbose, **how)
+
+
+def set_backbone_adapter(self: Any, name: Any, train: str | list[str] | None = None) -> None:
+    """Switch to another adapter, or to several; see `keras_svd_adapters.set_adapter`."""
+    set_adapter(self, name, train)
 
 
 def merge_adapter(
@@ -111,6 +117,7 @@ def add_backbone_methods(backbone: type) -> None:
     backbone.enable_adapter = enable_adapter  # type: ignore[attr-defined]
     backbone.save_adapter = save_backbone_adapter  # type: ignore[attr-defined]
     backbone.load_adapter = load_backbone_adapter  # type: ignore[attr-defined]
+    backbone.set_adapter = set_backbone_adapter  # type: ignore[attr-defined]
     backbone.merge_adapter = merge_adapter  # type: ignore[attr-defined]
     backbone.unmerge_adapter = unmerge_adapter  # type: ignore[attr-defined]
     backbone.export_peft = export_backbone  # type: ignore[attr-defined]

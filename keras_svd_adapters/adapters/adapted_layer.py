@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager
-from functools import partial
+from functools import partial, reduce
 from typing import Any, ClassVar
 
 import keras
@@ -12,12 +12,14 @@ from keras import ops
 from keras_svd_adapters.adapters.adapter import Adapter
 from keras_svd_adapters.adapters.carried import PREFIX, adapters_of
 from keras_svd_adapters.adapters.mode import current_mode, with_own_kernels
-from keras_svd_adapters.adapters.per_sample import Compute, PerSampleAdapters
+from keras_svd_adapters.adapters.per_sample import Compute, Mixture
 from keras_svd_adapters.adapters.refusals import (
     refuse_keras_lora,
     refuse_per_sample,
     refuse_to_clone,
 )
+from keras_svd_adapters.adapters.weighted.adapter_weights import WEIGHTS, AdapterWeights
+from keras_svd_adapters.adapters.weighted.weighted_sum import weighted_sum
 from keras_svd_adapters.kernels.matrix_view import KernelView
 from keras_svd_adapters.kernels.quantized import dequantized, holds_integers, stored_kernel
 from keras_svd_adapters.runtime.user_functions import place_of_user_function
@@ -27,7 +29,8 @@ class AdaptedLayer:
     """Mixin that adds the active adapter's output to a layer; one subclass per kind of layer.
 
     `attach` mixes it into the class of a layer. The layer keeps its kernel. Its
-    adapters are child layers named `adapter_<name>`; at most one of these is active.
+    adapters are child layers named `adapter_<name>`; one of these is active, or none, or
+    several with weights.
     A subclass lists the layer classes that it `adapts`. `adapted_class_of` finds the
     subclass by this list, and the kernels of these layers become sites.
 
@@ -47,7 +50,9 @@ class AdaptedLayer:
     kinds: ClassVar[list[type[AdaptedLayer]]] = []
 
     carried_adapters: tuple[str, ...] = ()
-    active_adapter: str | None = None
+    active_adapter: str | None = None  # the only one
+    is_weighted: bool = False  # whether the active adapters have weights
+    is_merged: bool = False  # whether another adapter changed the kernel
 
     def __init_subclass__(cls) -> None:
         if "adapts" in vars(cls):
@@ -76,8 +81,26 @@ class AdaptedLayer:
     def on_last_adapter_removed(layer: keras.layers.Layer) -> None:
         """Undo `on_first_adapter`."""
 
+    def adapter_weights(self) -> AdapterWeights | None:
+        """Return the weights of the active adapters, if there may be several."""
+        return getattr(self, WEIGHTS) if self.is_weighted else None
+
     @property
-    def mixture(self) -> PerSampleAdapters | None:
+    def active_adapters(self) -> tuple[str, ...]:
+        """Names of the active adapters: of one, or of all that have a weight."""
+        if (weights := self.adapter_weights()) is not None:
+            return tuple(name for name in self.carried_adapters if name in weights.names)
+        return () if self.active_adapter is None else (self.active_adapter,)
+
+    @property
+    def trained_adapters(self) -> tuple[str, ...]:
+        """Names of the active adapters that train."""
+        weights = self.adapter_weights()
+        trained = None if weights is None else weights.trained
+        return tuple(name for name in self.active_adapters if trained is None or name in trained)
+
+    @property
+    def mixture(self) -> Mixture | None:
         """The adapters among which each sample has its own, if the running thread mixes them."""
         return current_mode().per_sample.get(id(self))
 
@@ -85,20 +108,25 @@ class AdaptedLayer:
     def is_inactive(self) -> bool:
         """Whether the layer computes with its own kernel, in the running thread."""
         mode, own = current_mode(), id(self)
-        has_adapter = self.active_adapter is not None or own in mode.per_sample
+        has_adapter = bool(self.active_adapters) or own in mode.per_sample
         return own in mode.base or not (has_adapter or own in mode.chosen)
 
     def adapted(self, inputs: Any, compute: Compute, training: bool | None) -> Any:
-        """Run `compute` on inputs with the active adapter, or with the adapter of each sample."""
+        """Run `compute` on inputs with the active adapters, or with those of each sample."""
         mode = current_mode()
         if mode.notice is not None:
             mode.notice(inputs)
         if place := place_of_user_function(inputs):
-            vars(self).setdefault("traced_by_user", {})[place] = self.active_adapter
+            vars(self).setdefault("traced_by_user", {})[place] = " and ".join(self.active_adapters)
         if (mixture := mode.per_sample.get(id(self))) is not None:
             assert mode.ids is not None
             return mixture.outputs(inputs, compute, adapters_of(self), mode.ids)  # type: ignore[arg-type]
-        return compute(inputs, partial(self.adapter().adapt, training=training))
+        adapters, weights = self.computing()
+        if weights is None:
+            (adapter,) = adapters.values()
+            return compute(inputs, partial(adapter.adapt, training=training))
+        summed = partial(weighted_sum, adapters=adapters, weights=weights, training=training)
+        return compute(inputs, summed)
 
     @property
     def base_kernel(self) -> keras.Variable:
@@ -132,7 +160,15 @@ class AdaptedLayer:
             refuse_per_sample(self.path)  # type: ignore[attr-defined]
         kernel = self.base_kernel_value()
         dtype = keras.backend.result_type(kernel.dtype, "float32")
-        return ops.add(ops.cast(kernel, dtype), ops.cast(self.adapter().delta(kernel), dtype))
+        return ops.add(ops.cast(kernel, dtype), ops.cast(self.update(kernel), dtype))
+
+    def update(self, kernel: Any) -> Any:
+        """Return what the active adapters add to the kernel, in float32."""
+        adapters, weights = self.computing()
+        deltas = {name: adapter.delta(kernel) for name, adapter in adapters.items()}
+        if weights is not None:
+            deltas = {name: weights[name] * delta for name, delta in deltas.items()}
+        return reduce(ops.add, deltas.values())
 
     def base_matrix(self) -> Any:
         """Return the kernel without any adapter as a matrix, in the compute dtype."""
@@ -144,10 +180,17 @@ class AdaptedLayer:
         """The kernel as a matrix."""
         return getattr(self, PREFIX + self.carried_adapters[0]).view
 
+    def computing(self) -> tuple[dict[str, Adapter], dict[str, Any] | None]:
+        """Return the adapters that the layer computes with in this thread, and their weights."""
+        chosen, weights = current_mode().chosen.get(id(self)), self.adapter_weights()
+        names = (chosen,) if chosen is not None else self.active_adapters
+        adapters = {name: getattr(self, PREFIX + name) for name in names}
+        return adapters, None if weights is None or chosen is not None else weights.of(names)
+
     def adapter(self) -> Adapter:
-        """The adapter that the layer computes with in the running thread, if it does with one."""
-        name = current_mode().chosen.get(id(self), self.active_adapter)
-        return getattr(self, PREFIX + str(name))
+        """Return the only adapter that the layer computes with in this thread."""
+        (adapter,) = self.computing()[0].values()
+        return adapter
 
     def base_only(self) -> AbstractContextManager[None]:
         """Context manager: the layer computes as it did before it was adapted, in this thread."""

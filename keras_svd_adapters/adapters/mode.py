@@ -8,7 +8,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from keras_svd_adapters.adapters.per_sample import AdapterIds, PerSampleAdapters
+from keras_svd_adapters.adapters.per_sample import AdapterIds, Mixture
 
 
 @dataclass(frozen=True, eq=False)
@@ -18,7 +18,7 @@ class Mode:
     Args:
         base: Identities of layers that compute with their own kernels.
         per_sample: The adapters of layers, by identity, in which each sample has its own.
-        ids: The adapter of each sample.
+        ids: The adapter of each sample, or its weights of several adapters.
         chosen: Names of the adapters of layers, by identity, that do not compute with their active
             adapter but with this one.
         notice: Function that gets the input of each layer that computes with an adapter.
@@ -26,7 +26,7 @@ class Mode:
     """
 
     base: frozenset[int] = frozenset()
-    per_sample: Mapping[int, PerSampleAdapters] = field(default_factory=dict)
+    per_sample: Mapping[int, Mixture] = field(default_factory=dict)
     ids: AdapterIds | None = None
     chosen: Mapping[int, str] = field(default_factory=dict)
     notice: Callable[[Any], None] | None = None
@@ -34,8 +34,9 @@ class Mode:
 
     def key(self, layers: frozenset[int]) -> tuple[Any, ...]:
         """Return what a function that is compiled for a model with these layers depends on."""
-        names = self.ids.names if self.ids is not None and layers & self.per_sample.keys() else ()
-        return self.base & layers, names
+        if self.ids is None or not layers & self.per_sample.keys():
+            return self.base & layers, True, ()
+        return self.base & layers, self.ids.chooses, self.ids.names
 
 
 _mode: ContextVar[Mode | None] = ContextVar("_mode", default=None)

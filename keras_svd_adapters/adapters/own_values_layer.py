@@ -67,7 +67,7 @@ class OwnValuesLayer:
 
     def call(self, *args: Any, **kwargs: Any) -> Any:
         mode, call = current_mode(), super().call  # type: ignore[misc]
-        if mode.ids is None:
+        if mode.ids is None or not mode.ids.chooses:
             return call(*args, **kwargs)
         return _call_for_each(self, partial(call, *args, **kwargs), mode, mode.ids)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar, Protocol
 
 import keras
 import numpy as np
@@ -28,11 +28,39 @@ class AdapterIds:
         names: Names of the adapters, `None` for the plain model.
         ids: `(samples,)` indices of names.
         probe_rows: Number of rows in a test that shows whether layers keep the batch in front.
+
+    Class attribute `chooses`: whether each sample has one adapter.
     """
+
+    chooses: ClassVar[bool] = True
 
     names: Names
     ids: Any
     probe_rows: int | None = None
+
+
+class Mixture(Protocol):
+    """Computation of a layer whose samples have other adapters, or other weights of these.
+
+    `maps` says whether the backend maps the layer's work over samples.
+    """
+
+    @property
+    def maps(self) -> bool: ...
+
+    def outputs(
+        self, inputs: Any, compute: Compute, adapters: Mapping[str, Adapter], chosen: AdapterIds
+    ) -> Any:
+        """Compute the outputs of the layer.
+
+        Args:
+            inputs: A batch; a sample may have several consecutive rows, as in a beam search.
+            compute: Function that does the layer's work on some rows, given a function
+                `adapt(x, operation)`.
+            adapters: The layer's adapters.
+            chosen: The adapter of each sample, or its weights.
+        """
+        ...
 
 
 def samples_of(rows: Any, chosen: AdapterIds) -> Any:
@@ -97,22 +125,14 @@ class PerSampleAdapters:
     def outputs(
         self, inputs: Any, compute: Compute, adapters: Mapping[str, Adapter], chosen: AdapterIds
     ) -> Any:
-        """Compute the outputs of the layer, each sample with its own adapter.
-
-        Args:
-            inputs: A batch; a sample may have several consecutive rows, as in a beam search.
-            compute: Function that does the layer's work on some rows, given a function
-                `adapt(x, operation)`.
-            adapters: The layer's adapters.
-            chosen: The adapter of each sample.
-        """
+        """Compute the outputs of the layer, each sample with its own adapter."""
         samples = samples_of(inputs, chosen)
         if chosen.probe_rows:
-            return compute(inputs, _plain)
+            return compute(inputs, plain)
         known = {name for group in self.groups for name in group.names}
         y = None
         if set(chosen.names) - known:
-            y = self._mapped(lambda x: compute(x, _plain), samples)
+            y = self._mapped(lambda x: compute(x, plain), samples)
         for group in self.groups:
             found = self._of(group, samples, compute, adapters, chosen)
             y = found if y is None else ops.where(_is_in(group, chosen, len(y.shape)), found, y)
@@ -155,7 +175,7 @@ def _is_in(group: Group, chosen: AdapterIds, rank: int) -> Any:
     return ops.reshape(ops.take(here, chosen.ids, axis=0), (-1,) + (1,) * (rank - 1))
 
 
-def _plain(x: Any, base: Any) -> Any:
+def plain(x: Any, base: Any) -> Any:
     """Return the outputs without an adapter."""
     return base(x)
 

@@ -8,8 +8,9 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_svd_adapters.adapters.own_values import trained_with
-from keras_svd_adapters.merging.merge_checks import _check, _holders
+from keras_svd_adapters.adapters.carried import adapters_of
+from keras_svd_adapters.adapters.own_values import own_values, trained_with
+from keras_svd_adapters.merging.merge_checks import _active_sites, _check, _holders
 from keras_svd_adapters.merging.merge_record import (
     MergeRecord,
     _fold,
@@ -19,8 +20,8 @@ from keras_svd_adapters.merging.merge_record import (
 )
 from keras_svd_adapters.merging.merge_report import MergeReport, _measure, output_change
 from keras_svd_adapters.models.named_adapters import require_adapter
-from keras_svd_adapters.models.refresh import restore_base_model
-from keras_svd_adapters.models.sites.search import adapted_sites
+from keras_svd_adapters.models.refresh import restore_base_model, sync_model
+from keras_svd_adapters.models.sites.search import adapted_sites, adapter_names
 from keras_svd_adapters.models.state.changes import changes_model
 from keras_svd_adapters.models.state.weight_owners import weights_of
 from keras_svd_adapters.runtime.host_values import to_float_array
@@ -39,9 +40,13 @@ def merge(
 ) -> MergeReport:
     """Merge the active adapter into the kernels, so that inference has no overhead.
 
-    The update is computed in float32, added to the kernel and rounded once. The
+    The update is computed in float32, added to the kernel and rounded once. If several
+    adapters with weights are active, it is the weighted sum of theirs. The
     model is then a plain Keras model: it saves, generates and exports without
     this package. Its weights train again as they did before `enable`.
+
+    Other adapters stay on the model, inactive and frozen. They were trained on the
+    kernels without the merged one, so `set_adapter` activates them after `unmerge` only.
 
     Args:
         model: An adapted model.
@@ -63,7 +68,7 @@ def merge(
 
     Raises:
         ValueError: If there is no active adapter, kernels have other adapters
-            as well, or the adapter's values are not finite. Also if a kernel
+            as well and `keep_base` is false, or values are not finite. Also if a kernel
             belongs to another layer too, kernels are quantized and `quantized`
             is not given, or outputs change by more than `tolerance`. The model
             stays unchanged.
@@ -76,7 +81,8 @@ def merge(
         raise ValueError(
             f"`tolerance` must be a number such as 1e-3. Received: tolerance={tolerance!r}"
         )
-    sites = require_adapter(model)
+    everywhere = require_adapter(model)
+    sites = _active_sites(everywhere, keep_base)
     holders = _holders(model)
     for site in sites:
         _check(site, holders, quantized)
@@ -87,7 +93,13 @@ def merge(
     before = _outputs(model, probe)
     outside = weights_of(with_models_around(model))
     trained = [(weight, owner) for weight in outside if (owner := trained_with(weight))]
-    record = MergeRecord([], trained)
+    others = [
+        adapter
+        for site in everywhere
+        for name, adapter in adapters_of(site.layer).items()
+        if name not in site.layer.active_adapters
+    ]
+    record = MergeRecord([], trained, others)
     try:
         for site in sites:
             _fold(site, record, quantized)
@@ -98,9 +110,11 @@ def merge(
         _restore_kernels(record)
         raise
     try:
-        for weight, _ in trained:
-            weight.trained_with = None
-        restore_base_model(model)
+        staying = adapter_names(adapted_sites(model))
+        for weight, owner in trained:
+            if owner not in staying and not own_values(weight):
+                weight.trained_with = None
+        sync_model(model) if staying else restore_base_model(model)
     except BaseException:
         _undo_merge(model, record)
         raise
@@ -121,7 +135,7 @@ def unmerge(model: keras.layers.Layer) -> None:
             merge. The model stays unchanged.
     """
     record = vars(model).get("merge_record")
-    if record is not None and adapted_sites(model):
+    if record is not None and _has_new_adapters(model, record):
         raise ValueError(
             "The model received adapters after its `merge`: remove them with `delete_adapter` "
             f"before `unmerge`. Received: {model!r}"
@@ -141,6 +155,13 @@ def unmerge(model: keras.layers.Layer) -> None:
             )
     object.__setattr__(model, "merge_record", None)
     _undo_merge(model, record)
+
+
+def _has_new_adapters(model: keras.layers.Layer, record: MergeRecord) -> bool:
+    """Whether a model has adapters that it did not have when it was merged."""
+    before = set(map(id, record.others))
+    now = (adapter for s in adapted_sites(model) for adapter in adapters_of(s.layer).values())
+    return any(id(adapter) not in before for adapter in now)
 
 
 def _outputs(model: keras.layers.Layer, probe: Any) -> list[np.ndarray]:

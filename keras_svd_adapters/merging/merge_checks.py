@@ -23,19 +23,32 @@ def _holders(model: keras.layers.Layer) -> dict[int, list[keras.layers.Layer]]:
     return {key: list(layers.values()) for key, layers in holders.items()}
 
 
+def _active_sites(sites: list[Site], keep_base: bool) -> list[Site]:
+    """Return the sites with an active adapter; raise an error if there are none to merge.
+
+    Other adapters stay on the kernels. Without a copy of these, they could never be used again.
+    """
+    active = [site for site in sites if site.layer.active_adapters]
+    if not active:
+        raise ValueError(
+            "The adapter is not active: `set_adapter(model, name)` first. Received: adapters "
+            f"{sorted(adapters_of(sites[0].layer))} on `{sites[0].path}`"
+        )
+    for site in active:
+        others = sorted(adapters_of(site.layer).keys() - set(site.layer.active_adapters))
+        if others and not keep_base:
+            raise ValueError(
+                "Merging changes the kernels of the other adapters, and without a copy of the "
+                "kernels no `unmerge` would restore them: use `keep_base=True`, or remove the "
+                f"others with `delete_adapter(model, name)` first. Received: adapters {others} on "
+                f"`{site.path}`, keep_base=False"
+            )
+    return active
+
+
 def _check(site: Site, holders: dict[int, list[keras.layers.Layer]], quantized: str | None) -> None:
     """Raise if the adapter of a site cannot be merged."""
-    names = sorted(adapters_of(site.layer))
-    if len(names) > 1:
-        raise ValueError(
-            "Merging changes the kernels of the other adapters. Remove those with "
-            f"`delete_adapter(model, name)` first. Received: adapters {names} on `{site.path}`"
-        )
-    if site.layer.active_adapter is None:
-        raise ValueError(
-            "The adapter is not active: `set_adapter(model, name)` first. "
-            f"Received: adapter {names[0]!r} on `{site.path}`"
-        )
+    active = site.layer.active_adapters
     if holds_integers(site.layer) and quantized is None:
         raise ValueError(
             "Say what becomes of quantized kernels: `quantized='float'` makes the adapted ones "
@@ -48,9 +61,12 @@ def _check(site: Site, holders: dict[int, list[keras.layers.Layer]], quantized: 
         raise ValueError(
             f"The kernel of `{site.path}` also belongs to {', '.join(map(repr, others))}, and "
             "merging would change that too. Leave the adapter unmerged. Received: adapter "
-            f"{names[0]!r}"
+            f"{' and '.join(map(repr, active))}"
         )
-    for name, value in site.layer.adapter().trained.items():
+    trained = [
+        each for adapter in active for each in adapters_of(site.layer)[adapter].trained.items()
+    ]
+    for name, value in trained:
         if not bool(ops.all(ops.isfinite(value))):
             raise ValueError(
                 "The adapter has NaN or infinite values and cannot be merged. "

@@ -13,7 +13,15 @@ import numpy as np
 from keras import ops
 
 from keras_svd_adapters.adapters.adapter import Adapter
-from keras_svd_adapters.adapters.attachment import activate, detach, reattach
+from keras_svd_adapters.adapters.attachment import (
+    Activation,
+    activate,
+    activation_of,
+    detach,
+    mark_merged,
+    reattach,
+)
+from keras_svd_adapters.adapters.carried import adapters_of
 from keras_svd_adapters.adapters.layer_kinds import base_kernel_variable
 from keras_svd_adapters.adapters.requantization import requantized_kernel
 from keras_svd_adapters.kernels.float_kernel import make_float
@@ -24,33 +32,51 @@ from keras_svd_adapters.runtime.host_values import to_host_exact
 
 
 class KernelRecord(NamedTuple):
-    """A record that undoes the merge of one kernel."""
+    """A record that undoes the merge of one kernel.
+
+    Args:
+        layer: The layer of the kernel.
+        adapters: The adapters that were merged, by name.
+        active: The active adapters before the merge.
+        was_merged: Whether an earlier merge had changed the kernel.
+        restore: Function that restores the kernel.
+        sha256: Hash of the merged kernel.
+    """
 
     layer: keras.layers.Layer
-    name: str
-    adapter: Adapter
+    adapters: dict[str, Adapter]
+    active: Activation
+    was_merged: bool
     restore: Callable[[], None]
     sha256: str
 
 
 @dataclass(frozen=True, eq=False)
 class MergeRecord:
-    """A record that undoes a merge; the model keeps it, hidden from Keras's saving."""
+    """A record that undoes a merge; the model keeps it, hidden from Keras's saving.
+
+    Args:
+        kernels: The merged kernels.
+        trained: Weights outside the adapters, with the adapter that each trains with.
+        others: Adapters that were not merged.
+    """
 
     kernels: list[KernelRecord]
     trained: list[tuple[keras.Variable, str]]
+    others: list[Adapter]
 
 
 def _restore_kernels(record: MergeRecord) -> None:
     for merged in record.kernels:
         merged.restore()
-        reattach(merged.layer, {merged.name: merged.adapter}, merged.name)
+        reattach(merged.layer, merged.adapters, merged.active)
+        mark_merged(merged.layer, merged.was_merged)
 
 
 def _undo_merge(model: keras.layers.Layer, record: MergeRecord) -> None:
     _restore_kernels(record)
     for merged in record.kernels:
-        activate(merged.layer, merged.name)
+        activate(merged.layer, *merged.active)
     for weight, owner in record.trained:
         weight.trained_with = owner
     sync_model(model)
@@ -58,7 +84,8 @@ def _undo_merge(model: keras.layers.Layer, record: MergeRecord) -> None:
 
 def _fold(site: Site, record: MergeRecord, quantized: str | None) -> None:
     layer = site.layer
-    name, adapter, merged = layer.active_adapter, layer.adapter(), layer.merged_kernel()
+    adapters = {name: adapters_of(layer)[name] for name in layer.active_adapters}
+    active, was_merged, merged = activation_of(layer), layer.is_merged, layer.merged_kernel()
     if holds_integers(layer) and quantized == "float":
         restore = make_float(layer, merged, float_policy(layer))
     else:
@@ -74,9 +101,11 @@ def _fold(site: Site, record: MergeRecord, quantized: str | None) -> None:
             _assign(weights, before)
             raise
         restore = partial(_assign, weights, before)
-    record.kernels.append(KernelRecord(layer, name, adapter, restore, ""))
+    record.kernels.append(KernelRecord(layer, adapters, active, was_merged, restore, ""))
     record.kernels[-1] = record.kernels[-1]._replace(sha256=_sha256(layer))
-    detach(layer, name)
+    for name in adapters:
+        detach(layer, name)
+    mark_merged(layer, True)
 
 
 def _weights_of_kernel(layer: keras.layers.Layer) -> list[keras.Variable]:

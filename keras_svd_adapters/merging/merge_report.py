@@ -113,7 +113,7 @@ def _ratio(change: np.ndarray, whole: np.ndarray) -> float:
 
 
 def _measure(site: Site, quantized: str | None) -> list[MergedKernel]:
-    delta = site.layer.adapter().delta(base_kernel_value(site.layer))
+    delta = site.layer.update(base_kernel_value(site.layer))
     rounded, dtype = _rounded(site, quantized)
     delta, rounded = (site.view.to_matrix(to_float_array(k)) for k in (delta, rounded))
     if not np.isfinite(rounded).all():

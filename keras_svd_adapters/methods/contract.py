@@ -117,7 +117,12 @@ class SVD(Protocol):
 
 
 class Base(Protocol):
-    """Interface of the frozen layer for its method."""
+    """Interface of the frozen layer for its method.
+
+    While several adapters with weights are active, `base(x, delta)`, `plus` and `shift` may return
+    zeros and note their arguments. If `apply` returns these zeros, the arguments are summed over
+    the adapters; else, `apply` runs again with the layer itself.
+    """
 
     @property
     def shape(self) -> tuple[int, int]:

@@ -11,7 +11,7 @@ import keras
 import numpy as np
 
 from keras_svd_adapters.adapters.adapter import Adapter
-from keras_svd_adapters.adapters.attachment import activate, attach, detach
+from keras_svd_adapters.adapters.attachment import activate, activation_of, attach, detach
 from keras_svd_adapters.adapters.carried import adapters_of
 from keras_svd_adapters.adapters.frozen_variables import is_frozen_variable
 from keras_svd_adapters.adapters.shared_arrays import SharedArrays
@@ -68,7 +68,7 @@ def attach_all(
 @contextmanager
 def detach_on_error(model: keras.layers.Layer, chosen: Chosen, name: str) -> Iterator[None]:
     """Context manager: if an error or interrupt stops the attaching, undo it completely."""
-    before = {id(site.layer): getattr(site.layer, "active_adapter", None) for site, _ in chosen}
+    before = {id(site.layer): activation_of(site.layer) for site, _ in chosen}
     weights = [(weight, is_frozen_variable(weight)) for _, _, weight in base_weights(model)]
     try:
         with restore_owners_on_error(with_models_around(model)):
@@ -78,7 +78,7 @@ def detach_on_error(model: keras.layers.Layer, chosen: Chosen, name: str) -> Ite
             if name in adapters_of(site.layer):
                 detach(site.layer, name)
             if adapters_of(site.layer):
-                activate(site.layer, before[id(site.layer)])
+                activate(site.layer, *before[id(site.layer)])
         if any(is_frozen_variable(weight) != was for weight, was in weights):
             sync_model(model) if adapted_sites(model) else restore_base_model(model)
         raise

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import difflib
+
 import keras
 
 from keras_svd_adapters.adapters.carried import adapters_of
@@ -9,8 +11,13 @@ from keras_svd_adapters.models.sites.search import adapted_sites, adapter_names
 from keras_svd_adapters.models.sites.site import Site
 
 
-def require_adapter(model: keras.layers.Layer, name: str | None = None) -> list[Site]:
-    """Return the sites with an adapter of this name; raise an error if there are none."""
+def require_adapter(
+    model: keras.layers.Layer, name: str | None = None, also_on_merged: bool = False
+) -> list[Site]:
+    """Return the sites with an adapter of this name; raise an error if there are none.
+
+    So does the name of an adapter whose kernels a merge has changed, unless `also_on_merged`.
+    """
     sites = adapted_sites(model, name)
     if not sites:
         names = sorted(adapter_names(adapted_sites(model)))
@@ -18,8 +25,16 @@ def require_adapter(model: keras.layers.Layer, name: str | None = None) -> list[
             merged = vars(model).get("merge_record") is not None
             first = "it was merged, and `unmerge` undoes that" if merged else "`enable` one first"
             raise ValueError(f"The model has no adapter: {first}. Received: {model!r}")
+        near = difflib.get_close_matches(str(name), names, n=1)
         known = f"It has {', '.join(map(repr, names))}."
-        raise ValueError(f"The model has no such adapter. {known} Received: name={name!r}")
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        raise ValueError(f"The model has no such adapter. {known}{hint} Received: name={name!r}")
+    if name is not None and not also_on_merged and any(s.layer.is_merged for s in sites):
+        raise ValueError(
+            "Another adapter is merged into the kernels of this one, which was trained on the "
+            "kernels without it: call `unmerge(model)` first, on the model that was merged. "
+            f"Received: name={name!r}"
+        )
     return sites
 
 

@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import keras
 import numpy as np
 
+from keras_svd_adapters.adapters.adapter import Adapter
 from keras_svd_adapters.adapters.carried import adapters_of
 from keras_svd_adapters.adapters.mode import Mode, in_mode
-from keras_svd_adapters.adapters.own_values import own_values
+from keras_svd_adapters.adapters.own_values import own_values, trained_with
 from keras_svd_adapters.adapters.own_values_layer import refuse_reads_outside
 from keras_svd_adapters.adapters.per_sample import (
     AdapterIds,
     Group,
+    Mixture,
     Names,
     PerSampleAdapters,
     groups_of,
 )
 from keras_svd_adapters.adapters.refusals import PerSampleError
+from keras_svd_adapters.adapters.weighted.sample_weights import SampleWeights, WeightedPerSample
 from keras_svd_adapters.kernels.quantized import holds_integers
+from keras_svd_adapters.models.sample_requests import SampleRequests
 from keras_svd_adapters.models.sites.search import adapted_sites
 from keras_svd_adapters.models.sites.site import Site
 from keras_svd_adapters.models.state.compiled_functions import KEPT, store_of
@@ -27,7 +32,7 @@ from keras_svd_adapters.models.state.weight_owners import place_mixins, weights_
 from keras_svd_adapters.runtime.keras_private.tracing import trace_shapes
 
 PRIMES = (11, 13)
-Groups = dict[int, list[Group]]
+Groups = dict[int, list[Group] | tuple[str, ...]]
 
 
 class PerSampleModel(keras.Model):
@@ -38,21 +43,22 @@ class PerSampleModel(keras.Model):
 
     Args:
         model: The adapted model.
-        names: Names of the adapters of a batch, `None` for the plain model.
+        asked: The adapters of a batch, or their weights.
         groups: The adapters of each adapted layer, by its identity.
     """
 
     is_internal = True
 
-    def __init__(self, model: keras.Model, names: Names, groups: Groups):
+    def __init__(self, model: keras.Model, asked: SampleRequests, groups: Groups):
         super().__init__(name="per_sample", dtype=model.dtype_policy, autocast=False)
         self.model = model
-        self.names = names
+        self.names = asked.names
+        self.kind = SampleWeights if asked.are_weights else AdapterIds
         self.jit_compile = model.jit_compile
         self.run_eagerly = model.run_eagerly
         self.groups = groups
         self.per_sample = {
-            id(site.layer): PerSampleAdapters(groups[id(site.layer)], _maps(site))
+            id(site.layer): _mixture(site, groups[id(site.layer)])
             for site in adapted_sites(model)
             if groups[id(site.layer)]
         }
@@ -69,22 +75,18 @@ class PerSampleModel(keras.Model):
         return self.model.variables
 
     def mode(self, ids: Any, probe_rows: int | None = None) -> Mode:
-        """Return the mode for a batch, given the `indices` of its adapters."""
-        return Mode(self.base, self.per_sample, AdapterIds(self.names, ids, probe_rows))
+        """Return the mode for a batch, given the rows of its `SampleRequests`."""
+        return Mode(self.base, self.per_sample, self.kind(self.names, ids, probe_rows))
 
     def call(self, data: Any) -> Any:
         with in_mode(self.mode(data["ids"])):
             return self.model(data["x"], training=False)
 
-    def predict_batch(self, x: Any, ids: list[str | None]) -> Any:
-        """Return the outputs of a batch, which may have more samples than `ids`, as NumPy."""
-        rows = keras.tree.flatten(x)[0].shape[0]
-        filled = ids + ids[-1:] * (rows - len(ids))
-        return self.predict_on_batch({"x": x, "ids": self.indices(filled)})
-
-    def indices(self, ids: list[str | None]) -> np.ndarray:
-        """Return the adapter of each sample as an index of `names`."""
-        return np.array([self.names.index(name) for name in ids], "int32")
+    def predict_batch(self, x: Any, asked: np.ndarray) -> Any:
+        """Return the outputs of a batch, which may have more samples than `asked`, as NumPy."""
+        more = keras.tree.flatten(x)[0].shape[0] - len(asked)
+        filled = np.concatenate([asked, np.repeat(asked[-1:], more, axis=0)])
+        return self.predict_on_batch({"x": x, "ids": filled})
 
     def probe(self, inputs: Any) -> None:
         """Raise an error if an adapted layer is called without the batch in front.
@@ -104,28 +106,58 @@ class PerSampleModel(keras.Model):
             pass
 
 
-def per_sample_model(model: keras.Model, ids: list[str | None], inputs: Any) -> PerSampleModel:
-    """Return a model for the adapters of these samples; it is reused until adapters change.
+def per_sample_model(model: keras.Model, asked: SampleRequests, inputs: Any) -> PerSampleModel:
+    """Return a model for the adapters of some samples; it is reused until adapters change.
 
     Args:
         model: The adapted model.
-        ids: The adapter of each sample.
+        asked: The adapters of the samples, or their weights.
         inputs: Inputs, symbolic or not, that show the shape of a sample.
     """
-    names = tuple(sorted(set(ids), key=lambda name: name or ""))
-    groups = {
-        id(site.layer): groups_of(adapters_of(site.layer), names) for site in adapted_sites(model)
+    if asked.are_weights:
+        _check_values_outside(model, asked.names)
+    group = names_of if asked.are_weights else groups_of
+    groups: Groups = {
+        id(site.layer): group(adapters_of(site.layer), asked.names) for site in adapted_sites(model)
     }
-    waiting = store_of(model).per_sample
-    key = (names, store_of(model).held, model.jit_compile, model.run_eagerly)
+    store = store_of(model)
+    waiting = store.per_sample
+    variables = [weights for *_, weights in store.active if weights is not None]
+    how = model.jit_compile, model.run_eagerly
+    key = (asked.names, asked.are_weights, store.held, tuple(dict.fromkeys(variables)), how)
     found = waiting.get(key)
     if found is None or found.groups != groups:
-        found = PerSampleModel(model, names, groups)
+        found = PerSampleModel(model, asked, groups)
         found.probe(inputs)
         waiting[key] = found
         while len(waiting) > KEPT:
             waiting.popitem(last=False)
     return found
+
+
+def names_of(adapters: Mapping[str, Adapter], names: Names) -> tuple[str, ...]:
+    """Return the names of a layer's adapters that are among these."""
+    return tuple(name for name in adapters if name in names)
+
+
+def _check_values_outside(model: keras.Model, names: Names) -> None:
+    """Raise an error if a weight has other values for one of these adapters than it holds."""
+    for weight in weights_of([model]):
+        owners = [name for name in own_values(weight) if name in names]
+        if owners not in ([], [trained_with(weight)]):
+            raise ValueError(
+                "A weight has the values of one adapter at a time, and weights of adapters add up "
+                "kernels alone: activate the adapter whose values the weight should have, and "
+                f"leave out the others that train it. Received: {owners}, which train "
+                f"`{weight.path}`"
+            )
+
+
+def _mixture(site: Site, group: Any) -> Mixture:
+    """Return how a layer computes, given the names of its adapters, or its groups of these."""
+    if isinstance(group, tuple):
+        return WeightedPerSample(group)
+    return PerSampleAdapters(group, _maps(site))
 
 
 def _maps(site: Site) -> bool:

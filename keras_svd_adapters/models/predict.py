@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
@@ -10,21 +10,22 @@ import numpy as np
 
 from keras_svd_adapters.adapters.mode import in_mode
 from keras_svd_adapters.models.batches import array_batches, dataset_batches, is_dataset
-from keras_svd_adapters.models.named_adapters import require_adapter, require_values
 from keras_svd_adapters.models.per_sample_model import per_sample_model
+from keras_svd_adapters.models.sample_requests import check_requests, sample_requests
 from keras_svd_adapters.models.state.locked_model import running
 
 
 def predict(
     model: keras.Model,
     x: Any,
-    adapter_ids: Sequence[str | None],
+    adapter_ids: Sequence[str | None] | None = None,
     batch_size: int = 32,
     verbose: int | str = 0,
     steps: int | None = None,
     callbacks: Any = None,
+    adapter_weights: Mapping[str, Any] | None = None,
 ) -> Any:
-    """Predict as `model.predict(x)`, with one adapter per sample.
+    """Predict as `model.predict(x)`, with one adapter, or other weights, per sample.
 
     A batch may hold samples of many adapters; the base model runs once per batch.
     Several threads may predict at the same time. If several adapters train a weight,
@@ -42,13 +43,18 @@ def predict(
         verbose: As in `model.predict`: 0 for silence, 1 for a progress bar.
         steps: Number of batches after which to stop; `None` for all.
         callbacks: As in `model.predict`.
+        adapter_weights: In place of `adapter_ids`, the weights of several adapters, as
+            in `set_adapter`: by name, one weight for each sample or one for all, such
+            as `{"short": [0.0, 0.4, 1.0], "digits": 1.0}`. Other weights trace nothing
+            again.
 
     Returns:
         The result of `model.predict`: NumPy arrays.
 
     Raises:
         ValueError: If a name is unknown, the numbers of samples differ, or an
-            adapted layer cannot distinguish samples.
+            adapted layer cannot distinguish samples. Also if `adapter_weights` names
+            adapters that train the same weight of the model.
 
     Example:
 
@@ -61,14 +67,15 @@ def predict(
     """
     if type(batch_size) is not int or batch_size < 1:
         raise ValueError(f"`batch_size` is a positive integer. Received: {batch_size!r}")
-    ids = _listed(adapter_ids)
     if is_dataset(x):
         batches, total = dataset_batches(x)
+        asked = sample_requests(adapter_ids, adapter_weights, None)
     else:
         batches, total, count = array_batches(x, batch_size)
-        _check_count(ids, count)
+        asked = sample_requests(adapter_ids, adapter_weights, count)
+        asked.check_count(count)
     with running(model, alone=True):
-        _check_names(model, ids)
+        check_requests(model, asked)
         mixed = None
         calls = keras.callbacks.CallbackList(
             callbacks,
@@ -85,24 +92,30 @@ def predict(
         for step, (batch, rows) in enumerate(batches):
             if step == steps or model.stop_predicting:
                 break
-            own = ids[done : done + rows]
+            own = asked.part(done, done + rows)
             done += rows
             if len(own) < rows:
-                _check_count(ids, done)
+                asked.check_count(done)
             if hasattr(model, "preprocess_samples"):
                 batch = model.preprocess_samples(batch)
-            mixed = mixed or per_sample_model(model, ids, batch)
+            mixed = mixed or per_sample_model(model, asked, batch)
             calls.on_predict_batch_begin(step)
             y = mixed.predict_batch(batch, own)
             found.append(keras.tree.map_structure(lambda part: part[:rows], y))  # noqa: B023
             calls.on_predict_batch_end(step, {"outputs": found[-1]})
         else:
-            _check_count(ids, done)
+            asked.check_count(done)
         calls.on_predict_end()
     return keras.tree.map_structure(lambda *parts: np.concatenate(parts), *found)
 
 
-def generate(model: keras.Model, inputs: Any, adapter_ids: Any, **how: Any) -> Any:
+def generate(
+    model: keras.Model,
+    inputs: Any,
+    adapter_ids: Any = None,
+    adapter_weights: Mapping[str, Any] | None = None,
+    **how: Any,
+) -> Any:
     """Generate as `model.generate(inputs)` of a KerasHub task, with one adapter per prompt.
 
     Args:
@@ -111,6 +124,8 @@ def generate(model: keras.Model, inputs: Any, adapter_ids: Any, **how: Any) -> A
             preprocessor for these.
         adapter_ids: For each prompt, the name of its adapter, or `None` for the
             plain model.
+        adapter_weights: In place of `adapter_ids`, weights of several adapters for
+            each prompt, as in `predict`.
         **how: Other arguments of `model.generate`, such as `max_length`.
 
     Returns:
@@ -125,39 +140,15 @@ def generate(model: keras.Model, inputs: Any, adapter_ids: Any, **how: Any) -> A
             f"Received: {type(model).__name__} {model.name!r}"
         )
     if isinstance(inputs, str):
-        adapter_ids = [adapter_ids] if isinstance(adapter_ids, str | None) else adapter_ids
+        if adapter_weights is None and isinstance(adapter_ids, str | None):
+            adapter_ids = [adapter_ids]
         count = 1
     else:
         count = len(inputs if isinstance(inputs, list | tuple) else keras.tree.flatten(inputs)[0])
-    ids = _listed(adapter_ids)
-    _check_count(ids, count)
+    asked = sample_requests(adapter_ids, adapter_weights, count)
+    asked.check_count(count)
     with running(model):
-        _check_names(model, ids)
-        mixed = per_sample_model(model, ids, getattr(model, "input", None))
-        with in_mode(mixed.mode(keras.ops.convert_to_tensor(mixed.indices(ids)))):
+        check_requests(model, asked)
+        mixed = per_sample_model(model, asked, getattr(model, "input", None))
+        with in_mode(mixed.mode(keras.ops.convert_to_tensor(asked.rows))):
             return model.generate(inputs, **how)
-
-
-def _listed(adapter_ids: Any) -> list[str | None]:
-    if isinstance(adapter_ids, np.ndarray):
-        adapter_ids = adapter_ids.tolist()
-    if not isinstance(adapter_ids, Sequence) or isinstance(adapter_ids, str):
-        raise ValueError(
-            "`adapter_ids` has the name of an adapter for each sample, such as `['a', 'b', None]`. "
-            f"Received: adapter_ids={adapter_ids!r}"
-        )
-    return list(adapter_ids)
-
-
-def _check_count(ids: list[str | None], count: int) -> None:
-    if len(ids) != count or not count:
-        raise ValueError(
-            f"Each sample needs one adapter: there are {count} samples. Received: {len(ids)} "
-            "adapter_ids"
-        )
-
-
-def _check_names(model: keras.Model, ids: list[str | None]) -> None:
-    for name in set(ids) - {None}:
-        require_adapter(model, name)
-    require_values(model, "a mixed batch")

@@ -64,15 +64,15 @@ def sync_model(model: keras.layers.Layer, only_switched: bool = False) -> None:
     """Make the trained weights, the saving and the compiled functions agree with the adapters."""
     sites = adapted_sites(model)
     tie_arrays(sites)
-    active = {site.layer.active_adapter for site in sites} - {None}
+    trained = {name for site in sites for name in site.layer.trained_adapters}
     models = with_models_around(model)
     average_penalties(site for each in models for site in adapted_sites(each))
     if not only_switched:
         move_last(models)
     layers = (layer for each in models for layer in all_layers(each))
-    of_all = {layer.active_adapter for layer in layers if isinstance(layer, AdaptedLayer)}
-    restarted = hold_active(models, of_all - {None})
-    train = [weight for _, _, weight in base_weights(model) if trained_with(weight) in active]
+    adapted = [layer for layer in layers if isinstance(layer, AdaptedLayer)]
+    restarted = hold_active(models, {n for layer in adapted for n in layer.active_adapters})
+    train = [weight for _, _, weight in base_weights(model) if trained_with(weight) in trained]
     freeze_all_except(model, train)
     unfreeze(model, train)
     for layer in {layer for site in sites for layer in site.chain}:
@@ -92,7 +92,7 @@ def _tell_of_user_functions(sites: list[Site]) -> None:
     places: dict[str, str] = {}
     for site in sites:
         for place, name in vars(site.layer).pop("traced_by_user", {}).items():
-            if name != site.layer.active_adapter:
+            if name != " and ".join(site.layer.active_adapters):
                 places[place] = name
     for place, name in places.items():
         warn(

@@ -32,15 +32,15 @@ class Status(TableReport):
     Args:
         adapters: One row for each group of similar adapters: name, method,
             form, number of kernels, trained values, largest move from the
-            start, whether active.
+            start, whether active or its weight.
         trainable_parameters: Total number of values that train now.
         total_parameters: Number of values of the model without its adapters.
         trainable_weights: Paths of the weights that train now.
         layouts: How kernels and adapter arrays are sharded, if requested.
-        moves: For each adapted layer, the largest move of the active adapter from
-            its start.
-        distances: For each active adapter that starts away from the base model on
-            purpose, the norm of the kernel's update relative to the kernel.
+        moves: For each adapted layer, the largest move of the active adapters from
+            their start.
+        distances: For each kernel with an active adapter that starts away from the base model
+            on purpose, the norm of the kernel's update relative to the kernel.
     """
 
     adapters: tuple[tuple[str, ...], ...]
@@ -64,7 +64,7 @@ class Status(TableReport):
             + f"\n{AWAY}; its kernels differ from the base's by "
             f"{max(self.distances.values(), default=0):.2g} of their norm at the most"
             * bool(self.distances)
-            + f"\n{ADVICE}" * any(row[-1] == "yes" for row in self.adapters)
+            + f"\n{ADVICE}" * any(row[-1] != "no" for row in self.adapters)
         )
         return Table(head, self.adapters, notes)
 
@@ -114,23 +114,27 @@ def status(model: keras.layers.Layer, layouts: bool = False) -> Status:
         trainable_weights=tuple(weight.path for weight in trainable),
         layers=format_layer_tree(sites),
         layouts=_layouts(sites) if layouts else "",
-        moves={
-            site.path: move
-            for site in sites
-            if not np.isnan(move := moves.get((site.path, site.layer.active_adapter), np.nan))
-        },
+        moves={site.path: move for site in sites if not np.isnan(move := _largest(site, moves))},
         distances={
-            site.path: _distance(site, adapter)
+            site.path: _distance(site)
             for site in sites
-            for name, adapter in adapters_of(site.layer).items()
-            if name == site.layer.active_adapter and not adapter.method.starts_at_base
+            if any(
+                name in site.layer.active_adapters and not adapter.method.starts_at_base
+                for name, adapter in adapters_of(site.layer).items()
+            )
         },
     )
 
 
-def _distance(site: Site, adapter: Adapter) -> float:
+def _largest(site: Site, moves: dict[tuple[str, str], float]) -> float:
+    """Return the largest move of the active adapters of a layer, NaN if there is none."""
+    found = [moves[site.path, name] for name in site.layer.active_adapters]
+    return max((move for move in found if not np.isnan(move)), default=float("nan"))
+
+
+def _distance(site: Site) -> float:
     kernel = base_kernel_value(site.layer)
-    update, matrix = to_float_array(adapter.delta(kernel)), to_float_array(kernel)
+    update, matrix = to_float_array(site.layer.update(kernel)), to_float_array(kernel)
     return float(np.linalg.norm(update) / (np.linalg.norm(matrix) or 1.0))
 
 
@@ -145,11 +149,10 @@ def _layouts(sites: list[Site]) -> str:
 
 
 def _rows(sites: list[Site], moves: dict[tuple[str, str], float]) -> list[tuple[str, ...]]:
-    groups: dict[tuple[str, str, str, bool], list[tuple[Adapter, float]]] = {}
+    groups: dict[tuple[str, str, str, str], list[tuple[Adapter, float]]] = {}
     for site in sites:
         for name, adapter in adapters_of(site.layer).items():
-            active = site.layer.active_adapter == name
-            key = (name, str(adapter.method), adapter.form, active)
+            key = (name, str(adapter.method), adapter.form, _activity(site, name))
             groups.setdefault(key, []).append((adapter, moves[site.path, name]))
     return [
         (
@@ -159,10 +162,19 @@ def _rows(sites: list[Site], moves: dict[tuple[str, str], float]) -> list[tuple[
             str(len(adapters)),
             f"{_count(_trained(adapters)):,}",
             _shown(max(move for _, move in adapters)),
-            "yes" if active else "no",
+            active,
         )
         for (name, method, form, active), adapters in groups.items()
     ]
+
+
+def _activity(site: Site, name: str) -> str:
+    """Return whether an adapter is active on a layer, or its weight and whether it trains."""
+    if name not in site.layer.active_adapters:
+        return "no"
+    if (weights := site.layer.adapter_weights()) is None:
+        return "yes"
+    return f"{weights.on_host()[name]:.3g}" + ", trains" * (name in weights.trained)
 
 
 def _trained(adapters: list[tuple[Adapter, float]]) -> list[keras.Variable]:

@@ -141,7 +141,7 @@ def coefficients(
 
 def _active(model: keras.layers.Layer, targets: Targets, exclude: Targets) -> list[Site]:
     """Return the selected kernels whose adapter is active."""
-    sites = [site for site in require_adapter(model) if site.layer.active_adapter]
+    sites = [site for site in require_adapter(model) if site.layer.active_adapters]
     if targets is not None or exclude is not None:
         meant = {site.key for site in select_sites(model, targets, exclude)}
         sites = [site for site in sites if site.key in meant]
@@ -154,15 +154,15 @@ def _active(model: keras.layers.Layer, targets: Targets, exclude: Targets) -> li
 
 
 def _look(site: Site, found: Found) -> list[KernelCoefficients]:
-    change = site.view.to_matrix(
-        to_float_array(site.layer.adapter().delta(base_kernel_value(site.layer)))
-    )
+    change = site.view.to_matrix(to_float_array(site.layer.update(base_kernel_value(site.layer))))
     if not np.isfinite(change).all():
-        raise ValueError(
-            f"`{site.path}`: its adapter is not finite. Received: {site.layer.adapter().method}"
-        )
+        raise ValueError(f"`{site.path}`: its adapter is not finite. Received: {_methods(site)}")
     parts = zip(site.matrices(), found, site.view.split(change), strict=True)
     return [_coefficients(path, K, svd, part) for (path, _), (K, svd), part in parts]
+
+
+def _methods(site: Site) -> str:
+    return ", ".join(str(adapter.method) for adapter in site.layer.computing()[0].values())
 
 
 def _coefficients(

@@ -148,7 +148,7 @@ class AdapterHealth(TableReport, keras.callbacks.Callback):
             (site.key, name): to_float_array(variable)
             for site in adapted_sites(self.model)
             for adapter, holder in adapters_of(site.layer).items()
-            if adapter == site.layer.active_adapter
+            if adapter in site.layer.trained_adapters
             for name, variable in holder.trained.items()
         }
 

@@ -172,7 +172,7 @@ def _adapted(
         enable(model, method, verbose=verbose, **how)
         yield
     finally:
-        for name in {site.layer.active_adapter for site in adapted_sites(model)}:
+        for name in {n for site in adapted_sites(model) for n in site.layer.active_adapters}:
             delete_adapter(model, name)
         for weight, trained in trains:
             if weight.trainable != trained:  # `train` named a frozen weight

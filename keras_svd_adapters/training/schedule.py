@@ -113,11 +113,12 @@ class Schedule(keras.callbacks.Callback):
         """Raise `ValueError` before the first step if the schedule does not fit the model."""
 
     def adapters(self) -> list[ActiveAdapter]:
-        """Return the active adapter of each kernel; an assignment to its arrays takes effect."""
+        """Return the adapters that train; an assignment to their arrays takes effect."""
         return [
-            adapter_of(site, site.layer.active_adapter)
+            adapter_of(site, name)
             for site in adapted_sites(self.model)
-            if site.layer.active_adapter is not None
+            for name in adapters_of(site.layer)
+            if name in site.layer.trained_adapters
         ]
 
     def random(self, step: int) -> np.random.Generator:

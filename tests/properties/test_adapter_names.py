@@ -31,7 +31,7 @@ def test_any_word_is_a_name(name):
 
 
 @backend_free
-@pytest.mark.parametrize("name", [5, [None], ["default", 1], {"default": 1}])
+@pytest.mark.parametrize("name", [5, [None], ["default", 1], {1: 1.0}])
 def test_what_is_no_name(name):
     backbone, _ = models.bert()
     ksa.enable(backbone, ksa.SVF())

@@ -11,7 +11,7 @@ from typing import Any
 
 import keras
 
-from keras_svd_adapters.adapters.attachment import detach, reattach
+from keras_svd_adapters.adapters.attachment import activation_of, detach, reattach
 from keras_svd_adapters.adapters.carried import adapters_of
 from keras_svd_adapters.adapters.class_mixing import without_mixin
 from keras_svd_adapters.files.presets.loading import load_adapters
@@ -61,7 +61,7 @@ def keep_adapters_in_presets(cls: Any) -> None:
 def plain(model: Any) -> Iterator[None]:
     """Context manager: a model and its parts have no adapters and have their own classes."""
     carried = [
-        (site.layer, adapters_of(site.layer), site.layer.active_adapter)
+        (site.layer, adapters_of(site.layer), activation_of(site.layer))
         for site in adapted_sites(model)
     ]
     with ExitStack() as stack:

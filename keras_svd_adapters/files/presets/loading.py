@@ -19,6 +19,7 @@ from keras_svd_adapters.models.assignment import check_name
 from keras_svd_adapters.models.refresh import sync_model, train_and_sync
 from keras_svd_adapters.models.sites.search import adapted_sites
 from keras_svd_adapters.models.state.trained_weights import base_weights
+from keras_svd_adapters.models.state.weighted_sets import restore_weights
 from keras_svd_adapters.runtime.host_values import to_host_exact
 from keras_svd_adapters.runtime.warnings import warn
 
@@ -32,7 +33,7 @@ def load_adapters(model: Any, preset: Any, strict: bool = True) -> None:
         strict: As in `load_adapter`.
     """
     find = _finder(preset)
-    index, held = _read_index(find(INDEX), preset)
+    index, held, weights = _read_index(find(INDEX), preset)
     holders = {
         name: holder
         for name, told in index.items()
@@ -54,10 +55,14 @@ def load_adapters(model: Any, preset: Any, strict: bool = True) -> None:
     switched = {}
     for name, holder in holders.items():
         for site in adapted_sites(holder, name):
-            is_active, was = site.key in index[name]["active"], site.layer.active_adapter == name
+            is_active, was = site.key in index[name]["active"], name in site.layer.active_adapters
             if is_active != was:
                 activate(site.layer, name if is_active else None)
                 switched[id(holder)] = holder
+    for kind, holder in sorted(kinds.items(), key=lambda each: each[1] is model):
+        restore_weights(holder, weights.get(kind, []))
+        if weights.get(kind):
+            switched[id(holder)] = holder
     for holder in switched.values():
         sync_model(holder)
     for weight, name, value in plain:
@@ -88,10 +93,15 @@ def _find_holder(model: Any, kind: str, name: str, preset: Any) -> Any:
     return None
 
 
-def _read_index(path: str | None, preset: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return the adapters in the index of a preset by name, and what weights held, by class."""
+def _read_index(
+    path: str | None, preset: Any
+) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+    """Return the index of a preset: adapters, what weights held, and weights of adapters.
+
+    The adapters are by name, the others by class of the model that has the adapters.
+    """
     if path is None:
-        return {}, {}
+        return {}, {}, {}
     try:
         index = json.loads(Path(path).read_text())
         if (version := index["format_version"]) != FORMAT_VERSION:
@@ -106,6 +116,9 @@ def _read_index(path: str | None, preset: Any) -> tuple[dict[str, Any], dict[str
         held = index.get("held", {})
         for of_kind in held.values():
             dict(of_kind)
+        weights = index.get("weights", {})
+        for group in (group for groups in weights.values() for group in groups):
+            dict(group["weights"]), list(group["train"]), list(group["sites"])
     except AdapterFileError:
         raise
     except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -113,7 +126,7 @@ def _read_index(path: str | None, preset: Any) -> tuple[dict[str, Any], dict[str
             f"`{INDEX}` of the preset is not well formed: {error}. Save the model again with "
             f"`save_to_preset`, or remove the file. Received: {str(preset)!r}"
         ) from None
-    return dict(adapters), held
+    return dict(adapters), held, weights
 
 
 def _require(path: str | None, name: str, preset: Any) -> str:

@@ -17,10 +17,11 @@ import keras
 from keras_svd_adapters.adapters.frozen_variables import is_frozen_variable
 from keras_svd_adapters.adapters.own_values import owners_of
 from keras_svd_adapters.files.save import save_adapter
-from keras_svd_adapters.models.named_adapters import require_values
+from keras_svd_adapters.models.named_adapters import require_adapter, require_values
 from keras_svd_adapters.models.sites.search import adapted_sites, adapter_names
 from keras_svd_adapters.models.state.model_config import describe_holders
 from keras_svd_adapters.models.state.trained_weights import base_weights
+from keras_svd_adapters.models.state.weighted_sets import describe_weights
 from keras_svd_adapters.runtime.keras_private.layers import all_layers
 
 INDEX, FOLDER, FORMAT_VERSION = "adapters.json", "adapters", 1
@@ -34,13 +35,17 @@ def adapters_beside(model: Any, folder: Path, include_basis: bool = False) -> It
     was interrupted.
     """
     require_values(model, f"to save the preset {str(folder)!r}")
+    names = adapter_names(adapted_sites(model))
+    for name in names:
+        require_adapter(model, name)
     forget_adapters(folder)
-    holders = {name: _holder(model, name) for name in adapter_names(adapted_sites(model))}
+    holders = {name: _holder(model, name) for name in names}
     if holders:
         index = {name: _describe(*holder, name) for name, holder in holders.items()}
         (folder / FOLDER).mkdir(parents=True, exist_ok=True)
         held = {kind: describe_holders(holder) for holder, kind in holders.values()}
         told = {"format_version": FORMAT_VERSION, "adapters": index, "held": held}
+        told["weights"] = {kind: describe_weights(holder) for holder, kind in holders.values()}
         (folder / INDEX).write_text(json.dumps(told, indent=4))
     yield
     for name, (holder, _) in holders.items():
@@ -57,7 +62,7 @@ def forget_adapters(folder: Path) -> None:
 
 def _describe(holder: keras.layers.Layer, kind: str, name: str) -> dict[str, Any]:
     sites = adapted_sites(holder, name)
-    return {"of": kind, "active": [s.key for s in sites if s.layer.active_adapter == name]}
+    return {"of": kind, "active": [s.key for s in sites if name in s.layer.active_adapters]}
 
 
 def _holder(model: Any, name: str) -> tuple[keras.layers.Layer, str]:

@@ -10,7 +10,11 @@ from keras_svd_adapters.adapters.carried import adapters_of
 from keras_svd_adapters.merging.approximation import Approximation
 from keras_svd_adapters.merging.combining.combine_request import CombineRequest
 from keras_svd_adapters.merging.combining.kernel_combination import KernelCombination
-from keras_svd_adapters.merging.new_adapters import attach_and_report, check_name_is_free
+from keras_svd_adapters.merging.new_adapters import (
+    NewAdapter,
+    attach_and_report,
+    check_name_is_free,
+)
 from keras_svd_adapters.models.named_adapters import require_adapter, require_values
 from keras_svd_adapters.models.sites.search import adapted_sites
 from keras_svd_adapters.models.state.changes import changes_model
@@ -77,11 +81,17 @@ def combine(
     0.0
     """
     recipe = CombineRequest(weights, how, rank, energy, density, seed)
-    for name in weights:
+    new = new_adapters(model, recipe, into)
+    return attach_and_report(model, new, into, recipe.description)
+
+
+def new_adapters(model: keras.layers.Layer, recipe: CombineRequest, into: str) -> list[NewAdapter]:
+    """Return the adapters that `combine` attaches; raise an error if they cannot be combined."""
+    for name in recipe.weights:
         require_adapter(model, name)
     check_name_is_free(model, into)
-    require_values(model, f"combine({dict(weights)})")
-    sites = [s for s in adapted_sites(model) if weights.keys() & adapters_of(s.layer).keys()]
+    require_values(model, f"combine({dict(recipe.weights)})")
+    sites = [s for s in adapted_sites(model) if recipe.weights.keys() & adapters_of(s.layer).keys()]
     new = [KernelCombination(site, place, recipe).new_adapter() for place, site in enumerate(sites)]
     recipe.check_used(not all(each.method.linear for each in new))
-    return attach_and_report(model, new, into, recipe.description)
+    return new

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from numbers import Integral, Real
-from sys import float_info
+from numbers import Integral
 from typing import Any
 
 import numpy as np
 
 from keras_svd_adapters.kernels.low_rank_factors import check_size, is_share
 from keras_svd_adapters.merging.combining.blending import Blend, dare, ties, weighted_sum
+from keras_svd_adapters.models.weights_request import is_weight
 
 DENSITY, SEED = 0.2, 0
 EXACT = ("exact", "linear", "cat")
@@ -79,17 +79,12 @@ class CombineRequest:
 
 
 def _check_weights(weights: Mapping[str, float]) -> None:
-    numbers = isinstance(weights, Mapping) and all(map(_is_finite, weights.values()))
+    numbers = isinstance(weights, Mapping) and all(map(is_weight, weights.values()))
     if not numbers or not weights:
         raise ValueError(
             "`weights` gives each adapter a finite weight, such as `{'a': 0.7, 'b': 0.3}`. "
             f"Received: weights={weights!r}"
         )
-
-
-def _is_finite(weight: Any) -> bool:
-    is_number = isinstance(weight, Real) and not isinstance(weight, bool)
-    return is_number and bool(abs(weight) <= float_info.max)
 
 
 def _check_density(density: float | None) -> None:

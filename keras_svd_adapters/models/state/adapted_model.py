@@ -34,6 +34,7 @@ from keras_svd_adapters.models.state.model_config import (
     restore_adapters,
     restore_freezing,
 )
+from keras_svd_adapters.models.state.weighted_sets import describe_weights, restore_weights
 from keras_svd_adapters.runtime.model_lock import model_lock
 
 PACKAGE = "keras_svd_adapters"
@@ -62,6 +63,7 @@ class AdaptedModel:
             "adapters": describe_adapters(self),
             "shared": describe_shared(self),
             "holders": describe_holders(self),
+            "weights": describe_weights(self),
             "freezing": describe_freezing(self),
         }
 
@@ -74,6 +76,7 @@ class AdaptedModel:
             raise
         told = config["adapters"], config["shared"], config.get("holders", {})
         restore_adapters(model, *told)
+        restore_weights(model, config.get("weights", []))
         for root in models_of(adapted_sites(model)):
             mark_adapted(root)
         restore_freezing(model, config["freezing"])

@@ -129,7 +129,7 @@ def share_one_set(sites: Iterable[Site], shared: Shared) -> None:
 def tie_arrays(sites: Iterable[Site]) -> None:
     """Make the kernels of each adapter read the same tied arrays, if these have equal shapes.
 
-    The arrays train if the adapter is active on one of these kernels.
+    The arrays train if the adapter trains on one of these kernels.
     """
     sites, first = list(sites), dict[Any, TiedArrays]()
     for site in sites:
@@ -141,8 +141,8 @@ def tie_arrays(sites: Iterable[Site]) -> None:
                     detach_child(adapter, "tied")
                     attach_child(adapter, "tied", one)
     for site in sites:
-        active = adapters_of(site.layer).get(site.layer.active_adapter or "")
-        for variable in active.tied.arrays.values() if active and active.tied else ():
+        trained = [adapters_of(site.layer)[name].tied for name in site.layer.trained_adapters]
+        for variable in (v for tied in trained if tied for v in tied.arrays.values()):
             restore_variable(variable)
             variable.trainable = True
 

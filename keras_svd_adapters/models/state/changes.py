@@ -13,6 +13,7 @@ import keras
 
 from keras_svd_adapters.adapters.own_values import stored_values_in, trained_with
 from keras_svd_adapters.models.sites.search import adapted_sites
+from keras_svd_adapters.models.sites.site import Site
 from keras_svd_adapters.models.state.adapted_model import AdaptedModel
 from keras_svd_adapters.models.state.compiled_functions import SLOTS, store_of
 from keras_svd_adapters.models.state.optimizer_state import fresh_optimizer, renewed_optimizer
@@ -89,11 +90,16 @@ def update_functions(
             store.forget()
         if isinstance(around, AdaptedModel):
             sites = adapted_sites(around)
-            store.active = tuple((site.key, site.layer.active_adapter) for site in sites)
+            store.active = tuple(map(_active_on, sites))
             store.held = tuple(trained_with(own.weight) for own in stored_values_in(around))
             store.layers = frozenset(id(site.layer) for site in sites)
         else:
             _make_ordinary(around)
+
+
+def _active_on(site: Site) -> tuple[Any, ...]:
+    layer = site.layer
+    return site.key, layer.active_adapters, layer.trained_adapters, layer.adapter_weights()
 
 
 def _make_ordinary(model: keras.Model) -> None:

@@ -39,7 +39,7 @@ class FunctionStore:
     """Compiled functions of one model.
 
     Args:
-        active: The active adapter of each adapted layer.
+        active: The active adapters of each adapted layer, which of them train, and their weights.
         held: The adapter whose values each weight holds, of weights that several adapters train.
         layers: Identities of the adapted layers.
         made: Names of the functions that Keras made since the last `compile`.
@@ -144,6 +144,13 @@ for _name in SLOTS:
 def check_trains(model: Any) -> None:
     """Raise an error if nothing in a model would train."""
     if model.built and not model.trainable_weights:
+        weights = [each for *_, each in store_of(model).active if each is not None]
+        if weights:
+            raise ValueError(
+                "The adapters with weights are frozen, so no value of the model trains: name those "
+                "that train, as in `set_adapter(model, {'a': 0.4, 'b': 1.0}, train='b')`. "
+                f"Received: a call of `fit` on {model.name!r} with {weights[0].on_host()}"
+            )
         raise ValueError(
             "No adapter is active, so no value of the model trains: activate one with "
             f"`set_adapter(model, name)`. Received: a call of `fit` on {model.name!r}"
@@ -196,7 +203,7 @@ def generate_step_with_ids(model: Any) -> Callable[..., Any]:
             return step(model, inputs, *args, **kwargs)
         inputs, mode = dict(inputs), current_mode()
         assert mode.ids is not None
-        ids = AdapterIds(mode.ids.names, inputs.pop(IDS))
+        ids = replace(mode.ids, ids=inputs.pop(IDS))
         with in_mode(replace(mode, ids=ids)):
             return step(model, inputs, *args, **kwargs)
 

@@ -18,7 +18,7 @@ def warn_without_schedule(model: Any, fit: Callable[..., Any], args: Any, kwargs
         adapter.method
         for site in adapted_sites(model)
         for name, adapter in adapters_of(site.layer).items()
-        if name == site.layer.active_adapter and adapter.method.schedule
+        if name in site.layer.trained_adapters and adapter.method.schedule
     }
     methods -= store_of(model).told
     if not methods:

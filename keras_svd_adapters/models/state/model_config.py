@@ -6,7 +6,7 @@ from typing import Any
 
 import keras
 
-from keras_svd_adapters.adapters.attachment import activate, attach
+from keras_svd_adapters.adapters.attachment import activate, activation_of, attach, mark_merged
 from keras_svd_adapters.adapters.carried import adapters_of
 from keras_svd_adapters.adapters.frozen_variables import is_frozen_variable
 from keras_svd_adapters.adapters.layers.quantized_logits import add_logit_gradient
@@ -72,8 +72,8 @@ def _describe(site: Site, name: str) -> dict[str, Any]:
         "method": adapter.method.name,
         "config": adapter.method.get_config(),
         "form": adapter.form,
-        "active": site.layer.active_adapter == name,
-    }
+        "active": name in site.layer.active_adapters,
+    } | ({"merged": True} if site.layer.is_merged else {})
 
 
 def describe_freezing(model: keras.layers.Layer) -> dict[str, Any]:
@@ -157,9 +157,10 @@ def _restore(site: Site, name: str, told: dict[str, Any], arrays: Shared) -> Non
     if name in adapters_of(site.layer):
         return
     method = Method.registry[told["method"]].from_config(told["config"])
-    before = getattr(site.layer, "active_adapter", None)
+    before = activation_of(site.layer)
     shared = arrays.get(method.name)
     adapter = site.new_adapter(method, told["form"], name, shared=shared)
     attach(site.layer, name, adapter)
+    mark_merged(site.layer, told.get("merged", False))
     if not told["active"]:
-        activate(site.layer, before)
+        activate(site.layer, *before)

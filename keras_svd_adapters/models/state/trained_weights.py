@@ -89,7 +89,7 @@ def check_weights(
     }
     taken = {id(site.layer) for site in sites}
     staying = [site.layer for site in adapted_sites(model) if id(site.layer) not in taken]
-    others = {layer.active_adapter for layer in staying} - {None, name}
+    others = {other for layer in staying for other in layer.active_adapters} - {name}
     for weight in chosen:
         if id(weight) in kernels:
             raise ValueError(

@@ -104,8 +104,10 @@ def hold_active(models: Models, active: set[str | None]) -> list[keras.Variable]
     for weight, names in wanted:
         if len(names) > 1:
             raise ValueError(
-                "A weight has the values of one adapter at a time. Received: "
-                f"{names}, all active, and each trains `{weight.path}`"
+                "A weight has the values of one adapter at a time: adapters that train the same "
+                "weight are not active together. Activate one of them, or `enable` them again "
+                f"without it in `train`. Received: {names}, all active, and each trains "
+                f"`{weight.path}`"
             )
     changed = [(weight, names[0]) for weight, names in wanted if names]
     changed = [(weight, name) for weight, name in changed if trained_with(weight) != name]

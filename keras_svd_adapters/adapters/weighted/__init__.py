@@ -1,0 +1,1 @@
+"""Several adapters of a layer at once, each with a weight."""
