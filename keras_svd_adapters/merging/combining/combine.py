@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import keras
 
@@ -30,6 +31,7 @@ def combine(
     energy: float | None = None,
     density: float | None = None,
     seed: int | None = None,
+    observed: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> Approximation:
     """Add an adapter that combines several others, each with a weight.
 
@@ -50,19 +52,25 @@ def combine(
             ranks. `"svd"` sums any methods, as the nearest LoRA. `"ties"` and
             `"dare"` keep a part of each update before they sum. They blend the
             trained values if `"linear"` applies. Otherwise they blend the kernel
-            updates and return the nearest LoRA.
-        rank: Rank of the nearest LoRA of `"svd"`, `"ties"` and `"dare"`. `None`
+            updates and return the nearest LoRA. `"regmean"` and `"fisher"` make a mean by
+            what data says of each adapter (`observed`), as the nearest LoRA: RegMean keeps
+            the outputs of each adapter on its own inputs, Fisher merging the entries that
+            matter for its loss.
+        rank: Rank of the nearest LoRA, of every `how` that makes one. `None`
             without `energy` selects the largest rank of the adapters.
         energy: Share of the sum of squares that the nearest LoRA must hold;
             instead of `rank`.
         density: Share of the entries that `"ties"` and `"dare"` keep; 0.2 if
             `None`.
         seed: Random seed of the entries that `"dare"` keeps; 0 if `None`.
+        observed: For each adapter, what `observe` found on its data while it was
+            active: the `"inputs"` for `"regmean"`, the `"squared_gradients"` for `"fisher"`.
 
     Returns:
         An `Approximation` with the error of each kernel's update, relative to
-        the weighted sum; print it. For `"ties"` and `"dare"`, it has the error
-        of the nearest LoRA relative to the blend, which is not the weighted sum.
+        the weighted sum; print it. For `"ties"`, `"dare"`, `"regmean"` and
+        `"fisher"`, it has the error of the nearest LoRA relative to the blend, which is not
+        the weighted sum.
         The error is 0 if trained values are blended.
 
     Raises:
@@ -80,7 +88,7 @@ def combine(
     >>> ksa.combine(model, {"a": 0.7, "b": 0.3}, into="both").error
     0.0
     """
-    recipe = CombineRequest(weights, how, rank, energy, density, seed)
+    recipe = CombineRequest(weights, how, rank, energy, density, seed, observed)
     new = new_adapters(model, recipe, into)
     return attach_and_report(model, new, into, recipe.description)
 

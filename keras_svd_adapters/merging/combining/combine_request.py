@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from numbers import Integral
 from typing import Any
@@ -12,14 +12,22 @@ import numpy as np
 
 from keras_svd_adapters.kernels.low_rank_factors import check_size, is_share
 from keras_svd_adapters.merging.combining.blending import Blend, dare, ties, weighted_sum
+from keras_svd_adapters.merging.combining.observed_blending import OBSERVED
 from keras_svd_adapters.models.weights_request import is_weight
 
 DENSITY, SEED = 0.2, 0
 EXACT = ("exact", "linear", "cat")
 PARTIAL = ("ties", "dare")
-HOWS = (*EXACT, "svd", *PARTIAL)
-NEAREST = ("svd", *PARTIAL)
-USED_BY = {"rank": NEAREST, "energy": NEAREST, "density": PARTIAL, "seed": ("dare",)}
+OF_DATA = tuple(OBSERVED)
+HOWS = (*EXACT, "svd", *PARTIAL, *OF_DATA)
+NEAREST = ("svd", *PARTIAL, *OF_DATA)
+USED_BY = {
+    "rank": NEAREST,
+    "energy": NEAREST,
+    "density": PARTIAL,
+    "seed": ("dare",),
+    "observed": OF_DATA,
+}
 
 
 @dataclass(frozen=True)
@@ -32,6 +40,7 @@ class CombineRequest:
     energy: float | None
     density: float | None
     seed: int | None
+    observed: Mapping[str, Mapping[str, Any]] | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         _check_weights(self.weights)
@@ -42,6 +51,21 @@ class CombineRequest:
         check_size(self.rank, self.energy)
         _check_density(self.density)
         _check_seed(self.seed)
+        if self.how in OF_DATA:
+            self._check_observed()
+
+    def _check_observed(self) -> None:
+        given = self.observed if isinstance(self.observed, Mapping) else {}
+        if missing := [name for name in self.weights if name not in given]:
+            raise ValueError(
+                f"`how={self.how!r}` needs what `observe` finds with each adapter, as in "
+                f"`observed={{'a': ..., 'b': ...}}`. Received: none of {', '.join(missing)}"
+            )
+        if not all(weight > 0 for weight in self.weights.values()):
+            raise ValueError(
+                f"`how={self.how!r}` makes a mean: its weights are positive. "
+                f"Received: weights={self.weights!r}"
+            )
 
     def _check_effect(self, argument: str, hows: tuple[str, ...]) -> None:
         value = getattr(self, argument)
@@ -75,7 +99,7 @@ class CombineRequest:
     def description(self) -> str:
         """The target update of the new adapter, in words."""
         partial = f"the blend of {self.how!r}, which is not the weighted sum,"
-        return partial if self.how in PARTIAL else "the weighted sum"
+        return partial if self.how in (*PARTIAL, *OF_DATA) else "the weighted sum"
 
 
 def _check_weights(weights: Mapping[str, float]) -> None:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from itertools import repeat
 
 import numpy as np
 
 from keras_svd_adapters.adapters.adapter import Adapter
 from keras_svd_adapters.adapters.carried import adapters_of
 from keras_svd_adapters.kernels.low_rank_factors import Factors, concatenate, truncate
-from keras_svd_adapters.merging.combining.combine_request import PARTIAL, CombineRequest
+from keras_svd_adapters.merging.combining.blending import Blend
+from keras_svd_adapters.merging.combining.combine_request import OF_DATA, PARTIAL, CombineRequest
+from keras_svd_adapters.merging.combining.observed_blending import observed_blends
 from keras_svd_adapters.merging.combining.shared_basis import SharedBasis, shared_basis_of
 from keras_svd_adapters.merging.kernel_updates import exact_factors, kernel_updates
 from keras_svd_adapters.merging.new_adapters import NewAdapter, lora_of
@@ -50,7 +53,7 @@ class KernelCombination:
 
     def _coordinates(self) -> SharedBasis | None:
         """Return the shared basis, or `None`; raise if trained values must add but cannot."""
-        if self.recipe.how in ("cat", "svd"):
+        if self.recipe.how in ("cat", "svd", *OF_DATA):
             return None
         try:
             return shared_basis_of(self._adapters, self.site.path)
@@ -67,9 +70,15 @@ class KernelCombination:
         """Return the blend of the updates of each matrix of the kernel."""
         names = list(self._adapters)
         weights = [self.recipe.weights[name] for name in names]
-        blend = self.recipe.blend(self.place)
         changes = zip(*(kernel_updates(self.site, name) for name in names), strict=True)
-        return [self._finite(blend(each, weights)) for each in changes]
+        blends = self._blends(names)
+        return [self._finite(blend(c, weights)) for blend, c in zip(blends, changes, strict=False)]
+
+    def _blends(self, names: list[str]) -> Iterable[Blend]:
+        """Return the function that blends the updates of each matrix."""
+        if self.recipe.observed is None:
+            return repeat(self.recipe.blend(self.place))
+        return observed_blends(self.recipe.how, self.recipe.observed, names, self.site)
 
     def _finite(self, change: np.ndarray) -> np.ndarray:
         if not np.abs(change).max() <= LARGEST:

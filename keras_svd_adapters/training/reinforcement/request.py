@@ -19,7 +19,7 @@ def check_task(task: Any) -> None:
             "Rewards need generated text: pass a KerasHub `CausalLM`, such as a `GemmaCausalLM`; "
             f"its backbone cannot generate. Received: {task!r}"
         )
-    if not any(site.layer.active_adapter for site in require_adapter(task)):
+    if not any(site.layer.active_adapters for site in require_adapter(task)):
         raise ValueError(
             "No adapter is active: `set_adapter(task, name)` activates one. Received: "
             f"{task.name!r}"
