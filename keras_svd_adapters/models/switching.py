@@ -64,7 +64,7 @@ def set_adapter(
     adapters, each times its weight. An adapter adds nothing to kernels that it does not have.
     The weights are variables: another call with the same names changes the numbers alone, and
     nothing is traced again. A weight of 0 switches an adapter off, and 1 takes it as it is,
-    bit for bit. All adapters with weights are frozen, unless `train` names them.
+    bit for bit (in bfloat16, from 256 tokens on, up to the last bit). All adapters with weights are frozen, unless `train` names them.
 
     Weights of the model that several adapters train (`enable(..., train=)`) get the values of the
     active one. `predict` and `generate` are traced once for each adapter or set of adapters, and
