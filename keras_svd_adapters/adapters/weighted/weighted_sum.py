@@ -7,8 +7,8 @@ change of the kernel. These are summed first, and the layer then computes once, 
 Of any other method, such as DoRA, the sum has the difference of its output from `x K`.
 
 If one weight is 1 and the others are 0, the result has the bits of that adapter alone; if all are
-0, those of the frozen layer. Sums that are rounded once may differ in the last bit: in bfloat16, with
-many rows.
+0, those of the frozen layer. In bfloat16 with many rows, where the layer rounds a sum once, the
+last bit may differ.
 """
 
 from __future__ import annotations
