@@ -50,10 +50,17 @@ def attach_inactive(layer: keras.layers.Layer, name: str, adapter: Adapter) -> N
 
 
 def reattach(layer: keras.layers.Layer, adapters: dict[str, Adapter], active: Activation) -> None:
-    """Undo `detach` of some adapters of a layer; every variable stays trainable or frozen."""
-    for name, adapter in adapters.items():
-        if name not in adapters_of(layer):
-            attach_inactive(layer, name, adapter)
+    """Undo `detach` of some adapters of a layer; every variable stays trainable or frozen.
+
+    The adapters, and with them the variables, then have the order of the dictionary.
+    """
+    there = adapters_of(layer)
+    for name in there:
+        detach_child(layer, PREFIX + name)
+    if there:
+        _remember(layer, "carried_adapters", ())
+    for name, adapter in {**adapters, **there}.items():
+        attach_inactive(layer, name, adapter)
     _set_active(layer, active)
 
 

@@ -23,7 +23,7 @@ from keras_svd_adapters.models.named_adapters import require_adapter
 from keras_svd_adapters.models.refresh import restore_base_model, sync_model
 from keras_svd_adapters.models.sites.search import adapted_sites, adapter_names
 from keras_svd_adapters.models.state.changes import changes_model
-from keras_svd_adapters.models.state.weight_owners import weights_of
+from keras_svd_adapters.models.state.weight_owners import move_last, weights_of
 from keras_svd_adapters.runtime.host_values import to_float_array
 from keras_svd_adapters.runtime.live_models import with_models_around
 
@@ -108,6 +108,7 @@ def merge(
             _check_tolerance(report, tolerance)
     except BaseException:
         _restore_kernels(record)
+        move_last(with_models_around(model))
         raise
     try:
         staying = adapter_names(adapted_sites(model))

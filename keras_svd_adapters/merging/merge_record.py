@@ -36,7 +36,8 @@ class KernelRecord(NamedTuple):
 
     Args:
         layer: The layer of the kernel.
-        adapters: The adapters that were merged, by name.
+        adapters: The adapters of the layer, in their order.
+        merged: Names of the adapters that were merged.
         active: The active adapters before the merge.
         was_merged: Whether an earlier merge had changed the kernel.
         restore: Function that restores the kernel.
@@ -45,6 +46,7 @@ class KernelRecord(NamedTuple):
 
     layer: keras.layers.Layer
     adapters: dict[str, Adapter]
+    merged: tuple[str, ...]
     active: Activation
     was_merged: bool
     restore: Callable[[], None]
@@ -67,10 +69,12 @@ class MergeRecord:
 
 
 def _restore_kernels(record: MergeRecord) -> None:
-    for merged in record.kernels:
-        merged.restore()
-        reattach(merged.layer, merged.adapters, merged.active)
-        mark_merged(merged.layer, merged.was_merged)
+    for kernel in record.kernels:
+        kernel.restore()
+        names = {*kernel.merged, *adapters_of(kernel.layer)}  # others may be deleted by now
+        adapters = {name: each for name, each in kernel.adapters.items() if name in names}
+        reattach(kernel.layer, adapters, kernel.active)
+        mark_merged(kernel.layer, kernel.was_merged)
 
 
 def _undo_merge(model: keras.layers.Layer, record: MergeRecord) -> None:
@@ -84,8 +88,8 @@ def _undo_merge(model: keras.layers.Layer, record: MergeRecord) -> None:
 
 def _fold(site: Site, record: MergeRecord, quantized: str | None) -> None:
     layer = site.layer
-    adapters = {name: adapters_of(layer)[name] for name in layer.active_adapters}
-    active, was_merged, merged = activation_of(layer), layer.is_merged, layer.merged_kernel()
+    adapters, names, active = adapters_of(layer), layer.active_adapters, activation_of(layer)
+    was_merged, merged = layer.is_merged, layer.merged_kernel()
     if holds_integers(layer) and quantized == "float":
         restore = make_float(layer, merged, float_policy(layer))
     else:
@@ -101,9 +105,9 @@ def _fold(site: Site, record: MergeRecord, quantized: str | None) -> None:
             _assign(weights, before)
             raise
         restore = partial(_assign, weights, before)
-    record.kernels.append(KernelRecord(layer, adapters, active, was_merged, restore, ""))
+    record.kernels.append(KernelRecord(layer, adapters, names, active, was_merged, restore, ""))
     record.kernels[-1] = record.kernels[-1]._replace(sha256=_sha256(layer))
-    for name in adapters:
+    for name in names:
         detach(layer, name)
     mark_merged(layer, True)
 

@@ -11,7 +11,7 @@ import numpy as np
 from keras_svd_adapters.adapters.adapter import Adapter
 from keras_svd_adapters.adapters.carried import adapters_of
 from keras_svd_adapters.adapters.mode import Mode, in_mode
-from keras_svd_adapters.adapters.own_values import own_values, trained_with
+from keras_svd_adapters.adapters.own_values import own_values
 from keras_svd_adapters.adapters.own_values_layer import refuse_reads_outside
 from keras_svd_adapters.adapters.per_sample import (
     AdapterIds,
@@ -114,8 +114,6 @@ def per_sample_model(model: keras.Model, asked: SampleRequests, inputs: Any) -> 
         asked: The adapters of the samples, or their weights.
         inputs: Inputs, symbolic or not, that show the shape of a sample.
     """
-    if asked.are_weights:
-        _check_values_outside(model, asked.names)
     group = names_of if asked.are_weights else groups_of
     groups: Groups = {
         id(site.layer): group(adapters_of(site.layer), asked.names) for site in adapted_sites(model)
@@ -138,19 +136,6 @@ def per_sample_model(model: keras.Model, asked: SampleRequests, inputs: Any) -> 
 def names_of(adapters: Mapping[str, Adapter], names: Names) -> tuple[str, ...]:
     """Return the names of a layer's adapters that are among these."""
     return tuple(name for name in adapters if name in names)
-
-
-def _check_values_outside(model: keras.Model, names: Names) -> None:
-    """Raise an error if a weight has other values for one of these adapters than it holds."""
-    for weight in weights_of([model]):
-        owners = [name for name in own_values(weight) if name in names]
-        if owners not in ([], [trained_with(weight)]):
-            raise ValueError(
-                "A weight has the values of one adapter at a time, and weights of adapters add up "
-                "kernels alone: activate the adapter whose values the weight should have, and "
-                f"leave out the others that train it. Received: {owners}, which train "
-                f"`{weight.path}`"
-            )
 
 
 def _mixture(site: Site, group: Any) -> Mixture:

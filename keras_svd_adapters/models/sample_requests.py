@@ -9,8 +9,10 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_svd_adapters.adapters.own_values import own_values, trained_with
 from keras_svd_adapters.adapters.per_sample import Names
 from keras_svd_adapters.models.named_adapters import require_adapter, require_values
+from keras_svd_adapters.models.state.weight_owners import weights_of
 from keras_svd_adapters.models.weights_request import check_names, is_weight
 
 
@@ -116,6 +118,20 @@ def check_requests(model: keras.Model, asked: SampleRequests) -> None:
     """Raise an error if a model cannot do what is asked."""
     if asked.are_weights:
         check_names(model, dict.fromkeys(asked.names))
+        _check_values_outside(model, asked.names)
     for name in set(asked.names) - {None}:
         require_adapter(model, name)
     require_values(model, "a mixed batch")
+
+
+def _check_values_outside(model: keras.Model, names: Names) -> None:
+    """Raise an error if a weight has other values for one of these adapters than it holds."""
+    for weight in weights_of([model]):
+        owners = [name for name in own_values(weight) if name in names]
+        if owners not in ([], [trained_with(weight)]):
+            raise ValueError(
+                "A weight has the values of one adapter at a time, and weights of adapters add up "
+                "kernels alone: activate the adapter whose values the weight should have, and "
+                f"leave out the others that train it. Received: {owners}, which train "
+                f"`{weight.path}`"
+            )

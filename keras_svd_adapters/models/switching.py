@@ -63,8 +63,9 @@ def set_adapter(
     With weights, as in `{"short": 0.4, "digits": 1.0}`, each kernel adds up the changes of these
     adapters, each times its weight. An adapter adds nothing to kernels that it does not have.
     The weights are variables: another call with the same names changes the numbers alone, and
-    nothing is traced again. A weight of 0 switches an adapter off, and 1 takes it as it is,
-    bit for bit. All adapters with weights are frozen, unless `train` names them.
+    nothing is traced again. A weight of 0 switches an adapter off, and 1 takes it as it is, bit
+    for bit; in bfloat16, from 256 tokens on, the last bit may differ. All adapters with weights
+    are frozen, unless `train` names them.
 
     Weights of the model that several adapters train (`enable(..., train=)`) get the values of the
     active one. `predict` and `generate` are traced once for each adapter or set of adapters, and

@@ -42,12 +42,13 @@ def exact(layer, x, weights):
     return y if layer.bias is None else y + numpy(layer.bias)
 
 
-def check(layer, x, dtype="float32"):
+def check(layer, x, dtype="float32", steps=0):
     alone = {name: outputs(layer, x, name) for name in ("a", "b", None)}
     assert all(np.any(alone[name] != alone[None]) for name in "ab")
     for name in alone:
         found = outputs(layer, x, {**OFF, **({name: 1.0} if name else {})})
-        np.testing.assert_array_equal(found, alone[name], err_msg=str(name))
+        step = steps * np.abs(found).max() / 128
+        np.testing.assert_allclose(found, alone[name], rtol=0, atol=step, err_msg=str(name))
     right = exact(layer, numpy(keras.ops.cast(x, layer.compute_dtype)), WEIGHTS)
     found = outputs(layer, x, WEIGHTS)
     assert np.abs(found - right).max() <= TOLERANCE[dtype] * 2 * np.abs(right).max()
@@ -77,7 +78,7 @@ def test_many_tokens(name, dtype):
     build, _ = dense(16, 16)
     for other in OTHERS[:2]:
         layer = with_two(METHODS[name].method, other, build, dtype)
-        check(layer, batch((300, 16)), dtype)
+        check(layer, batch((300, 16)), dtype, steps=dtype != "float32")
 
 
 PRODUCTS = {

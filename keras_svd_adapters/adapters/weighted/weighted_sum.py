@@ -7,7 +7,8 @@ change of the kernel. These are summed first, and the layer then computes once, 
 Of any other method, such as DoRA, the sum has the difference of its output from `x K`.
 
 If one weight is 1 and the others are 0, the result has the bits of that adapter alone; if all are
-0, those of the frozen layer.
+0, those of the frozen layer. In bfloat16 with many rows, where the layer rounds a sum once, the
+last bit may differ.
 """
 
 from __future__ import annotations
@@ -154,9 +155,12 @@ class WeightedSum:
     def _collected(self) -> Any:
         """Return `x K` with the sums of all that was collected."""
         x, base = self.x, self.base
-        if self.products and base.rounds_once and not (self.shifts or self.deltas):
-            h = ops.concatenate([h for h, _ in self.products], axis=-1)
-            return base.plus(x, h, ops.concatenate([B for _, B in self.products], axis=0))
+        if self.products and base.rounds_once and not self.deltas:
+            parts = list(self.products)
+            if self.shifts:
+                parts.append((sum_of(self.shifts), ops.stop_gradient(base.matrix())))
+            h = ops.concatenate([h for h, _ in parts], axis=-1)
+            return base.plus(x, h, ops.concatenate([B for _, B in parts], axis=0))
         y = base(x, sum_of(self.deltas)) if self.deltas or not self.shifts else None
         if self.shifts:
             shifted = base.shift(x, sum_of(self.shifts))
