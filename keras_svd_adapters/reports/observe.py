@@ -59,8 +59,8 @@ def observe(
         An `Observation`, a dictionary by the paths of the kernels; print it.
 
     Raises:
-        ValueError: If a pattern matches nothing, data is missing or does not suit, or a kernel has
-            no inputs or no active adapter that is asked for.
+        ValueError: If a pattern matches nothing, data is missing or does not suit, a kernel has
+            no inputs or no active adapter that is asked for, or adapters with weights are active.
 
     Example:
 
@@ -79,6 +79,13 @@ def observe(
         require_adapter(model)
     require_values(model, "observe")
     sites = _selected(model, targets, exclude)
+    for site in sites:
+        if adapters_of(site.layer) and site.layer.adapter_weights() is not None:
+            raise ValueError(
+                "Adapters with weights compute here, and a pass of data follows one adapter: type "
+                "`set_adapter(model, name)` first. Received: "
+                f"{', '.join(site.layer.active_adapters)} on `{site.path}`"
+            )
     observed = statistics_of(
         model, dict.fromkeys(wanted, sites), data, verbose, "data", with_adapters=True
     )
@@ -112,7 +119,7 @@ def _selected(model: keras.layers.Layer, targets: Targets, exclude: Targets) -> 
         active = [
             site
             for site in adapted_sites(model)
-            if site.layer.active_adapter and not site.is_vector
+            if site.layer.active_adapters and not site.is_vector
         ]
         targets = names_of(model, active, find_sites(model)) or None
     return select_sites(model, targets, exclude, tied=True)

@@ -98,3 +98,9 @@ def test_what_is_refused(model, changed, match):
     request = {"weights": {"a": 0.5, "b": 0.5}, "into": "both"} | changed
     with pytest.raises(ValueError, match=rf"(?s){match}.*Received: "):
         ksa.combine(model, **request)
+
+
+def test_adapters_with_weights_are_not_observed(model):
+    ksa.set_adapter(model, {"a": 0.5, "b": 0.5})
+    with pytest.raises(ValueError, match=r"follows one adapter.*Received: a, b"):
+        ksa.observe(model, DATA["a"])
