@@ -49,7 +49,7 @@ class AdaptedLayer:
 
     carried_adapters: tuple[str, ...] = ()
     active_adapter: str | None = None
-    backward_gate: BackwardGate | None = None
+    active_gate: BackwardGate | None = None
 
     def __init_subclass__(cls) -> None:
         if "adapts" in vars(cls):

@@ -25,8 +25,9 @@ def branched(optimizer, stopped=()):
         hidden = keras.layers.Dense(5, activation="gelu", name=f"up_{i}")(x)
         out = keras.layers.Dense(WIDTH, name=DOWN[i])(hidden)
         x = keras.layers.add([x, keras.ops.stop_gradient(out) if i in stopped else out])
-    model = keras.Model(inputs, x)
-    ksa.enable(model, ksa.LoRA(rank=2), targets=["up_*", "down_*"], train="down_*/bias")
+    model = keras.Model(inputs, keras.layers.Dense(WIDTH, name="head")(x))
+    trained = ["head", "down_*/bias"]
+    ksa.enable(model, ksa.LoRA(rank=2), targets=["up_*", "down_*"], train=trained)
     shake(model, size=0.3, seed=3)
     model.compile(optimizer, "mse")
     return model

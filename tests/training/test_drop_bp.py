@@ -21,7 +21,7 @@ class Watched(ksa.DropBP):
     def on_step(self, step):
         before = numpy(self.model(X, training=True))
         super().on_step(step)
-        gates = [layer.backward_gate for layer, *_ in self._chosen]
+        gates = [layer.active_gate for layer, *_ in self._chosen]
         for number, gate in enumerate(gates if self.fixed is not None else ()):
             gate.close(number in self.fixed)
         np.testing.assert_array_equal(numpy(self.model(X, training=True)), before)
@@ -52,9 +52,9 @@ def test_as_with_an_explicit_stop_of_the_gradient(stopped):
     one_step(model, schedule)
     wanted = gradients_of(twin, X, Y)
     for weight, before, gradient in zip(model.trainable_weights, start, wanted, strict=True):
-        number = int(weight.path.partition("_")[2][0])
         np.testing.assert_allclose(before - numpy(weight), 0.1 * gradient, atol=1e-6)
-        assert np.any(numpy(weight) != before) == (number not in stopped), weight.path
+        is_stopped = any(f"_{number}/" in weight.path for number in stopped)
+        assert np.any(numpy(weight) != before) != is_stopped, weight.path
 
 
 def test_a_rate_of_zero_is_plain_training():
@@ -67,7 +67,7 @@ def test_a_rate_of_zero_is_plain_training():
 
 
 def test_each_step_drops_its_share_at_random():
-    model, schedule = branched(keras.optimizers.SGD(0.0)), Watched(0.5, "down_*", seed=1)
+    model, schedule = branched(keras.optimizers.SGD(3e-3)), Watched(0.5, "down_*", seed=1)
     fit(model, 8, schedule)
     counts = np.sum(schedule.seen, axis=1)
     assert len(counts) == 32
@@ -76,7 +76,7 @@ def test_each_step_drops_its_share_at_random():
     assert shares.min() > 0.3
     assert shares.max() < 0.95
     again = Watched(0.5, "down_*", seed=1)
-    fit(branched(keras.optimizers.SGD(0.0)), 8, again)
+    fit(branched(keras.optimizers.SGD(3e-3)), 8, again)
     assert again.seen == schedule.seen
 
 
@@ -84,13 +84,13 @@ def test_sensitivities_and_rates():
     class Measured(ksa.DropBP):
         def on_step(self, step):
             super().on_step(step)
-            if step == 1:
+            if step == 0:
                 self.sensitive = sensitivities(self.model, [x for x, *_ in self._chosen], DATA)
             self.rates = [adapter.drop_rate for _, adapter, _ in self._chosen]
 
     costs = {"down_0": 3.0, "down_*": 1.0}
-    schedule = Measured(0.5, costs, data=DATA, at=1)
-    fit(branched(keras.optimizers.SGD(0.0)), 1, schedule)
+    schedule = Measured(0.5, costs, data=DATA, at=0)
+    fit(branched(keras.optimizers.SGD(3e-3)), 1, schedule)
 
     def norms(stopped):
         found = gradients_of(branched("sgd", stopped), *DATA)
@@ -160,12 +160,10 @@ def test_another_adapter_in_the_middle():
     )
     schedule = Watched(0.5, "down_*")
     schedule.fixed = (0, 1, 2, 3)
-    kernel = model.get_layer("up_2").carried_adapters
-    assert kernel == ("default", "other")
     before = [numpy(weight) for weight in model.weights]
     fit(model, 1, schedule, switch)
     for weight, value in zip(model.weights, before, strict=True):
-        np.testing.assert_array_equal(numpy(weight), value, err_msg=weight.path)
+        assert np.any(numpy(weight) != value) == ("head" in weight.path), weight.path
 
 
 @pytest.mark.parametrize(

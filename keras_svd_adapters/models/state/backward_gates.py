@@ -8,6 +8,7 @@ from typing import Any
 
 import keras
 
+from keras_svd_adapters.adapters.carried import _remember
 from keras_svd_adapters.adapters.in_training.backward_gate import BackwardGate
 from keras_svd_adapters.adapters.layer_kinds import base_kernel_variable
 from keras_svd_adapters.kernels.placement import mirrored_scope
@@ -20,10 +21,12 @@ from keras_svd_adapters.runtime.name_scopes import name_scopes
 @changes_model
 def add_backward_gates(model: keras.Model, layers: Sequence[Any]) -> None:
     """Give adapted layers open gates; at its end, or an error, the running `fit` removes them."""
-    added = [layer for layer in layers if layer.backward_gate is None]
+    added = [layer for layer in layers if layer.active_gate is None]
     for layer in added:
         with name_scopes(layer.path), mirrored_scope(base_kernel_variable(layer)):
-            attach_child(layer, "backward_gate", BackwardGate())
+            gate = BackwardGate()
+        attach_child(layer, "backward_gate", gate)
+        _remember(layer, "active_gate", gate)
     update_functions(model)
     store_of(model).at_end.append(partial(_remove, model, added))
 
@@ -32,4 +35,5 @@ def add_backward_gates(model: keras.Model, layers: Sequence[Any]) -> None:
 def _remove(model: keras.Model, layers: Sequence[Any]) -> None:
     for layer in layers:
         detach_child(layer, "backward_gate")
+        del vars(layer)["active_gate"]
     update_functions(model)

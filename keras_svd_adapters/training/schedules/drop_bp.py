@@ -126,7 +126,7 @@ class DropBP(Schedule):
                 break
             dropped[place] = True
         for (layer, *_), is_dropped in zip(self._chosen, dropped.tolist(), strict=True):
-            layer.backward_gate.close(is_dropped)
+            layer.active_gate.close(is_dropped)
 
     def _rates(self, step: int) -> np.ndarray:
         """Return the rate of each branch; measure sensitivities when they are due."""

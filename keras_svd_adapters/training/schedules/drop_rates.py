@@ -33,7 +33,7 @@ def sensitivities(model: Any, layers: Sequence[Any], data: Any) -> list[float]:
 
     def norms(dropped: Any) -> np.ndarray:
         for layer in layers:
-            layer.backward_gate.close(layer is dropped)
+            layer.active_gate.close(layer is dropped)
         found = gradients(loss, model.trainable_variables)
         return np.array([np.linalg.norm(to_float64(each)) for each in found])
 
