@@ -109,7 +109,10 @@ COSTS: dict[str, tuple[Callable[[], Any], Callable[[], list[Any]]]] = {
     "`Sensitivity`": (ruled(ksa.Sensitivity(BOTH)), list),
     "`KeepZeros` of A": (ruled(ksa.KeepZeros("*/lora_a")), list),
     "`Proximal`, threshold near 0": (ruled(ksa.Proximal(dict.fromkeys(BOTH, 1e-12))), list),
-    "`DropBP(0.0)`": (adam, lambda: [ksa.DropBP(0.0, ["attention_output", "feedforward_output_dense"])]),
+    "`DropBP(0.0)`": (
+        adam,
+        lambda: [ksa.DropBP(0.0, ["attention_output", "feedforward_output_dense"])],
+    ),
 }
 
 
@@ -149,6 +152,7 @@ def costs(sets: Sets) -> list[dict[str, Any]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--part", nargs="*", choices=results.KINDS, default=results.KINDS)
+    parser.add_argument("--training", nargs="*", choices=list(RATES), default=list(RATES))
     options = parser.parse_args()
     sets = TASK.sets()
 
@@ -160,8 +164,8 @@ def main() -> None:
 
     found = results.load(KEPT)
     done = {(run["name"], run["rate"]) for run in found["learning"]}
-    for name, rates in RATES.items() if "learning" in options.part else ():
-        for rate in rates:
+    for name in options.training if "learning" in options.part else ():
+        for rate in RATES[name]:
             if (name, rate) not in done:
                 add("learning", learn(name, rate, sets))
                 keras.backend.clear_session()

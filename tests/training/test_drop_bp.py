@@ -25,7 +25,7 @@ class Watched(ksa.DropBP):
         for number, gate in enumerate(gates if self.fixed is not None else ()):
             gate.close(number in self.fixed)
         np.testing.assert_array_equal(numpy(self.model(X, training=True)), before)
-        self.seen = [*getattr(self, "seen", []), [bool(numpy(gate.closed)) for gate in gates]]
+        self.seen = [*getattr(self, "seen", []), [bool(numpy(gate.closed)[0]) for gate in gates]]
 
 
 def one_step(model, *callbacks):

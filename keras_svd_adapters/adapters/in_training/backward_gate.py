@@ -19,7 +19,7 @@ class BackwardGate(StoredArrays):
 
     def __init__(self) -> None:
         super().__init__(name="backward_gate")
-        self.closed = self.add_array("closed", (), "float32", 0.0)
+        self.closed = self.add_array("closed", (1,), "float32", 0.0)
         self.built = True
         self._is_closed = False
 
@@ -29,7 +29,7 @@ class BackwardGate(StoredArrays):
     def close(self, is_closed: bool) -> None:
         """Close or open the gate."""
         if is_closed != self._is_closed:
-            self.closed.assign(float(is_closed))
+            self.closed.assign([float(is_closed)])
             self._is_closed = is_closed
 
     def outputs(self, y: Any) -> Any:
