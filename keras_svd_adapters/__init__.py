@@ -21,7 +21,8 @@ Verbs, each with its own `help`:
 - shrink: `prune` turns ranks off
 - train: Keras's `fit`; `find_learning_rate` suggests a learning rate before; `rules` gives an
   optimizer learning rates by array and more, and a `Schedule` acts between steps; `GaLore` and
-  `Flora` are optimizers of whole kernels, `JaggedCosine` is a learning rate for restarts
+  `Flora` are optimizers of whole kernels, `JaggedCosine` is a learning rate for restarts; `DropBP`
+  drops the backward pass of random branches
 - train on rewards for generated text: `reinforce`
 - one task after another: `begin_task`
 - inspect: `status`, `coefficients`, `similarity`, and `AdapterHealth` as a callback of `fit`;
@@ -122,6 +123,7 @@ from keras_svd_adapters.training.schedule import Schedule
 from keras_svd_adapters.training.schedules.ada_lora import AdaLoRASchedule
 from keras_svd_adapters.training.schedules.af_lora import AFLoRASchedule
 from keras_svd_adapters.training.schedules.auto_lora import AutoLoRASchedule
+from keras_svd_adapters.training.schedules.drop_bp import DropBP
 from keras_svd_adapters.training.schedules.dynamic_dora import DynamicDoRASchedule, RankNorms
 from keras_svd_adapters.training.schedules.lora_prune import LastGradient, LoRAPruneSchedule
 from keras_svd_adapters.training.schedules.pri_lora import PRILoRASchedule
@@ -150,6 +152,7 @@ __all__ = [
     "Compensation",
     "DoRA",
     "DoRADense",
+    "DropBP",
     "DynamicDoRASchedule",
     "Flora",
     "GaLore",

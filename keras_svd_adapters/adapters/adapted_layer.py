@@ -11,6 +11,7 @@ from keras import ops
 
 from keras_svd_adapters.adapters.adapter import Adapter
 from keras_svd_adapters.adapters.carried import PREFIX, adapters_of
+from keras_svd_adapters.adapters.in_training.backward_gate import BackwardGate
 from keras_svd_adapters.adapters.mode import current_mode, with_own_kernels
 from keras_svd_adapters.adapters.per_sample import Compute, Mixture
 from keras_svd_adapters.adapters.refusals import (
@@ -53,6 +54,7 @@ class AdaptedLayer:
     active_adapter: str | None = None  # the only one
     is_weighted: bool = False  # whether the active adapters have weights
     is_merged: bool = False  # whether another adapter changed the kernel
+    active_gate: BackwardGate | None = None
 
     def __init_subclass__(cls) -> None:
         if "adapts" in vars(cls):

@@ -25,12 +25,7 @@ from keras_svd_adapters.methods.method import Method
 from keras_svd_adapters.runtime.host_values import cast_float, to_float64
 from keras_svd_adapters.runtime.keras_private.tracing import only_shapes_matter
 
-SHARED_MARK, SEED_STATE = "shared_mark", "seed_state"
-
-
-def nowhere(axes: str) -> None:
-    """Return no layout, so that Keras places the array."""
-    return
+SHARED_MARK, SEED_STATE, DROP_RATE = "shared_mark", "seed_state", "drop_rate"
 
 
 class Adapter(StoredArrays):
@@ -64,7 +59,7 @@ class Adapter(StoredArrays):
         dtype: Any = None,
         shared: SharedArrays | None = None,
         name: str | None = None,
-        layout: Callable[[str], Any] = nowhere,
+        layout: Callable[[str], Any] = lambda axes: None,
     ):
         super().__init__(dtype=dtype, name=name)
         self.method = method
@@ -72,6 +67,7 @@ class Adapter(StoredArrays):
         self.form = form
         self.shared = shared
         self.shared_mark: bytes | None = None
+        self.drop_rate: float | None = None  # of the backward pass of the branch, by `DropBP`
         self.has_values = values is not None
         self.kernel: Callable[[], Any] = no_kernel
         self.computes: Callable[[], bool] = lambda: True
@@ -211,11 +207,14 @@ class Adapter(StoredArrays):
             store[SHARED_MARK] = np.frombuffer(self.shared.digest(), "uint8")
         if self.seed_generator is not None:
             store[SEED_STATE] = self.seed_generator.state
+        if self.drop_rate is not None:
+            store[DROP_RATE] = np.asarray(self.drop_rate)
 
     def load_own_variables(self, store: Any) -> None:
         if not store.keys() and self.has_values:
             return refit_to_kernel(self)
-        if set(store.keys()) - {SHARED_MARK, SEED_STATE} != set(self._array_names):
+        there = set(store.keys())
+        if there - {SHARED_MARK, SEED_STATE, DROP_RATE} != set(self._array_names):
             raise ValueError(
                 f"The saved adapter does not hold the arrays of {self.method}: it has "
                 f"{sorted(store.keys())}, expected {sorted(self._array_names)}. "
@@ -227,6 +226,7 @@ class Adapter(StoredArrays):
             self.shared_mark = np.asarray(store[SHARED_MARK]).astype("uint8").tobytes()
         if self.seed_generator is not None:
             self.seed_generator.state.assign(store[SEED_STATE])
+        self.drop_rate = float(np.asarray(store[DROP_RATE])) if DROP_RATE in there else None
         self.has_values = True
         return None
 

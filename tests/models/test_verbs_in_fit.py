@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import pytest
 from cases import EVERY, numpy, shake
+from fit_modes import MODES, compiled
 
 import keras_svd_adapters as ksa
 
@@ -65,31 +66,12 @@ BATCHES_BEFORE = {
     "train_batch_end": 2,
     "epoch_end": 8,
 }
-MODES = {
-    "default": {},
-    "jit": {"jit_compile": True},
-    "no jit": {"jit_compile": False},
-    "eager": {"run_eagerly": True},
-    "steps": {"steps_per_execution": 4},
-    "accumulation": {"gradient_accumulation_steps": 2},
-    "loss scale": {"loss_scale": True},
-    "mixed precision": {"dtype": "mixed_bfloat16"},
-}
-if keras.backend.backend() == "torch":
-    del MODES["jit"], MODES["steps"]  # PyTorch compiles no such model, and takes single steps
 TABLES = (list(VERBS), list(BATCHES_BEFORE), list(MODES))
 if EVERY:
     CASES = [(verb, moment, "default") for verb in VERBS for moment in BATCHES_BEFORE]
     CASES += [(verb, "train_batch_end", mode) for verb in VERBS for mode in list(MODES)[1:]]
 else:  # each verb, each moment and each mode
     CASES = [tuple(each[i % len(each)] for each in TABLES) for i in range(max(map(len, TABLES)))]
-
-
-def compiled(model, gradient_accumulation_steps=None, loss_scale=False, dtype=None, **how):
-    optimizer = keras.optimizers.Adam(1e-2, gradient_accumulation_steps=gradient_accumulation_steps)
-    if loss_scale:
-        optimizer = keras.optimizers.LossScaleOptimizer(optimizer, initial_scale=8.0)
-    model.compile(optimizer, "mse", **how)
 
 
 def fit(model, start=0, stop=None, epochs=1, callbacks=()):

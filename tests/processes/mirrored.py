@@ -9,6 +9,7 @@ os.environ["KERAS_BACKEND"] = "tensorflow"
 
 import keras
 import numpy as np
+import pytest
 import tensorflow as tf
 
 import keras_svd_adapters as ksa
@@ -64,6 +65,16 @@ def main(folder):
     ksa.delete_adapter(alone, "default")
     ksa.load_adapter(alone, folder / "adapter.keras", verbose=0)
     np.testing.assert_allclose(np.asarray(alone(X)), y, rtol=0, atol=1e-5)
+    refuses_rules(strategy)
+
+
+def refuses_rules(strategy):
+    with strategy.scope():
+        model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2, name="up")])
+        ksa.enable(model, ksa.LoRA(rank=1), targets="up")
+        model.compile(ksa.rules(keras.optimizers.Adam(3e-3), [ksa.Sensitivity()]), "mse")
+    with pytest.raises(ValueError, match="several replicas.*Received: 2 replicas"):
+        model.fit(np.ones((4, 4)), np.ones((4, 2)), verbose=0)
 
 
 main(Path(sys.argv[1]))

@@ -31,6 +31,9 @@ if keras.backend.backend() == "jax":  # where alone Keras 3.15 spreads a model
     def test_a_sharded_model_trains_and_saves_as_a_whole_one(family, mesh, tmp_path):
         finish(start("sharded.py", tmp_path, family, mesh))
 
+    def test_rules_and_schedules_on_two_devices(tmp_path):
+        finish(start("sharded_rules.py", tmp_path))
+
     @pytest.mark.long("the slowest of all: two processes of four devices each")
     def test_two_processes_hold_a_model_together(tmp_path):
         several(tmp_path, "two_hosts.py")

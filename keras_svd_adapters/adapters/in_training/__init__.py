@@ -1,1 +1,1 @@
-"""What an adapter adds while it trains: random numbers, and terms of the loss."""
+"""What training adds: random numbers, terms of the loss, and gates of the backward pass."""

@@ -55,6 +55,8 @@ class AdaptedProjection(AdaptedKernel):
             y = ops.add(y, self.bias)  # type: ignore[attr-defined]
         if self.activation is not None:  # type: ignore[attr-defined]
             y = self.activation(y)  # type: ignore[attr-defined]
+        if training and self.active_gate is not None:
+            y = self.active_gate.outputs(y)
         return y
 
     def _adapted(self, inputs: Any, adapt: Adapt) -> Any:

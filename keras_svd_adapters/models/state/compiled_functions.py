@@ -49,6 +49,7 @@ class FunctionStore:
         fits: Number of calls of `fit` and `train_on_batch` that run now.
         told: Methods whose missing schedule has been reported by a warning.
         trains: Whether the model had a trainable variable after the last change of its adapters.
+        at_end: Functions to call when no `fit` runs any more.
     """
 
     active: tuple[Any, ...] = ()
@@ -60,6 +61,7 @@ class FunctionStore:
     fits: int = 0
     told: set[Any] = field(default_factory=set)
     trains: bool = True
+    at_end: list[Callable[[], None]] = field(default_factory=list)
 
     @property
     def now(self) -> dict[str, tuple[Any, Any]]:

@@ -69,3 +69,5 @@ def _fitting(model: Any) -> Iterator[None]:
         yield
     finally:
         store.fits -= 1
+        while store.at_end and not store.fits:
+            store.at_end.pop()()
