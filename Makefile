@@ -4,7 +4,7 @@ BIN := .venv/bin
 BACKENDS := jax tensorflow torch
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
-.PHONY: demo demo-all demo-gemma learning bench test test-all $(BACKENDS:%=test-%) coverage coverage-page $(BACKENDS:%=coverage-%) fuzz mutants $(BACKENDS:%=reach-%) lint compat release-check house docs notebooks clean
+.PHONY: demo demo-all demo-gemma demo-rewards learning bench test test-all $(BACKENDS:%=test-%) coverage coverage-page $(BACKENDS:%=coverage-%) fuzz mutants $(BACKENDS:%=reach-%) lint compat release-check house docs notebooks clean
 
 demo: .venv/ready
 	KERAS_BACKEND=$${KERAS_BACKEND:-jax} $(BIN)/python examples/quickstart.py
@@ -14,6 +14,9 @@ demo-all: .venv/ready
 
 demo-gemma: .venv/ready
 	KERAS_BACKEND=$${KERAS_BACKEND:-jax} $(BIN)/python examples/gemma_svft.py
+
+demo-rewards: .venv/ready
+	KERAS_BACKEND=$${KERAS_BACKEND:-jax} $(BIN)/python examples/transformer_squared.py
 
 # Each method on each task at its own best rate: a night on 2 cores. `make learning QUICK=--quick`: one task.
 learning: .venv/ready

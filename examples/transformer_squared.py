@@ -87,6 +87,7 @@ TOPICS = [
 COUNTS = [f"How many {thing} are there? Answer:" for thing in THINGS]
 FACTS = [f"What is {topic}? Answer briefly:" for topic in TOPICS]
 UNSEEN = 8  # of each kind, for validation
+HOW: dict[str, Any] = {"max_length": TOKENS, "strip_prompt": True, "stop_token_ids": None}
 
 
 def digits(prompts: Sequence[str], texts: Sequence[str]) -> list[float]:
@@ -117,8 +118,8 @@ def expert(task: Any, name: str, kl: float, steps: int, rate: float) -> dict[str
         ksa.load_adapter(task, file, name=full)
         return json.loads(notes.read_text())  # type: ignore[no-any-return]
     start = time.perf_counter()
-    ksa.enable(task, METHOD, targets=TARGETS, name=full, verbose=0)
     compiled(task, rate)
+    ksa.enable(task, METHOD, targets=TARGETS, name=full, verbose=0)
     report = ksa.reinforce(
         task,
         prompts[:-UNSEEN],
@@ -157,17 +158,17 @@ def show(rows: dict[str, dict[str, Any]]) -> None:
         )
 
 
-def mixed_reward(task: Any, prompts: list[str], names: list[str | None]) -> tuple[float, float]:
-    """The mean reward of mixed prompts, each by the rule of its kind, and its standard error."""
-    task.compile(sampler=keras_hub.samplers.RandomSampler(seed=3))
-    texts = ksa.generate(
-        task, prompts, names, max_length=TOKENS, strip_prompt=True, stop_token_ids=None
-    )
-    found = [
-        (digits if prompt in COUNTS else short)([prompt], [text])[0]
-        for prompt, text in zip(prompts, texts, strict=True)
-    ]
-    return float(np.mean(found)), float(np.std(found, ddof=1) / len(found) ** 0.5)
+def rewards(prompts: list[str], texts: list[str]) -> list[float]:
+    """The rewards of mixed prompts, each by the rule of its kind."""
+    rules = [digits if prompt in COUNTS else short for prompt in prompts]
+    pairs = zip(rules, prompts, texts, strict=True)
+    return [rule([prompt], [text])[0] for rule, prompt, text in pairs]
+
+
+def print_rewards(way: str, prompts: list[str], texts: list[str]) -> None:
+    found = rewards(prompts, texts)
+    error = float(np.std(found, ddof=1)) / len(found) ** 0.5
+    print(f"{way:14} reward on mixed prompts {np.mean(found):.3f} +- {error:.3f}")
 
 
 def dispatch(task: Any) -> None:
@@ -179,8 +180,11 @@ def dispatch(task: Any) -> None:
         {"digits": " number", "short": " explanation"},
         template="Question: {prompt}\nDoes it ask for a number or an explanation? It asks for a",
     )
-    right = np.mean([(name == "digits") == (p in COUNTS) for p, name in zip(prompts, chosen)])
-    print(f"\nThe model finds the right expert for {right:.0%} of the prompts.")
+    right = [
+        (name == "digits") == (prompt in COUNTS)
+        for prompt, name in zip(prompts, chosen, strict=True)
+    ]
+    print(f"\nThe model finds the right expert for {np.mean(right):.0%} of the prompts.")
     ways: dict[str, list[str | None]] = {
         "base": [None] * len(prompts),
         "digits alone": ["digits"] * len(prompts),
@@ -188,13 +192,32 @@ def dispatch(task: Any) -> None:
         "dispatched": list(chosen),
     }
     for way, names in ways.items():
-        mean, error = mixed_reward(task, prompts, names)
-        print(f"{way:14} reward on mixed prompts {mean:.3f} +- {error:.3f}")
+        task.compile(sampler=keras_hub.samplers.RandomSampler(seed=3))
+        print_rewards(way, prompts, ksa.generate(task, prompts, names, **HOW))
+
+
+def blend(task: Any) -> None:
+    """Searches the weights of both experts by twelve prompts of both kinds."""
+    shots, unseen = COUNTS[:6] + FACTS[:6], COUNTS[-UNSEEN:] + FACTS[-UNSEEN:]
+    task.compile(sampler="greedy")
+    found = ksa.search_blend(
+        task,
+        ["digits", "short"],
+        lambda model: float(np.mean(rewards(shots, model.generate(shots, **HOW)))),
+        population=6,
+        elite=0.34,
+        iterations=4,
+    )
+    print(f"\n{found}")
+    print_rewards("blend", unseen, task.generate(unseen, **HOW))
+    for name in ("digits", "short"):
+        ksa.set_adapter(task, name)
+        print_rewards(f"{name} alone", unseen, task.generate(unseen, **HOW))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--steps", type=int, default=30, help="steps of each expert")
+    parser.add_argument("--steps", type=int, default=20, help="steps of each expert")
     parser.add_argument("--rate", type=float, default=1e-2, help="learning rate of Adam")
     options = parser.parse_args()
     OUT.mkdir(exist_ok=True)
@@ -206,6 +229,7 @@ def main() -> None:
         rows[name if kl else f"{name}, no KL"] = expert(task, name, kl, options.steps, options.rate)
         show(rows)
     dispatch(task)
+    blend(task)
     print(f"\n{time.perf_counter() - start:.0f} s in all")
 
 
