@@ -6,6 +6,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import keras
+import numpy as np
+
+from keras_svd_adapters.runtime.host_values import to_float64
 
 AVERAGE = "average"  # as Keras names moving averages
 
@@ -51,6 +54,17 @@ def averages_of(optimizer: Any, variable: keras.Variable) -> list[keras.Variable
     """Return the moving average of a variable that an optimizer keeps, if it keeps one."""
     name = _start(variable) + AVERAGE
     return [slot for slot in optimizer.variables if slot.name == name]
+
+
+def begin_again(
+    optimizer: Any, variable: keras.Variable, value: np.ndarray, new: Any = True
+) -> None:
+    """Give a variable other values; the optimizer forgets its state of those that are `new`."""
+    variable.assign(value.astype("float32"))
+    for slot in state_of(optimizer, variable) if variable.trainable else ():
+        slot.assign(np.where(new, 0.0, to_float64(slot)).astype("float32"))
+    for average in averages_of(optimizer, variable):
+        average.assign(np.where(new, value, to_float64(average)).astype("float32"))
 
 
 def _start(variable: keras.Variable) -> str:

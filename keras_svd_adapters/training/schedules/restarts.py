@@ -10,7 +10,7 @@ import numpy as np
 from keras_svd_adapters.methods.hyperparameters import check_positive_integers
 from keras_svd_adapters.training.schedule import ActiveAdapter
 from keras_svd_adapters.training.schedules.method_schedule import MethodSchedule
-from keras_svd_adapters.training.steps import averages_of, state_of
+from keras_svd_adapters.training.steps import begin_again
 
 
 @keras.saving.register_keras_serializable("keras_svd_adapters")
@@ -105,12 +105,7 @@ class Restarts(MethodSchedule):
         if method.did_restart(before, time):  # type: ignore[attr-defined]
             return  # the step after it failed, and is taken again
         for name, value in new.items():
-            variable = adapter.arrays[name]
-            variable.assign(value.astype("float32"))
-            for slot in state_of(self.model.optimizer, variable) if variable.trainable else ():
-                slot.assign(np.zeros(slot.shape, "float32"))
-            for average in averages_of(self.model.optimizer, variable):
-                average.assign(value.astype("float32"))
+            begin_again(self.model.optimizer, adapter.arrays[name], value)
 
     def get_config(self) -> dict[str, Any]:
         return super().get_config() | {"every": self.every, "share": self.share}
