@@ -26,9 +26,9 @@ Verbs, each with its own `help`:
 - save: `save_adapter`, `load_adapter`; `svd_cache` stores the decompositions
 - quantized models: `enable` after `model.quantize`; `quantize` compensates for the quantization
   error
-- merge and convert: `merge`, `unmerge`, `to_lora`; `combine` makes one adapter of several,
-  `extract_lora` makes one of the difference between two models, `transfer` carries one to another
-  base
+- merge and convert: `merge`, `unmerge`, `to_lora`, `to_sparse`; `combine` makes one adapter of
+  several, `extract_lora` makes one of the difference between two models, `transfer` carries one
+  to another base
 - HF PEFT: `export_peft`, `import_peft`
 """
 
@@ -63,6 +63,7 @@ from keras_svd_adapters.merging.merge_report import MergeReport
 from keras_svd_adapters.merging.similarity import similarity
 from keras_svd_adapters.merging.similarity_report import Similarity
 from keras_svd_adapters.merging.to_lora import to_lora
+from keras_svd_adapters.merging.to_sparse import to_sparse
 from keras_svd_adapters.merging.transfer import transfer
 from keras_svd_adapters.methods.low_rank.dora import DoRA
 from keras_svd_adapters.methods.low_rank.lora import LoRA
@@ -103,6 +104,7 @@ from keras_svd_adapters.training.rules import rules
 from keras_svd_adapters.training.schedule import Schedule
 from keras_svd_adapters.training.schedules.ada_lora import AdaLoRASchedule
 from keras_svd_adapters.training.schedules.af_lora import AFLoRASchedule
+from keras_svd_adapters.training.schedules.allocating_lora import AllocatingLoRASchedule
 from keras_svd_adapters.training.schedules.auto_lora import AutoLoRASchedule
 from keras_svd_adapters.training.schedules.dynamic_dora import DynamicDoRASchedule, RankNorms
 from keras_svd_adapters.training.schedules.restarts import Restarts
@@ -120,6 +122,7 @@ __all__ = [
     "AdaLoRASchedule",
     "AdapterFileError",
     "AdapterHealth",
+    "AllocatingLoRASchedule",
     "Alternate",
     "Approximation",
     "AutoLoRASchedule",
@@ -196,6 +199,7 @@ __all__ = [
     "svd_cache",
     "targets",
     "to_lora",
+    "to_sparse",
     "transfer",
     "unmerge",
 ]

@@ -38,6 +38,7 @@ from keras_svd_adapters.methods.shared.vera import VeRA
 from keras_svd_adapters.methods.sparse.diff_pruning import DiffPruning
 from keras_svd_adapters.methods.sparse.rose_lora import RoseLoRA
 from keras_svd_adapters.methods.sparse.sparse_adapter import SparseAdapter
+from keras_svd_adapters.methods.sparse.sparse_delta import SparseDelta
 from keras_svd_adapters.methods.sparse.token_rows import TokenRows
 from keras_svd_adapters.methods.spectral.edora import EDoRA
 from keras_svd_adapters.methods.spectral.lora_sb import LoRASB
@@ -104,6 +105,7 @@ __all__ = [
     "SVF",
     "SVFT",
     "SparseAdapter",
+    "SparseDelta",
     "SpectralAdapterA",
     "SpectralAdapterR",
     "TiedLoRA",

@@ -63,16 +63,34 @@ class Inputs(NamedTuple):
     second: np.ndarray
 
 
+class Components(NamedTuple):
+    """The largest principal components of the inputs of a kernel, around their mean, in float64.
+
+    Args:
+        rows: Number of rows.
+        vectors: The directions as columns, of shape `(m, q)`, orthonormal.
+        variances: The variance of the inputs along each, of shape `(q,)`, from large to small.
+        total: The variance of the inputs along all `m` directions.
+    """
+
+    rows: int
+    vectors: np.ndarray
+    variances: np.ndarray
+    total: float
+
+
 class Statistics(NamedTuple):
     """What a pass of data through the model found for a kernel, as far as its method needs it.
 
     Args:
         inputs: Moments of the inputs.
         gradient: Gradient of the mean loss by the kernel, of shape `(m, n)`.
+        components: As many principal components of the inputs as `Method.components` says.
     """
 
     inputs: Inputs | None = None
     gradient: np.ndarray | None = None
+    components: Components | None = None
 
 
 class SVD(Protocol):

@@ -16,6 +16,7 @@ from keras_svd_adapters.methods.contract import SVD, Array, Kernel
 from keras_svd_adapters.methods.kaiming import kaiming
 from keras_svd_adapters.methods.low_rank_update import LowRankUpdate
 from keras_svd_adapters.methods.ranked import Ranked
+from keras_svd_adapters.methods.sparse.whole_update import check_share
 
 
 class MaskedLoRA(LowRankUpdate, Ranked):
@@ -25,11 +26,7 @@ class MaskedLoRA(LowRankUpdate, Ranked):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 < self.share <= 1:
-            raise ValueError(
-                "`share` is the part of the values that is kept, in (0, 1]. "
-                f"Received: share={self.share!r}"
-            )
+        check_share(self.share, "values that is kept")
 
     def arrays(self, m: int, n: int, form: str) -> dict[str, Array]:
         r = self.rank

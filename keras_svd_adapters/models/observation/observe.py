@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable
 from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any
@@ -11,22 +11,79 @@ import keras
 
 from keras_svd_adapters.adapters.mode import current_mode, in_mode
 from keras_svd_adapters.methods.contract import Statistics
-from keras_svd_adapters.methods.method import Method
+from keras_svd_adapters.models.assignment import Chosen
 from keras_svd_adapters.models.batches import Batch
 from keras_svd_adapters.models.observation.batches import as_tensors, calibration_batches
-from keras_svd_adapters.models.observation.passes import PASSES, Pass
-from keras_svd_adapters.models.sites.site import Site
+from keras_svd_adapters.models.observation.component_pass import ComponentPass
+from keras_svd_adapters.models.observation.passes import GradientPass, InputPass, Pass
+from keras_svd_adapters.runtime.machine import free_bytes
 from keras_svd_adapters.runtime.processes import process_count
 from keras_svd_adapters.runtime.progress import KernelProgress
 
-Observed = dict[str, list[Statistics]]  # by the key of a site: for each of its matrices
-Chosen = list[tuple[Site, Method]]
+PASSES: tuple[type[Pass], ...] = (InputPass, ComponentPass, GradientPass)
+SHARE = 0.25  # of the free memory, for what a group of kernels needs
+
+
+class Observed(dict[str, list[Statistics]]):
+    """The statistics of kernels: for each of their matrices, by the key of the site.
+
+    If those of all kernels need too much memory at once, groups of kernels take turns: `pop` passes
+    the data through the model again for the next group.
+
+    Args:
+        model: The model.
+        chosen: The sites to adapt, each with its method.
+        groups: The passes for each group of kernels.
+        data: The data, as `calibrate` of `enable`.
+        verbose: As in `enable`.
+    """
+
+    def __init__(
+        self,
+        model: keras.layers.Layer,
+        chosen: Chosen,
+        groups: list[list[Pass]],
+        data: Any,
+        verbose: int | str,
+    ):
+        super().__init__()
+        self.model, self.groups, self.data, self.verbose = model, groups, data, verbose
+        self.plain = frozenset(id(site.layer) for site, _ in chosen)
+        batches, self.count = calibration_batches(data)
+        self.batches = batches if len(groups) == 1 else list(batches)
+        self.observe()
+
+    def pop(self, key: str, *default: Any) -> Any:
+        """Return the statistics of a kernel, and forget them."""
+        while key not in self and any(key in each.keys for group in self.groups for each in group):
+            self.observe()
+        return super().pop(key, *default)
+
+    def observe(self) -> None:
+        """Pass the data through the model for the next group of kernels."""
+        passes, mode = self.groups.pop(0), current_mode()
+        with ExitStack() as stack:
+            for each in passes:
+                stack.enter_context(each.probing())
+            stack.enter_context(in_mode(replace(mode, base=mode.base | self.plain)))
+            progress = stack.enter_context(
+                KernelProgress([1.0] * self.count, self.verbose, "batches")
+            )
+            _run(self.model, passes, self.batches, progress if self.count else None, self.data)
+        for each in passes:
+            for site in each.sites:
+                new = each.statistics(site)
+                before = self.get(site.key, [Statistics()] * len(new))
+                self[site.key] = [
+                    one._replace(**{each.need: value})
+                    for one, value in zip(before, new, strict=True)
+                ]
 
 
 def observe(
     model: keras.layers.Layer, chosen: Chosen, data: Any, verbose: int | str
 ) -> Observed | None:
-    """Pass data through a model once, and return the statistics that methods need.
+    """Pass data through a model, and return the statistics that methods need.
 
     The kernels compute without adapters, and all others with their active ones. Afterwards, the
     model is as before.
@@ -43,33 +100,34 @@ def observe(
     Raises:
         ValueError: If data is missing, has no effect, or does not suit the model.
     """
-    passes = []
-    for kind in PASSES:
-        if sites := [site for site, method in chosen if kind.need in method.needs]:
-            passes.append(kind(model, sites))
+    groups = [_passes(model, group) for group in groups_of(chosen, int(SHARE * free_bytes()))]
+    passes = [each for group in groups for each in group]
     _check_data(chosen, passes, data)
-    if not passes:
-        return None
     for each in passes:
         each.check()
-    batches, count = calibration_batches(data)
-    plain = frozenset(id(site.layer) for site, _ in chosen)
-    mode = current_mode()
-    with ExitStack() as stack:
-        for each in passes:
-            stack.enter_context(each.probing())
-        stack.enter_context(in_mode(replace(mode, base=mode.base | plain)))
-        progress = stack.enter_context(KernelProgress([1.0] * count, verbose, "batches"))
-        _run(model, passes, batches, progress if count else None, data)
-    found: Observed = {}
-    for each in passes:
-        for site in each.sites:
-            new = each.statistics(site)
-            before = found.get(site.key, [Statistics()] * len(new))
-            found[site.key] = [
-                one._replace(**{each.need: value}) for one, value in zip(before, new, strict=True)
-            ]
-    return found
+    return Observed(model, chosen, groups, data, verbose) if passes else None
+
+
+def groups_of(chosen: Chosen, most: int) -> list[Chosen]:
+    """Return groups of kernels whose statistics need no more than a number of bytes at once."""
+    groups: list[Chosen] = [[]]
+    used = 0
+    for site, method in chosen:
+        size = sum(kind.bytes_for(site) for kind in PASSES if kind.need in method.needs)
+        if used and used + size > most:
+            groups.append([])
+            used = 0
+        used += size
+        groups[-1 if size else 0].append((site, method))
+    return groups
+
+
+def _passes(model: keras.layers.Layer, chosen: Chosen) -> list[Pass]:
+    needing = {
+        kind: [(site, method) for site, method in chosen if kind.need in method.needs]
+        for kind in PASSES
+    }
+    return [kind(model, found) for kind, found in needing.items() if found]
 
 
 def _check_data(chosen: Chosen, passes: list[Pass], data: Any) -> None:
@@ -96,7 +154,7 @@ def _check_data(chosen: Chosen, passes: list[Pass], data: Any) -> None:
 def _run(
     model: keras.layers.Layer,
     passes: list[Pass],
-    batches: Iterator[Batch],
+    batches: Iterable[Batch],
     progress: KernelProgress | None,
     data: Any,
 ) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -15,6 +15,7 @@ from keras_svd_adapters.adapters.adapter import Adapter
 from keras_svd_adapters.adapters.attachment import attach_inactive, detach
 from keras_svd_adapters.adapters.mode import current_mode, in_mode
 from keras_svd_adapters.methods.method import Method
+from keras_svd_adapters.models.assignment import Chosen
 from keras_svd_adapters.models.batches import Batch
 from keras_svd_adapters.models.observation.masks import RowMasks
 from keras_svd_adapters.models.observation.moments import InputSums, Products
@@ -22,6 +23,9 @@ from keras_svd_adapters.models.observation.probes import GradientProbe, InputPro
 from keras_svd_adapters.models.sites.site import Site
 from keras_svd_adapters.runtime.gradients import gradients, without_gradients
 from keras_svd_adapters.runtime.host_values import to_float64, to_float_array
+from keras_svd_adapters.runtime.keras_private.layers import all_layers
+
+LARGEST_FACTOR = 2.0**15  # as Keras scales losses in float16 at first
 
 
 class Pass:
@@ -31,14 +35,20 @@ class Pass:
 
     Args:
         model: The model.
-        sites: The kernels.
+        chosen: The kernels, each with its method.
     """
 
     need: ClassVar[str]
 
-    def __init__(self, model: Any, sites: Sequence[Site]):
-        self.model, self.sites = model, sites
+    def __init__(self, model: Any, chosen: Chosen):
+        self.model, self.sites = model, [site for site, _ in chosen]
+        self.keys = frozenset(site.key for site in self.sites)
         self.probes: dict[str, Adapter] = {}
+
+    @staticmethod
+    def bytes_for(site: Site) -> int:
+        """Return the memory that the statistics of a kernel need, 0 if it is little."""
+        return 0
 
     def check(self) -> None:
         """Raise `ValueError` if the model or a kernel does not allow this pass."""
@@ -84,11 +94,15 @@ class InputPass(Pass):
 
     need = "inputs"
 
-    def __init__(self, model: Any, sites: Sequence[Site]):
-        super().__init__(model, sites)
-        self._sums = {site.key: InputSums(site.view.m) for site in sites}
+    def __init__(self, model: Any, chosen: Chosen):
+        super().__init__(model, chosen)
+        self._sums = {site.key: self.sums(site, method) for site, method in chosen}
         self._products = Products()
         self._masks = RowMasks(None)
+
+    @staticmethod
+    def bytes_for(site: Site) -> int:
+        return 8 * site.view.m**2
 
     def check(self) -> None:
         for site in self.sites:
@@ -98,6 +112,14 @@ class InputPass(Pass):
                     "rows, or reads its kernel as a weight. Leave it out with `exclude`, or give "
                     f"it another method with a mapping in `targets`. Received: `{site.path}`"
                 )
+
+    def sums(self, site: Site, method: Method) -> InputSums:
+        """Return the sums to keep of the inputs of a kernel, still without rows."""
+        return InputSums(site.view.m)
+
+    def found(self, site: Site, sums: InputSums) -> Any:
+        """Return what the sums say of a kernel."""
+        return sums.moments()
 
     def probe(self, site: Site) -> Method:
         return InputProbe(partial(self._record, site))
@@ -120,7 +142,7 @@ class InputPass(Pass):
 
     def statistics(self, site: Site) -> list[Any]:
         try:
-            return [self._sums.pop(site.key).moments()]
+            return [self.found(site, self._sums.pop(site.key))]
         except ValueError as error:
             raise ValueError(f"{error}: check the data. Received: `{site.path}`") from None
 
@@ -130,10 +152,14 @@ class GradientPass(Pass):
 
     need = "gradient"
 
-    def __init__(self, model: Any, sites: Sequence[Site]):
-        super().__init__(model, sites)
-        self._sums = {site.key: np.zeros(()) for site in sites}
+    def __init__(self, model: Any, chosen: Chosen):
+        super().__init__(model, chosen)
+        self._sums = {site.key: np.zeros(()) for site in self.sites}
         self._samples = 0
+
+    @staticmethod
+    def bytes_for(site: Site) -> int:
+        return 16 * (site.view.count or 1) * site.view.m * site.view.n  # a sum, zeros, a gradient
 
     def check(self) -> None:
         if not getattr(self.model, "compiled", False):
@@ -160,11 +186,22 @@ class GradientPass(Pass):
 
         zeros = [self.probes[site.key].zeros for site in self.sites]
         with self.computing():
-            found = gradients(loss, zeros)
+            found = self._gradients(loss, zeros)
         samples = len(keras.tree.flatten(x)[0])
         self._samples += samples
         for site, gradient in zip(self.sites, found, strict=True):
-            self._sums[site.key] = self._sums[site.key] + samples * to_float64(gradient)
+            self._sums[site.key] = self._sums[site.key] + samples * gradient
+
+    def _gradients(self, loss: Callable[[], Any], variables: list[Any]) -> list[np.ndarray]:
+        """Return gradients on the host; in float16, of the loss times a factor that it can hold."""
+        in_half = any(layer.compute_dtype == "float16" for layer in all_layers(self.model))
+        factor = LARGEST_FACTOR if in_half else 1.0
+        while True:
+            found = gradients(lambda: factor * loss(), variables)  # noqa: B023
+            values = [to_float64(gradient) / factor for gradient in found]
+            if factor <= 1 or all(np.isfinite(value).all() for value in values):
+                return values
+            factor /= 8
 
     def statistics(self, site: Site) -> list[Any]:
         mean = self._sums.pop(site.key) / self._samples
@@ -174,6 +211,3 @@ class GradientPass(Pass):
                 f"Received: `{site.path}`"
             )
         return site.view.split(mean)
-
-
-PASSES: tuple[type[Pass], ...] = (InputPass, GradientPass)
