@@ -56,7 +56,7 @@ def test_kernels_take_turns(method, monkeypatch):
     expected, turns = values(), in_turns(monkeypatch)
     for found_value, value in zip(values(), expected, strict=True):
         np.testing.assert_array_equal(found_value, value)
-    assert len(turns) == (1 if method is COMPONENTS else 3)
+    assert len(turns) == (1 if method is COMPONENTS else 2)  # of two kernels
     assert not any(turns)  # what a turn found is used before the next
 
 
