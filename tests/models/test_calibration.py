@@ -63,6 +63,24 @@ def test_the_gradient_is_that_of_the_mean_loss(weighted):
     )
 
 
+@pytest.mark.parametrize("factor", [1e-7, 1.0, 1e3])
+def test_gradients_in_float16(factor):
+    """A loss that is too small or too large for float16."""
+    gradients = []
+    for dtype in ("float32", "mixed_float16"):
+        keras.utils.set_random_seed(0)
+        layers = [keras.layers.Dense(n, name=name, dtype=dtype) for n, name in ((8, "a"), (2, "b"))]
+        model = network(
+            keras.Input((6,)),
+            *layers,
+            loss=lambda y, p: factor * keras.losses.mean_squared_error(y, p),
+        )
+        statistics = found(model, GRADIENT, (X, Y), "a")
+        gradients.append(statistics["a"][0].gradient / factor)
+    assert np.abs(gradients[0]).max() > 0.01
+    np.testing.assert_allclose(*gradients, atol=0.01 * np.abs(gradients[0]).max())
+
+
 def test_the_gradient_through_a_whole_model():
     model, x = task()
     model.compile(loss="mse")
