@@ -57,6 +57,17 @@ def test_nothing_varies():
     np.testing.assert_allclose(found.vectors.T @ found.vectors, np.eye(4), atol=1e-9)
 
 
+def test_kernels_share_what_is_equal():
+    """The second moments of these rows are equal, the means are not."""
+    products = Products()
+    every = [ComponentSums(products, 1) for _ in range(3)]
+    for sums, last in zip(every, (1, 1, -1), strict=True):
+        sums.add(np.array([[1.0, 1.0], [last, last]]))
+    first, same, other = [sums.statistics() for sums in every]
+    assert same is first
+    assert (first.total, other.total) == (0, 2)
+
+
 @pytest.mark.parametrize("decay", [0.0, 0.5, 1.0, 2.0])
 def test_the_error_of_a_sketch(decay):
     """In the nuclear norm, at most as the docstring of `principal_components` says."""
