@@ -80,7 +80,7 @@ def _sparse_of(site: Site, name: str, share: float | None) -> NewAdapter:
     require_kernel(site)
     updates = kernel_updates(site, name)
     size = updates[0].size
-    count = max(1, *(np.count_nonzero(update) for update in updates))
+    count = max(1, *(int(np.count_nonzero(update)) for update in updates))
     if share is None and count > max(1, MOST * size):
         raise ValueError(
             "Most values of this adapter's update are not 0: give `share=`, such as 0.01. "

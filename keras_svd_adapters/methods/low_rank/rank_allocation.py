@@ -36,7 +36,7 @@ def ranks_by_variance(data: list[list[Statistics]], most: list[int], budget: int
         np.mean([_shares(each.components, count) for each in found], axis=0)
         for found, count in zip(data, most, strict=True)
     ]
-    owners = np.repeat(np.arange(len(most)), most)
+    owners: np.ndarray = np.repeat(np.arange(len(most)), most)
     chosen = owners[np.argsort(-np.concatenate(shares), kind="stable")[:budget]]
     return [int(count) for count in np.bincount(chosen, minlength=len(most))]
 

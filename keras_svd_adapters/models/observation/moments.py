@@ -26,7 +26,8 @@ class Products:
     """
 
     def __init__(self) -> None:
-        self._rows, self._sketch = np.zeros((0, 0)), None
+        self._rows = np.zeros((0, 0))
+        self._sketch: np.ndarray | None = None
         self._found: tuple[np.ndarray, np.ndarray, float] | None = None
 
     def of(
