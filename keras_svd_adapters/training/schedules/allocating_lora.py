@@ -66,7 +66,7 @@ class AllocatingLoRASchedule(PruningSchedule):
         super().__init__(begin, end, every, seed)
         check_positive_integers(count=count)
         self.count = count
-        self._batch = None if data is None else _first_batch(data)
+        self._batch: Any = None if data is None else _first_batch(data)
 
     def check(self) -> None:
         super().check()
