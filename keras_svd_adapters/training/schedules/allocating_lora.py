@@ -80,7 +80,6 @@ class AllocatingLoRASchedule(PruningSchedule):
                 f"`{type(self).__name__}` cannot move ranks, since {problem}. "
                 f"Received: {self.adapters()[0].method}"
             )
-        assert self._batch is not None
         model, batch = self.model, as_tensors(self.model, self._batch)
 
         def loss() -> Any:
