@@ -128,9 +128,16 @@ def keras_lora(model: Model, case: Case) -> None:
 def adapted(method: ksa.Method) -> Callable[[Model, Case], None]:
     def adapt(model: Model, case: Case) -> None:
         targets = None if case.first else case.targets
-        ksa.enable(model, method, targets=targets, train=case.first, verbose=0)
+        data = calibration(model) if method.needs else None
+        ksa.enable(model, method, targets, train=case.first, verbose=0, calibrate=data)
 
     return adapt
+
+
+def calibration(model: Model) -> tuple[np.ndarray, np.ndarray]:
+    """Some data for a start, and a loss."""
+    model.compile(loss="mse")
+    return batch(64, model.input_shape[-1]), batch(64, model.output_shape[-1])
 
 
 def merged(model: Model, case: Case) -> None:
@@ -169,7 +176,11 @@ FURTHER: dict[str, ksa.Method] = {
     "TriLoRA r=8": M.TriLoRA(rank=8),
     "AdaLoRA r=8": M.AdaLoRA(rank=8),
     "DyLoRA r=8": M.DyLoRA(rank=8),
+    "RoseLoRA r=8": M.RoseLoRA(rank=8),
+    "SparseAdapter r=16": M.SparseAdapter(rank=16),
+    "AFLoRA r=8": M.AFLoRA(rank=8),
     "Diff pruning": M.DiffPruning(),
+    "Sparse delta": M.SparseDelta(),
     "FLoRA r=8": M.FLoRA(rank_in=8, rank_out=8),
     "EDoRA r=32": M.EDoRA(rank=32),
     "PSOFT r=32": M.PSOFT(rank=32),
@@ -184,6 +195,12 @@ FURTHER: dict[str, ksa.Method] = {
     "LoRA-X r=32": M.LoRAX(rank=32),
     "NoRA r=32, 8": M.NestedLoRAXS(rank=32, inner_rank=8),
     "PMSS r=32": M.PMSS(rank=32),
+    "LoRA-SB r=32": M.LoRASB(rank=32),
+    "LoRA-FA r=8": ksa.LoRA(rank=8, freeze="a"),
+    "LoRA r=8, EVA": ksa.LoRA(rank=8, start="eva"),
+    "LoRA r=8, OLoRA": ksa.LoRA(rank=8, start="olora"),
+    "LoRA r=8, CorDA": ksa.LoRA(rank=8, start="corda"),
+    "LoRA r=8, LoRA-GA": ksa.LoRA(rank=8, start="lora_ga"),
     "DuDe r=8": M.DuDe(rank=8),
     "TinyLoRA": M.TinyLoRA(),
     "Tied-LoRA r=8": M.TiedLoRA(rank=8),

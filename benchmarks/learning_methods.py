@@ -42,15 +42,22 @@ ENTRIES = {
 )
 
 M = ksa.methods
+STARTS = ("gaussian", "init_b", "orthonormal", "orthogonal", "olora", "nystrom", "corda")
+STARTS += ("corda_kpm", "eva", "lora_ga")
 FURTHER = entries(  # on the first task alone
     (M.TriLoRA(rank=8), 1e-2),
     (M.AdaLoRA(rank=8), 1e-2),
+    (M.BiLoRA(rank=8), 1e-2),
     (M.SoRA(rank=8), 3e-3),
     (M.DynamicDoRA(rank=8), 1e-2),
     (M.DyLoRA(rank=8), 3e-3),
     (M.AutoLoRA(rank=8), 1e-2),
     (M.AllocatingLoRA(rank=8), 3e-3),
+    (M.RoseLoRA(rank=8), 3e-3),
+    (M.SparseAdapter(rank=16), 3e-3),
+    (M.AFLoRA(rank=8), 3e-3),
     (M.DiffPruning(), 1e-3),
+    (M.SparseDelta(share=0.05), 3e-3),
     (M.FLoRA(rank_in=8, rank_out=8), 3e-3),
     (M.MELoRA(rank=8, groups=4), 1e-2),
     (M.LoHa(rank=8), 1e-2),
@@ -66,6 +73,7 @@ FURTHER = entries(  # on the first task alone
     (M.LoRAX(rank=32), 3e-2),
     (M.NestedLoRAXS(rank=32, inner_rank=8), 1e-2),
     (M.PMSS(rank=32), 1e-2),
+    (M.LoRASB(rank=32), 1e-3),
     (M.EDoRA(rank=32), 1e-2),
     (M.DuDe(rank=8), 1e-2),
     (M.OFT(block_size=8), 3e-3),
@@ -81,19 +89,28 @@ FURTHER = entries(  # on the first task alone
     (M.IntrinsicDimension(size=1000), 3e-2),
     (M.BitFit(), 1e-2),
     (M.LNTuning(), 1e-2),
+    *((ksa.LoRA(rank=8, start=start), 3e-3) for start in STARTS),
+    (ksa.LoRA(rank=8, start="orthonormal", freeze="a"), 3e-3),
+    (ksa.LoRA(rank=8, start="eva", rho=2.0), 3e-3),
 )
 ALL = ENTRIES | FURTHER
 
 
-def adapt(name: str, model: keras.Model, backbone: keras.Model, has_head: bool) -> None:
-    """Prepares a model for a method: freezes what does not train, adapts the rest."""
+def adapt(
+    name: str, model: keras.Model, backbone: keras.Model, has_head: bool, data: Any = None
+) -> None:
+    """Prepares a model for a method: freezes what does not train, adapts the rest.
+
+    A start that reads data gets it.
+    """
     method = ALL[name].method
     if name == HEAD:
         backbone.trainable = False
     elif name == KERAS_LORA:
         backbone.enable_lora(8)
     elif method is not None:
-        ksa.enable(model, method, train="head" if has_head else None, verbose=0)
+        head = "head" if has_head else None
+        ksa.enable(model, method, train=head, verbose=0, calibrate=data)
 
 
 @keras.saving.register_keras_serializable("learning")

@@ -15,6 +15,7 @@ from learning_tasks import TASKS, Sets, Task
 
 import keras_svd_adapters as ksa
 
+CALIBRATION = 256  # samples that a start may read
 TIMED, WARM = 12, 3  # steps of a measurement, and those of them that only warm up
 
 Records = list[dict[str, Any]]
@@ -29,7 +30,11 @@ def prepared(task: Task, name: str, seed: int) -> keras.Model:
     """Returns the model of a task, adapted."""
     keras.utils.set_random_seed(seed)
     model, backbone = task.build()
-    adapt(name, model, backbone, has_head=task.head_rate is not None)
+    method, data = ALL[name].method, None
+    if method is not None and method.needs:
+        compile_for(model, task, keras.optimizers.SGD())
+        data = keras.tree.map_structure(lambda part: part[:CALIBRATION], task.sets()["train"])
+    adapt(name, model, backbone, has_head=task.head_rate is not None, data=data)
     return model
 
 

@@ -32,9 +32,9 @@ Verbs, each with its own `help`:
 - save: `save_adapter`, `load_adapter`; `svd_cache` stores the decompositions
 - quantized models: `enable` after `model.quantize`; `quantize` compensates for the quantization
   error
-- merge and convert: `merge`, `unmerge`, `to_lora`; `combine` makes one adapter of several,
-  `search_blend` finds their weights, `extract_lora` makes one of the difference between two
-  models, `transfer` carries one to another base, `compress` makes one whose file is many times
+- merge and convert: `merge`, `unmerge`, `to_lora`, `to_sparse`; `combine` makes one adapter of
+  several, `search_blend` finds their weights, `extract_lora` makes one of the difference between
+  two models, `transfer` carries one to another base, `compress` makes one whose file is many times
   smaller
 - HF PEFT: `export_peft`, `import_peft`
 """
@@ -72,6 +72,7 @@ from keras_svd_adapters.merging.merge_report import MergeReport
 from keras_svd_adapters.merging.similarity import similarity
 from keras_svd_adapters.merging.similarity_report import Similarity
 from keras_svd_adapters.merging.to_lora import to_lora
+from keras_svd_adapters.merging.to_sparse import to_sparse
 from keras_svd_adapters.merging.transfer import transfer
 from keras_svd_adapters.methods.low_rank.dora import DoRA
 from keras_svd_adapters.methods.low_rank.lora import LoRA
@@ -122,6 +123,7 @@ from keras_svd_adapters.training.rules import rules
 from keras_svd_adapters.training.schedule import Schedule
 from keras_svd_adapters.training.schedules.ada_lora import AdaLoRASchedule
 from keras_svd_adapters.training.schedules.af_lora import AFLoRASchedule
+from keras_svd_adapters.training.schedules.allocating_lora import AllocatingLoRASchedule
 from keras_svd_adapters.training.schedules.auto_lora import AutoLoRASchedule
 from keras_svd_adapters.training.schedules.drop_bp import DropBP
 from keras_svd_adapters.training.schedules.dynamic_dora import DynamicDoRASchedule, RankNorms
@@ -142,6 +144,7 @@ __all__ = [
     "AdaLoRASchedule",
     "AdapterFileError",
     "AdapterHealth",
+    "AllocatingLoRASchedule",
     "Alternate",
     "Approximation",
     "AutoLoRASchedule",
@@ -235,6 +238,7 @@ __all__ = [
     "svd_cache",
     "targets",
     "to_lora",
+    "to_sparse",
     "transfer",
     "unmerge",
 ]

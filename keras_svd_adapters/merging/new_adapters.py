@@ -9,6 +9,7 @@ import keras
 import numpy as np
 
 from keras_svd_adapters.adapters.attachment import attach
+from keras_svd_adapters.adapters.own_values import owners_of, variable_of
 from keras_svd_adapters.kernels.low_rank_factors import Factors, padded, relative_error
 from keras_svd_adapters.merging.approximation import ApproximateKernel, Approximation
 from keras_svd_adapters.merging.kernel_updates import kernel_updates
@@ -19,6 +20,8 @@ from keras_svd_adapters.models.attaching import detach_on_error
 from keras_svd_adapters.models.refresh import train_and_sync
 from keras_svd_adapters.models.sites.search import adapted_sites
 from keras_svd_adapters.models.sites.site import Site
+from keras_svd_adapters.models.state.trained_weights import base_weights
+from keras_svd_adapters.runtime.host_values import to_host_exact
 
 TargetUpdate = Callable[[], list[np.ndarray]]
 
@@ -45,15 +48,20 @@ class NewAdapter(NamedTuple):
 
 def lora_of(site: Site, factors: Sequence[Factors], wanted: TargetUpdate) -> NewAdapter:
     """Return a LoRA of these factors, one pair for each matrix of a kernel."""
-    if site.is_vector:
-        raise ValueError(
-            "A LoRA changes kernels, and this adapter changes a bias or a normalization: keep it, "
-            f"or `merge` it. Received: `{site.path}`"
-        )
+    require_kernel(site)
     pairs = padded(factors)
     values = site.view.joined([{"lora_a": A, "lora_b": B} for A, B in pairs])
     method = LoRA(rank=pairs[0][0].shape[1])
     return NewAdapter(site, method, site.form(method), lambda: values, wanted)
+
+
+def require_kernel(site: Site) -> None:
+    """Raise `ValueError` if a site is a bias or a vector of a normalization."""
+    if site.is_vector:
+        raise ValueError(
+            "The new adapter would change kernels, and this one changes a bias or a normalization: "
+            f"keep it, or `merge` it. Received: `{site.path}`"
+        )
 
 
 def check_name_is_free(model: keras.layers.Layer, into: str) -> None:
@@ -64,6 +72,15 @@ def check_name_is_free(model: keras.layers.Layer, into: str) -> None:
             f"`{site.path}` has an adapter of this name. Give the new one another `into=`, or "
             f"`delete_adapter(model, {into!r})` first. Received: into={into!r}"
         )
+
+
+def other_weights(model: keras.layers.Layer, name: str) -> list[tuple[keras.Variable, np.ndarray]]:
+    """Return the weights that train with an adapter besides its own arrays, with their values."""
+    return [
+        (weight, to_host_exact(variable_of(weight, name)))
+        for _, _, weight in base_weights(model)
+        if name in owners_of(weight)
+    ]
 
 
 def attach_and_report(

@@ -6,16 +6,18 @@ from functools import partial
 
 import keras
 
-from keras_svd_adapters.adapters.own_values import owners_of, variable_of
 from keras_svd_adapters.kernels.low_rank_factors import Factors, check_size, truncate
 from keras_svd_adapters.merging.approximation import Approximation
 from keras_svd_adapters.merging.kernel_updates import exact_factors, kernel_updates
-from keras_svd_adapters.merging.new_adapters import attach_and_report, check_name_is_free, lora_of
+from keras_svd_adapters.merging.new_adapters import (
+    attach_and_report,
+    check_name_is_free,
+    lora_of,
+    other_weights,
+)
 from keras_svd_adapters.models.named_adapters import only_adapter, require_adapter, require_values
 from keras_svd_adapters.models.sites.site import Site
 from keras_svd_adapters.models.state.changes import changes_model
-from keras_svd_adapters.models.state.trained_weights import base_weights
-from keras_svd_adapters.runtime.host_values import to_host_exact
 
 
 @changes_model
@@ -69,11 +71,7 @@ def to_lora(
         lora_of(site, _factors(site, name, rank, energy), partial(kernel_updates, site, name))
         for site in sites
     ]
-    extra = [
-        (weight, to_host_exact(variable_of(weight, name)))
-        for _, _, weight in base_weights(model)
-        if name in owners_of(weight)
-    ]
+    extra = other_weights(model, name)
     return attach_and_report(model, new, into, f"what {name!r} adds", extra)
 
 

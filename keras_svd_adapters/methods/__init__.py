@@ -42,6 +42,7 @@ from keras_svd_adapters.methods.sparse.lora_prune import LoRAPrune
 from keras_svd_adapters.methods.sparse.pri_lora import PRILoRA
 from keras_svd_adapters.methods.sparse.rose_lora import RoseLoRA
 from keras_svd_adapters.methods.sparse.sparse_adapter import SparseAdapter
+from keras_svd_adapters.methods.sparse.sparse_delta import SparseDelta
 from keras_svd_adapters.methods.sparse.token_rows import TokenRows
 from keras_svd_adapters.methods.spectral.edora import EDoRA
 from keras_svd_adapters.methods.spectral.lora_sb import LoRASB
@@ -111,6 +112,7 @@ __all__ = [
     "SVF",
     "SVFT",
     "SparseAdapter",
+    "SparseDelta",
     "SpectralAdapterA",
     "SpectralAdapterR",
     "TaskLoRA",

@@ -47,6 +47,13 @@ def constant(values: np.ndarray, like: Any) -> Any:
     return ops.convert_to_tensor(values, dtype=standardize_dtype(like.dtype))
 
 
+def scattered(values: Any, places: Any, shape: tuple[int, int]) -> Any:
+    """Return a matrix with values at flat places, counted row by row, and 0 elsewhere."""
+    size = shape[0] * shape[1]
+    flat = ops.segment_sum(values, places, num_segments=size)  # supports vmap, unlike a scatter
+    return reshape(flat, shape)
+
+
 def kron(a: Any, b: Any) -> Any:
     """Return the Kronecker product of two matrices."""
     (p, q), (r, s) = a.shape, b.shape

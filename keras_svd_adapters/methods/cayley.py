@@ -55,8 +55,13 @@ def inverse(A: Any) -> Any:
         iterate,
         (2.0 / (1.0 + largest) * transposed, (largest - 1.0) / (largest + 1.0)),
     )
+    return newton_step(A, X)
+
+
+def newton_step(A: Any, X: Any) -> Any:
+    """Return a better inverse of `A`, from a good one; it carries the gradient of the inverse."""
     X = ops.stop_gradient(X)
-    return ops.matmul(X, twice - ops.matmul(A, X))
+    return ops.matmul(X, 2.0 * ops.eye(A.shape[-1], dtype=A.dtype) - ops.matmul(A, X))
 
 
 def skew_matrix(skew: Any, b: int) -> Any:

@@ -77,6 +77,22 @@ class Magnitudes(NamedTuple):
     square: np.ndarray
 
 
+class Components(NamedTuple):
+    """The largest principal components of the inputs of a kernel, around their mean, in float64.
+
+    Args:
+        rows: Number of rows.
+        vectors: The directions as columns, of shape `(m, q)`, orthonormal.
+        variances: The variance of the inputs along each, of shape `(q,)`, from large to small.
+        total: The variance of the inputs along all `m` directions.
+    """
+
+    rows: int
+    vectors: np.ndarray
+    variances: np.ndarray
+    total: float
+
+
 class Statistics(NamedTuple):
     """What a pass of data through the model found for a kernel, as far as it was asked for.
 
@@ -87,6 +103,7 @@ class Statistics(NamedTuple):
         branch_norms: Mean of `|x (K' - K)|^2` over all rows, with the active adapter.
         squared_gradients: Mean, over all samples, of the squares of the gradient of the loss of one
             sample by the kernel, of shape `(m, n)`.
+        components: As many principal components of the inputs as `Method.components` says.
     """
 
     inputs: Inputs | None = None
@@ -94,6 +111,7 @@ class Statistics(NamedTuple):
     magnitudes: Magnitudes | None = None
     branch_norms: float | None = None
     squared_gradients: np.ndarray | None = None
+    components: Components | None = None
 
 
 class SVD(Protocol):

@@ -35,7 +35,7 @@ def check_share(**values: float) -> None:
     """Raise `ValueError` for the first value that is not in (0, 1]."""
     for name, value in values.items():
         if not (isinstance(value, Real) and 0 < value <= 1):
-            raise ValueError(f"`{name}` is the part to keep, in (0, 1]. Received: {name}={value!r}")
+            raise ValueError(f"`{name}` must be in (0, 1]. Received: {name}={value!r}")
 
 
 def check_positive(**values: float) -> None:

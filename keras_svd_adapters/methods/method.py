@@ -91,6 +91,11 @@ class Method:
         return ()
 
     @property
+    def components(self) -> int:
+        """The number of principal components of the inputs that the method needs, if any."""
+        return 0
+
+    @property
     def starts_at_base(self) -> bool:
         """Whether the adapted model equals the base model at step 0."""
         return True
@@ -143,6 +148,16 @@ class Method:
     ) -> dict[str, np.ndarray]:
         """Return what `start` does, from statistics of data as well if the method needs any."""
         return self.start(K, form, rng, svd)
+
+    def allocated(
+        self, shapes: list[tuple[int, int]], data: list[list[Statistics]]
+    ) -> list[Method | None]:
+        """Return the method of each kernel that was to have this one; `None` leaves a kernel out.
+
+        `shapes` holds the shape of each kernel as a matrix. `data` holds what was found for each,
+        for all of its matrices.
+        """
+        return [self] * len(shapes)
 
     def draws(self, m: int, n: int, form: str) -> dict[str, tuple[int, ...]]:
         """Return shapes of numbers that `v` also holds, uniform in (0, 1) and new in each call.

@@ -11,6 +11,7 @@ from keras_svd_adapters.adapters.carried import PREFIX
 from keras_svd_adapters.adapters.layer_kinds import base_kernel_variable
 from keras_svd_adapters.adapters.layers.vectors import BIASES
 from keras_svd_adapters.kernels.placement import check_layout
+from keras_svd_adapters.methods.contract import Statistics
 from keras_svd_adapters.methods.method import Method
 from keras_svd_adapters.models.sites.patterns import Targets, sites_matching
 from keras_svd_adapters.models.sites.search import check_model, find_sites, sites_by_key
@@ -65,6 +66,25 @@ def choose_methods(
     places = {key: place for place, key in enumerate(sites_by_key(model))}
     ordered = [chosen[key] for key in sorted(chosen, key=places.__getitem__)]
     return with_biases(model, ordered)
+
+
+def allocate(chosen: Chosen, found: Mapping[str, list[Statistics]] | None) -> Chosen:
+    """Return the sites with the methods that they have after data was seen; some may have none.
+
+    Args:
+        chosen: The sites, each with its method.
+        found: The statistics of each kernel that needs some, by the key of its site.
+    """
+    if found is None:
+        return chosen
+    after: dict[str, Method | None] = {}
+    for method in dict.fromkeys(method for site, method in chosen if site.key in found):
+        sites = [site for site, own in chosen if own == method and site.key in found]
+        shapes = [(site.view.m, site.view.n) for site in sites]
+        methods = method.allocated(shapes, [found[site.key] for site in sites])
+        after |= zip((site.key for site in sites), methods, strict=True)
+    every = [(site, after.get(site.key, method)) for site, method in chosen]
+    return [(site, method) for site, method in every if method is not None]
 
 
 def with_biases(model: keras.layers.Layer, chosen: Chosen) -> Chosen:

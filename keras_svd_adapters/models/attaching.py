@@ -102,8 +102,10 @@ def start_adapter(
         name: Name of the adapter.
         observed: The statistics of each matrix of each kernel, if methods need any.
     """
-    data = (observed or {}).pop(site.key, [Statistics()] * len(found))  # it may be large
-    if method.needs and observed is None:
+    data = [Statistics()] * len(found)
+    if observed is not None:
+        data = observed.pop(site.key, data)  # it may be large
+    elif method.needs:
         raise ValueError(
             "This start reads data: adapt the model by `enable(model, method, calibrate=x)`, where "
             f"`x` holds some hundred samples. Received: {method} on `{site.path}`"

@@ -12,7 +12,12 @@ import keras
 from keras_svd_adapters.kernels.layout_map import Layouts, check_layouts, override
 from keras_svd_adapters.kernels.svd.service import SVDService
 from keras_svd_adapters.methods.method import Method
-from keras_svd_adapters.models.assignment import check_methods, check_name, choose_methods
+from keras_svd_adapters.models.assignment import (
+    allocate,
+    check_methods,
+    check_name,
+    choose_methods,
+)
 from keras_svd_adapters.models.attaching import (
     arrays_of_all,
     attach_all,
@@ -99,7 +104,8 @@ def enable(
             tuple. The tuple has a mesh axis or `None` for each axis of the
             variable. A `keras.distribution.LayoutMap` with such entries also works.
         calibrate: Data for a start that reads some, such as
-            `LoRA(start="eva")`: some hundred samples, which pass the model once.
+            `LoRA(start="eva")`: some hundred samples, which pass the model once,
+            or several times if the statistics of all kernels need too much memory.
             Inputs, a tuple `(x, y)` or `(x, y, sample_weight)`, or a dataset of
             batches, as in `fit`. A start that reads gradients needs targets and
             a compiled model. Padding that a mask names does not count. The
@@ -130,6 +136,8 @@ def enable(
     extra = select_weights(model, train, name, sites) + select_biases(model, bias, name, sites)
     shared = shared_arrays_for(model, chosen)
     observed = statistics_for_starts(model, chosen, calibrate, verbose)
+    chosen = allocate(chosen, observed)
+    sites = [site for site, _ in chosen]
     start = partial(start_adapter, name=name, observed=observed)
     with detach_on_error(model, chosen, name):
         attach_all(chosen, name, verbose, shared, start, service=service)

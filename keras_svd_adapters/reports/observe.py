@@ -9,13 +9,13 @@ import keras
 
 from keras_svd_adapters.adapters.carried import adapters_of
 from keras_svd_adapters.models.named_adapters import require_adapter, require_values
-from keras_svd_adapters.models.observation.statistics import FIELDS, statistics_of
+from keras_svd_adapters.models.observation.statistics import statistics_of
 from keras_svd_adapters.models.sites.patterns import Targets, names_of
 from keras_svd_adapters.models.sites.search import adapted_sites, find_sites
 from keras_svd_adapters.models.sites.selection import select_sites
 from keras_svd_adapters.models.sites.site import Site
 from keras_svd_adapters.models.state.changes import changes_model
-from keras_svd_adapters.reports.observation import KernelObservation, Observation
+from keras_svd_adapters.reports.observation import COLUMNS, KernelObservation, Observation
 
 
 @changes_model
@@ -86,9 +86,7 @@ def observe(
                 "`set_adapter(model, name)` first. Received: "
                 f"{', '.join(site.layer.active_adapters)} on `{site.path}`"
             )
-    observed = statistics_of(
-        model, dict.fromkeys(wanted, sites), data, verbose, "data", with_adapters=True
-    )
+    observed = statistics_of(model, dict.fromkeys(wanted, sites), data, verbose, "data")
     kernels = {}
     for name, site in zip(names_of(model, sites, find_sites(model)), sites, strict=True):
         adapter = adapters_of(site.layer).get(getattr(site.layer, "active_adapter", None) or "")
@@ -99,7 +97,7 @@ def observe(
                 site.path + place,
                 (site.view.m, site.view.n),
                 method,
-                **{field: getattr(each, field) for field in FIELDS},
+                **{field: getattr(each, field) for field in COLUMNS},
             )
     return Observation(kernels)
 
@@ -107,9 +105,9 @@ def observe(
 def _names(what: Any) -> list[str]:
     """Return what to observe, without repetitions."""
     listed = [what] if isinstance(what, str) or not isinstance(what, Iterable) else list(what)
-    if not listed or any(each not in FIELDS for each in listed):
+    if not listed or any(each not in COLUMNS for each in listed):
         raise ValueError(
-            f"`what` is one or several of {', '.join(map(repr, FIELDS))}. Received: what={what!r}"
+            f"`what` is one or several of {', '.join(map(repr, COLUMNS))}. Received: what={what!r}"
         )
     return list(dict.fromkeys(listed))
 

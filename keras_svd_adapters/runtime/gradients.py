@@ -1,4 +1,4 @@
-"""Gradients by some variables, without a step of training, on each backend."""
+"""Losses, and their gradients by some variables, without a step of training, on each backend."""
 
 from __future__ import annotations
 
@@ -17,12 +17,7 @@ def gradients(loss: Callable[[], Any], variables: Sequence[keras.Variable]) -> l
             such as the statistics of batch normalization, is dropped.
         variables: The variables, in float32; the loss must depend on one of them at least.
     """
-
-    def loss_at(values: Sequence[Any]) -> Any:
-        mapping = list(zip(variables, values, strict=True))
-        with keras.StatelessScope(state_mapping=mapping, collect_losses=True):
-            return loss()
-
+    loss_at = _stateless(loss, variables)
     values = [ops.copy(variable) for variable in variables]
     if backend.backend() == "jax":
         import jax
@@ -44,6 +39,44 @@ def gradients(loss: Callable[[], Any], variables: Sequence[keras.Variable]) -> l
         ops.zeros_like(v) if gradient is None else gradient
         for v, gradient in zip(values, found, strict=True)
     ]
+
+
+def compiled_loss(
+    loss: Callable[[], Any], variables: Sequence[keras.Variable]
+) -> Callable[[], float]:
+    """Return a function that computes a loss at the present values of the variables.
+
+    It is compiled at its first call, except on PyTorch. No variable changes.
+
+    Args:
+        loss: As in `gradients`.
+        variables: All variables that the loss reads and that may change between two calls.
+    """
+    loss_at = _stateless(loss, variables)
+    if backend.backend() == "jax":
+        import jax
+
+        loss_at = jax.jit(loss_at)
+    elif backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        loss_at = tf.function(loss_at)
+    return lambda: float(
+        without_gradients(lambda: loss_at([ops.convert_to_tensor(v) for v in variables]))
+    )
+
+
+def _stateless(
+    loss: Callable[[], Any], variables: Sequence[keras.Variable]
+) -> Callable[[Sequence[Any]], Any]:
+    """Return a function from values of the variables to a loss."""
+
+    def loss_at(values: Sequence[Any]) -> Any:
+        mapping = list(zip(variables, values, strict=True))
+        with keras.StatelessScope(state_mapping=mapping, collect_losses=True):
+            return loss()
+
+    return loss_at
 
 
 def without_gradients(compute: Callable[[], Any]) -> Any:

@@ -8,6 +8,8 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_svd_adapters.runtime.host_values import to_float64
+
 AVERAGE = "average"  # as Keras names moving averages
 
 
@@ -54,15 +56,23 @@ def averages_of(optimizer: Any, variable: keras.Variable) -> list[keras.Variable
     return [slot for slot in optimizer.variables if slot.name == name]
 
 
-def begin_again(variable: keras.Variable, value: np.ndarray, optimizers: Iterable[Any]) -> None:
-    """Assign a value to a variable; optimizers forget what they kept of the value before."""
-    value = value.astype("float32")
-    variable.assign(value)
+def begin_again(
+    variable: keras.Variable, value: np.ndarray, optimizers: Iterable[Any], new: Any = True
+) -> None:
+    """Assign a value to a variable; optimizers forget what they kept of the value before.
+
+    Args:
+        variable: The variable.
+        value: The value.
+        optimizers: The optimizers.
+        new: Which entries are new, as booleans; the optimizers keep what they have of the others.
+    """
+    variable.assign(value.astype("float32"))
     for optimizer in optimizers:
         for slot in state_of(optimizer, variable) if variable.trainable else ():
-            slot.assign(np.zeros(slot.shape, "float32"))
+            slot.assign(np.where(new, 0.0, to_float64(slot)).astype("float32"))
         for average in averages_of(optimizer, variable):
-            average.assign(value)
+            average.assign(np.where(new, value, to_float64(average)).astype("float32"))
 
 
 def _start(variable: keras.Variable) -> str:

@@ -12,6 +12,7 @@ from closed_forms_starts import lora_from_start, lora_sb
 import keras_svd_adapters as ksa
 from keras_svd_adapters.adapters.carried import adapters_of
 from keras_svd_adapters.methods.contract import Inputs, Statistics
+from keras_svd_adapters.models.observation.moments import ComponentSums, InputSums, Products
 
 X, Y = rate_models.data()
 LORA = {
@@ -30,7 +31,18 @@ RNG = np.random.default_rng(4)
 K = RNG.normal(size=(9, 7)).astype("float32")
 ROWS = RNG.normal(size=(50, 9)) * np.geomspace(1, 0.1, 9) + 0.3
 G = RNG.normal(size=(9, 7))
-DATA = Statistics(Inputs(50, ROWS.mean(axis=0), ROWS.T @ ROWS / 50), G)
+
+
+def sums_of_rows(sums):
+    sums.add(ROWS)
+    return sums.statistics()
+
+
+DATA = Statistics(
+    inputs=sums_of_rows(InputSums(Products())),
+    gradient=G,
+    components=sums_of_rows(ComponentSums(Products(), 3)),
+)
 
 
 def factors(start, **options):
@@ -106,6 +118,60 @@ def test_eva_finds_the_components_around_the_mean():
     assert B is None
     Vt = np.linalg.svd(ROWS - ROWS.mean(axis=0))[2]
     np.testing.assert_allclose(np.abs(A.T @ Vt[:3].T), np.eye(3), atol=1e-9)
+
+
+def three_layers(spectra):
+    """Layers whose inputs have these standard deviations, and the data."""
+    inputs = [keras.Input((len(s),), name=f"x{i}") for i, s in enumerate(spectra)]
+    dense = [keras.layers.Dense(6, name=f"d{i}")(x) for i, x in enumerate(inputs)]
+    x = {f"x{i}": RNG.normal(size=(64, len(s))) * s for i, s in enumerate(spectra)}
+    return keras.Model(inputs, keras.layers.add(dense)), x
+
+
+@pytest.mark.parametrize("options", [{}, {"alpha": 3}, {"rslora": True}, {"alpha": 8, "rho": 1.4}])
+def test_eva_moves_ranks(options, tmp_path):
+    """Kernels get the components with the largest shares; the budget and the scale stay."""
+    method = ksa.LoRA(**{"rank": 3, "start": "eva", "rho": 2.0} | options)
+    model, x = three_layers([[9, 9, 1, 1, 1, 1, 1], [1] * 9, [3, 1e-9, 1e-9, 1e-9, 1e-9]])
+    report = ksa.enable(model, method, targets="d*", calibrate=x)
+    shares = []
+    for i in range(3):
+        variances = np.linalg.svd(x[f"x{i}"] - x[f"x{i}"].mean(axis=0))[1] ** 2
+        shares += [(s / variances.sum(), i) for s in variances[: round(method.rho * 3)]]
+    ranks = [sum(i == j for _, j in sorted(shares)[-9:]) for i in range(3)]
+    assert len(set(ranks)) > 1
+    for i, rank in enumerate(ranks):
+        own = adapters_of(model.get_layer(f"d{i}"))["default"].method
+        assert (own.rank, own.scale, own.rho) == (rank, pytest.approx(method.scale), 1)
+    assert "LoRA" in str(report)
+    shake(model)
+    expected = numpy(model(x))
+    ksa.save_adapter(model, tmp_path / "a.keras")
+    ksa.delete_adapter(model, "default")
+    ksa.load_adapter(model, tmp_path / "a.keras")
+    np.testing.assert_array_equal(numpy(model(x)), expected)
+
+
+def test_a_kernel_without_a_rank_has_no_adapter():
+    model, x = three_layers([[9, 8, 1e-9, 1e-9], [1] * 40])
+    before = numpy(model(x))
+    ksa.enable(model, ksa.LoRA(rank=1, start="eva", rho=2.0), targets="d*", calibrate=x)
+    np.testing.assert_array_equal(numpy(model(x)), before)
+    assert adapters_of(model.get_layer("d0"))["default"].method.rank == 2
+    assert not adapters_of(model.get_layer("d1"))
+    assert len(model.trainable_weights) == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        ({"rho": 0.5}, "from 1. Received: rho=0.5"),
+        ({"rho": 2, "start": "corda"}, "Only `start='eva'"),
+    ],
+)
+def test_ranks_that_cannot_move(options, match):
+    with pytest.raises(ValueError, match=match):
+        ksa.LoRA(rank=2, **{"start": "eva"} | options)
 
 
 def test_lora_ga():

@@ -48,8 +48,9 @@ class Pair(torch.nn.Module):
         return self.second(torch.tanh(self.first(x)))
 
 
-def ours(model, start, data=None, rank=3, alpha=6):
-    ksa.enable(model, ksa.LoRA(rank, alpha, start=start), targets=list(SIZES), calibrate=data)
+def ours(model, start, data=None, rank=3, alpha=6, **options):
+    method = ksa.LoRA(rank, alpha, start=start, **options)
+    ksa.enable(model, method, targets=list(SIZES), calibrate=data)
     adapters = [adapters_of(model.get_layer(name))["default"] for name in SIZES]
     return [(numpy(a.lora_a), numpy(a.lora_b)) for a in adapters]
 
@@ -113,10 +114,12 @@ def test_corda(pair, start, mode, monkeypatch):
     check_products(ours(model, start, X), theirs(wrapped), 1e-3)
 
 
-def test_eva(pair):
+@pytest.mark.parametrize("rho", [1.0, 2.0])
+def test_eva(pair, rho):
     model, other = pair
-    rows = torch.tensor(X)
-    settings = config("eva", eva_config=peft.EvaConfig(rho=1.0))
+    x = X / np.array([1, 1, *[20] * 10], "float32")  # two directions, and more behind the tanh
+    rows = torch.tensor(x)
+    settings = config("eva", eva_config=peft.EvaConfig(rho=rho))
     wrapped = peft.get_peft_model(other, settings)
     peft.initialize_lora_eva_weights(
         wrapped,
@@ -125,11 +128,17 @@ def test_eva(pair):
         prepare_layer_inputs_fn=None,
         show_progress_bar=False,
     )
-    found, expected = ours(model, "eva", X), theirs(wrapped)
+    found, expected = ours(model, "eva", x, rho=rho), theirs(wrapped)
     for (A, B), (A2, B2) in zip(found, expected, strict=True):
+        assert A.shape == A2.shape
         assert largest_angle(A, A2) < 1e-3
         assert not np.any(B)
         assert not np.any(B2)
+    assert (len({A.shape[1] for A, _ in found}) > 1) == (rho > 1)
+    for name in SIZES:
+        layer = getattr(wrapped.base_model.model, name)
+        method = adapters_of(model.get_layer(name))["default"].method
+        assert layer.scaling["default"] == pytest.approx(method.scale)
 
 
 def test_lora_ga(pair):

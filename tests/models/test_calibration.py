@@ -63,6 +63,27 @@ def test_the_gradient_is_that_of_the_mean_loss(weighted):
     )
 
 
+@pytest.mark.parametrize("factor", [1e-7, 1.0, 1e3])
+def test_gradients_in_float16(factor):
+    """A loss that is too small or too large for float16."""
+    gradients, squares = [], []
+    for dtype in ("float32", "mixed_float16"):
+        keras.utils.set_random_seed(0)
+        layers = [keras.layers.Dense(n, name=name, dtype=dtype) for n, name in ((8, "a"), (2, "b"))]
+        model = network(
+            keras.Input((6,)),
+            *layers,
+            loss=lambda y, p: factor * keras.losses.mean_squared_error(y, p),
+        )
+        statistics = found(model, GRADIENT, (X, Y), "a")
+        gradients.append(statistics["a"][0].gradient / factor)
+        report = ksa.observe(model, (X[:3], Y[:3]), "squared_gradients", targets="a", verbose=0)
+        squares.append(report["a"].squared_gradients / factor**2)
+    for pair in (gradients, squares):
+        assert np.abs(pair[0]).max() > 0.01
+        np.testing.assert_allclose(*pair, atol=0.01 * np.abs(pair[0]).max())
+
+
 def test_the_gradient_through_a_whole_model():
     model, x = task()
     model.compile(loss="mse")

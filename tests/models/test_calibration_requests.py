@@ -4,17 +4,19 @@ import keras
 import numpy as np
 import pytest
 import rate_models
-from calibration import GRADIENT, INPUTS, found
+from calibration import COMPONENTS, GRADIENT, INPUTS, found
 from cases import numpy
 from snapshots import refused, snapshot
 
 import keras_svd_adapters as ksa
 from keras_svd_adapters.methods.contract import Statistics
+from keras_svd_adapters.models.observation import statistics as observing
+from keras_svd_adapters.models.observation.forward import ForwardPass
 
 X, Y = rate_models.data()
 
 
-@pytest.mark.parametrize("method", [INPUTS, GRADIENT], ids=["inputs", "gradient"])
+@pytest.mark.parametrize("method", [INPUTS, COMPONENTS, GRADIENT], ids=["corda", "eva", "ga"])
 @pytest.mark.parametrize("is_trained", [False, True])
 def test_it_leaves_no_trace(method, is_trained):
     model = rate_models.compiled("dropout and statistics")
@@ -33,6 +35,46 @@ def test_progress(capsys):
     assert "1/2 batches, 50%, data" in capsys.readouterr().out
 
 
+def in_turns(monkeypatch):
+    """Kernels whose statistics are large take turns; return the list of the turns."""
+    turns, observe = [], observing.Observed.observe
+    monkeypatch.setattr(observing, "SHARE", 0)
+    monkeypatch.setattr(
+        observing.Observed, "observe", lambda self: turns.append(len(self)) or observe(self)
+    )
+    return turns
+
+
+@pytest.mark.parametrize("method", [INPUTS, GRADIENT, COMPONENTS], ids=["corda", "ga", "eva"])
+def test_kernels_take_turns(method, monkeypatch):
+    def values():
+        model = rate_models.compiled("plain")
+        data = iter([(X[:20], Y[:20]), (X[20:], Y[20:])])
+        ksa.enable(model, method, targets="all", calibrate=data)
+        return [numpy(weight) for weight in model.weights]
+
+    expected, turns = values(), in_turns(monkeypatch)
+    for found_value, value in zip(values(), expected, strict=True):
+        np.testing.assert_array_equal(found_value, value)
+    assert len(turns) == (1 if method is COMPONENTS else 2)  # of two kernels
+    assert not any(turns)  # what a turn found is used before the next
+
+
+def test_an_error_of_a_later_turn(monkeypatch):
+    in_turns(monkeypatch)
+    model = rate_models.compiled("plain")
+    statistics = ForwardPass.statistics
+    monkeypatch.setattr(
+        ForwardPass,
+        "statistics",
+        lambda self, need, site: statistics(self, need, site) if site.name == "first" else 1 / 0,
+    )
+    before = snapshot(model)
+    with pytest.raises(ZeroDivisionError):
+        ksa.enable(model, INPUTS, targets="all", calibrate=X)
+    assert snapshot(model) == before
+
+
 REFUSED = {
     "no data": (INPUTS, None, "calibrate=x`"),
     "no data for gradients": (GRADIENT, None, r"calibrate=\(x, y\)`"),
@@ -44,6 +86,7 @@ REFUSED = {
     "no targets": (GRADIENT, X, "needs targets"),
     "too few rows": (ksa.LoRA(rank=2, start="eva"), X[:2], "more data"),
     "infinite": (INPUTS, np.full((4, 6), np.inf, "float32"), "NaN or infinite"),
+    "infinite components": (COMPONENTS, np.full((4, 6), np.nan, "float32"), "NaN or infinite"),
     "an infinite loss": (GRADIENT, (X, np.full((48, 2), np.inf)), "NaN or infinite"),
 }
 
@@ -122,11 +165,9 @@ def test_a_loop_over_time_steps():
 def test_a_layer_alone():
     layer = keras.layers.Dense(3)
     layer.build((None, 6))
-    ksa.enable(layer, INPUTS, calibrate=X)
+    ksa.enable(layer, COMPONENTS, calibrate=X)
     np.testing.assert_allclose(np.linalg.norm(numpy(layer.adapter().lora_a)), 1, atol=1e-6)
 
 
 def test_statistics_have_a_pass_each():
-    from keras_svd_adapters.models.observation.statistics import FIELDS
-
-    assert sorted(FIELDS) == sorted(Statistics._fields)
+    assert sorted(observing.PASS_OF) == sorted(Statistics._fields)

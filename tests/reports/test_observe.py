@@ -201,6 +201,7 @@ def test_the_report():
 
 REFUSED = {
     "what": ({"what": "branches"}, "one or several of.*'inputs'"),
+    "components": ({"what": "components"}, "one or several of.*'inputs'"),
     "nothing": ({"what": []}, "one or several of"),
     "no data": ({"data": None}, "some hundred samples"),
     "no kernel": ({"targets": "third"}, "matches no layer"),

@@ -15,7 +15,7 @@ VERBS = """
 begin_task combine delete_adapter disabled enable export_peft extract_lora find_learning_rate
 from_preset generate import_peft keep_layers observe rank_by_depth rules
 load_adapter merge plan predict prune quantize register_kernels save_adapter set_adapter similarity
-spectrum status targets to_lora transfer unmerge coefficients
+spectrum status targets to_lora to_sparse transfer unmerge coefficients
 """
 CORE = ["DoRA", "LoRA", "LoRAXS", "MiLoRA", "PiSSA", "SVF", "SVFT", "TokenRows", "VeRA"]
 METHOD_NAMES = {
@@ -55,6 +55,7 @@ METHOD_NAMES = {
     "autolora": "AutoLoRA",
     "bilora": "BiLoRA",
     "diff_pruning": "DiffPruning",
+    "sparse_delta": "SparseDelta",
     "dylora": "DyLoRA",
     "dynamic_dora": "DynamicDoRA",
     "edora": "EDoRA",
@@ -129,6 +130,7 @@ PATHS = {
     "autolora": ["gate", "lora_a", "lora_b"],
     "allocating_lora": ["gate", "lora_a", "lora_b"],
     "diff_pruning": ["diff", "group", "log_alpha"],
+    "sparse_delta": ["values"],
     "flora": ["core", "lora_a", "lora_b"],
     "melora": ["lora_a", "lora_b"],
     "loha": ["loha_a1", "loha_a2", "loha_b1", "loha_b2"],

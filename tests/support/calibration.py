@@ -4,7 +4,8 @@ import keras_svd_adapters as ksa
 from keras_svd_adapters.models.assignment import choose_methods
 from keras_svd_adapters.models.observation.statistics import statistics_for_starts
 
-INPUTS = ksa.LoRA(rank=1, start="eva")
+INPUTS = ksa.LoRA(rank=1, start="corda")
+COMPONENTS = ksa.LoRA(rank=1, start="eva")
 GRADIENT = ksa.LoRA(rank=1, start="lora_ga")
 
 

@@ -1,4 +1,4 @@
-"""Closed forms of the methods whose values or matrices a schedule prunes or freezes."""
+"""Closed forms of the methods with sparse updates, and of AFLoRA."""
 
 import numpy as np
 
@@ -38,3 +38,10 @@ def aflora(K, method, v):
         }
 
     return K + (A * d) @ (B * b), gradients
+
+
+def sparse_delta(K, method, v):
+    places = np.unravel_index(v["places"].astype(int), K.shape)
+    kernel = K.copy()
+    kernel[places] += v["values"]
+    return kernel, lambda G: {"values": G[places]}

@@ -68,6 +68,7 @@ METHODS = {
     "roselora": MethodCase(methods.RoseLoRA(rank=3, alpha=6), sparse.masked_lora),
     "sparse_adapter": MethodCase(methods.SparseAdapter(rank=3), sparse.masked_lora),
     "lora_prune": MethodCase(methods.LoRAPrune(rank=3, alpha=6, group=2), sparse.lora_prune),
+    "sparse_delta": MethodCase(methods.SparseDelta(share=0.1), sparse.sparse_delta),
     "aflora": MethodCase(methods.AFLoRA(rank=3), sparse.aflora),
     "flora": MethodCase(methods.FLoRA(rank_in=3, rank_out=2, scale=2.0), updates.flora),
     "melora": MethodCase(methods.MELoRA(rank=2, groups=2, alpha=3), updates.melora),

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from cases import numpy
 from experts import EXPERTS, TOKENS, WIDTH, model_of_experts
-from numpy_training import LAYERS, SGD, Adam, adapted, arrays_of, fit, optimizer
+from numpy_training import LAYERS, SGD, Adam, X, Y, adapted, arrays_of, fit, optimizer
 
 import keras_svd_adapters as ksa
 from keras_svd_adapters import methods
@@ -20,6 +20,10 @@ CASES = {
     "ada": (methods.AdaLoRA(rank=2), lambda: ksa.AdaLoRASchedule(1, 1, 8, 2)),
     "dynamic": (methods.DynamicDoRA(rank=2), lambda: ksa.DynamicDoRASchedule(1, 1, 8, 3)),
     "auto": (methods.AutoLoRA(rank=2), lambda: ksa.AutoLoRASchedule(7)),
+    "allocating": (
+        methods.AllocatingLoRA(rank=2, spare=2),
+        lambda data=(X, Y): ksa.AllocatingLoRASchedule(data, 1, 8, 3, count=1),
+    ),
     "af": (methods.AFLoRA(rank=2), lambda: ksa.AFLoRASchedule(1, 8, 2)),
     "lora_prune": (methods.LoRAPrune(rank=2), lambda: ksa.LoRAPruneSchedule(1, 8, 2)),
     "pri": (methods.PRILoRA(rank=2), lambda: ksa.PRILoRASchedule(1, 8, 2)),
@@ -122,12 +126,25 @@ def test_several_shares_of_one_budget():
         (lambda: ksa.SparseAdapterSchedule(0, "synflow"), "from 1, since all.*step=0"),
         (lambda: ksa.SparseAdapterSchedule(3, "grasp"), "must be one of.*Received: score='grasp'"),
         (lambda: ksa.SparseAdapterSchedule(3, rounds=0), "`rounds` must be.*Received: rounds=0"),
+        (lambda: ksa.AllocatingLoRASchedule((X, Y), 0, 2, count=0), "Received: count=0"),
+        (lambda: ksa.AllocatingLoRASchedule(X, 0, 2), "a tuple.*or a dataset.*Received: data="),
         (lambda: ksa.AutoLoRASchedule(0), "positive integer. Received: step=0"),
     ],
 )
 def test_requests_that_cannot_be(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+@pytest.mark.parametrize("spare", [0, 1])
+def test_ranks_that_cannot_move(spare):
+    model = adapted(methods.AllocatingLoRA(rank=2, spare=spare), "sgd")
+    schedule = ksa.AllocatingLoRASchedule((X, Y), 1, 3)
+    if spare:
+        schedule = type(schedule).from_config(schedule.get_config())
+    match = "make it again, with `data" if spare else "no kernel has a rank to spare"
+    with pytest.raises(ValueError, match=f"{match}.*Received: AllocatingLoRA"):
+        fit(model, 5, schedule)
 
 
 @pytest.mark.parametrize("rank", [0.1, 3.0])
@@ -146,10 +163,10 @@ def test_a_budget_that_the_model_does_not_have(rank):
 def test_each_expert_of_a_stack(name):
     """Masks of a stack have its axis, and shares and budgets count its kernels."""
     method, make = CASES[name]
-    model, schedule = model_of_experts(), make()
+    x = np.random.default_rng(3).normal(size=(TOKENS, WIDTH)).astype("float32")
+    model, schedule = model_of_experts(), make((x, x)) if name == "allocating" else make()
     ksa.enable(model, method, targets="experts/*")
     model.compile(optimizer(Adam, schedule, 1e-2), "mse")
-    x = np.random.default_rng(3).normal(size=(TOKENS, WIDTH)).astype("float32")
     model.fit(x, x, batch_size=TOKENS, epochs=9, shuffle=False, verbose=0, callbacks=[schedule])
     masks = {
         (site.path, k): numpy(variable)
@@ -165,6 +182,9 @@ def test_each_expert_of_a_stack(name):
             )
     elif name in ("ada", "dynamic"):  # a rank for each of the kernels
         assert sum(mask.sum() for mask in masks.values()) == 2 * EXPERTS
+    elif name == "allocating":  # ranks move between them
+        assert sum(mask.sum() for mask in masks.values()) == 2 * EXPERTS * len(masks)
+        assert any(np.any(mask.sum(-1) != 2) for mask in masks.values())
     elif name == "sparse":
         kept, size = (sum(f(mask) for mask in masks.values()) for f in (np.sum, np.size))
         assert kept * 2 == size

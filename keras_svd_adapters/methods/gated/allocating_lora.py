@@ -25,9 +25,9 @@ class AllocatingLoRA(Gated):
     """Low-rank adaptation whose ranks can move to the kernels that need them.
 
     The method trains `(rank + spare) * (m + n + 1)` values per `(m, n)` kernel.
-    The paper turns a rank off to see how much worse the model gets. This package
-    has no such schedule: a subclass of `Schedule` sets the arrays `mask`. Without
-    one, the first ranks train and the spare ones stay off.
+    An `AllocatingLoRASchedule` turns ranks off to see how much worse the model
+    gets, and moves those that matter least to other kernels. Without one, the
+    first ranks train and the spare ones stay off.
 
     Args:
         rank: Integer, the rank of the update at the start.
@@ -52,6 +52,7 @@ class AllocatingLoRA(Gated):
     spare: int = 0
 
     name: ClassVar[str] = "allocating_lora"
+    schedule: ClassVar[str] = "AllocatingLoRASchedule"
 
     @property
     def recommended_learning_rate(self) -> float:

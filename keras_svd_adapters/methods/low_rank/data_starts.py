@@ -6,7 +6,6 @@ from functools import partial
 
 import numpy as np
 
-from keras_svd_adapters.methods.contract import Inputs
 from keras_svd_adapters.methods.low_rank.starts import WITHOUT_DATA, Given, Start
 
 DAMPING = 0.01  # of the mean square of an input
@@ -16,9 +15,11 @@ GAMMA = 16  # of LoRA-GA
 def corda(given: Given, largest: bool) -> tuple[np.ndarray, np.ndarray]:
     """CorDA: `C K = U diag(s) Vt`, A0 = C^-1 U_r diag(s_r / c)^1/2, B0 = diag(s_r / c)^1/2 Vt_r.
 
-    C is the second moment of the inputs, damped. Yang et al. 2024, arXiv:2406.05223.
+    C is the second moment of the inputs, damped. Its inverse needs all of it, `8 m^2` bytes on the
+    host. Yang et al. 2024, arXiv:2406.05223.
     """
-    C = _inputs(given).second
+    assert given.data.inputs is not None
+    C = given.data.inputs.second
     C = C + DAMPING * (np.mean(np.diag(C)) or 1.0) * np.eye(len(C))
     U, s, Vt = np.linalg.svd(C @ given.K, full_matrices=False)
     part = slice(0, given.rank) if largest else slice(len(s) - given.rank, len(s))
@@ -29,16 +30,17 @@ def corda(given: Given, largest: bool) -> tuple[np.ndarray, np.ndarray]:
 def eva(given: Given) -> tuple[np.ndarray, None]:
     """EVA: A holds the largest principal components of the inputs, around their mean.
 
-    Paischer et al. 2024, arXiv:2410.07170. All kernels keep one rank.
+    For many inputs, they come from a sketch of `8 m q` bytes, q about 512. Paischer et al. 2024,
+    arXiv:2410.07170.
     """
-    inputs = _inputs(given)
-    if inputs.rows <= given.rank:
+    found = given.data.components
+    assert found is not None
+    if found.rows <= given.rank:
         raise ValueError(
             f"`start='eva'` needs more rows than the rank: give `calibrate` more data. Received: "
-            f"{inputs.rows} rows, rank={given.rank}"
+            f"{found.rows} rows, rank={given.rank}"
         )
-    vectors = np.linalg.eigh(inputs.second - np.outer(inputs.mean, inputs.mean))[1]
-    return vectors[:, : -given.rank - 1 : -1], None
+    return found.vectors[:, : given.rank], None
 
 
 def lora_ga(given: Given) -> tuple[np.ndarray, np.ndarray]:
@@ -52,14 +54,9 @@ def lora_ga(given: Given) -> tuple[np.ndarray, np.ndarray]:
     return U[:, :r], n**0.25 / GAMMA**0.5 * s[r : 2 * r, None] * Vt[r : 2 * r]
 
 
-def _inputs(given: Given) -> Inputs:
-    assert given.data.inputs is not None
-    return given.data.inputs
-
-
 STARTS = WITHOUT_DATA | {
     "corda": Start(None, partial(corda, largest=True), ("inputs",)),
     "corda_kpm": Start(None, partial(corda, largest=False), ("inputs",)),
-    "eva": Start("b", eva, ("inputs",)),
+    "eva": Start("b", eva, ("components",)),
     "lora_ga": Start(None, lora_ga, ("gradient",), share=2),
 }

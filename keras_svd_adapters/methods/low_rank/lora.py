@@ -10,7 +10,8 @@ uniform in +-1/sqrt(m) and `B` at zero, by default; for an embedding, `A` at zer
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from math import sqrt
 from types import SimpleNamespace
 from typing import Any, ClassVar
 
@@ -19,6 +20,7 @@ import numpy as np
 from keras_svd_adapters.methods.contract import SVD, Array, Statistics
 from keras_svd_adapters.methods.hyperparameters import check_choice, check_rank, check_seed
 from keras_svd_adapters.methods.low_rank.data_starts import STARTS
+from keras_svd_adapters.methods.low_rank.rank_allocation import check_rho, ranks_by_variance
 from keras_svd_adapters.methods.low_rank.scaled_product import ScaledProduct
 from keras_svd_adapters.methods.low_rank.starts import (
     Generated,
@@ -26,6 +28,7 @@ from keras_svd_adapters.methods.low_rank.starts import (
     difference,
     factor_arrays,
 )
+from keras_svd_adapters.methods.method import Method
 from keras_svd_adapters.methods.random_bases import PortableRandom
 
 
@@ -51,6 +54,10 @@ class LoRA(ScaledProduct):
             Asymmetric LoRA with `start="orthonormal"`).
         seed: Integer, the seed of a frozen random factor: the same numbers in
             each adapter, so that adapters of several tasks add up exactly.
+        rho: Float from 1, for `start="eva"`. `enable` moves ranks to kernels whose
+            inputs vary in fewer directions, which get up to `rho * rank`. Others
+            get fewer, or no adapter. Their sum and the scale `c` stay. The paper
+            uses 2.
 
     Raises:
         ValueError: If a hyperparameter is out of its range.
@@ -70,6 +77,7 @@ class LoRA(ScaledProduct):
     start: str = "kaiming"  # type: ignore[assignment]  # `first_values` takes its place here
     freeze: str | None = None
     seed: int = 0
+    rho: float = 1.0
 
     name: ClassVar[str] = "lora"
 
@@ -79,6 +87,7 @@ class LoRA(ScaledProduct):
         check_choice("freeze", self.freeze, (None, "a", "b"))
         check_seed(self.seed)
         STARTS[self.start].check(self.rank, self.freeze)
+        check_rho(self.rho, self.start)
 
     @property
     def recommended_learning_rate(self) -> float:
@@ -87,6 +96,10 @@ class LoRA(ScaledProduct):
     @property
     def needs(self) -> tuple[str, ...]:
         return STARTS[self.start].needs
+
+    @property
+    def components(self) -> int:
+        return round(self.rho * self.rank)
 
     @property
     def linear(self) -> dict[str, float]:  # type: ignore[override]
@@ -113,6 +126,21 @@ class LoRA(ScaledProduct):
 
     def factors(self, v: SimpleNamespace) -> tuple[Any, Any]:
         return super().factors(v) if STARTS[self.start].zero else difference(v)
+
+    def allocated(
+        self, shapes: list[tuple[int, int]], data: list[list[Statistics]]
+    ) -> list[Method | None]:
+        if self.rho == 1:
+            return super().allocated(shapes, data)
+        most = [min(self.components, *shape) for shape in shapes]
+        ranks = ranks_by_variance(data, most, len(shapes) * self.rank)
+        return [self._of_rank(rank) if rank else None for rank in ranks]
+
+    def _of_rank(self, rank: int) -> LoRA:
+        """Return the method with another rank and the same scale."""
+        is_one = self.alpha is None and not self.rslora  # for each rank
+        alpha = None if is_one else self.scale * (sqrt(rank) if self.rslora else rank)
+        return replace(self, rank=rank, alpha=alpha, rho=1.0)
 
     def _is_lookup(self, form: str) -> bool:
         """Return whether the factors start as the default is for an embedding."""

@@ -13,9 +13,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from keras import ops
+from keras import backend, ops
 
 from keras_svd_adapters.methods.algebra import matmul, reshape
+from keras_svd_adapters.methods.cayley import newton_step
 
 TINY = 1e-24
 
@@ -46,6 +47,27 @@ def pairs_of_reflections(u: Any) -> tuple[Any, Any]:
 
 
 def _inverse(gram: Any) -> Any:
-    if gram.shape[-1] == 1:
+    """Return the inverse of Gram matrices of independent columns.
+
+    JAX has no `inv` here: on a host, several batched ones in one program wait for each other
+    forever (jaxlib 0.10).
+    """
+    size = gram.shape[-1]
+    if size == 1:
         return 1.0 / ops.maximum(gram, TINY)
-    return ops.inv(gram)
+    if backend.backend() != "jax":
+        return ops.inv(gram)
+    one, fixed = ops.eye(size, dtype=gram.dtype), ops.stop_gradient(gram)
+    roots = ops.sqrt(ops.sum(fixed * one, axis=-1))
+    norms = roots[..., :, None] * roots[..., None, :]
+
+    def eliminate(i: Any, A: Any) -> Any:  # Gauss-Jordan, for the i-th row and column at once
+        e = ops.take(one, i, axis=0)
+        row, column = ops.sum(A * e[:, None], axis=-2), ops.sum(A * e, axis=-1)
+        pivot = ops.sum(row * e, axis=-1)[..., None, None]
+        return A - (column - e)[..., :, None] * (row + e)[..., None, :] / pivot
+
+    inverse = ops.fori_loop(
+        0, size, eliminate, fixed / norms
+    )  # with larger pivots, digits are lost
+    return newton_step(gram, inverse / norms)

@@ -17,10 +17,11 @@ from typing import Any, ClassVar
 import numpy as np
 from keras.ops import clip, convert_to_numpy, convert_to_tensor, log, sigmoid
 
-from keras_svd_adapters.methods.algebra import constant, is_float32, largest, total
+from keras_svd_adapters.methods.algebra import largest, total
 from keras_svd_adapters.methods.contract import Array, Base, Dropout, Kernel
-from keras_svd_adapters.methods.hyperparameters import check_positive
+from keras_svd_adapters.methods.hyperparameters import check_positive, check_share
 from keras_svd_adapters.methods.method import Method
+from keras_svd_adapters.methods.sparse.whole_update import plus_whole
 
 LOW, HIGH = -1.5, 1.5  # ends of the range that the gates are cut from
 
@@ -31,7 +32,8 @@ class DiffPruning(Method):
 
     The method trains `2 m n + 1` values per `(m, n)` kernel: it needs more memory
     than full fine-tuning. `prune(model)` then leaves a share of the differences,
-    the largest ones. Go on training: the others stay off.
+    the largest ones. Go on training: the others stay off. `to_sparse(model)` makes
+    an adapter of these values alone, for a second pass that needs little memory.
 
     Args:
         share: Float, the share of the differences that `prune` leaves.
@@ -60,12 +62,8 @@ class DiffPruning(Method):
     forms: ClassVar[tuple[str, ...]] = ("additive", "patches")
 
     def __post_init__(self) -> None:
-        check_positive(share=self.share, penalty=self.penalty)
-        if self.share > 1:
-            raise ValueError(
-                "`share` is the part of the differences that `prune` leaves, at most 1. "
-                f"Received: share={self.share!r}"
-            )
+        check_positive(penalty=self.penalty)
+        check_share(share=self.share)
 
     @property
     def recommended_learning_rate(self) -> float:
@@ -97,11 +95,7 @@ class DiffPruning(Method):
         return {"delta": self.delta(None, v, form)}
 
     def apply(self, x: Any, base: Base, c: SimpleNamespace, form: str, dropout: Dropout) -> Any:
-        if is_float32(x) and base.tokens:
-            return base(x, c.delta)
-        if form == "patches":
-            return base.plus(x, base.times(x, c.delta), constant(np.eye(base.shape[1]), c.delta))
-        return base.plus(x, x, c.delta)
+        return plus_whole(x, base, c.delta, form)
 
     def pruned(self, v: SimpleNamespace, share: float | None) -> dict[str, np.ndarray]:
         tensors = {name: convert_to_tensor(value, "float32") for name, value in vars(v).items()}

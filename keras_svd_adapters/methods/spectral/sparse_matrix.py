@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from keras import ops
 
-from keras_svd_adapters.methods.algebra import matmul, reshape
+from keras_svd_adapters.methods.algebra import matmul, scattered
 
 
 def random_pairs(k: int, count: int, seed: int) -> np.ndarray:
@@ -30,5 +29,4 @@ def scattered_product(h: Any, values: Any, pairs: Any) -> Any:
     """Return `h M` for the values of M at any index pairs: `(..., k)` to `(..., k)`."""
     k = h.shape[-1]
     flat = pairs[:, 0] * k + pairs[:, 1]
-    dense = ops.segment_sum(values, flat, num_segments=k * k)  # supports vmap, unlike a scatter
-    return matmul(h, reshape(dense, (k, k)))
+    return matmul(h, scattered(values, flat, (k, k)))

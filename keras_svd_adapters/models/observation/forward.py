@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -14,7 +14,7 @@ from keras_svd_adapters.methods.method import Method
 from keras_svd_adapters.models.batches import Batch
 from keras_svd_adapters.models.observation.masks import RowMasks
 from keras_svd_adapters.models.observation.moments import SUMS, Products, RowSums
-from keras_svd_adapters.models.observation.passes import Pass
+from keras_svd_adapters.models.observation.passes import Counts, Pass, Wanted
 from keras_svd_adapters.models.observation.probes import InputProbe
 from keras_svd_adapters.models.sites.site import Site
 from keras_svd_adapters.runtime.gradients import without_gradients
@@ -28,15 +28,19 @@ class ForwardPass(Pass):
 
     needs = tuple(SUMS)
 
-    def __init__(self, model: Any, wanted: Mapping[str, Sequence[Site]], with_adapters: bool):
-        super().__init__(model, wanted, with_adapters)
+    def __init__(self, model: Any, wanted: Wanted, with_adapters: bool, components: Counts):
+        super().__init__(model, wanted, with_adapters, components)
         products = Products()
         self._sums = {
-            (need, site.key): SUMS[need](products)
+            (need, site.key): SUMS[need](products, components.get(site.key, 0))
             for need, sites in wanted.items()
             for site in sites
         }
         self._masks = RowMasks(None)
+
+    @classmethod
+    def bytes_for(cls, need: str, site: Site) -> int:
+        return SUMS[need].bytes_for(site.view.m)
 
     def check(self) -> None:
         for need, sites in self.wanted.items():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -12,11 +12,14 @@ from keras_svd_adapters.adapters.layer_kinds import base_kernel_value
 from keras_svd_adapters.methods.method import Method
 from keras_svd_adapters.models.batches import Batch
 from keras_svd_adapters.models.observation.batches import samples_of
-from keras_svd_adapters.models.observation.passes import Pass
+from keras_svd_adapters.models.observation.passes import Counts, Pass, Wanted
 from keras_svd_adapters.models.observation.probes import GradientProbe
 from keras_svd_adapters.models.sites.site import Site
 from keras_svd_adapters.runtime.gradients import gradients
 from keras_svd_adapters.runtime.host_values import to_float64
+from keras_svd_adapters.runtime.keras_private.layers import all_layers
+
+LARGEST_FACTOR = 2.0**15  # as Keras scales losses in float16 at first
 
 
 class GradientPass(Pass):
@@ -24,10 +27,16 @@ class GradientPass(Pass):
 
     needs = ("gradient",)
 
-    def __init__(self, model: Any, wanted: Mapping[str, Sequence[Site]], with_adapters: bool):
-        super().__init__(model, wanted, with_adapters)
-        self._sums = {site.key: np.zeros(site.view.matrix_shape) for site in self.sites}
+    def __init__(self, model: Any, wanted: Wanted, with_adapters: bool, components: Counts):
+        super().__init__(model, wanted, with_adapters, components)
+        self._sums = {site.key: np.zeros(()) for site in self.sites}
         self._samples = 0
+        in_half = any(layer.compute_dtype == "float16" for layer in all_layers(model))
+        self._factor = LARGEST_FACTOR if in_half else 1.0
+
+    @classmethod
+    def bytes_for(cls, need: str, site: Site) -> int:
+        return 16 * (site.view.count or 1) * site.view.m * site.view.n  # a sum, zeros, a gradient
 
     def check(self) -> None:
         if not getattr(self.model, "compiled", False):
@@ -47,7 +56,7 @@ class GradientPass(Pass):
     def add(self, batch: Batch) -> None:
         samples = len(keras.tree.flatten(batch[0])[0])
         for site, gradient in self.of(batch, training=True):
-            self._sums[site.key] += samples * gradient
+            self._sums[site.key] = self._sums[site.key] + samples * gradient
         self._samples += samples
 
     def of(self, batch: Batch, training: bool) -> list[tuple[Site, np.ndarray]]:
@@ -64,8 +73,18 @@ class GradientPass(Pass):
             return self.model.compute_loss(x, y, y_pred, weight)
 
         with self.computing():
-            found = gradients(loss, [self.probes[site.key].change for site in self.sites])
-        return list(zip(self.sites, map(to_float64, found), strict=True))
+            found = self._gradients(loss, [self.probes[site.key].change for site in self.sites])
+        return list(zip(self.sites, found, strict=True))
+
+    def _gradients(self, loss: Callable[[], Any], variables: list[Any]) -> list[np.ndarray]:
+        """Return gradients on the host; in float16, of the loss times a factor that it can hold."""
+        factor = self._factor
+        while True:
+            found = gradients(lambda: factor * loss(), variables)  # noqa: B023
+            values = [to_float64(gradient) / factor for gradient in found]
+            if factor <= 1 or all(np.isfinite(value).all() for value in values):
+                return values
+            factor /= 8
 
     def statistics(self, need: str, site: Site) -> list[Any]:
         mean = self._sums.pop(site.key) / self._samples
@@ -85,5 +104,5 @@ class FisherPass(GradientPass):
     def add(self, batch: Batch) -> None:
         for sample in samples_of(batch):
             for site, gradient in self.of(sample, training=False):
-                self._sums[site.key] += gradient**2
+                self._sums[site.key] = self._sums[site.key] + gradient**2
             self._samples += 1

@@ -2,28 +2,53 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import numpy as np
 
-from keras_svd_adapters.methods.contract import Inputs, Magnitudes
+from keras_svd_adapters.methods.contract import Components, Inputs, Magnitudes
+from keras_svd_adapters.models.observation.principal_components import (
+    principal_components,
+    sketch_of,
+)
 
 
 class Products:
-    """The sums of some rows, and of their products; equal rows that follow each other share them.
+    """What kernels with equal inputs that follow each other share, such as queries, keys, values.
 
-    Kernels of queries, keys and values have the same inputs.
+    These are sums of rows and of their products, and their principal components.
     """
 
     def __init__(self) -> None:
-        self._rows = self._sum = self._squares = np.zeros((0, 0))
+        self._rows = np.zeros((0, 0))
+        self._sketch: np.ndarray | None = None
+        self._found: tuple[np.ndarray, np.ndarray, float] | None = None
+        self._means: tuple[Any, ...] = ()
+        self._components: Components | None = None
+        self.sketch = cache(sketch_of)
 
-    def of(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return the sum of `(t, m)` rows, and `rows^T rows`."""
-        if not np.array_equal(rows, self._rows):
+    def of(
+        self, rows: np.ndarray, sketch: np.ndarray | None = None
+    ) -> tuple[np.ndarray, np.ndarray, float]:
+        """Return the sum of `(t, m)` rows, `rows^T rows` times the sketch, and their energy."""
+        is_known = sketch is self._sketch and np.array_equal(rows, self._rows)
+        if self._found is None or not is_known:
             exact: np.ndarray = rows.astype("float64")
-            self._rows, self._sum, self._squares = rows, exact.sum(axis=0), exact.T @ exact
-        return self._sum, self._squares
+            squares = exact.T @ (exact if sketch is None else exact @ sketch)
+            self._rows, self._sketch = rows, sketch
+            self._found = exact.sum(axis=0), squares, float(np.vdot(exact, exact))
+        return self._found
+
+    def components(self, rows: int, count: int, *means: Any) -> Components:
+        """Return the principal components of rows, by the means of what `of` returns."""
+        key = (rows, count, *means)
+        if len(self._means) != len(key) or not all(map(np.array_equal, self._means, key)):
+            sketch = self.sketch(len(means[0]), count)
+            self._components = principal_components(rows, count, sketch, *means)
+            self._means = key
+        assert self._components is not None
+        return self._components
 
 
 class RowSums:
@@ -31,11 +56,17 @@ class RowSums:
 
     Args:
         products: The sums that kernels with equal rows share.
+        components: The number of principal components to find, if any.
     """
 
-    def __init__(self, products: Products):
-        self.rows, self.products = 0, products
+    def __init__(self, products: Products, components: int = 0):
+        self.rows, self.products, self.components = 0, products, components
         self._totals: list[np.ndarray] = []
+
+    @staticmethod
+    def bytes_for(m: int) -> int:
+        """Return the memory that the sums of a kernel with m inputs need, 0 if it is little."""
+        return 0
 
     def add(self, rows: np.ndarray) -> None:
         """Add some rows."""
@@ -67,11 +98,30 @@ class RowSums:
 class InputSums(RowSums):
     """Sums of the inputs, and of their products."""
 
+    @staticmethod
+    def bytes_for(m: int) -> int:
+        return 8 * m**2
+
     def of(self, rows: np.ndarray) -> tuple[Any, ...]:
-        return self.products.of(rows)
+        return self.products.of(rows)[:2]
 
     def of_means(self, *means: Any) -> Inputs:
         return Inputs(self.rows, *means)
+
+
+class ComponentSums(RowSums):
+    """Sums of the inputs x, of `x^T x G` for a sketch G of m rows and q columns, and of `|x|^2`.
+
+    These are `8 m q` bytes. For small m, G is the identity. They do not count in `bytes_for`:
+    ranks move between kernels only if all are in the first group.
+    """
+
+    def of(self, rows: np.ndarray) -> tuple[Any, ...]:
+        m = rows.shape[-1]
+        return self.products.of(rows, self.products.sketch(m, min(self.components, m)))
+
+    def of_means(self, *means: Any) -> Components:
+        return self.products.components(self.rows, min(self.components, len(means[0])), *means)
 
 
 class MagnitudeSums(RowSums):
@@ -97,6 +147,7 @@ class BranchSums(RowSums):
 
 SUMS: dict[str, type[RowSums]] = {
     "inputs": InputSums,
+    "components": ComponentSums,
     "magnitudes": MagnitudeSums,
     "branch_norms": BranchSums,
 }

@@ -17,6 +17,9 @@ from keras_svd_adapters.methods.method import Method
 from keras_svd_adapters.models.batches import Batch
 from keras_svd_adapters.models.sites.site import Site
 
+Wanted = Mapping[str, Sequence[Site]]  # by the field of `Statistics`
+Counts = Mapping[str, int]  # by the key of a site
+
 
 class Pass:
     """Base class: data passes a model whose kernels have probes.
@@ -27,15 +30,22 @@ class Pass:
         model: The model.
         wanted: The kernels of each of these fields.
         with_adapters: Whether the kernels compute with their active adapters, or without.
+        components: The number of principal components to find, by the key of a site.
     """
 
     needs: ClassVar[tuple[str, ...]]
 
-    def __init__(self, model: Any, wanted: Mapping[str, Sequence[Site]], with_adapters: bool):
+    def __init__(self, model: Any, wanted: Wanted, with_adapters: bool, components: Counts):
         self.model, self.wanted, self.with_adapters = model, wanted, with_adapters
+        self.components = components
         every = {site.key: site for sites in wanted.values() for site in sites}
         self.sites = list(every.values())
         self.probes: dict[str, Adapter] = {}
+
+    @classmethod
+    def bytes_for(cls, need: str, site: Site) -> int:
+        """Return the memory that a statistic of a kernel needs, 0 if it is little."""
+        raise NotImplementedError
 
     def check(self) -> None:
         """Raise `ValueError` if the model or a kernel does not allow this pass."""

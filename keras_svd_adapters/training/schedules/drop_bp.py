@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -134,7 +134,9 @@ class DropBP(Schedule):
         same = [float(self.rate)] * len(layers)
         if self.at is None:
             return np.array(same)
-        known = [None if step <= self.at else adapter.drop_rate for adapter in adapters]
+        known: Sequence[float | None] = [
+            None if step <= self.at else adapter.drop_rate for adapter in adapters
+        ]
         if step >= self.at and None in known:
             sensitive = sensitivities(self.model, layers, self.data)
             known = allocated_rates(sensitive, costs, self.rate)

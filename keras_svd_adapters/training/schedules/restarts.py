@@ -7,7 +7,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_svd_adapters.methods.hyperparameters import check_positive_integers
+from keras_svd_adapters.methods.hyperparameters import check_positive_integers, check_share
 from keras_svd_adapters.training.schedules.method_schedule import MethodSchedule
 
 
@@ -49,8 +49,7 @@ class Restarts(MethodSchedule):
     def __init__(self, every: int, share: float = 1.0, seed: int = 0):
         super().__init__(seed)
         check_positive_integers(every=every)
-        if not 0 < share <= 1:
-            raise ValueError(f"`share` must be in (0, 1]. Received: share={share!r}")
+        check_share(share=share)
         self.every, self.share = every, share
         self._restarts = 0
 
