@@ -32,7 +32,7 @@ def check(model, x, batch_size=2):
     assert [weight.path for weight in model.weights] == paths
 
 
-NAMES = ["lora", "svf", "svft_banded", "dora", "ia3", "diff_pruning", "oft", "pissa", "vera", "hra"]
+NAMES = ["lora", "svf", "dora", "ia3", "diff_pruning", "oft"]
 
 
 @pytest.mark.parametrize("name", NAMES)
