@@ -95,6 +95,7 @@ def without_adapters(model):
     return model
 
 
+@pytest.mark.backend_free("a preset is text and files of adapters")
 @pytest.mark.parametrize("train", ["wide", None])
 def test_a_preset(train, tmp_path):
     backbone, x = models.bert(num_layers=1)

@@ -26,8 +26,14 @@ def y(model):
     return numpy(model(batch()))
 
 
-@pytest.mark.parametrize("dtype", ["float32", "mixed_bfloat16", "bfloat16"])
-@pytest.mark.parametrize("active", ["a", {"a": 0.4, "b": 1.0}], ids=["one", "weights"])
+WEIGHTS = {"a": 0.4, "b": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("active", "dtype"),
+    [("a", "float32"), (WEIGHTS, "mixed_bfloat16"), (WEIGHTS, "bfloat16")],
+    ids=["one", "mixed", "bfloat16"],
+)
 def test_others_stay(active, dtype):
     model = with_three(dtype)
     ksa.set_adapter(model, "c")
@@ -50,7 +56,7 @@ def test_others_stay(active, dtype):
 
 def test_one_of_the_others_asks_for_unmerge(tmp_path):
     model = with_three()
-    ksa.set_adapter(model, {"a": 0.4, "b": 1.0})
+    ksa.set_adapter(model, WEIGHTS)
     ksa.merge(model)
     merged = y(model)
     for verb in (
