@@ -20,15 +20,18 @@ def trained(spread):
     """A model, and its optimizer after some steps with rules and a schedule that prunes ranks."""
     set_distribution(spread)
     keras.utils.set_random_seed(0)
-    layers = [keras.layers.Dense(8, activation="tanh", name=name) for name in ("up", "down")]
-    model = keras.Sequential([keras.Input((8,)), *layers])
+    inputs = x = keras.Input((8,))
+    for name in ("up", "down"):
+        x = keras.layers.add([x, keras.layers.Dense(8, activation="tanh", name=name)(x)])
+    model = keras.Model(inputs, x)
     ksa.enable(model, ksa.methods.AdaLoRA(rank=4), targets=["up", "down"], verbose=0)
     schedule = ksa.AdaLoRASchedule(rank=2, begin=1, end=6, every=2)
     rules = [*schedule.rules(), ksa.Rates({"*/lora_b": 4.0}), ksa.Proximal({"*/lora_a": 0.01})]
     optimizer = ksa.rules(keras.optimizers.Adam(1e-2, weight_decay=0.01), rules)
     model.compile(optimizer, "mse")
     how = {"batch_size": 8, "epochs": 2, "shuffle": False, "verbose": 0}
-    model.fit(X, Y, callbacks=[schedule, ksa.DropBP(0.5, "down"), ksa.AdapterHealth()], **how)
+    drop = ksa.DropBP(0.4, ["up", "down"])
+    model.fit(X, Y, callbacks=[schedule, drop, ksa.AdapterHealth()], **how)
     return model
 
 

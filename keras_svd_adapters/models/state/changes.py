@@ -93,6 +93,10 @@ def update_functions(
             store.active = tuple(map(_active_on, sites))
             store.held = tuple(trained_with(own.weight) for own in stored_values_in(around))
             store.layers = frozenset(id(site.layer) for site in sites)
+            if store.fits and keras.distribution.distribution() is not None:
+                # In its next step, the running loop takes the values out of the variables, and JAX
+                # could not ask them for their sharding.
+                _ = around.train_function
         else:
             _make_ordinary(around)
 
