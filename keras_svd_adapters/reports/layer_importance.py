@@ -43,7 +43,7 @@ def keep_layers(
 
     Raises:
         ValueError: If `share` is out of its range, the report has no branch norms or only zeros,
-            or a method has no rank.
+            or a method has no rank and scale.
 
     Example:
 
@@ -68,14 +68,13 @@ def keep_layers(
     importance = report.importance(by_kind)
     kept = _kept(report, importance, float(share), by_kind)
     own: dict[str, Any] = {name: method or kernel.method for name, kernel in report.items()}
-    shared = {name: _shared(name, own[name]) for name in report if name not in kept}
-    groups = Counter((report[name].shape, each) for name, each in shared.items())
-    return {
-        name: shared[name]
-        if name in shared and groups[report[name].shape, shared[name]] > 1
-        else own[name]
-        for name in report
-    }
+    shared = {name: _shared(name, each) for name, each in own.items()}
+    groups = Counter((report[name].shape, shared[name]) for name in report if name not in kept)
+
+    def keeps_its_own(name: str) -> bool:
+        return name in kept or groups[report[name].shape, shared[name]] == 1
+
+    return {name: own[name] if keeps_its_own(name) else shared[name] for name in report}
 
 
 def _kept(
