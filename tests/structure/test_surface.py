@@ -78,7 +78,8 @@ METHOD_NAMES = {
 }
 REPORTS = """
 AdapterFileError AdapterHealth Approximation BlendSearch Choice Coefficients Compensation
-MergeReport Method LearningRates Observation Plan Similarity Site Spectrum Status __version__ svd_cache
+MergeReport Method LearningRates Observation Plan Similarity Site Spectrum Status
+__version__ svd_cache
 """
 pytestmark = pytest.mark.backend_free("names")
 
