@@ -28,7 +28,7 @@ Verbs, each with its own `help`:
 - inspect: `status`, `coefficients`, `similarity`, and `AdapterHealth` as a callback of `fit`;
   `observe` passes data through the model, and `keep_layers` chooses layers by what it finds
 - one adapter per sample of a batch, or weights of several: `predict`, `generate`; `classify` and
-  `Prototypes` choose it
+  `Prototypes` choose it; `XLoRA` learns weights for each token
 - save: `save_adapter`, `load_adapter`; `svd_cache` stores the decompositions
 - quantized models: `enable` after `model.quantize`; `quantize` compensates for the quantization
   error
@@ -95,6 +95,7 @@ from keras_svd_adapters.models.sites.target_report import Choice, targets
 from keras_svd_adapters.models.state.saving import install_saving_hooks
 from keras_svd_adapters.models.status import Status, status
 from keras_svd_adapters.models.switching import delete_adapter, disabled, set_adapter
+from keras_svd_adapters.models.x_lora import XLoRA
 from keras_svd_adapters.reports.coefficients import Coefficients, coefficients
 from keras_svd_adapters.reports.compare import Comparison, compare
 from keras_svd_adapters.reports.depth_ranks import rank_by_depth
@@ -201,6 +202,7 @@ __all__ = [
     "TokenRowsDense",
     "VeRA",
     "VeRADense",
+    "XLoRA",
     "__version__",
     "begin_task",
     "classify",
