@@ -26,7 +26,7 @@ def keep_layers(
 ) -> dict[str, Method]:
     """Choose the layers that keep a LoRA of their own, as LoRA-drop does.
 
-    Train LoRA for a short time, `observe` what it adds to the outputs, and train anew: the layers
+    Train LoRA for a short time, `observe` what it adds to the outputs, and train again: the layers
     with the largest norms have their own LoRA, and the others share one for each shape of kernel,
     of the same rank and scale and without dropout. A kernel without such a partner keeps its own.
 

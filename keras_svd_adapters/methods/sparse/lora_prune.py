@@ -1,4 +1,4 @@
-"""LoRA-prune: LoRA on a kernel of which groups of inputs are pruned, those of the base as well.
+"""LoRA-prune: LoRA on a kernel whose groups of inputs are pruned, those of the base as well.
 
     K' = diag(p) (K + c A B)        A (m, r), B (r, n) starts at 0,  p (m,) frozen,  c = alpha / r
 
