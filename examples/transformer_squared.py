@@ -87,6 +87,12 @@ TOPICS = [
 COUNTS = [f"How many {thing} are there? Answer:" for thing in THINGS]
 FACTS = [f"What is {topic}? Answer briefly:" for topic in TOPICS]
 UNSEEN = 8  # of each kind, for validation
+TEMPLATE = """Q: What is a chair? Answer briefly:
+Topic: word
+Q: How many ears does a dog have? Answer:
+Topic: number
+Q: {prompt}
+Topic:"""
 HOW: dict[str, Any] = {"max_length": TOKENS, "strip_prompt": True, "stop_token_ids": None}
 
 
@@ -177,8 +183,8 @@ def dispatch(task: Any) -> None:
     chosen = ksa.classify(
         task,
         prompts,
-        {"digits": " number", "short": " explanation"},
-        template="Question: {prompt}\nDoes it ask for a number or an explanation? It asks for a",
+        {"digits": " number", "short": " word"},
+        template=TEMPLATE,
     )
     right = [
         (name == "digits") == (prompt in COUNTS)
