@@ -95,7 +95,7 @@ def update_functions(
             if store.fits and keras.distribution.distribution() is not None:
                 # In its next step, the running loop takes the values out of the variables, and JAX
                 # could not ask them for their sharding.
-                _ = around.train_function
+                _ = around.train_function  # type: ignore[attr-defined]
         else:
             _make_ordinary(around)
 

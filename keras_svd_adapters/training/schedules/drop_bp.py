@@ -134,7 +134,7 @@ class DropBP(Schedule):
         same = [float(self.rate)] * len(layers)
         if self.at is None:
             return np.array(same)
-        known = [None if step <= self.at else adapter.drop_rate for adapter in adapters]
+        known: list[Any] = [None if step <= self.at else adapter.drop_rate for adapter in adapters]
         if step >= self.at and None in known:
             sensitive = sensitivities(self.model, layers, self.data)
             known = allocated_rates(sensitive, costs, self.rate)
