@@ -117,7 +117,10 @@ COSTS: dict[str, tuple[Callable[[], Any], Callable[[], list[Any]]]] = {
 
 
 def costs(sets: Sets) -> list[dict[str, Any]]:
-    """Returns the ratio of each step to a plain one: the median over rounds of turns."""
+    """Returns the ratio of each step to a plain one, in time of the processor.
+
+    This is the median over rounds in which each has its turn.
+    """
     x, y = sets["train"]
     x = {key: value[: FEW * TIMED] for key, value in x.items()}
     taken: dict[str, list[float]] = {name: [] for name in COSTS}
@@ -129,7 +132,7 @@ def costs(sets: Sets) -> list[dict[str, Any]]:
         for name in np.random.default_rng(turn).permutation(list(COSTS)):
             ends: list[float] = []
             note = keras.callbacks.LambdaCallback(
-                on_train_batch_end=lambda batch, logs, ends=ends: ends.append(time.perf_counter())
+                on_train_batch_end=lambda batch, logs, ends=ends: ends.append(time.process_time())
             )
             callbacks = [*COSTS[name][1](), note]
             models[name].fit(
