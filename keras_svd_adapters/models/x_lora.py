@@ -67,17 +67,18 @@ class XLoRA(keras.Model):
         top_k: int | None = None,
     ):
         listed = [] if isinstance(names, str) else list(names)
-        features = features or getattr(model, "backbone", None)
+        features = getattr(model, "backbone", None) if features is None else features
         _check(listed, features, temperature, top_k)
         for name in listed:
             require_adapter(model, name)
         require_values(model, f"XLoRA({listed})")
         super().__init__(name="x_lora", dtype=model.dtype_policy)
+        assert features is not None
         self.model, self.features, self.names = model, features, tuple(listed)
         self.temperature, self.top_k = temperature, top_k
         self.classifier = classifier or keras.layers.Dense(len(listed), name="classifier")
         if not self.classifier.built:
-            self.classifier.build(features.output_shape)  # type: ignore[union-attr]
+            self.classifier.build(features.output_shape)
         self.built = True
 
     @property
