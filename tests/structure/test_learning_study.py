@@ -75,6 +75,15 @@ def test_the_page_has_the_table_of_the_results(study):
     assert study.with_table(page, study.table(found)) == page
 
 
+def test_the_page_of_schedules_has_its_tables(study):
+    import mechanism_results
+
+    found = mechanism_results.load(ROOT / "benchmarks" / "mechanisms.json")
+    assert all(found.values())
+    page = (ROOT / "guides" / "schedules_and_rules.md").read_text()
+    assert mechanism_results.with_tables(page, found) == page
+
+
 def test_a_table_of_few_results(study, tmp_path):
     assert study.load(tmp_path / "none.json") == {"runs": [], "costs": [], "finder": []}
     key = {"task": "images", "name": "SVF()"}
