@@ -14,9 +14,8 @@ import keras_svd_adapters as ksa
 VERBS = """
 combine delete_adapter disabled enable export_peft extract_lora find_learning_rate from_preset
 generate import_peft rules
-load_adapter merge plan predict prune quantize register_kernels save_adapter search_blend set_adapter
-similarity
-spectrum status targets to_lora transfer unmerge coefficients
+load_adapter merge plan predict prune quantize register_kernels save_adapter search_blend
+set_adapter similarity spectrum status targets to_lora transfer unmerge coefficients
 """
 CORE = ["DoRA", "LoRA", "LoRAXS", "MiLoRA", "PiSSA", "SVF", "SVFT", "TokenRows", "VeRA"]
 METHOD_NAMES = {
@@ -73,8 +72,8 @@ METHOD_NAMES = {
     "tri_lora": "TriLoRA",
 }
 REPORTS = """
-AdapterFileError AdapterHealth Approximation BlendSearch Choice Coefficients Compensation MergeReport Method
-LearningRates Plan Similarity Site Spectrum Status __version__ svd_cache
+AdapterFileError AdapterHealth Approximation BlendSearch Choice Coefficients Compensation
+MergeReport Method LearningRates Plan Similarity Site Spectrum Status __version__ svd_cache
 """
 pytestmark = pytest.mark.backend_free("names")
 
