@@ -84,18 +84,18 @@ from keras_svd_adapters.methods.sparse.token_rows import TokenRows
 from keras_svd_adapters.methods.spectral.lora_xs import LoRAXS
 from keras_svd_adapters.methods.spectral.svf import SVF
 from keras_svd_adapters.methods.spectral.svft import SVFT
-from keras_svd_adapters.models.classification import classify
 from keras_svd_adapters.models.enable import enable
 from keras_svd_adapters.models.predict import generate, predict
-from keras_svd_adapters.models.prototypes import Prototypes
 from keras_svd_adapters.models.prune import prune
 from keras_svd_adapters.models.quantize import Compensation, quantize
+from keras_svd_adapters.models.routing.classification import classify
+from keras_svd_adapters.models.routing.prototypes import Prototypes
+from keras_svd_adapters.models.routing.x_lora import XLoRA
 from keras_svd_adapters.models.sites.site import Site
 from keras_svd_adapters.models.sites.target_report import Choice, targets
 from keras_svd_adapters.models.state.saving import install_saving_hooks
 from keras_svd_adapters.models.status import Status, status
 from keras_svd_adapters.models.switching import delete_adapter, disabled, set_adapter
-from keras_svd_adapters.models.x_lora import XLoRA
 from keras_svd_adapters.reports.coefficients import Coefficients, coefficients
 from keras_svd_adapters.reports.compare import Comparison, compare
 from keras_svd_adapters.reports.depth_ranks import rank_by_depth

@@ -6,7 +6,7 @@ import pytest
 from stand_ins.gemma import gemma3
 
 import keras_svd_adapters as ksa
-from keras_svd_adapters.models.classification import label_likelihoods, named_label
+from keras_svd_adapters.models.routing.classification import label_likelihoods, named_label
 
 TEXTS, LABELS = ["How many?", "Is it true that it rains?"], [" number", " yes", " a word"]
 

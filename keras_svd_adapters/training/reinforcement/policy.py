@@ -7,8 +7,8 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_svd_adapters.models.routing.token_likelihood import TokenLikelihood, next_tokens
 from keras_svd_adapters.models.state.locked_model import running
-from keras_svd_adapters.models.token_likelihood import TokenLikelihood, next_tokens
 from keras_svd_adapters.training.reinforcement.advantages import advantages
 from keras_svd_adapters.training.reinforcement.report import ReinforcedStep
 from keras_svd_adapters.training.reinforcement.rollouts import Rollout

@@ -11,8 +11,8 @@ import numpy as np
 from keras_svd_adapters.models.batches import as_array
 from keras_svd_adapters.models.named_adapters import require_adapter, require_values
 from keras_svd_adapters.models.predict import generate, predict
+from keras_svd_adapters.models.routing.token_likelihood import likelihood_model, next_tokens
 from keras_svd_adapters.models.state.locked_model import running
-from keras_svd_adapters.models.token_likelihood import likelihood_model, next_tokens
 
 STEP = 16  # lengths are multiples of this, so that few functions are compiled
 

@@ -1,0 +1,1 @@
+"""The choice of adapters: for a prompt, a sample or a token."""
