@@ -55,7 +55,7 @@ class AdaptedProjection(AdaptedKernel):
             y = ops.add(y, self.bias)  # type: ignore[attr-defined]
         if self.activation is not None:  # type: ignore[attr-defined]
             y = self.activation(y)  # type: ignore[attr-defined]
-        if training and self.active_gate is not None:
+        if self.active_gate is not None and training is not False:  # it may be traced
             y = self.active_gate.outputs(y)
         return y
 
