@@ -19,11 +19,12 @@ from typing import Any, ClassVar
 import numpy as np
 from keras import remat
 
-from keras_svd_adapters.methods.algebra import is_float32, reshape
+from keras_svd_adapters.methods.algebra import reshape
 from keras_svd_adapters.methods.contract import SVD, Array, Base, Dropout, Kernel
 from keras_svd_adapters.methods.fastfood import KEYS, power_of_2, projection
 from keras_svd_adapters.methods.hyperparameters import check_positive_integers
 from keras_svd_adapters.methods.method import Method
+from keras_svd_adapters.methods.whole_update import plus_whole
 
 
 @dataclass(frozen=True, repr=False)
@@ -55,6 +56,7 @@ class IntrinsicDimension(Method):
     per_layer_scale: bool = False
 
     name: ClassVar[str] = "intrinsic_dimension"
+    forms: ClassVar[tuple[str, ...]] = ("additive", "patches")
 
     def __post_init__(self) -> None:
         check_positive_integers(size=self.size)
@@ -66,6 +68,9 @@ class IntrinsicDimension(Method):
     @property
     def tied(self) -> tuple[str, ...]:
         return ("theta",)
+
+    def patch_form(self, m: int, n: int, s: np.ndarray | None = None) -> str:
+        return "patches"
 
     def check(self, m: int, n: int) -> None:
         if self.size > power_of_2(m * n):
@@ -101,6 +106,4 @@ class IntrinsicDimension(Method):
         return change * v.layer_scale if self.per_layer_scale else change
 
     def apply(self, x: Any, base: Base, c: SimpleNamespace, form: str, dropout: Dropout) -> Any:
-        if is_float32(x) and base.tokens:
-            return base(x, c.change)
-        return base(x) + base.times(x, c.change)  # small compared with K in bfloat16
+        return plus_whole(x, base, c.change, form)

@@ -21,7 +21,7 @@ from keras_svd_adapters.methods.algebra import largest, total
 from keras_svd_adapters.methods.contract import Array, Base, Dropout, Kernel
 from keras_svd_adapters.methods.hyperparameters import check_positive, check_share
 from keras_svd_adapters.methods.method import Method
-from keras_svd_adapters.methods.sparse.whole_update import plus_whole
+from keras_svd_adapters.methods.whole_update import plus_whole
 
 LOW, HIGH = -1.5, 1.5  # ends of the range that the gates are cut from
 

@@ -19,7 +19,7 @@ from keras_svd_adapters.methods.algebra import scattered
 from keras_svd_adapters.methods.contract import SVD, Array, Base, Dropout
 from keras_svd_adapters.methods.hyperparameters import check_seed, check_share
 from keras_svd_adapters.methods.method import Method
-from keras_svd_adapters.methods.sparse.whole_update import plus_whole
+from keras_svd_adapters.methods.whole_update import plus_whole
 
 
 @dataclass(frozen=True, repr=False)
