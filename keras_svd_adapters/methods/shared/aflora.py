@@ -61,7 +61,7 @@ class AFLoRA(LowRankUpdate, Ranked):
 
     @property
     def recommended_learning_rate(self) -> float:
-        return 3e-3
+        return 1e-2
 
     def arrays(self, m: int, n: int, form: str) -> dict[str, Array]:
         r = self.rank

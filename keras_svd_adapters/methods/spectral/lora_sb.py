@@ -63,7 +63,7 @@ class LoRASB(CoreUpdate):
 
     @property
     def recommended_learning_rate(self) -> float:
-        return 1e-4
+        return 1e-3
 
     @property
     def needs(self) -> tuple[str, ...]:
