@@ -20,6 +20,7 @@ from keras_svd_adapters.merging.new_adapters import (
 )
 from keras_svd_adapters.models.named_adapters import require_adapter, require_values
 from keras_svd_adapters.models.state.changes import changes_model
+from keras_svd_adapters.models.weights_request import is_weight
 from keras_svd_adapters.runtime.host_values import to_float_array
 
 
@@ -66,8 +67,7 @@ def compress(
             "`density` is the share of changes to keep, above 0 and at most 1. "
             f"Received: density={density!r}"
         )
-    is_number = isinstance(alpha, int | float) and not isinstance(alpha, bool)
-    if not is_number or not 0 < alpha < float("inf"):
+    if not is_weight(alpha) or alpha <= 0:
         raise ValueError(f"`alpha` must be a positive number. Received: alpha={alpha!r}")
     sites = require_adapter(model, name)
     check_name_is_free(model, into)

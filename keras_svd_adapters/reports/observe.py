@@ -91,8 +91,7 @@ def observe(
     for name, site in zip(names_of(model, sites, find_sites(model)), sites, strict=True):
         adapter = adapters_of(site.layer).get(getattr(site.layer, "active_adapter", None) or "")
         method = None if adapter is None else adapter.method
-        places = [""] if site.view.count is None else [f"[{i}]" for i in range(site.view.count)]
-        for place, each in zip(places, observed[site.key], strict=True):
+        for place, each in zip(site.places, observed[site.key], strict=True):
             kernels[name + place] = KernelObservation(
                 site.path + place,
                 (site.view.m, site.view.n),

@@ -79,9 +79,8 @@ def observed_blends(
         site: The kernel.
     """
     field, read, blend = OBSERVED[how]
-    places = [""] if site.view.count is None else [f"[{i}]" for i in range(site.view.count)]
     found = []
-    for place in places:
+    for place in site.places:
         statistics = []
         for name in names:
             report = observed[name]

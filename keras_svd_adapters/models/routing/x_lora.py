@@ -11,9 +11,10 @@ from keras import ops
 
 from keras_svd_adapters.adapters.carried import adapters_of
 from keras_svd_adapters.adapters.mode import current_mode, in_mode, with_own_kernels
-from keras_svd_adapters.adapters.weighted.token_weights import TokenWeights, WeightedPerToken
+from keras_svd_adapters.adapters.weighted.sample_weights import SampleWeights, WeightedPerToken
 from keras_svd_adapters.models.named_adapters import require_adapter, require_values
 from keras_svd_adapters.models.sites.search import adapted_sites
+from keras_svd_adapters.models.weights_request import is_weight
 
 
 class XLoRA(keras.Model):
@@ -118,7 +119,7 @@ class XLoRA(keras.Model):
             current_mode(),
             base=frozenset(own.keys() - mixtures.keys()),
             per_sample=mixtures,
-            ids=TokenWeights(self.names, weights),
+            ids=SampleWeights(self.names, weights),
         )
         with in_mode(mode):
             return self.model(inputs, training=training)
@@ -132,8 +133,7 @@ def _check(names: list[Any], features: Any, temperature: Any, top_k: Any) -> Non
             "`features` is a model that returns (samples, tokens, width), such as "
             f"`keras.Model(model.input, hidden)`. Received: features={features!r}"
         )
-    is_number = isinstance(temperature, int | float) and not isinstance(temperature, bool)
-    if not is_number or not 0 < temperature < float("inf"):
+    if not is_weight(temperature) or temperature <= 0:
         raise ValueError(
             f"`temperature` must be a positive number. Received: temperature={temperature!r}"
         )

@@ -155,7 +155,12 @@ class Site:
         """Return the path of each matrix of the kernel, and a function that copies it to host."""
         if self.view.count is None:
             return [(self.path, self.matrix)]
-        return [(f"{self.path}[{i}]", partial(self._slice, i)) for i in range(self.view.count)]
+        return [(self.path + x, partial(self._slice, i)) for i, x in enumerate(self.places)]
+
+    @property
+    def places(self) -> list[str]:
+        """What follows the path of each matrix of the kernel, such as `[0]` in a stack."""
+        return [""] if self.view.count is None else [f"[{i}]" for i in range(self.view.count)]
 
     def _slice(self, index: int) -> np.ndarray:
         one = self.view.slice(base_kernel_value(self.layer), index)

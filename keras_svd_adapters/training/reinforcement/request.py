@@ -7,7 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from keras_svd_adapters.methods.hyperparameters import check_choice, check_positive_integers
 from keras_svd_adapters.models.named_adapters import require_adapter, require_values
+from keras_svd_adapters.models.weights_request import is_weight
 from keras_svd_adapters.training.reinforcement.advantages import BASELINES
 from keras_svd_adapters.training.reinforcement.rollouts import Rollout
 
@@ -34,22 +36,16 @@ def check_task(task: Any) -> None:
 
 def check_numbers(baseline: Any, kl: Any, temperature: Any, **counts: Any) -> None:
     """Raise an error if a setting is wrong."""
-    for name, value in counts.items():
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise ValueError(f"`{name}` must be a positive integer. Received: {name}={value!r}")
-    if baseline not in BASELINES:
-        raise ValueError(
-            f"`baseline` must be one of {', '.join(map(repr, BASELINES))}. "
-            f"Received: baseline={baseline!r}"
-        )
+    check_positive_integers(**counts)
+    check_choice("baseline", baseline, BASELINES)
     if baseline == "leave_one_out" and counts["samples"] < 2:
         raise ValueError(
             "The baseline 'leave_one_out' compares the samples of a prompt: use samples=2 or "
             f"more, or baseline='batch'. Received: samples={counts['samples']}"
         )
-    if not _is_number(kl) or kl < 0:
+    if not is_weight(kl) or kl < 0:
         raise ValueError(f"`kl` must be a number of at least 0. Received: kl={kl!r}")
-    if not _is_number(temperature) or temperature <= 0:
+    if not is_weight(temperature) or temperature <= 0:
         raise ValueError(
             f"`temperature` must be a positive number. Received: temperature={temperature!r}"
         )
@@ -88,7 +84,3 @@ def rewards_of(
             f"{found[place]} for the completion {rollout.completions[place]!r}"
         )
     return found
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and np.isfinite(value)
