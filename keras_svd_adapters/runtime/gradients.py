@@ -6,7 +6,13 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
+import numpy as np
 from keras import backend, ops
+
+from keras_svd_adapters.runtime.host_values import to_float64
+from keras_svd_adapters.runtime.keras_private.layers import all_layers
+
+LARGEST_FACTOR = 2.0**15  # as Keras scales losses in float16 at first
 
 
 def gradients(loss: Callable[[], Any], variables: Sequence[keras.Variable]) -> list[Any]:
@@ -39,6 +45,31 @@ def gradients(loss: Callable[[], Any], variables: Sequence[keras.Variable]) -> l
         ops.zeros_like(v) if gradient is None else gradient
         for v, gradient in zip(values, found, strict=True)
     ]
+
+
+def loss_factor(model: keras.layers.Layer) -> float:
+    """Return the factor of a loss with which its gradients are first tried in float16."""
+    in_half = any(layer.compute_dtype == "float16" for layer in all_layers(model))
+    return LARGEST_FACTOR if in_half else 1.0
+
+
+def gradients_on_host(
+    loss: Callable[[], Any], variables: Sequence[keras.Variable], factor: float
+) -> list[np.ndarray]:
+    """Return the gradient of a loss by each variable, in float64 on the host.
+
+    Args:
+        loss: As in `gradients`.
+        variables: As in `gradients`.
+        factor: `loss_factor` of the model. The gradients are those of the loss times a factor, and
+            then divided by it; a smaller one is tried if they are not finite.
+    """
+    while True:
+        found = gradients(lambda: factor * loss(), variables)  # noqa: B023
+        values = [to_float64(gradient) / factor for gradient in found]
+        if factor <= 1 or all(np.isfinite(value).all() for value in values):
+            return values
+        factor /= 8
 
 
 def compiled_loss(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -15,11 +14,8 @@ from keras_svd_adapters.models.observation.batches import samples_of
 from keras_svd_adapters.models.observation.passes import Counts, Pass, Wanted
 from keras_svd_adapters.models.observation.probes import GradientProbe
 from keras_svd_adapters.models.sites.site import Site
-from keras_svd_adapters.runtime.gradients import gradients
+from keras_svd_adapters.runtime.gradients import gradients_on_host, loss_factor
 from keras_svd_adapters.runtime.host_values import to_float64
-from keras_svd_adapters.runtime.keras_private.layers import all_layers
-
-LARGEST_FACTOR = 2.0**15  # as Keras scales losses in float16 at first
 
 
 class GradientPass(Pass):
@@ -31,8 +27,7 @@ class GradientPass(Pass):
         super().__init__(model, wanted, with_adapters, components)
         self._sums = {site.key: np.zeros(()) for site in self.sites}
         self._samples = 0
-        in_half = any(layer.compute_dtype == "float16" for layer in all_layers(model))
-        self._factor = LARGEST_FACTOR if in_half else 1.0
+        self._factor = loss_factor(model)
 
     @classmethod
     def bytes_for(cls, need: str, site: Site) -> int:
@@ -73,18 +68,9 @@ class GradientPass(Pass):
             return self.model.compute_loss(x, y, y_pred, weight)
 
         with self.computing():
-            found = self._gradients(loss, [self.probes[site.key].change for site in self.sites])
+            changes = [self.probes[site.key].change for site in self.sites]
+            found = gradients_on_host(loss, changes, self._factor)
         return list(zip(self.sites, found, strict=True))
-
-    def _gradients(self, loss: Callable[[], Any], variables: list[Any]) -> list[np.ndarray]:
-        """Return gradients on the host; in float16, of the loss times a factor that it can hold."""
-        factor = self._factor
-        while True:
-            found = gradients(lambda: factor * loss(), variables)  # noqa: B023
-            values = [to_float64(gradient) / factor for gradient in found]
-            if factor <= 1 or all(np.isfinite(value).all() for value in values):
-                return values
-            factor /= 8
 
     def statistics(self, need: str, site: Site) -> list[Any]:
         mean = self._sums.pop(site.key) / self._samples

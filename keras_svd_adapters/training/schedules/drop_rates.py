@@ -9,8 +9,7 @@ import numpy as np
 
 from keras_svd_adapters.models.batches import on_host
 from keras_svd_adapters.models.observation.batches import as_tensors
-from keras_svd_adapters.runtime.gradients import gradients
-from keras_svd_adapters.runtime.host_values import to_float64
+from keras_svd_adapters.runtime.gradients import gradients_on_host, loss_factor
 
 HIGHEST = 9  # tenths
 
@@ -27,6 +26,7 @@ def sensitivities(model: Any, layers: Sequence[Any], data: Any) -> list[float]:
         data: A batch, as `fit` reads it.
     """
     x, y, weight = as_tensors(model, on_host(data))
+    factor = loss_factor(model)
 
     def loss() -> Any:
         return model.compute_loss(x, y, model(x, training=True), weight)
@@ -34,8 +34,8 @@ def sensitivities(model: Any, layers: Sequence[Any], data: Any) -> list[float]:
     def norms(dropped: Any) -> np.ndarray:
         for layer in layers:
             layer.active_gate.close(layer is dropped)
-        found = gradients(loss, model.trainable_variables)
-        return np.array([np.linalg.norm(to_float64(each)) for each in found])
+        found = gradients_on_host(loss, model.trainable_variables, factor)
+        return np.array([np.linalg.norm(each) for each in found])
 
     whole = norms(None)
     changes = [float(np.sum((norms(layer) - whole) ** 2)) for layer in layers]
