@@ -9,8 +9,16 @@ from types import SimpleNamespace
 from typing import Any
 
 from keras_svd_adapters.methods.algebra import is_float32, matmul
-from keras_svd_adapters.methods.contract import Base, Dropout, Kernel
+from keras_svd_adapters.methods.contract import Array, Base, Dropout, Kernel
 from keras_svd_adapters.methods.method import Method
+
+
+def lora_arrays(m: int, n: int, rank: int) -> dict[str, Array]:
+    """Return the declarations of A `(m, r)` and B `(r, n)`, which trains from 0."""
+    return {
+        "lora_a": Array((m, rank), trainable=True, axes="m."),
+        "lora_b": Array((rank, n), trainable=True, start=0.0, axes=".n"),
+    }
 
 
 class LowRankUpdate(Method):

@@ -23,7 +23,7 @@ from keras_svd_adapters.methods.hyperparameters import (
     check_positive_integers,
     check_rank,
 )
-from keras_svd_adapters.methods.low_rank_update import LowRankUpdate
+from keras_svd_adapters.methods.low_rank_update import LowRankUpdate, lora_arrays
 from keras_svd_adapters.methods.ranked import Ranked
 
 
@@ -71,10 +71,7 @@ class MELoRA(LowRankUpdate, Ranked):
         check_rank(self.rank, m // self.groups, n // self.groups)
 
     def arrays(self, m: int, n: int, form: str) -> dict[str, Array]:
-        return {
-            "lora_a": Array((m, self.rank), trainable=True, axes="m."),
-            "lora_b": Array((self.rank, n), trainable=True, start=0.0, axes=".n"),
-        }
+        return lora_arrays(m, n, self.rank)
 
     def start(
         self, K: np.ndarray, form: str, rng: np.random.Generator, svd: SVD | None

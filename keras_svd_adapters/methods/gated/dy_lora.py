@@ -19,7 +19,7 @@ import numpy as np
 from keras_svd_adapters.methods.algebra import constant, held_but, largest, positive, total
 from keras_svd_adapters.methods.contract import SVD, Array, Kernel
 from keras_svd_adapters.methods.kaiming import kaiming
-from keras_svd_adapters.methods.low_rank_update import LowRankUpdate
+from keras_svd_adapters.methods.low_rank_update import LowRankUpdate, lora_arrays
 from keras_svd_adapters.methods.ranked import Ranked
 
 
@@ -72,8 +72,7 @@ class DyLoRA(LowRankUpdate, Ranked):
 
     def arrays(self, m: int, n: int, form: str) -> dict[str, Array]:
         return {
-            "lora_a": Array((m, self.rank), trainable=True, axes="m."),
-            "lora_b": Array((self.rank, n), trainable=True, start=0.0, axes=".n"),
+            **lora_arrays(m, n, self.rank),
             "mask": Array((self.rank,), saved=True, start=1.0),
         }
 

@@ -20,7 +20,7 @@ from keras_svd_adapters.methods.algebra import concatenate, held_but
 from keras_svd_adapters.methods.contract import SVD, Array, Kernel
 from keras_svd_adapters.methods.hyperparameters import check_positive
 from keras_svd_adapters.methods.kaiming import kaiming
-from keras_svd_adapters.methods.low_rank_update import LowRankUpdate
+from keras_svd_adapters.methods.low_rank_update import LowRankUpdate, lora_arrays
 from keras_svd_adapters.methods.ranked import Ranked
 
 
@@ -68,8 +68,7 @@ class DeltaLoRA(LowRankUpdate, Ranked):
     def arrays(self, m: int, n: int, form: str) -> dict[str, Array]:
         r = self.rank
         return {
-            "lora_a": Array((m, r), trainable=True, axes="m."),
-            "lora_b": Array((r, n), trainable=True, start=0.0, axes=".n"),
+            **lora_arrays(m, n, r),
             "past_a": Array((m, r), saved=True, start=0.0, axes="m."),
             "past_b": Array((r, n), saved=True, start=0.0, axes=".n"),
             "follows": Array((1,), saved=True, start=0.0),

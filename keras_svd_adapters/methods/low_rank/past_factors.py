@@ -18,7 +18,7 @@ import numpy as np
 from keras_svd_adapters.methods.algebra import concatenate
 from keras_svd_adapters.methods.contract import SVD, Array, Kernel
 from keras_svd_adapters.methods.kaiming import kaiming
-from keras_svd_adapters.methods.low_rank_update import LowRankUpdate
+from keras_svd_adapters.methods.low_rank_update import LowRankUpdate, lora_arrays
 from keras_svd_adapters.methods.ranked import Ranked
 
 
@@ -36,8 +36,7 @@ class PastFactors(LowRankUpdate, Ranked):
     def arrays(self, m: int, n: int, form: str) -> dict[str, Array]:
         r, past = self.rank, self.rank * self.restarts
         return {
-            "lora_a": Array((m, r), trainable=True, axes="m."),
-            "lora_b": Array((r, n), trainable=True, start=0.0, axes=".n"),
+            **lora_arrays(m, n, r),
             "past_a": Array((m, past), saved=True, start=0.0, axes="m."),
             "past_b": Array((past, n), saved=True, start=0.0, axes=".n"),
         }

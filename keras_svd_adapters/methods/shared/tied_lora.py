@@ -18,7 +18,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from keras_svd_adapters.methods.contract import SVD, Array, Kernel
-from keras_svd_adapters.methods.low_rank_update import LowRankUpdate
+from keras_svd_adapters.methods.low_rank_update import LowRankUpdate, lora_arrays
 from keras_svd_adapters.methods.random_bases import PortableRandom
 from keras_svd_adapters.methods.ranked import Ranked
 
@@ -69,10 +69,7 @@ class TiedLoRA(LowRankUpdate, Ranked):
         return ("lora_a", "lora_b")
 
     def arrays(self, m: int, n: int, form: str) -> dict[str, Array]:
-        pair = {
-            "lora_a": Array((m, self.rank), trainable=True, axes="m."),
-            "lora_b": Array((self.rank, n), trainable=True, start=0.0, axes=".n"),
-        }
+        pair = lora_arrays(m, n, self.rank)
         vectors = {
             "u": Array((self.rank,), trainable=True, start=1.0),
             "v": Array((n,), trainable=True, start=1.0, axes="n"),

@@ -25,6 +25,7 @@ from keras_svd_adapters.methods.hyperparameters import (
     check_share,
 )
 from keras_svd_adapters.methods.kaiming import kaiming
+from keras_svd_adapters.methods.low_rank_update import lora_arrays
 from keras_svd_adapters.methods.ranked import Ranked
 
 
@@ -88,8 +89,7 @@ class LoRAPrune(Ranked):
 
     def arrays(self, m: int, n: int, form: str) -> dict[str, Array]:
         return {
-            "lora_a": Array((m, self.rank), trainable=True, axes="m."),
-            "lora_b": Array((self.rank, n), trainable=True, start=0.0, axes=".n"),
+            **lora_arrays(m, n, self.rank),
             "mask": Array((m,), saved=True, start=1.0, axes="m"),
             "importance": Array((m // self.group,), saved=True, start=0.0),
         }

@@ -15,7 +15,7 @@ import numpy as np
 from keras_svd_adapters.methods.contract import SVD, Array, Kernel
 from keras_svd_adapters.methods.hyperparameters import check_share
 from keras_svd_adapters.methods.kaiming import kaiming
-from keras_svd_adapters.methods.low_rank_update import LowRankUpdate
+from keras_svd_adapters.methods.low_rank_update import LowRankUpdate, lora_arrays
 from keras_svd_adapters.methods.ranked import Ranked
 
 
@@ -31,8 +31,7 @@ class MaskedLoRA(LowRankUpdate, Ranked):
     def arrays(self, m: int, n: int, form: str) -> dict[str, Array]:
         r = self.rank
         return {
-            "lora_a": Array((m, r), trainable=True, axes="m."),
-            "lora_b": Array((r, n), trainable=True, start=0.0, axes=".n"),
+            **lora_arrays(m, n, r),
             "mask_a": Array((m, r), saved=True, start=1.0, axes="m."),
             "mask_b": Array((r, n), saved=True, start=1.0, axes=".n"),
         }
