@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 from mixed_batch import IDS, adapted, alone, batch, small
+from traces import watched
 
 import keras_svd_adapters as ksa
 
@@ -19,14 +20,7 @@ def test_nothing_of_it_stays():
 
 
 def test_other_ids_need_no_other_trace():
-    traced = []
-
-    class Watch(keras.layers.Layer):
-        def call(self, x):
-            traced.append(1)
-            return x
-
-    model = keras.Sequential([keras.Input((6, 10)), Watch(), keras.layers.Dense(4, name="up")])
+    model, traced = watched()
     adapted(model, ksa.LoRA(rank=2), targets="up")
     x = batch()[:2]
     model.compile(run_eagerly=False)

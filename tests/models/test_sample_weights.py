@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from cases import METHODS, shake
 from mixed_batch import adapted, batch, small
+from traces import watched
 
 import keras_svd_adapters as ksa
 from keras_svd_adapters import methods
@@ -58,14 +59,7 @@ def test_convolutions_embeddings_and_integers(mode):
 
 
 def test_other_weights_trace_nothing():
-    traced = []
-
-    class Watch(keras.layers.Layer):
-        def call(self, x):
-            traced.append(1)
-            return x
-
-    model = keras.Sequential([keras.Input((6, 10)), Watch(), keras.layers.Dense(4, name="up")])
+    model, traced = watched()
     adapted(model, ksa.LoRA(rank=2), targets="up")
     expected = [alone(model, batch()[:2], {"a": [0.4, w], "b": [1.0, 1.0]}) for w in (0.0, 1.0)]
     for w in (0.0, 1.0):

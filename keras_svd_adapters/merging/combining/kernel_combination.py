@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import repeat
 
 import numpy as np
 
@@ -72,12 +71,12 @@ class KernelCombination:
         weights = [self.recipe.weights[name] for name in names]
         changes = zip(*(kernel_updates(self.site, name) for name in names), strict=True)
         blends = self._blends(names)
-        return [self._finite(blend(c, weights)) for blend, c in zip(blends, changes, strict=False)]
+        return [self._finite(blend(c, weights)) for blend, c in zip(blends, changes, strict=True)]
 
-    def _blends(self, names: list[str]) -> Iterable[Blend]:
+    def _blends(self, names: list[str]) -> list[Blend]:
         """Return the function that blends the updates of each matrix."""
         if self.recipe.observed is None:
-            return repeat(self.recipe.blend(self.place))
+            return [self.recipe.blend(self.place)] * len(self.site.places)
         return observed_blends(self.recipe.how, self.recipe.observed, names, self.site)
 
     def _finite(self, change: np.ndarray) -> np.ndarray:
