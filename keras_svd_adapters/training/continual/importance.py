@@ -9,7 +9,11 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_svd_adapters.runtime.gradients import gradients, without_gradients
+from keras_svd_adapters.runtime.gradients import (
+    gradients_on_host,
+    loss_factor,
+    without_gradients,
+)
 from keras_svd_adapters.runtime.host_values import to_float64
 
 
@@ -38,13 +42,14 @@ def importance(
     predicted = to_float64(outputs).argmax(axis=-1)
     if np.shape(y) == outputs.shape:
         predicted = np.eye(outputs.shape[-1], dtype="float32")[predicted]
-    found = [np.zeros(v.shape) for v in variables]
+    found, factor = [np.zeros(v.shape) for v in variables], loss_factor(model)
     for i in map(int, chosen):
         one = keras.tree.map_structure(lambda part: part[i : i + 1], x)  # noqa: B023
-        slopes = gradients(
+        slopes = gradients_on_host(
             lambda: loss_of(predicted[i], model(one, training=False)),  # noqa: B023
             variables,
+            factor,
         )
         for mean, slope in zip(found, slopes, strict=True):
-            mean += to_float64(slope) ** 2 / len(chosen)
+            mean += slope**2 / len(chosen)
     return found
