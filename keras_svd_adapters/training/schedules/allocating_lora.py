@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -103,26 +104,36 @@ class AllocatingLoRASchedule(PruningSchedule):
 
     def _scores(self, adapters: list[ActiveAdapter], masks: Rows) -> Rows:
         """Return the score of each rank that is on, and 0 for the others."""
-
-        def put(values: Rows) -> None:
-            for adapter, value in zip(adapters, values, strict=True):
-                adapter.arrays["mask"].assign(value.astype("float32"))
-
-        scores, zeros = [np.zeros(m.shape) for m in masks], [np.zeros(m.shape) for m in masks]
+        zeros = [np.zeros(mask.shape) for mask in masks]
         try:
-            for score, mask, adapter in zip(scores, masks, adapters, strict=True):
-                for place in zip(*np.nonzero(mask), strict=True):
-                    one = np.zeros(mask.shape, "float32")
-                    one[place] = 1.0
-                    put(masks)
-                    adapter.arrays["mask"].assign(mask.astype("float32") - one)
-                    without = self._loss()
-                    put(zeros)
-                    adapter.arrays["mask"].assign(one)
-                    score[place] = without - self._loss()
+            without = self._losses(adapters, masks, masks, lambda mask, one: mask - one)
+            alone = self._losses(adapters, masks, zeros, lambda mask, one: one)
         finally:
-            put(masks)
-        return scores
+            _put(adapters, masks)
+        return [one - other for one, other in zip(without, alone, strict=True)]
+
+    def _losses(
+        self,
+        adapters: list[ActiveAdapter],
+        masks: Rows,
+        others: Rows,
+        own: Callable[[np.ndarray, np.ndarray], np.ndarray],
+    ) -> Rows:
+        """Return the loss for each rank that is on, 0 for those that are off.
+
+        Its kernel has the mask that `own` makes of its mask and of that of the rank alone. All
+        other kernels have the masks `others`.
+        """
+        losses = [np.zeros(mask.shape) for mask in masks]
+        _put(adapters, others)
+        for loss, mask, adapter, other in zip(losses, masks, adapters, others, strict=True):
+            for place in zip(*np.nonzero(mask), strict=True):
+                one = np.zeros(mask.shape)
+                one[place] = 1.0
+                _put([adapter], [own(mask, one)])
+                loss[place] = self._loss()
+            _put([adapter], [other])
+        return losses
 
     def _start(self, adapter: ActiveAdapter, new: np.ndarray, random: np.random.Generator) -> None:
         """Start ranks as the method does."""
@@ -138,6 +149,11 @@ class AllocatingLoRASchedule(PruningSchedule):
 
     def get_config(self) -> dict[str, Any]:
         return {"data": None, **super().get_config(), "count": self.count}
+
+
+def _put(adapters: list[ActiveAdapter], masks: Rows) -> None:
+    for adapter, mask in zip(adapters, masks, strict=True):
+        adapter.arrays["mask"].assign(mask.astype("float32"))
 
 
 def rows_of(arrays: Rows) -> Rows:
