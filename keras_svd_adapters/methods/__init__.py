@@ -29,6 +29,10 @@ from keras_svd_adapters.methods.method import Method
 from keras_svd_adapters.methods.multiplicative.boft import BOFT
 from keras_svd_adapters.methods.multiplicative.hra import HRA
 from keras_svd_adapters.methods.multiplicative.oft import OFT
+from keras_svd_adapters.methods.routed.hydra_lora import HydraLoRA
+from keras_svd_adapters.methods.routed.mola import MoLA
+from keras_svd_adapters.methods.routed.molora import MoLoRA
+from keras_svd_adapters.methods.routed.mov import MoV
 from keras_svd_adapters.methods.shared.aflora import AFLoRA
 from keras_svd_adapters.methods.shared.intrinsic_dimension import IntrinsicDimension
 from keras_svd_adapters.methods.shared.lotr import LoTR
@@ -81,6 +85,7 @@ __all__ = [
     "FLoRA",
     "FourierFT",
     "HRA",
+    "HydraLoRA",
     "IA3",
     "IntrinsicDimension",
     "LNTuning",
@@ -97,6 +102,9 @@ __all__ = [
     "Method",
     "MiLoRA",
     "MiSS",
+    "MoLA",
+    "MoLoRA",
+    "MoV",
     "NOLA",
     "NestedLoRAXS",
     "OFT",

@@ -93,6 +93,22 @@ class Components(NamedTuple):
     total: float
 
 
+class ExpertLoad(NamedTuple):
+    """How a router spreads the rows of data over the experts of a kernel, in float64.
+
+    Args:
+        rows: Number of rows.
+        share: Share of the rows in which each expert has the largest weight, of shape `(k,)`.
+        used: Share of the rows in which its weight is not 0.
+        gate: Its mean weight.
+    """
+
+    rows: int
+    share: np.ndarray
+    used: np.ndarray
+    gate: np.ndarray
+
+
 class Statistics(NamedTuple):
     """What a pass of data through the model found for a kernel, as far as it was asked for.
 
@@ -104,6 +120,7 @@ class Statistics(NamedTuple):
         squared_gradients: Mean, over all samples, of the squares of the gradient of the loss of one
             sample by the kernel, of shape `(m, n)`.
         components: As many principal components of the inputs as `Method.components` says.
+        expert_load: How the router of the active adapter spreads the rows over its experts.
     """
 
     inputs: Inputs | None = None
@@ -112,6 +129,7 @@ class Statistics(NamedTuple):
     branch_norms: float | None = None
     squared_gradients: np.ndarray | None = None
     components: Components | None = None
+    expert_load: ExpertLoad | None = None
 
 
 class SVD(Protocol):

@@ -43,9 +43,8 @@ class Method:
     - `mean_penalty`: whether the penalties are averaged over all arrays of an adapter that declare
       one, instead of summed.
     - `draws_alike`: whether all kernels of an adapter draw the same numbers, from the seed `seed`.
-    - `depends_on_input`: if `apply` weighs its arrays by the input, a clause that says how, such as
-      `"its router weighs the experts for each input"`. There is then no `K' - K`, and no `delta`.
-      What needs one is refused with this clause, and so are layers that read their kernel.
+    - `depends_on_input`: a clause that says how `apply` weighs its arrays by the input, if it does.
+      There is then no `K' - K` and no `delta`: what needs one is refused with this clause.
     - `schedule`: the public name of the callback, or of the rule of an optimizer, that the method
       needs in training; `fit` without it warns.
     - `shared_by`: the hyperparameters that must be equal in all adapters of a model that share
@@ -187,11 +186,11 @@ class Method:
         raise NotImplementedError
 
     def input_penalty(self, x: Any, base: Base, c: SimpleNamespace, form: str) -> Any:
-        """Return a scalar in float32 that each call in training adds to the loss, or `None`.
+        """Return a scalar in float32 that each call in training adds to the loss, or `None`."""
+        return None
 
-        The arguments are those of `apply`. A call without training, or with an adapter of its own
-        for each sample, adds nothing.
-        """
+    def gates(self, x: Any, base: Base, c: SimpleNamespace) -> Any:
+        """Return the weights of the experts in float32, `(..., k)`, if a router makes some."""
         return None
 
     def delta(self, K: Any, v: SimpleNamespace, form: str) -> Any:

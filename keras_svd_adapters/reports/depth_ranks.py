@@ -28,10 +28,12 @@ def rank_by_depth(
     method: Method | None = None,
     targets: Targets = None,
     exclude: Targets = None,
+    field: str = "rank",
 ) -> dict[str, Method]:
     """Return methods whose ranks grow linearly from the first block of a model to the last one.
 
-    Ranks are rounded to the nearest integer, halves up. Falling ranks are possible, too.
+    Ranks are rounded to the nearest integer, halves up. Falling ranks are possible, too. Another
+    `field` grows in the same way, such as the number of experts of `MoLA`.
 
     Args:
         model: A built Keras model with repeated blocks.
@@ -40,13 +42,14 @@ def rank_by_depth(
         method: The method, whose rank is replaced. `None` is `LoRA()`.
         targets: Which kernels to adapt, as in `enable`; each must be inside a block.
         exclude: Which of these kernels to leave out.
+        field: Name of the hyperparameter that grows.
 
     Returns:
         A dictionary of methods by the names of kernels: the `targets` of `enable`.
 
     Raises:
-        ValueError: If a rank is no positive integer, the method has no rank, a pattern matches
-            nothing, or a kernel is outside of the blocks.
+        ValueError: If a rank is no positive integer, the method has no such `field`, a pattern
+            matches nothing, or a kernel is outside of the blocks.
 
     Example:
 
@@ -58,13 +61,14 @@ def rank_by_depth(
 
     Reference:
         - [Benedek and Wolf, 2024](https://arxiv.org/abs/2401.11316)
+        - [Gao et al., 2024 (MoLA)](https://arxiv.org/abs/2402.08562)
     """
     check_positive_integers(first=first, last=last)
     method = LoRA() if method is None else method
-    if not isinstance(method, Method) or "rank" not in {f.name for f in fields(method)}:
+    if not isinstance(method, Method) or field not in {f.name for f in fields(method)}:
         raise ValueError(
-            "`method` needs a `rank`, which grows with the depth, such as `LoRA()`. "
-            f"Received: method={method!r}"
+            f"`method` needs the field `{field}`, which grows with the depth, such as `rank` of "
+            f"`LoRA()` or `experts` of `MoLA()`. Received: method={method!r}, field={field!r}"
         )
     sites, every = select_sites(model, targets, exclude), find_sites(model)
     places = numbered(every)
@@ -75,7 +79,7 @@ def rank_by_depth(
         )
     names = names_of(model, sites, every)
     return {
-        name: replace(method, rank=_rank(first, last, *places[site.key]))  # type: ignore[call-arg]
+        name: replace(method, **{field: _rank(first, last, *places[site.key])})
         for name, site in zip(names, sites, strict=True)
     }
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from keras_svd_adapters.methods.contract import Inputs, Magnitudes
+from keras_svd_adapters.methods.contract import ExpertLoad, Inputs, Magnitudes
 from keras_svd_adapters.methods.method import Method
 from keras_svd_adapters.runtime.tables import Bars, Table, TableReport, format_number
 
@@ -19,7 +19,10 @@ COLUMNS = {
     "branch_norms": "branch",
     "gradient": "gradient",
     "squared_gradients": "gradient^2",
+    "expert_load": "largest load",
 }
+
+LOADS = "of each expert: share of the rows in which its weight is the largest, (its mean weight)"
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,9 @@ class KernelObservation:
         branch_norms: Mean of `|x (K' - K)|^2` over the rows.
         squared_gradients: Mean over the samples of the squares of the gradient of the loss of one
             sample by the kernel, of shape `(m, n)`.
+        expert_load: How the router spreads the `rows`: for each expert, the `share` of the rows in
+            which it has the largest weight, the share in which it is `used`, with a weight other
+            than 0, and its mean weight, `gate`; each of shape `(k,)`.
     """
 
     path: str
@@ -48,6 +54,7 @@ class KernelObservation:
     magnitudes: Magnitudes | None = field(default=None, repr=False)
     branch_norms: float | None = None
     squared_gradients: np.ndarray | None = field(default=None, repr=False)
+    expert_load: ExpertLoad | None = field(default=None, repr=False)
 
     @property
     def kind(self) -> str:
@@ -111,13 +118,16 @@ class Observation(TableReport, Mapping[str, KernelObservation]):
         first = next(iter(self.kernels.values()))
         found = [name for name in COLUMNS if getattr(first, name) is not None]
         shares = self._shares()
+        experts = max(len(_loads(kernel)) for kernel in self.kernels.values())
         head = ["kernel", "shape", *(COLUMNS[name] for name in found), *["share"] * bool(shares)]
+        head += [f"expert {number}" for number in range(experts)]
         rows = []
         for name, kernel in self.kernels.items():
             figures = (format_number(_figure(getattr(kernel, column))) for column in found)
             share = [f"{shares[name]:.1%}"] if shares else []
-            rows.append([name, "{} x {}".format(*kernel.shape), *figures, *share])
-        return Table(head, rows)
+            loads = _loads(kernel) + [""] * (experts - len(_loads(kernel)))
+            rows.append([name, "{} x {}".format(*kernel.shape), *figures, *share, *loads])
+        return Table(head, rows, LOADS if experts else "")
 
     def as_bars(self) -> Bars | None:
         shares = self._shares()
@@ -130,8 +140,19 @@ class Observation(TableReport, Mapping[str, KernelObservation]):
             return {}
 
 
+def _loads(kernel: KernelObservation) -> list[str]:
+    """Return the share and the mean weight of each expert of a kernel, if it has some."""
+    load = kernel.expert_load
+    if load is None:
+        return []
+    pairs = zip(load.share, load.gate, strict=True)
+    return [f"{share:.0%} ({gate:.2f})" for share, gate in pairs]
+
+
 def _figure(value: Any) -> float:
     """Return one number for a statistic."""
+    if isinstance(value, ExpertLoad):
+        return float(value.share.max())
     if isinstance(value, Inputs):
         return float(np.trace(value.second)) / len(value.second)
     if isinstance(value, Magnitudes):

@@ -36,7 +36,7 @@ def observe(
         model: A built Keras model, adapted or not.
         data: Some hundred samples, as `calibrate` of `enable`: inputs, a tuple `(x, y)` or
             `(x, y, sample_weight)`, or a dataset of batches. Rows that a mask names as padding do
-            not count in `inputs`, `magnitudes` and `branch_norms`.
+            not count in `inputs`, `magnitudes`, `branch_norms` and `expert_load`.
         what: One or several of these.
 
             - `"inputs"`: mean and second moments of the inputs.
@@ -48,6 +48,8 @@ def observe(
               sample alone, the gradient of its loss by the effective kernel is squared; the result
               is the mean of these squares. The loss is that of inference, such as without dropout;
               a sample's weight multiplies its loss.
+            - `"expert_load"`: how a router, such as that of `HydraLoRA`, spreads the rows over its
+              experts.
 
             The gradients need a compiled model and targets.
         targets: The kernels to select, as in `enable`. `None` selects those with an active
@@ -75,7 +77,7 @@ def observe(
         raise ValueError(
             "`data` holds some hundred samples, as in `observe(model, x)`. Received: data=None"
         )
-    if "branch_norms" in wanted:
+    if {"branch_norms", "expert_load"} & set(wanted):
         require_adapter(model)
     require_values(model, "observe")
     sites = _selected(model, targets, exclude)

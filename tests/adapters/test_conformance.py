@@ -2,7 +2,7 @@
 
 import keras
 import pytest
-from cases import METHODS
+from cases import EVERY_METHOD
 from keras.src.testing import TestCase
 
 import keras_svd_adapters as ksa
@@ -11,13 +11,13 @@ BASES = {
     "dense": lambda: keras.layers.Dense(6, activation="gelu"),
     "einsum": lambda: keras.layers.EinsumDense("ab,bc->ac", (6,), bias_axes="c"),
 }
-NAMES = [name for name, case in METHODS.items() if not case.variant]
+NAMES = [name for name, case in EVERY_METHOD.items() if not case.variant]
 
 
 @pytest.mark.parametrize("kind", BASES)
 @pytest.mark.parametrize("name", NAMES)
 def test_a_layer_behaves_as_keras_expects(name, kind):
-    method = METHODS[name].method
+    method = EVERY_METHOD[name].method
     if name == "token_rows":
         method = ksa.TokenRows([1, 3])
     layer_class = getattr(ksa.layers, f"{type(method).__name__}Dense")
@@ -53,7 +53,7 @@ def arrays_of(method):
 
 def test_layers_compute_in_the_dtype_that_they_were_given():
     for name in NAMES:
-        method = ksa.TokenRows([1, 3]) if name == "token_rows" else METHODS[name].method
+        method = ksa.TokenRows([1, 3]) if name == "token_rows" else EVERY_METHOD[name].method
         base = keras.layers.Dense(6)
         base.build((None, 6))
         layer_class = getattr(ksa.layers, f"{type(method).__name__}Dense")

@@ -173,6 +173,15 @@ def test_a_weighted_sum():
     np.testing.assert_allclose(numpy(layer(X)), expected, atol=1e-5)
 
 
+def test_a_search_of_weights():
+    model = two()
+    found = ksa.search_blend(
+        model, ["lora", "gate"], lambda model: -mse(model), iterations=1, population=4, elite=0.5
+    )
+    assert set(found.weights) == {"lora", "gate"}
+    assert model.get_layer("hidden_10").active_adapters == ("lora", "gate")
+
+
 def test_an_adapter_for_each_sample():
     model = two()
     alone = {}

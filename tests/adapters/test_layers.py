@@ -6,12 +6,12 @@ import keras
 import keras_hub
 import numpy as np
 import pytest
-from cases import METHODS, batch, numpy, wrapped_layer
+from cases import EVERY_METHOD, batch, numpy, wrapped_layer
 
 import keras_svd_adapters as ksa
 from keras_svd_adapters.adapters.adapted_layer import AdaptedLayer
 
-METHOD = METHODS["svft_banded"].method
+METHOD = EVERY_METHOD["svft_banded"].method
 
 
 def base():
@@ -71,7 +71,7 @@ def test_methods_are_values():
     assert ksa.SVFT(pattern="banded", d=2) == METHOD
     assert len({ksa.SVFT(pattern="banded", d=2), METHOD, ksa.SVF()}) == 2
     assert repr(METHOD) == "SVFT(pattern='banded', d=2)"
-    for case in METHODS.values():
+    for case in EVERY_METHOD.values():
         assert type(case.method).from_config(case.method.get_config()) == case.method
 
 

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from cases import (
     DTYPES,
+    EVERY_METHOD,
     KERNELS,
     METHODS,
     SQUARE,
@@ -60,22 +61,24 @@ def check(layer, x, dtype="float32", steps=0):
         found = outputs(layer, x, {**OFF, **({name: 1.0} if name else {})})
         step = steps * np.abs(found).max() / 128
         np.testing.assert_allclose(found, alone[name], rtol=0, atol=step, err_msg=str(name))
-    right = exact(layer, numpy(keras.ops.cast(x, layer.compute_dtype)), WEIGHTS)
     found = outputs(layer, x, WEIGHTS)
+    if any(adapter.method.depends_on_input for adapter in adapters_of(layer).values()):
+        return alone, found
+    right = exact(layer, numpy(keras.ops.cast(x, layer.compute_dtype)), WEIGHTS)
     assert np.abs(found - right).max() <= TOLERANCE[dtype] * 2 * np.abs(right).max()
     return alone, found
 
 
 ROWS = [
     pytest.param(
-        METHODS[name], *KERNELS[kernel], dtype, OTHERS[i % 4], id=f"{name}-{i % 4}-{dtype}"
+        EVERY_METHOD[name], *KERNELS[kernel], dtype, OTHERS[i % 4], id=f"{name}-{i % 4}-{dtype}"
     )
     for i, (name, kernel, dtype) in enumerate(
         combinations(
-            [name for name, case in METHODS.items() if not case.variant],
+            [name for name, case in EVERY_METHOD.items() if not case.variant],
             KERNELS,
             DTYPES,
-            fits=lambda name, kernel, _: kernel in SQUARE or not METHODS[name].square_only,
+            fits=lambda name, kernel, _: kernel in SQUARE or not EVERY_METHOD[name].square_only,
         )
     )
 ]

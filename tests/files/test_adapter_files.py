@@ -10,7 +10,7 @@ import models
 import numpy as np
 import pytest
 from adapter_files import tuned
-from cases import METHODS, shake
+from cases import EVERY_METHOD, shake
 from fresh_process import fresh_process
 
 import keras_svd_adapters as ksa
@@ -21,7 +21,9 @@ from keras_svd_adapters.models.state.trained_weights import base_weights
 
 backend_free = pytest.mark.backend_free("the bytes are the same whichever backend wrote them")
 
-ADAPTED = {name: case for name, case in METHODS.items() if not (case.square_only or case.variant)}
+ADAPTED = {
+    name: case for name, case in EVERY_METHOD.items() if not (case.square_only or case.variant)
+}
 
 
 @pytest.mark.parametrize("name", ADAPTED)
@@ -141,7 +143,7 @@ def test_what_fails_leaves_no_litter(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("name", ["svft_banded", "svf", "lora_xs", "lora"])
 def test_a_file_with_its_factors(name, tmp_path, monkeypatch):
-    backbone, x = tuned(METHODS[name].method)
+    backbone, x = tuned(EVERY_METHOD[name].method)
     ksa.save_adapter(backbone, tmp_path / "a.keras", include_basis=True)
     monkeypatch.setattr(
         importlib.import_module("keras_svd_adapters.kernels.svd.service"), "decompose", None

@@ -7,7 +7,7 @@ import keras_hub
 import models
 import numpy as np
 import pytest
-from cases import EVERY, METHODS, shake
+from cases import EVERY, EVERY_METHOD, shake
 from mixed_batch import IDS, adapted, alone, batch, small
 
 import keras_svd_adapters as ksa
@@ -28,7 +28,7 @@ def by_name(outputs):
 
 CASES = {
     name: case.method
-    for name, case in METHODS.items()
+    for name, case in EVERY_METHOD.items()
     if name != "token_rows"
     and not case.square_only
     and not (case.variant and case.method.shared_by)  # one model has one set of shared arrays

@@ -8,7 +8,7 @@ import keras_hub
 import models
 import numpy as np
 import pytest
-from cases import EVERY, FURTHER, METHODS, numpy, shake
+from cases import EVERY, EVERY_METHOD, FURTHER, numpy, shake
 
 import keras_svd_adapters as ksa
 from keras_svd_adapters.models.state.locked_model import running
@@ -16,9 +16,11 @@ from keras_svd_adapters.models.state.locked_model import running
 THREADS, CALLS = 8, 200 if EVERY else 12
 X = np.random.default_rng(0).normal(size=(6, 8)).astype("float32")
 NAMES = ("a", "b", None)
-SOME = METHODS if EVERY else METHODS.keys() - FURTHER
+SOME = EVERY_METHOD if EVERY else EVERY_METHOD.keys() - FURTHER
 TABLE = {
-    n: c.method for n, c in METHODS.items() if n in SOME and n != "token_rows" and not c.variant
+    n: c.method
+    for n, c in EVERY_METHOD.items()
+    if n in SOME and n != "token_rows" and not c.variant
 }
 
 

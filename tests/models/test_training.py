@@ -4,14 +4,14 @@ import keras
 import models
 import numpy as np
 import pytest
-from cases import adapted, batch, build_layer, dense, method_kernel_pairs, shake
+from cases import EVERY_METHOD, adapted, batch, build_layer, dense, method_kernel_pairs, shake
 from compiled_models import around, compiled
 from snapshots import values
 
 import keras_svd_adapters as ksa
 
 
-@pytest.mark.parametrize(("case", "build", "shape"), method_kernel_pairs())
+@pytest.mark.parametrize(("case", "build", "shape"), method_kernel_pairs(table=EVERY_METHOD))
 def test_every_trained_variable_moves(case, build, shape):
     layer = adapted(case, build_layer(build))
     model = compiled(around(layer, shape))

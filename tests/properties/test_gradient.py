@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from autodiff import gradients
 from cases import (
+    EVERY_METHOD,
     adapted,
     arrays_of,
     batch,
@@ -58,7 +59,8 @@ def test_against_closed_form(case, build, shape):
 
 
 @pytest.mark.parametrize(
-    ("case", "build", "shape", "dtype"), method_kernel_pairs(dtypes=["mixed_bfloat16", "bfloat16"])
+    ("case", "build", "shape", "dtype"),
+    method_kernel_pairs(dtypes=["mixed_bfloat16", "bfloat16"], table=EVERY_METHOD),
 )
 def test_low_precision_gradients_point_the_right_way(case, build, shape, dtype):
     exact, rough = (adapted(case, build_layer(build, d)) for d in ("float32", dtype))

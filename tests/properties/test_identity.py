@@ -7,6 +7,7 @@ import pytest
 from cases import (
     DTYPES,
     EVERY,
+    EVERY_METHOD,
     adapted,
     batch,
     build_layer,
@@ -28,7 +29,9 @@ METHODS = [
 ]
 
 
-@pytest.mark.parametrize(("case", "build", "shape", "dtype"), method_kernel_pairs(dtypes=DTYPES))
+@pytest.mark.parametrize(
+    ("case", "build", "shape", "dtype"), method_kernel_pairs(dtypes=DTYPES, table=EVERY_METHOD)
+)
 def test_layer_equals_its_base(case, build, shape, dtype):
     layer = build_layer(build, dtype)
     x = batch(shape)

@@ -137,13 +137,22 @@ def test_ranks_by_depth(first, last, ranks):
     assert [method.rank for method in some.values()] == ranks[1:]
 
 
+def test_experts_by_depth():
+    model, method = deep(4), methods.MoLA(rank=2)
+    mapping = ksa.rank_by_depth(model, 2, 8, method, field="experts")
+    assert [each.experts for each in mapping.values()] == [2, 4, 6, 8]
+    assert {each.rank for each in mapping.values()} == {2}
+    ksa.enable(model, targets=mapping)
+
+
 @pytest.mark.parametrize(
     ("how", "match"),
     [
+        ({"field": "experts"}, "needs the field `experts`.*field='experts'"),
         ({"first": 0}, "`first` must be a positive integer.*first=0"),
         ({"last": 2.5}, "`last` must be a positive integer.*last=2.5"),
-        ({"method": ksa.SVF()}, "needs a `rank`.*SVF"),
-        ({"method": "lora"}, "needs a `rank`"),
+        ({"method": ksa.SVF()}, "needs the field `rank`.*SVF"),
+        ({"method": "lora"}, "needs the field `rank`"),
         ({"targets": "down"}, "matches no layer"),
         ({"targets": ["up", "head"]}, "inside repeated blocks.*head"),
     ],

@@ -7,7 +7,7 @@ import keras
 import models
 import numpy as np
 import pytest
-from cases import DTYPES, METHODS, combinations, shake
+from cases import DTYPES, EVERY_METHOD, combinations, shake
 from threadpoolctl import threadpool_info
 
 import keras_svd_adapters as ksa
@@ -21,10 +21,12 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.mark.parametrize(
     ("name", "dtype"),
-    combinations([n for n, c in METHODS.items() if not (c.square_only or c.variant)], DTYPES[::2]),
+    combinations(
+        [n for n, c in EVERY_METHOD.items() if not (c.square_only or c.variant)], DTYPES[::2]
+    ),
 )
 def test_plan_is_what_happens(name, dtype, tmp_path):
-    method = METHODS[name].method
+    method = EVERY_METHOD[name].method
     model, backbone, _ = models.classifier(dtype)
     before = [(w.path, w.trainable) for w in model.weights]
     plan = ksa.plan(backbone, method)

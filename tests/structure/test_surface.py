@@ -7,7 +7,7 @@ import pkgutil
 
 import keras
 import pytest
-from cases import METHODS, adapted, build_layer, dense
+from cases import EVERY_METHOD, adapted, build_layer, dense
 
 import keras_svd_adapters as ksa
 
@@ -60,6 +60,7 @@ METHOD_NAMES = {
     "dynamic_dora": "DynamicDoRA",
     "edora": "EDoRA",
     "flora": "FLoRA",
+    "hydra_lora": "HydraLoRA",
     "fourier_ft": "FourierFT",
     "loha": "LoHa",
     "lokr": "LoKr",
@@ -67,6 +68,9 @@ METHOD_NAMES = {
     "loretta": "LoRETTA",
     "melora": "MELoRA",
     "miss": "MiSS",
+    "mola": "MoLA",
+    "molora": "MoLoRA",
+    "mov": "MoV",
     "nested_lora_xs": "NestedLoRAXS",
     "pmss": "PMSS",
     "psoft": "PSOFT",
@@ -153,12 +157,16 @@ PATHS = {
     "hra": ["u"],
     "oft": ["skew"],
     "boft": ["scale", "skew"],
+    "hydra_lora": ["gate", "lora_a", "lora_b"],
+    "molora": ["gate", "gate_bias", "lora_a", "lora_b"],
+    "mola": ["gate", "lora_a", "lora_b"],
+    "mov": ["gate", "gate_bias", "scaling"],
 }
 
 
 @pytest.mark.parametrize("name", PATHS)
 def test_the_paths_of_variables(name):
-    layer = adapted(METHODS[name], build_layer(dense(12, 40)[0]))
+    layer = adapted(EVERY_METHOD[name], build_layer(dense(12, 40)[0]))
     found = [w.path.split("/")[-2:] for w in layer.trainable_weights]
     assert sorted(found) == [["adapter_default", array] for array in PATHS[name]]
 

@@ -7,6 +7,7 @@ import keras
 import numpy as np
 import pytest
 from method_table import METHODS
+from routed_table import ROUTED
 
 import keras_svd_adapters as ksa
 from keras_svd_adapters.methods.low_rank_update import LowRankUpdate
@@ -50,8 +51,9 @@ DTYPES = ("float32", "mixed_bfloat16", "bfloat16")
 EVERY = "EVERY" in os.environ
 
 
+EVERY_METHOD = METHODS | ROUTED  # the latter have no merged kernel
 # Methods outside of the core: most tables have one row of each, on one backend.
-FURTHER = {n for n, case in METHODS.items() if not hasattr(ksa, type(case.method).__name__)}
+FURTHER = {n for n, case in EVERY_METHOD.items() if not hasattr(ksa, type(case.method).__name__)}
 
 
 def combinations(*tables, fits=lambda *names: True, each_backend=False):
@@ -77,17 +79,17 @@ def combinations(*tables, fits=lambda *names: True, each_backend=False):
     return chosen
 
 
-def method_kernel_pairs(variants=False, dtypes=None):
+def method_kernel_pairs(variants=False, dtypes=None, table=METHODS):
     """Methods with kernels, and with dtypes if these are given."""
     rows = combinations(
-        [name for name, case in METHODS.items() if variants or not case.variant],
+        [name for name, case in table.items() if variants or not case.variant],
         KERNELS,
         *([dtypes] if dtypes else []),
-        fits=lambda name, kernel, *_: kernel in SQUARE or not METHODS[name].square_only,
+        fits=lambda name, kernel, *_: kernel in SQUARE or not table[name].square_only,
         each_backend=True,
     )
     return [
-        pytest.param(METHODS[name], *KERNELS[kernel], *given, id="-".join([name, kernel, *given]))
+        pytest.param(table[name], *KERNELS[kernel], *given, id="-".join([name, kernel, *given]))
         for name, kernel, *given in rows
     ]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,7 @@ from keras_svd_adapters.models.sites.site import Site
 from keras_svd_adapters.runtime.gradients import without_gradients
 from keras_svd_adapters.runtime.host_values import cast_float, to_float_array
 
-BRANCH = "branch_norms"
+BRANCH, LOAD = "branch_norms", "expert_load"
 
 
 class ForwardPass(Pass):
@@ -46,7 +47,7 @@ class ForwardPass(Pass):
     def check(self) -> None:
         for need, sites in self.wanted.items():
             for site in sites:
-                is_read = need == BRANCH
+                is_read = need in OF_ADAPTER
                 if not site.host.is_called or (site.host.is_lookup and not is_read):
                     raise ValueError(
                         "The inputs of a kernel are read here, and this layer has none: it looks "
@@ -54,16 +55,22 @@ class ForwardPass(Pass):
                         "or, in `enable`, give it another method with a mapping in `targets`. "
                         f"Received: `{site.path}`"
                     )
-                if is_read and self.active(site) is None:
+                adapter = self.active(site)
+                if is_read and adapter is None:
                     raise ValueError(
-                        "`branch_norms` measures what an active adapter adds to the outputs of a "
+                        f"`{need}` measures what an active adapter does with the inputs of a "
                         "kernel, and this kernel computes without one: `enable` or `set_adapter` "
                         f"first, or leave it out with `exclude`. Received: `{site.path}`"
                     )
+                if need == LOAD and type(getattr(adapter, "method", None)).gates is Method.gates:
+                    raise ValueError(
+                        "`expert_load` measures a router, and this adapter has none: name kernels "
+                        "of a method such as `HydraLoRA` with `targets`. Received: "
+                        f"{adapter.method if adapter else None} on `{site.path}`"
+                    )
 
     def probe(self, site: Site) -> tuple[Method, dict[str, np.ndarray]]:
-        inputs = [self._sums.get((need, site.key)) for need in SUMS if need != BRANCH]
-        branch = self._sums.get((BRANCH, site.key))
+        inputs = [self._sums.get((need, site.key)) for need in SUMS if need not in OF_ADAPTER]
         reads = [sums for sums in inputs if sums is not None]
         adapter = self.active(site)
         if adapter is None:
@@ -72,8 +79,11 @@ class ForwardPass(Pass):
         return InputProbe(
             partial(adapter.adapt, training=False),
             partial(self._record, site, reads) if reads else None,
-            partial(self._record, site, [branch]) if branch is not None else None,
-            partial(_branch, site, adapter),
+            tuple(
+                (partial(rows_of, site, adapter), partial(self._record, site, [sums]))
+                for need, rows_of in OF_ADAPTER.items()
+                if (sums := self._sums.get((need, site.key))) is not None
+            ),
         ), {}
 
     def _record(self, site: Site, sums: Sequence[RowSums], values: Any) -> None:
@@ -108,6 +118,14 @@ def _branch(site: Site, adapter: Adapter, x: Any, base: Any) -> Any:
         return ops.cast(y, "float32") - ops.cast(base(x), "float32")
     delta = site.view.to_matrix(adapter.delta(base_kernel_value(site.layer)))
     return base.times(cast_float(x, "float32"), ops.cast(delta, "float32"))
+
+
+def _gates(site: Site, adapter: Adapter, x: Any, base: Any) -> Any:
+    """Return the weights of the experts of an adapter for each row."""
+    return adapter.method.gates(x, base, SimpleNamespace(**adapter.prepared_arrays()))
+
+
+OF_ADAPTER = {BRANCH: _branch, LOAD: _gates}
 
 
 def _base(x: Any, base: Any) -> Any:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from keras_svd_adapters.methods.contract import Components, Inputs, Magnitudes
+from keras_svd_adapters.methods.contract import Components, ExpertLoad, Inputs, Magnitudes
 from keras_svd_adapters.models.observation.principal_components import (
     principal_components,
     sketch_of,
@@ -145,9 +145,22 @@ class BranchSums(RowSums):
         return float(means[0])
 
 
+class LoadSums(RowSums):
+    """Sums of what a router gives to each expert."""
+
+    def of(self, rows: np.ndarray) -> tuple[Any, ...]:
+        exact = rows.astype("float64")
+        first = np.eye(exact.shape[-1])[exact.argmax(axis=-1)]
+        return first.sum(axis=0), (exact > 0).sum(axis=0, dtype="float64"), exact.sum(axis=0)
+
+    def of_means(self, *means: Any) -> ExpertLoad:
+        return ExpertLoad(self.rows, *means)
+
+
 SUMS: dict[str, type[RowSums]] = {
     "inputs": InputSums,
     "components": ComponentSums,
     "magnitudes": MagnitudeSums,
     "branch_norms": BranchSums,
+    "expert_load": LoadSums,
 }

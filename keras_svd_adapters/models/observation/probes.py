@@ -17,19 +17,18 @@ Record = Callable[[Any], None]
 
 @dataclass(frozen=True, repr=False)
 class InputProbe(Method):
-    """Passes on the inputs of a kernel as rows, `(..., m)`, and the outputs of its branch.
+    """Passes on the inputs of a kernel as rows, `(..., m)`, and what its adapter makes of them.
 
     Args:
         compute: Function from the inputs and the operation of the layer to the outputs.
         record: Function that gets the inputs, or `None`.
-        record_branch: Function that gets what the active adapter adds to the outputs, or `None`.
-        branch: Function from the inputs and the operation of the layer to what is added.
+        of_adapter: Pairs of functions: one from the inputs and the operation of the layer to rows
+            that the active adapter makes of them, and one that gets these.
     """
 
     compute: Callable[[Any, Base], Any]
     record: Record | None = None
-    record_branch: Record | None = None
-    branch: Callable[[Any, Base], Any] | None = None
+    of_adapter: tuple[tuple[Callable[[Any, Base], Any], Record], ...] = ()
 
     forms: ClassVar[tuple[str, ...]] = ("rows", "patches")
     lookup_form: ClassVar[str | None] = "rows"
@@ -47,8 +46,8 @@ class InputProbe(Method):
         if self.record is not None:
             rows = x if form == "rows" else base.times(x, ops.eye(base.shape[0], dtype=x.dtype))
             self.record(rows)
-        if self.record_branch is not None and self.branch is not None:
-            self.record_branch(self.branch(x, base))
+        for rows_of, record in self.of_adapter:
+            record(rows_of(x, base))
         return self.compute(x, base)
 
 

@@ -1,0 +1,1 @@
+"""Methods whose experts a router weighs for each input of a kernel."""
