@@ -30,6 +30,7 @@ from keras_svd_adapters.methods.multiplicative.boft import BOFT
 from keras_svd_adapters.methods.multiplicative.hra import HRA
 from keras_svd_adapters.methods.multiplicative.oft import OFT
 from keras_svd_adapters.methods.routed.hydra_lora import HydraLoRA
+from keras_svd_adapters.methods.routed.lora_pool import LoRAPool
 from keras_svd_adapters.methods.routed.mola import MoLA
 from keras_svd_adapters.methods.routed.molora import MoLoRA
 from keras_svd_adapters.methods.routed.mov import MoV
@@ -92,6 +93,7 @@ __all__ = [
     "LoHa",
     "LoKr",
     "LoRA",
+    "LoRAPool",
     "LoRAPrune",
     "LoRASB",
     "LoRAX",

@@ -190,6 +190,10 @@ class Base(Protocol):
         """Return `x A` for any `(m, r)` matrix; an embedding looks up its rows."""
         ...
 
+    def sample_mean(self, values: Any) -> Any:
+        """Return the mean of `(..., k)` values over the rows of each sample, for each row."""
+        ...
+
 
 class Truncation(NamedTuple):
     """Request for the largest triplets of a decomposition, computed approximately.

@@ -15,8 +15,9 @@ from cases import (
     numpy,
     shake,
 )
-from closed_forms_routed import chosen, probabilities
+from closed_forms_routed import chosen, gates, probabilities, softmax
 from routed_table import ROUTED
+from snapshots import refused
 
 import keras_svd_adapters as ksa
 from keras_svd_adapters import methods
@@ -40,7 +41,7 @@ def test_against_closed_form(case, build, shape):
     x = batch(shape)
     rows = numpy(adapter.view.flatten_input(keras.ops.convert_to_tensor(x)))
     K, rows = adapter.view.to_matrix(kernel), rows.reshape(-1, adapter.view.m).astype("float64")
-    expected, slopes = case.reference(K, case.method, values, rows)
+    expected, slopes = case.reference(K, case.method, values, rows, shape[0])
 
     y = numpy(layer(x))
     columns = numpy(adapter.view.flatten_output(keras.ops.convert_to_tensor(y - bias)))
@@ -106,6 +107,69 @@ def test_equal_experts_are_lora_for_any_gate(method):
     close(numpy(mixed(x)), numpy(lora(x)), 1e-5)
 
 
+def test_a_whole_pool_of_equal_choices_is_lora():
+    pool, lora = (build_layer(dense(12, 40)[0]) for _ in range(2))
+    ksa.enable(pool, methods.LoRAPool(rank=3, pool=3, alpha=6))
+    ksa.enable(lora, ksa.LoRA(rank=3, alpha=6))
+    own, plain = (adapters_of(layer)["default"].arrays for layer in (pool, lora))
+    for seed, name in enumerate(("lora_a", "lora_b")):
+        for arrays in (own, plain):
+            arrays[name].assign(batch(tuple(arrays[name].shape), seed=seed))
+    own["gate"].assign(np.zeros((12, 3)))
+    x = batch((2, 6, 12))
+    close(numpy(pool(x)), numpy(lora(x)), 1e-5)
+
+
+def test_a_pool_chooses_by_the_mean_of_a_sample():
+    """The choice by hand: two samples of two rows, whose means point at other updates."""
+    layer = keras.layers.Dense(4, use_bias=False)
+    layer.build((None, None, 4))
+    layer.kernel.assign(np.zeros((4, 4)))
+    ksa.enable(layer, methods.LoRAPool(rank=1, pool=4))
+    for name in ("lora_a", "lora_b", "gate"):
+        adapters_of(layer)["default"].arrays[name].assign(np.eye(4))
+    x = np.array([[[3, 0, 0, 1], [-1, 0, 1, 2]], [[0, 1, 5, 0], [0, 9, -2, 0]]], "float32")
+    p = softmax(np.array([[1, 0, 0.5, 1.5], [0, 5, 1.5, 0]]))  # of the means
+    chosen_alone = p * np.array([[0, 0, 0, 1], [0, 1, 0, 0]])
+    np.testing.assert_allclose(numpy(layer(x)), x * chosen_alone[:, None], atol=1e-6)
+    sites = ksa.observe(layer, x, "expert_load", targets=lambda site: True)
+    (found,) = sites.values()
+    np.testing.assert_allclose(found.expert_load.gate, chosen_alone.mean(axis=0), atol=1e-6)
+
+
+def test_the_load_of_experts():
+    """The report against the gates, without rows of padding."""
+    words = keras.layers.Embedding(9, 5, mask_zero=True, name="words")
+    layers = [keras.layers.Dense(n, name=name) for n, name in ((5, "up"), (3, "down"))]
+    model = keras.Sequential([keras.Input((4,), dtype="int32"), words, *layers])
+    routed = {"up": methods.MoLA(rank=2, experts=3, top_k=2), "down": methods.HydraLoRA(rank=1)}
+    ksa.enable(model, targets=routed)
+    layers[0].adapter().gate.assign(3 * batch((5, 3)))
+    ids = np.array([[1, 2, 0, 0], [3, 4, 5, 0]])
+    report = ksa.observe(model, ids, "expert_load")
+    rows = numpy(words.embeddings)[[1, 2, 3, 4, 5]].astype("float64")
+    gate = numpy(layers[0].adapter().gate).astype("float64")
+    g, _ = gates(rows, {"gate": gate}, 2)
+    load = report["up"].expert_load
+    assert load.rows == 5
+    np.testing.assert_allclose(load.gate, g.mean(axis=0), atol=1e-6)
+    np.testing.assert_allclose(load.used, (g > 0).mean(axis=0))
+    np.testing.assert_allclose(load.share, np.eye(3)[g.argmax(axis=1)].mean(axis=0))
+    assert report["down"].expert_load.used.tolist() == [1, 1, 1, 1]
+    assert f"{load.share[0]:.0%} ({load.gate[0]:.2f})" in str(report)
+    assert "expert 3" in str(report)
+
+
+def test_the_load_without_a_router():
+    model = keras.Sequential([keras.Input((5,)), keras.layers.Dense(3, name="up")])
+    ksa.enable(model, ksa.LoRA(rank=1), targets="up")
+    with refused(model, "measures a router, and this adapter has none.*LoRA"):
+        ksa.observe(model, batch((4, 5)), "expert_load")
+    ksa.set_adapter(model, None)
+    with refused(model, "this kernel computes without one"):
+        ksa.observe(model, batch((4, 5)), "expert_load", targets="up")
+
+
 def router_of_mola(gate, **how):
     layer = keras.layers.Dense(6)
     layer.build((None, gate.shape[0]))
@@ -148,6 +212,7 @@ BAD = {
     "dropout": lambda: methods.MoLoRA(dropout=1.0),
     "top_k": lambda: methods.MoLA(experts=2, top_k=3),
     "balance": lambda: methods.MoLA(balance=-1.0),
+    "rank": lambda: methods.LoRAPool(rank=3, pool=2),
     "side": lambda: methods.MoV(side="input"),
 }
 

@@ -68,6 +68,7 @@ METHOD_NAMES = {
     "loretta": "LoRETTA",
     "melora": "MELoRA",
     "miss": "MiSS",
+    "lora_pool": "LoRAPool",
     "mola": "MoLA",
     "molora": "MoLoRA",
     "mov": "MoV",
@@ -159,6 +160,7 @@ PATHS = {
     "boft": ["scale", "skew"],
     "hydra_lora": ["gate", "lora_a", "lora_b"],
     "molora": ["gate", "gate_bias", "lora_a", "lora_b"],
+    "lora_pool": ["gate", "lora_a", "lora_b"],
     "mola": ["gate", "lora_a", "lora_b"],
     "mov": ["gate", "gate_bias", "scaling"],
 }

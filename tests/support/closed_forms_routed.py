@@ -20,15 +20,16 @@ def chosen(p, count):
     return mask
 
 
-def gates(x, method, v):
-    """The weights of the experts, and the gradients of the router by theirs."""
+def gates(x, v, count=None):
+    """The weights of the experts, all or some, and the gradients of the router by theirs."""
     p = probabilities(x, v)
-    mask = chosen(p, getattr(method, "top_k", method.experts))
-    total = (p * mask).sum(axis=-1, keepdims=True)
+    mask = chosen(p, count or p.shape[1])
+    is_one = count == 1 < p.shape[1]  # of several: not divided by itself
+    total = 1.0 if is_one else (p * mask).sum(axis=-1, keepdims=True)
     g = p * mask / total
 
     def gradients(dg):
-        dp = mask * (dg - (g * dg).sum(axis=-1, keepdims=True)) / total
+        dp = mask * (dg - (0 if is_one else (g * dg).sum(axis=-1, keepdims=True))) / total
         logits = p * (dp - (p * dp).sum(axis=-1, keepdims=True))
         found = {"gate": x.T @ logits}
         return found | ({"gate_bias": logits.sum(axis=0)} if "gate_bias" in v else {})
@@ -36,11 +37,11 @@ def gates(x, method, v):
     return g, gradients
 
 
-def routed_lora(K, method, v, x):
+def routed_lora(K, method, v, x, samples):
     k, r, c = method.experts, method.rank, method.scale
     B = np.split(v["lora_b"], k)
     A = [v["lora_a"]] * k if v["lora_a"].shape[1] == r else np.split(v["lora_a"], k, axis=1)
-    g, of_router = gates(x, method, v)
+    g, of_router = gates(x, v, getattr(method, "top_k", None))
     outputs = [c * x @ a @ b for a, b in zip(A, B, strict=True)]
     y = x @ K + sum(g[:, [i]] * outputs[i] for i in range(k))
 
@@ -58,9 +59,9 @@ def routed_lora(K, method, v, x):
     return y, gradients
 
 
-def mov(K, method, v, x):
+def mov(K, method, v, x, samples):
     m, n = K.shape
-    g, of_router = gates(x, method, v)
+    g, of_router = gates(x, v)
     scale = g @ v["scaling"]
     is_input = method.side == "auto" and m > n
     y = (x * scale) @ K if is_input else (x @ K) * scale
@@ -68,5 +69,23 @@ def mov(K, method, v, x):
     def gradients(G):
         of_scale = x * (G @ K.T) if is_input else G * (x @ K)
         return {"scaling": g.T @ of_scale, **of_router(of_scale @ v["scaling"].T)}
+
+    return y, gradients
+
+
+def lora_pool(K, method, v, x, samples):
+    rows = len(x) // samples
+    mean = np.kron(np.eye(samples), np.full((rows, rows), 1 / rows))
+    g, of_router = gates(mean @ x, v, method.rank)
+    A, B, c = v["lora_a"], v["lora_b"], method.scale * method.rank
+    y = x @ K + c * (g * (x @ A)) @ B
+
+    def gradients(G):
+        back = c * G @ B.T
+        return {
+            "lora_a": x.T @ (g * back),
+            "lora_b": c * (g * (x @ A)).T @ G,
+            **of_router((x @ A) * back),
+        }
 
     return y, gradients

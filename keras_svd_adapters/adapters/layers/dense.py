@@ -86,6 +86,7 @@ class AdaptedProjection(AdaptedKernel):
             tokens,
             self.base_matrix,
             once,
+            leading,
         )
         return view.output_from_rows(adapt(rows, operation), leading)
 

@@ -65,6 +65,7 @@ class NotedOperation:
         self.noted: list[tuple[str, Any]] = []
         self.shape, self.tokens = self.base.shape, self.base.tokens
         self.matrix, self.times = self.base.matrix, self.base.times
+        self.sample_mean = self.base.sample_mean
 
     def __call__(self, x: Any, delta: Any = None) -> Any:
         if delta is None:

@@ -1,6 +1,6 @@
 """MoLA: a router chooses the best few of several LoRAs for each input, and balances their load.
 
-    p = softmax(x W_g),  g = p on the k largest, divided by their sum, else 0
+    p = softmax(x W_g),  g = p on the k largest, divided by their sum, else 0; if k = 1, not divided
     y = x K + c sum_i g_i x A_i B_i        A_i (m, r), B_i (r, n), W_g (m, e),  c = alpha / r
     loss += w e sum_i f_i P_i              f_i share of the choices, P_i mean of p_i
 
@@ -16,14 +16,12 @@ from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any, ClassVar
 
-from keras import ops
-
 from keras_svd_adapters.methods.contract import Base
 from keras_svd_adapters.methods.hyperparameters import (
     check_not_negative,
     check_positive_integers,
 )
-from keras_svd_adapters.methods.routed.router import RoutedLoRA, balance, top_share
+from keras_svd_adapters.methods.routed.router import RoutedLoRA, balance, top_gates, top_share
 
 
 @dataclass(frozen=True, repr=False)
@@ -42,7 +40,8 @@ class MoLA(RoutedLoRA):
             scale of 1.
         dropout: Float in [0, 1), the dropout rate for the input of the LoRAs
             only; the router sees all of the input.
-        top_k: Integer, how many LoRAs compute for an input.
+        top_k: Integer, how many LoRAs compute for an input. The weight of a
+            single one is its probability, as in the Switch Transformer.
         balance: Float, the weight of the load-balance loss of a kernel, which
             `fit` adds. It is 1 if all LoRAs have an equal load. Rows of padding count.
 
@@ -75,11 +74,7 @@ class MoLA(RoutedLoRA):
             )
 
     def gates(self, x: Any, base: Base, c: SimpleNamespace) -> Any:
-        every = self.probabilities(x, base, c)
-        if self.top_k == self.experts:
-            return every
-        chosen = every * ops.stop_gradient(top_share(every, self.top_k))
-        return chosen / ops.sum(chosen, axis=-1, keepdims=True)
+        return top_gates(self.probabilities(x, base, c), self.top_k)
 
     def input_penalty(self, x: Any, base: Base, c: SimpleNamespace, form: str) -> Any:
         if not self.balance:

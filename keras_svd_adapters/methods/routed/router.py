@@ -29,11 +29,9 @@ from keras_svd_adapters.methods.ranked import Ranked
 
 
 class Routed(Method):
-    """Base class of the methods with a router; a method declares `experts` and the array `gate`."""
+    """Base class of the methods with a router, whose array is `gate`, perhaps with `gate_bias`."""
 
     depends_on_input: ClassVar[str] = "its router weighs the experts for each input"
-
-    experts: int
 
     @property
     def recommended_learning_rate(self) -> float:
@@ -99,6 +97,17 @@ def top_share(probabilities: Any, count: int) -> Any:
     every = np.arange(probabilities.shape[-1], dtype="int32")
     chosen = ops.equal(ops.expand_dims(ops.cast(places, "int32"), -1), every)
     return ops.sum(ops.cast(chosen, "float32"), axis=-2)
+
+
+def top_gates(probabilities: Any, count: int) -> Any:
+    """Return the `count` largest of the last axis, divided by their sum, and 0 elsewhere.
+
+    A single one stays as it is: divided by itself, it would have no gradient.
+    """
+    if count == probabilities.shape[-1]:
+        return probabilities
+    chosen = probabilities * ops.stop_gradient(top_share(probabilities, count))
+    return chosen if count == 1 else chosen / ops.sum(chosen, axis=-1, keepdims=True)
 
 
 def balance(probabilities: Any, chosen: Any, count: int) -> Any:

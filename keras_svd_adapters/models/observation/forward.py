@@ -62,11 +62,11 @@ class ForwardPass(Pass):
                         "kernel, and this kernel computes without one: `enable` or `set_adapter` "
                         f"first, or leave it out with `exclude`. Received: `{site.path}`"
                     )
-                if need == LOAD and type(getattr(adapter, "method", None)).gates is Method.gates:
+                if need == LOAD and adapter and type(adapter.method).gates is Method.gates:
                     raise ValueError(
                         "`expert_load` measures a router, and this adapter has none: name kernels "
                         "of a method such as `HydraLoRA` with `targets`. Received: "
-                        f"{adapter.method if adapter else None} on `{site.path}`"
+                        f"{adapter.method} on `{site.path}`"
                     )
 
     def probe(self, site: Site) -> tuple[Method, dict[str, np.ndarray]]:

@@ -149,7 +149,7 @@ class LoadSums(RowSums):
     """Sums of what a router gives to each expert."""
 
     def of(self, rows: np.ndarray) -> tuple[Any, ...]:
-        exact = rows.astype("float64")
+        exact: np.ndarray = rows.astype("float64")
         first = np.eye(exact.shape[-1])[exact.argmax(axis=-1)]
         return first.sum(axis=0), (exact > 0).sum(axis=0, dtype="float64"), exact.sum(axis=0)
 
