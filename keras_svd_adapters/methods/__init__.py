@@ -8,6 +8,8 @@ from keras_svd_adapters.methods.additive.lokr import LoKr
 from keras_svd_adapters.methods.additive.loretta import LoRETTA
 from keras_svd_adapters.methods.additive.melora import MELoRA
 from keras_svd_adapters.methods.additive.miss import MiSS
+from keras_svd_adapters.methods.attention.adaption_prompt import AdaptionPrompt
+from keras_svd_adapters.methods.attention.prefix_tuning import PrefixTuning
 from keras_svd_adapters.methods.gated.ada_lora import AdaLoRA
 from keras_svd_adapters.methods.gated.allocating_lora import AllocatingLoRA
 from keras_svd_adapters.methods.gated.auto_lora import AutoLoRA
@@ -63,6 +65,7 @@ from keras_svd_adapters.methods.vectors.ln_tuning import LNTuning
 
 __all__ = [
     "AdaLoRA",
+    "AdaptionPrompt",
     "AllocatingLoRA",
     "AutoLoRA",
     "BiLoRA",
@@ -105,6 +108,7 @@ __all__ = [
     "PRILoRA",
     "PSOFT",
     "PiSSA",
+    "PrefixTuning",
     "RoseLoRA",
     "RandLoRA",
     "RestartedLoRA",

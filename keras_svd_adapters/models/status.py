@@ -118,7 +118,8 @@ def status(model: keras.layers.Layer, layouts: bool = False) -> Status:
         distances={
             site.path: _distance(site)
             for site in sites
-            if any(
+            if site.host.has_kernel
+            and any(
                 name in site.layer.active_adapters and not adapter.method.starts_at_base
                 for name, adapter in adapters_of(site.layer).items()
             )

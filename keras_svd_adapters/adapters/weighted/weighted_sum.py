@@ -64,6 +64,9 @@ class NotedOperation:
         self.shape, self.tokens = self.base.shape, self.base.tokens
         self.matrix, self.times = self.base.matrix, self.base.times
 
+    def __getattr__(self, name: str) -> Any:  # of attention
+        return getattr(self.base, name)
+
     def __call__(self, x: Any, delta: Any = None) -> Any:
         if delta is None:
             return self.base(x)
