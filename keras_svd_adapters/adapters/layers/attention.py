@@ -25,8 +25,6 @@ from keras_svd_adapters.runtime.keras_private.attention import (
 from keras_svd_adapters.runtime.keras_private.layers import all_layers
 from keras_svd_adapters.runtime.keras_private.tracing import is_training
 
-TRAINING = {"training"}
-
 
 @dataclass(frozen=True)
 class AttentionOperation(Operation):
@@ -61,9 +59,10 @@ class AdaptedAttention(ComputesAttention, AdaptedLayer):
     @staticmethod
     def exclusion_reason(layer: keras.layers.Layer) -> str | None:
         keys, values, _ = key_and_value_layers(layer)
-        shapes = [AdaptedProjection.view(each).shape[-2:] for each in (keys, values)]
-        if shapes[0] != shapes[1]:
-            return f"its keys and values differ: heads and sizes are {shapes[0]} and {shapes[1]}"
+        views = [AdaptedProjection.view(each) for each in (keys, values)]
+        sizes = [tuple(view.shape[axis] for axis in view.columns) for view in views]
+        if sizes[0] != sizes[1]:
+            return f"its keys and values differ: heads and sizes are {sizes[0]} and {sizes[1]}"
         if len(keys.equation.split("->")[1]) != 4:
             return "its inputs have several axes of tokens"
         return None
@@ -92,7 +91,7 @@ class AdaptedAttention(ComputesAttention, AdaptedLayer):
     def _adapted(self, arguments: list[Any], adapt: Adapt, options: dict[str, Any]) -> Any:
         view, query = self.kernel_view, arguments[0]
         operation = AttentionOperation(
-            lambda query, delta=None: self._own([query, *arguments[1:]], options),
+            lambda query, delta=None: self.own_attention([query, *arguments[1:]], options),
             thin_product,
             (view.m, view.n),
             count_tokens(query.shape[:2]),
@@ -101,9 +100,6 @@ class AdaptedAttention(ComputesAttention, AdaptedLayer):
             project=self._project,
         )
         return adapt(query, operation)
-
-    def _own(self, arguments: list[Any], options: dict[str, Any], in_front: int = 0) -> Any:
-        return self.own_attention(arguments, options, in_front)
 
     def _attend(
         self,
@@ -115,13 +111,16 @@ class AdaptedAttention(ComputesAttention, AdaptedLayer):
         alone: bool = False,
     ) -> Any:
         _, key, value, *masks = arguments
-        pairs = [self._for_each(query, pair, key.shape[2]) for pair in (keys, values)]
-        if alone:
-            return self._own([query, *pairs], options | dict.fromkeys(options.keys() & TRAINING, False))
         count = keys.shape[0]
-        key, value = (ops.concatenate(each, axis=1) for each in zip(pairs, (key, value)))
-        opened = [_opened(mask, count, key.shape[1]) for mask in masks]
-        return self._own([query, key, value, *opened], options, in_front=count)
+        pairs = [self._for_each(query, pair, key.shape[2]) for pair in (keys, values)]
+        places = [ops.repeat(ops.ones_like(mask[..., :1]), count, axis=-1) for mask in masks]
+        if alone:  # without dropout
+            still = options | ({"training": False} if "training" in options else {})
+            return self.own_attention([query, *pairs, *places], still, count)
+        masks = [_of_keys(mask, key) for mask in masks]
+        parts = zip([*pairs, *places], [key, value, *masks], (1, 1, -1))
+        joined = [ops.concatenate([before, after], axis=axis) for before, after, axis in parts]
+        return self.own_attention([query, *joined], options, count)
 
     def _for_each(self, query: Any, rows: Any, heads: int) -> Any:
         """Return `(p, n)` keys or values for each query of a batch and each of its heads."""
@@ -140,9 +139,6 @@ class AdaptedAttention(ComputesAttention, AdaptedLayer):
         return tuple(self.kernel_view.flatten_output(each)[0] for each in (key, value))
 
 
-def _opened(mask: Any, count: int, keys: int) -> Any:
-    """Return a mask with places for more keys in front, which every query attends to."""
-    if mask.shape[-1] == 1:
-        mask = ops.repeat(mask, keys - count, axis=-1)
-    places = ops.repeat(ops.ones_like(mask[..., :1]), count, axis=-1)
-    return ops.concatenate([places, mask], axis=-1)
+def _of_keys(mask: Any, key: Any) -> Any:
+    """Return a mask with a place for each key, if it had one for all of them."""
+    return ops.repeat(mask, ops.shape(key)[1], axis=-1) if mask.shape[-1] == 1 else mask

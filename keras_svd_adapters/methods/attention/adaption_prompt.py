@@ -48,6 +48,7 @@ class AdaptionPrompt(Method):
 
     name: ClassVar[str] = "adaption_prompt"
     adapts: ClassVar[str] = "attention"
+    depends_on_input: ClassVar[str] = "the queries of the layer weigh its trained keys and values"
 
     def __post_init__(self) -> None:
         check_positive_integers(length=self.length)

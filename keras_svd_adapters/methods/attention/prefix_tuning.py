@@ -73,6 +73,7 @@ class PrefixTuning(Method):
 
     name: ClassVar[str] = "prefix_tuning"
     adapts: ClassVar[str] = "attention"
+    depends_on_input: ClassVar[str] = "the queries of the layer weigh its trained keys and values"
 
     def __post_init__(self) -> None:
         check_positive_integers(length=self.length)

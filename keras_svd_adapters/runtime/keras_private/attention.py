@@ -66,9 +66,12 @@ class ComputesAttention:
         y = self.attention([*main, options.pop("attention_mask", None)], options)
         return (y, None) if isinstance(self, OF_KERAS) else y
 
-    def own_attention(self, arguments: list[Any], options: dict[str, Any], in_front: int) -> Any:
+    def own_attention(
+        self, arguments: list[Any], options: dict[str, Any], in_front: int = 0
+    ) -> Any:
         """Compute the layer's own attention; some keys in front have no position."""
         query, key, value, *masks = arguments
+        query = ops.copy(query)  # Gemma multiplies it in place (PyTorch)
         mask = masks[0] if masks else None
         token = _in_front.set(in_front)
         try:
@@ -79,6 +82,8 @@ class ComputesAttention:
 
     def _mask_sliding_window(self, attention_mask: Any, *args: Any, **kwargs: Any) -> Any:
         count, own = _in_front.get(), super()._mask_sliding_window  # type: ignore[misc]
+        if count == attention_mask.shape[-1]:
+            return ops.cast(attention_mask, "bool")
         tokens = own(attention_mask[..., count:], *args, **kwargs)
         free = ops.cast(attention_mask[..., :count], tokens.dtype)
         return ops.concatenate([free, tokens], axis=-1) if count else tokens
