@@ -10,6 +10,7 @@ from keras_svd_adapters.methods.additive.melora import MELoRA
 from keras_svd_adapters.methods.additive.miss import MiSS
 from keras_svd_adapters.methods.attention.adaption_prompt import AdaptionPrompt
 from keras_svd_adapters.methods.attention.prefix_tuning import PrefixTuning
+from keras_svd_adapters.methods.attention.shifted_attention import ShiftedAttention
 from keras_svd_adapters.methods.gated.ada_lora import AdaLoRA
 from keras_svd_adapters.methods.gated.allocating_lora import AllocatingLoRA
 from keras_svd_adapters.methods.gated.auto_lora import AutoLoRA
@@ -115,6 +116,7 @@ __all__ = [
     "SVDiff",
     "SVF",
     "SVFT",
+    "ShiftedAttention",
     "SparseAdapter",
     "SparseDelta",
     "SpectralAdapterA",

@@ -189,6 +189,13 @@ class Attention(Base, Protocol):
         """Return the keys and values that the frozen layer makes of `(p, m)` rows."""
         ...
 
+    def in_groups(self, x: Any, groups: int) -> Any:
+        """Return the attention within groups of tokens in training, or else `base(x)`.
+
+        For half of the heads, the groups start half a group later.
+        """
+        ...
+
 
 class Truncation(NamedTuple):
     """Request for the largest triplets of a decomposition, computed approximately.

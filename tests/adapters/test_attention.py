@@ -117,7 +117,9 @@ def test_a_prefix_in_each_family(name, monkeypatch):
     del how["window"]
     assert len(added) == 2
     close(added[0], y)
-    np.testing.assert_allclose(added[1], attention(plain, prefix=prefix, alone=True, **how), atol=2e-5)
+    np.testing.assert_allclose(
+        added[1], attention(plain, prefix=prefix, alone=True, **how), atol=2e-5
+    )
     with ksa.disabled(model):
         assert np.abs(model_output(model, x) - after).max() > 1e-4
 

@@ -105,7 +105,7 @@ def test_weights_of_several():
 def test_files(method, tmp_path):
     model = with_two(ROWS, method)
     expected = outputs(model)
-    ksa.save_adapter(model, tmp_path / "b.keras")
+    ksa.save_adapter(model, tmp_path / "b.keras", name="b")
     loaded = build()
     ksa.load_adapter(loaded, tmp_path / "b.keras")
     np.testing.assert_array_equal(outputs(loaded), expected)
@@ -127,6 +127,8 @@ VERBS = {
     "combine": lambda model: ksa.combine(model, {"a": 0.5, "b": 0.5}, into="c"),
     "similarity": lambda model: ksa.similarity(model),
     "coefficients": lambda model: ksa.coefficients(model, cache=False),
+    "extract_lora": lambda model: ksa.extract_lora(build(), model, rank=2, targets="*query"),
+    "transfer": lambda model: ksa.transfer(build(), model, "a", rank=2),
     "compress": lambda model: ksa.compress(model, "a", "c"),
     "to_sparse": lambda model: ksa.to_sparse(model, 0.5, "a"),
 }
@@ -169,7 +171,7 @@ def test_resumed_training_goes_on_bit_for_bit(method, tmp_path):
 
 
 def arrays(model):
-    return [(w.path, w) for w in model.trainable_weights if "adapter_" in w.path]
+    return [(w.path, w) for w in model.trainable_weights if not w.path.startswith("head")]
 
 
 def test_the_hidden_layer_is_one_for_all_layers():
@@ -179,8 +181,10 @@ def test_the_hidden_layer_is_one_for_all_layers():
     for path, _ in arrays(model):
         counts[path.split("/")[-1]] += 1
     tied = {"prompt": 1, "encoder": 1, "encoder_bias": 1}
-    own = {name: 2 for name in ("keys", "values", "keys_bias", "values_bias")}
+    own = dict.fromkeys(("keys", "values", "keys_bias", "values_bias"), 2)
     assert counts == tied | own
+    plan = ksa.plan(build(), HIDDEN)
+    assert plan.trainable_parameters == ksa.status(model).trainable_parameters
     adapter = model.get_layer("attention_0").adapter_default
     v = {name: numpy(array) for name, array in adapter.arrays.items()}
     hidden = np.tanh(v["prompt"] @ v["encoder"] + v["encoder_bias"])
@@ -215,15 +219,15 @@ def test_refused_layers_are_named():
     with refused(model, r"keys and values differ.*\(2, 4\) and \(2, 3\)"):
         ksa.enable(model, PREFIX)
     scaled = keras.Model(inputs, L.Dense(2)(L.Attention()([inputs, inputs])))
-    with refused(scaled, "no attention layer that can be adapted.*with Attention"):
+    with refused(scaled, "no attention layer that can be adapted: it has Attention"):
         ksa.enable(scaled, PREFIX)
 
-    class Own(L.MultiHeadAttention):
+    class OwnAttention(L.MultiHeadAttention):
         def _compute_attention(self, *args, **kwargs):
             return super()._compute_attention(*args, **kwargs)
 
-    own = keras.Model(inputs, L.Dense(2)(Own(2, 4)(inputs, inputs)))
-    with refused(own, "no attention layer that can be adapted.*with Own"):
+    own = keras.Model(inputs, L.Dense(2)(OwnAttention(2, 4)(inputs, inputs)))
+    with refused(own, "no attention layer that can be adapted: it has OwnAttention"):
         ksa.enable(own, ROWS)
 
 

@@ -1,6 +1,5 @@
 """Text generation with adapters of attention: the cache holds tokens alone."""
 
-import keras
 import numpy as np
 import pytest
 from attention_models import FAMILIES
@@ -14,9 +13,11 @@ LENGTH = 12
 
 
 def prompt(lengths=(3, 4)):
+    """Two texts; Gemma3 answers with the images of its prompt, of which there are none."""
     ids = np.random.default_rng(3).integers(1, 40, (2, LENGTH)).astype("int32")
     mask = np.arange(LENGTH) < np.array(lengths)[:, None]
-    return {"token_ids": ids * mask, "padding_mask": mask.astype("int32")}
+    images = np.zeros((2, 0, 1, 1, 3), "float32")
+    return {"token_ids": ids * mask, "padding_mask": mask.astype("int32"), "images": images}
 
 
 def greedy(task, x):

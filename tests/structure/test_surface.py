@@ -72,13 +72,18 @@ METHOD_NAMES = {
     "nested_lora_xs": "NestedLoRAXS",
     "pmss": "PMSS",
     "psoft": "PSOFT",
+    "shifted_attention": "ShiftedAttention",
     "sora": "SoRA",
     "spectral_adapter_a": "SpectralAdapterA",
     "spectral_adapter_r": "SpectralAdapterR",
     "svdiff": "SVDiff",
     "tri_lora": "TriLoRA",
 }
-OF_ATTENTION = {"AdaptionPrompt", "PrefixTuning"}  # they have no layer of their own
+OF_ATTENTION = {
+    "AdaptionPrompt",
+    "PrefixTuning",
+    "ShiftedAttention",
+}  # they have no layer of their own
 REPORTS = """
 AdapterFileError AdapterHealth Approximation BlendSearch Choice Coefficients Compensation
 MergeReport Method LearningRates Observation Plan Similarity Site Spectrum Status

@@ -13,6 +13,7 @@ from keras import ops
 from keras_svd_adapters.adapters.adapted_layer import AdaptedLayer
 from keras_svd_adapters.adapters.layer_kinds import base_kernel_value, base_kernel_variable
 from keras_svd_adapters.adapters.layers.dense import AdaptedProjection, thin_product
+from keras_svd_adapters.adapters.layers.grouped_attention import grouped_attention
 from keras_svd_adapters.adapters.mode import Mode, in_mode
 from keras_svd_adapters.adapters.operation import Operation, count_tokens
 from keras_svd_adapters.adapters.per_sample import Adapt
@@ -32,6 +33,7 @@ class AttentionOperation(Operation):
 
     attend: Callable[..., Any] = field(kw_only=True)
     project: Callable[[Any], tuple[Any, Any]] = field(kw_only=True)
+    in_groups: Callable[[Any, int], Any] = field(kw_only=True)
 
 
 class AdaptedAttention(ComputesAttention, AdaptedLayer):
@@ -98,6 +100,7 @@ class AdaptedAttention(ComputesAttention, AdaptedLayer):
             self.base_matrix,
             attend=partial(self._attend, arguments, options),
             project=self._project,
+            in_groups=partial(self._in_groups, arguments, options),
         )
         return adapt(query, operation)
 
@@ -122,11 +125,20 @@ class AdaptedAttention(ComputesAttention, AdaptedLayer):
         joined = [ops.concatenate([before, after], axis=axis) for before, after, axis in parts]
         return self.own_attention([query, *joined], options, count)
 
+    def _in_groups(
+        self, arguments: list[Any], options: dict[str, Any], query: Any, groups: int
+    ) -> Any:
+        compute = partial(self.own_attention, options=options)
+        arguments = [query, *arguments[1:]]
+        return (
+            grouped_attention(arguments, groups, compute) if is_training() else compute(arguments)
+        )
+
     def _for_each(self, query: Any, rows: Any, heads: int) -> Any:
         """Return `(p, n)` keys or values for each query of a batch and each of its heads."""
         rows = self.kernel_view.unflatten_output(rows)
-        rows = ops.repeat(rows, heads // rows.shape[1], axis=1)[None]
-        return ops.repeat(rows, ops.shape(query)[0], axis=0)
+        rows = ops.repeat(rows, heads // rows.shape[1], axis=1)
+        return ops.broadcast_to(rows, (ops.shape(query)[0], *rows.shape))
 
     def _project(self, rows: Any) -> tuple[Any, Any]:
         """Return what the frozen layers make of `(p, m)` rows: keys and values without positions."""

@@ -137,11 +137,12 @@ def _nothing_to_adapt(model: keras.layers.Layer, kind: str) -> str:
         others = {type(layer).__name__ for layer in all_layers(model)}
         others = {name for name in others if ATTENTION_NAMES.search(name)}
         return (
-            "The model has no attention layer that can be adapted. Known are `MultiHeadAttention` "
+            "The model has no attention layer that can be adapted: it has "
+            f"{', '.join(sorted(others)) or 'none'}. Known are `MultiHeadAttention` "
             "and `GroupQueryAttention` of Keras, and those of KerasHub's Llama, Mistral, Qwen, "
             "Qwen3, Gemma and Gemma3, and of the models that use `CachedMultiHeadAttention`, such "
-            "as GPT2. Use a method for kernels, such as `LoRA(rank=8)`, on this one. Received: "
-            f"{model!r}, with {', '.join(sorted(others)) or 'no attention'}"
+            "as GPT2. Use a method for kernels, such as `LoRA(rank=8)`, on this one. "
+            f"Received: {model!r}"
         )
     if kind != KERNELS:
         return (
