@@ -23,7 +23,7 @@ def adapted_class_for(plain: type) -> type[AdaptedLayer] | None:
 
 
 def kernel_layer(layer: keras.layers.Layer) -> keras.layers.Layer:
-    """Return the layer that holds the kernel of a layer: itself, or one below an attention layer."""
+    """Return the layer that holds the kernel of a layer: itself, or one below it."""
     kind = adapted_class_of(layer)
     return layer if kind is None else kind.kernel_layer(layer)
 

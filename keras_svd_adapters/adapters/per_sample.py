@@ -54,7 +54,8 @@ class Mixture(Protocol):
         """Compute the outputs of the layer.
 
         Args:
-            inputs: A batch, or a list of several; a sample may have several consecutive rows, as in a beam search.
+            inputs: A batch, or a list of several; a sample may have several consecutive rows, as in
+                a beam search.
             compute: Function that does the layer's work on some rows, given a function
                 `adapt(x, operation)`.
             adapters: The layer's adapters.

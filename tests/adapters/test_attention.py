@@ -6,12 +6,12 @@ import keras
 import numpy as np
 import pytest
 from attention_models import FAMILIES, inputs
-from cases import batch, numpy, shake
+from cases import numpy, shake
 
 import keras_svd_adapters as ksa
 from keras_svd_adapters import methods
 from keras_svd_adapters.adapters.layers.attention import AdaptedAttention
-from keras_svd_adapters.models.sites.search import adapted_sites, find_sites
+from keras_svd_adapters.models.sites.search import find_sites
 
 L = keras.layers
 METHODS = {

@@ -16,6 +16,7 @@ from keras_svd_adapters import methods
 from keras_svd_adapters.models.sites.search import adapted_sites
 
 COUNT = 3
+pytestmark = pytest.mark.backend_free("the families themselves are tested on each backend")
 FAMILIES = ["llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3"]
 CONFIGS = {"mistral": "MistralConfig", "gemma2": "Gemma2Config", "gemma3": "Gemma3TextConfig"}
 

@@ -4,44 +4,17 @@ import keras
 import models
 import numpy as np
 import pytest
+from attention_models import build, with_two
 from cases import batch, numpy, shake
-from snapshots import refused
 
 import keras_svd_adapters as ksa
 from keras_svd_adapters import methods
 from keras_svd_adapters.models.sites.search import adapted_sites
 
-L = keras.layers
 PREFIX, ROWS = methods.PrefixTuning(length=3), methods.AdaptionPrompt(length=2)
 HIDDEN = methods.PrefixTuning(length=3, hidden=5, seed=4)
 table = pytest.mark.parametrize("method", [PREFIX, HIDDEN, ROWS], ids=str)
-REASON = "the queries of the layer weigh its trained keys and values"
 IDS = ["a", None, "b", "a"]
-
-
-def build(dtype="float32"):
-    """A model with an attention layer of each kind that Keras has, in two blocks."""
-    keras.utils.set_random_seed(0)
-    keras.config.set_dtype_policy(dtype)
-    inputs = keras.Input((6, 8))
-    x = L.MultiHeadAttention(2, 4, name="attention_0")(inputs, inputs, use_causal_mask=True)
-    x = L.LayerNormalization(name="ln")(x + inputs)
-    x = L.GroupQueryAttention(4, 4, 2, name="attention_1")(x, x) + x
-    model = keras.Model(inputs, L.Dense(3, name="head")(x))
-    keras.config.set_dtype_policy("float32")
-    rng = np.random.default_rng(1)
-    for weight in model.weights:
-        weight.assign_add(0.3 * rng.normal(size=weight.shape))
-    return model
-
-
-def with_two(first=PREFIX, second=ROWS):
-    """A model with the adapters `a` and `b`, moved away from their starts."""
-    model = build()
-    for seed, (name, method) in enumerate({"a": first, "b": second}.items()):
-        ksa.enable(model, method, name=name)
-        shake(model, 0.5, seed=seed)
-    return model
 
 
 def outputs(model, x=None):
@@ -65,7 +38,7 @@ def test_the_start(dtype):
 
 
 def test_switched_off_switched_and_mixed():
-    model = with_two()
+    model = with_two(PREFIX, ROWS)
     alone = {None: outputs(build())}
     with ksa.disabled(model):
         np.testing.assert_allclose(outputs(model), alone[None], atol=1e-6)
@@ -79,12 +52,12 @@ def test_switched_off_switched_and_mixed():
     ksa.delete_adapter(model, "a")
     ksa.delete_adapter(model, "b")
     np.testing.assert_array_equal(outputs(model), alone[None])
-    assert type(model.get_layer("attention_0")) is L.MultiHeadAttention
+    assert type(model.get_layer("attention_0")) is keras.layers.MultiHeadAttention
 
 
 def test_weights_of_several():
     """The layer's output is linear in them; another sample may have others."""
-    model = with_two()
+    model = with_two(PREFIX, ROWS)
     layer, x = model.get_layer("attention_0"), batch((4, 6, 8))
     found = {}
     for name in (None, "a", "b"):
@@ -119,32 +92,6 @@ def test_files(method, tmp_path):
     other.get_layer("attention_0").key_dense.kernel.assign_add(np.ones((8, 2, 4)))
     with pytest.raises(ValueError, match="has other values"):
         ksa.load_adapter(other, tmp_path / "b.keras")
-
-
-VERBS = {
-    "merge": lambda model: ksa.merge(model),
-    "to_lora": lambda model: ksa.to_lora(model, "a", "c", rank=2),
-    "combine": lambda model: ksa.combine(model, {"a": 0.5, "b": 0.5}, into="c"),
-    "similarity": lambda model: ksa.similarity(model),
-    "coefficients": lambda model: ksa.coefficients(model, cache=False),
-    "extract_lora": lambda model: ksa.extract_lora(build(), model, rank=2, targets="*query"),
-    "transfer": lambda model: ksa.transfer(build(), model, "a", rank=2),
-    "compress": lambda model: ksa.compress(model, "a", "c"),
-    "to_sparse": lambda model: ksa.to_sparse(model, 0.5, "a"),
-}
-
-
-@pytest.mark.parametrize("verb", VERBS.values(), ids=VERBS)
-def test_what_needs_a_change_of_a_kernel_is_refused(verb):
-    model = with_two()
-    with refused(model, REASON):
-        verb(model)
-
-
-def test_export_to_peft_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="Received: "):
-        ksa.export_peft(with_two(), tmp_path / "p", "a", modules={"attention_{}": "layers.{}"})
-    assert not (tmp_path / "p").exists()
 
 
 @table
@@ -210,48 +157,3 @@ def test_on_integers_and_beside_lora(method):
     found = ksa.predict(model, x, ["default", None])
     np.testing.assert_allclose(found[0], after[0], atol=1e-4)
     np.testing.assert_allclose(found[1], before[1], atol=1e-4)
-
-
-def test_refused_layers_are_named():
-    inputs = keras.Input((6, 8))
-    other = L.MultiHeadAttention(2, 4, value_dim=3, name="other")
-    model = keras.Model(inputs, L.Dense(2)(other(inputs, inputs)))
-    with refused(model, r"keys and values differ.*\(2, 4\) and \(2, 3\)"):
-        ksa.enable(model, PREFIX)
-    scaled = keras.Model(inputs, L.Dense(2)(L.Attention()([inputs, inputs])))
-    with refused(scaled, "no attention layer that can be adapted: it has Attention"):
-        ksa.enable(scaled, PREFIX)
-
-    class OwnAttention(L.MultiHeadAttention):
-        def _compute_attention(self, *args, **kwargs):
-            return super()._compute_attention(*args, **kwargs)
-
-    own = keras.Model(inputs, L.Dense(2)(OwnAttention(2, 4)(inputs, inputs)))
-    with refused(own, "no attention layer that can be adapted: it has OwnAttention"):
-        ksa.enable(own, ROWS)
-
-
-def test_scores_are_refused_while_an_adapter_computes():
-    model, x = with_two(), batch((4, 6, 8))
-    layer = model.get_layer("attention_0")
-    with pytest.raises(ValueError, match=r"within `disabled\(model\)`"):
-        layer(x, x, return_attention_scores=True)
-    with ksa.disabled(model):
-        _, scores = layer(x, x, return_attention_scores=True)
-    assert scores.shape == (4, 2, 6, 6)
-
-
-@pytest.mark.parametrize(
-    "wrong",
-    [
-        lambda: methods.PrefixTuning(length=0),
-        lambda: methods.PrefixTuning(hidden=1.5),
-        lambda: methods.PrefixTuning(std=-1.0),
-        lambda: methods.PrefixTuning(seed=-1),
-        lambda: methods.AdaptionPrompt(length=True),
-    ],
-)
-@pytest.mark.backend_free("hyperparameters")
-def test_bad_hyperparameters(wrong):
-    with pytest.raises(ValueError, match="must .*Received: "):
-        wrong()

@@ -1,4 +1,4 @@
-"""Tiny models whose attention layers carry adapters, one for each family."""
+"""Tiny models whose attention layers carry adapters: one for each family, and one of Keras."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -7,8 +7,12 @@ import keras
 import keras_hub
 import models
 import numpy as np
+from cases import shake
 from keras_hub.src.utils.keras_utils import fused_attention_op_available
 
+import keras_svd_adapters as ksa
+
+L = keras.layers
 hub = keras_hub.models
 DECODER = {
     "vocabulary_size": models.TOKENS,
@@ -111,3 +115,28 @@ def inputs(name: str) -> Any:
     x = models.text()
     x["padding_mask"] = np.array([[1] * 8, [1] * 5 + [0] * 3], "int32")
     return x | ({"segment_ids": np.zeros((2, 8), "int32")} if name == "bert" else {})
+
+
+def build(dtype="float32"):
+    """A model with an attention layer of each kind that Keras has, in two blocks."""
+    keras.utils.set_random_seed(0)
+    keras.config.set_dtype_policy(dtype)
+    inputs = keras.Input((6, 8))
+    x = L.MultiHeadAttention(2, 4, name="attention_0")(inputs, inputs, use_causal_mask=True)
+    x = L.LayerNormalization(name="ln")(x + inputs)
+    x = L.GroupQueryAttention(4, 4, 2, name="attention_1")(x, x) + x
+    model = keras.Model(inputs, L.Dense(3, name="head")(x))
+    keras.config.set_dtype_policy("float32")
+    rng = np.random.default_rng(1)
+    for weight in model.weights:
+        weight.assign_add(0.3 * rng.normal(size=weight.shape))
+    return model
+
+
+def with_two(first, second):
+    """A model with the adapters `a` and `b`, moved away from their starts."""
+    model = build()
+    for seed, (name, method) in enumerate({"a": first, "b": second}.items()):
+        ksa.enable(model, method, name=name)
+        shake(model, 0.5, seed=seed)
+    return model

@@ -141,7 +141,7 @@ class AdaptedAttention(ComputesAttention, AdaptedLayer):
         return ops.broadcast_to(rows, (ops.shape(query)[0], *rows.shape))
 
     def _project(self, rows: Any) -> tuple[Any, Any]:
-        """Return what the frozen layers make of `(p, m)` rows: keys and values without positions."""
+        """Return the keys and values of `(p, m)` rows in the frozen layers, without positions."""
         keys, values, norm = key_and_value_layers(self)
         frozen = [below for layer in (keys, values) for below in all_layers(layer)]
         rows = rows[None]

@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from keras_svd_adapters.methods.contract import SVD, Array, Attention, Dropout
+from keras_svd_adapters.methods.contract import SVD, Array, Dropout
 from keras_svd_adapters.methods.hyperparameters import check_positive_integers
 from keras_svd_adapters.methods.method import Method
 
@@ -68,8 +68,6 @@ class AdaptionPrompt(Method):
     ) -> dict[str, np.ndarray]:
         return {"prompt": rng.normal(size=(self.length, len(K)))}
 
-    def apply(
-        self, x: Any, base: Attention, c: SimpleNamespace, form: str, dropout: Dropout
-    ) -> Any:
+    def apply(self, x: Any, base: Any, c: SimpleNamespace, form: str, dropout: Dropout) -> Any:
         keys, values = base.project(c.prompt)
         return base(x) + c.gate * base.attend(x, keys, values, alone=True)

@@ -22,7 +22,7 @@ import numpy as np
 from keras import ops
 
 from keras_svd_adapters.methods.algebra import matmul
-from keras_svd_adapters.methods.contract import SVD, Array, Attention, Dropout, Kernel
+from keras_svd_adapters.methods.contract import SVD, Array, Dropout, Kernel
 from keras_svd_adapters.methods.hyperparameters import (
     check_not_negative,
     check_positive_integers,
@@ -132,7 +132,5 @@ class PrefixTuning(Method):
             "values": matmul(hidden, v.values) + v.values_bias,
         }
 
-    def apply(
-        self, x: Any, base: Attention, c: SimpleNamespace, form: str, dropout: Dropout
-    ) -> Any:
+    def apply(self, x: Any, base: Any, c: SimpleNamespace, form: str, dropout: Dropout) -> Any:
         return base.attend(x, c.keys, c.values)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any, ClassVar
 
-from keras_svd_adapters.methods.contract import Array, Attention, Dropout
+from keras_svd_adapters.methods.contract import Array, Dropout
 from keras_svd_adapters.methods.hyperparameters import check_positive_integers
 from keras_svd_adapters.methods.method import Method
 
@@ -60,7 +60,5 @@ class ShiftedAttention(Method):
     def arrays(self, m: int, n: int, form: str) -> dict[str, Array]:
         return {}
 
-    def apply(
-        self, x: Any, base: Attention, c: SimpleNamespace, form: str, dropout: Dropout
-    ) -> Any:
+    def apply(self, x: Any, base: Any, c: SimpleNamespace, form: str, dropout: Dropout) -> Any:
         return base.in_groups(x, self.groups)

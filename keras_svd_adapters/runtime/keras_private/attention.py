@@ -26,7 +26,8 @@ _in_front: ContextVar[int] = ContextVar("_in_front", default=0)
 def computes_known_attention(plain: type) -> bool:
     """Return whether layers of a class compute attention as one of the known classes does."""
     known = [each for each in plain.__mro__ if each in OF_KERAS or _is_of_keras_hub(each)]
-    return any(plain._compute_attention is each._compute_attention for each in known)  # type: ignore[attr-defined]
+    own = getattr(plain, "_compute_attention", None)
+    return any(own is not None and each._compute_attention is own for each in known)  # type: ignore[attr-defined]
 
 
 def _is_of_keras_hub(cls: type) -> bool:
