@@ -39,7 +39,8 @@ class AdaptedLayer:
     `is_lookup`, whether the input holds indices; `has_row_inputs`, whether the input
     holds rows of `m` values, which a method may change; `is_default_target`, whether kernels of
     this kind are adapted if no target is named; `is_called`, whether the layer is called
-    with an input, to which a method's dropout applies.
+    with an input, to which a method's dropout applies; `has_kernel`, whether a method for kernels
+    adapts the layer.
     """
 
     adapts: ClassVar[tuple[type, ...]] = ()
@@ -48,6 +49,7 @@ class AdaptedLayer:
     has_row_inputs: ClassVar[bool] = True
     is_default_target: ClassVar[bool] = True
     is_called: ClassVar[bool] = True
+    has_kernel: ClassVar[bool] = True
     kinds: ClassVar[list[type[AdaptedLayer]]] = []
 
     carried_adapters: tuple[str, ...] = ()
@@ -59,6 +61,17 @@ class AdaptedLayer:
     def __init_subclass__(cls) -> None:
         if "adapts" in vars(cls):
             AdaptedLayer.kinds.append(cls)
+
+    @classmethod
+    def suits(cls, plain: type) -> bool:
+        """Return whether layers of a class are of this kind."""
+        call = getattr(plain, "call", None)
+        return any(issubclass(plain, c) and call is getattr(c, "call", ...) for c in cls.adapts)
+
+    @staticmethod
+    def kernel_layer(layer: keras.layers.Layer) -> keras.layers.Layer:
+        """The layer that holds the kernel of a layer of this kind."""
+        return layer
 
     @staticmethod
     def view(layer: keras.layers.Layer) -> KernelView:
@@ -118,7 +131,7 @@ class AdaptedLayer:
         mode = current_mode()
         if mode.notice is not None:
             mode.notice(inputs)
-        if place := place_of_user_function(inputs):
+        if place := place_of_user_function(inputs[0] if isinstance(inputs, list) else inputs):
             vars(self).setdefault("traced_by_user", {})[place] = " and ".join(self.active_adapters)
         if (mixture := mode.per_sample.get(id(self))) is not None:
             assert mode.ids is not None

@@ -19,15 +19,18 @@ def adapted_class_of(layer: keras.layers.Layer) -> type[AdaptedLayer] | None:
 
 def adapted_class_for(plain: type) -> type[AdaptedLayer] | None:
     """Return the kind of the layers of a class."""
-    for kind in AdaptedLayer.kinds:
-        for cls in kind.adapts:
-            if issubclass(plain, cls) and getattr(plain, "call", None) is getattr(cls, "call", ...):
-                return kind
-    return None
+    return next((kind for kind in AdaptedLayer.kinds if kind.suits(plain)), None)
+
+
+def kernel_layer(layer: keras.layers.Layer) -> keras.layers.Layer:
+    """Return the layer that holds the kernel of a layer: itself, or one below it."""
+    kind = adapted_class_of(layer)
+    return layer if kind is None else kind.kernel_layer(layer)
 
 
 def base_kernel_value(layer: keras.layers.Layer) -> Any:
     """Return the kernel of any layer without adapters; for a quantized layer, as floats."""
+    layer = kernel_layer(layer)
     if isinstance(layer, AdaptedLayer):
         return layer.base_kernel_value()
     if not holds_integers(layer):
@@ -37,6 +40,7 @@ def base_kernel_value(layer: keras.layers.Layer) -> Any:
 
 def base_kernel_variable(layer: keras.layers.Layer) -> keras.Variable:
     """Return the kernel variable of a layer, adapted or not."""
+    layer = kernel_layer(layer)
     if holds_integers(layer):
         return stored_kernel(layer)
     if isinstance(layer, AdaptedLayer):

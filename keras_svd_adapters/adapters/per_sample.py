@@ -54,7 +54,8 @@ class Mixture(Protocol):
         """Compute the outputs of the layer.
 
         Args:
-            inputs: A batch; a sample may have several consecutive rows, as in a beam search.
+            inputs: A batch, or a list of several; a sample may have several consecutive rows, as in
+                a beam search.
             compute: Function that does the layer's work on some rows, given a function
                 `adapt(x, operation)`.
             adapters: The layer's adapters.
@@ -126,7 +127,7 @@ class PerSampleAdapters:
         self, inputs: Any, compute: Compute, adapters: Mapping[str, Adapter], chosen: AdapterIds
     ) -> Any:
         """Compute the outputs of the layer, each sample with its own adapter."""
-        samples = samples_of(inputs, chosen)
+        samples = keras.tree.map_structure(partial(samples_of, chosen=chosen), inputs)
         if chosen.probe_rows:
             return compute(inputs, plain)
         known = {name for group in self.groups for name in group.names}

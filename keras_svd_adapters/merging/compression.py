@@ -9,6 +9,7 @@ import numpy as np
 
 from keras_svd_adapters.adapters.adapter import Adapter
 from keras_svd_adapters.adapters.carried import adapters_of
+from keras_svd_adapters.adapters.refusals import refuse_without_delta
 from keras_svd_adapters.kernels.low_rank_factors import is_share
 from keras_svd_adapters.merging.approximation import Approximation
 from keras_svd_adapters.merging.combining.blending import largest
@@ -75,6 +76,8 @@ def compress(
     new = []
     for site in sites:
         adapter = adapters_of(site.layer)[name]
+        if adapter.method.depends_on_input:
+            refuse_without_delta(adapter.method)
         starts = _starts(adapter)
         if not starts:
             raise ValueError(

@@ -7,6 +7,7 @@ from keras import ops
 
 from keras_svd_adapters.adapters.carried import adapters_of
 from keras_svd_adapters.adapters.layer_kinds import base_kernel_variable
+from keras_svd_adapters.adapters.refusals import refuse_without_delta
 from keras_svd_adapters.kernels.quantized import holds_integers
 from keras_svd_adapters.models.sites.site import Site
 from keras_svd_adapters.runtime.keras_private.layers import all_layers, direct_weights
@@ -49,6 +50,9 @@ def _active_sites(sites: list[Site], keep_base: bool) -> list[Site]:
 def _check(site: Site, holders: dict[int, list[keras.layers.Layer]], quantized: str | None) -> None:
     """Raise if the adapter of a site cannot be merged."""
     active = site.layer.active_adapters
+    for name in active:
+        if (method := adapters_of(site.layer)[name].method).depends_on_input:
+            refuse_without_delta(method)
     if holds_integers(site.layer) and quantized is None:
         raise ValueError(
             "Say what becomes of quantized kernels: `quantized='float'` makes the adapted ones "

@@ -9,9 +9,11 @@ import keras
 import numpy as np
 
 from keras_svd_adapters.adapters.adapted_layer import AdaptedLayer
+from keras_svd_adapters.adapters.carried import adapters_of
 from keras_svd_adapters.adapters.layer_kinds import base_kernel_value, base_kernel_variable
+from keras_svd_adapters.adapters.refusals import refuse_without_delta
 from keras_svd_adapters.kernels.quantized import holds_integers
-from keras_svd_adapters.models.sites.search import find_sites
+from keras_svd_adapters.models.sites.search import adapted_sites, find_sites
 from keras_svd_adapters.models.sites.site import Site
 from keras_svd_adapters.models.state.trained_weights import base_weights
 from keras_svd_adapters.runtime.host_values import to_float_array
@@ -22,6 +24,10 @@ ModelPair = dict[str, Site]
 
 def pair_models(base: keras.layers.Layer, tuned: keras.layers.Layer) -> ModelPair:
     """Return the kernels of a tuned model by key; raise if the base model has other kernels."""
+    for site in adapted_sites(tuned):
+        for name in site.layer.active_adapters:
+            if (method := adapters_of(site.layer)[name].method).depends_on_input:
+                refuse_without_delta(method)
     theirs = find_sites(tuned)
     for one, other in zip_longest(find_sites(base), theirs):
         if one is None or other is None or (one.key, one.shape) != (other.key, other.shape):

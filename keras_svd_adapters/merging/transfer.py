@@ -9,6 +9,7 @@ import keras
 import numpy as np
 
 from keras_svd_adapters.adapters.carried import adapters_of
+from keras_svd_adapters.adapters.refusals import refuse_without_delta
 from keras_svd_adapters.kernels.low_rank_factors import relative_error
 from keras_svd_adapters.kernels.svd.service import SVDService
 from keras_svd_adapters.merging.approximation import Approximation
@@ -114,6 +115,8 @@ def _matched(
     by_key = {site.key: site for site in find_sites(model)}
     kernels = []
     for other in others:
+        if (source := adapters_of(other.layer)[name].method).depends_on_input:
+            refuse_without_delta(source)
         site = by_key.get(other.key)
         if site is None or site.view != other.view:
             raise ValueError(

@@ -8,6 +8,9 @@ from keras_svd_adapters.methods.additive.lokr import LoKr
 from keras_svd_adapters.methods.additive.loretta import LoRETTA
 from keras_svd_adapters.methods.additive.melora import MELoRA
 from keras_svd_adapters.methods.additive.miss import MiSS
+from keras_svd_adapters.methods.attention.adaption_prompt import AdaptionPrompt
+from keras_svd_adapters.methods.attention.prefix_tuning import PrefixTuning
+from keras_svd_adapters.methods.attention.shifted_attention import ShiftedAttention
 from keras_svd_adapters.methods.gated.ada_lora import AdaLoRA
 from keras_svd_adapters.methods.gated.allocating_lora import AllocatingLoRA
 from keras_svd_adapters.methods.gated.auto_lora import AutoLoRA
@@ -68,6 +71,7 @@ from keras_svd_adapters.methods.vectors.ln_tuning import LNTuning
 
 __all__ = [
     "AdaLoRA",
+    "AdaptionPrompt",
     "AllocatingLoRA",
     "AutoLoRA",
     "BiLoRA",
@@ -115,12 +119,14 @@ __all__ = [
     "PRILoRA",
     "PSOFT",
     "PiSSA",
+    "PrefixTuning",
     "RoseLoRA",
     "RandLoRA",
     "RestartedLoRA",
     "SVDiff",
     "SVF",
     "SVFT",
+    "ShiftedAttention",
     "SparseAdapter",
     "SparseDelta",
     "SpectralAdapterA",

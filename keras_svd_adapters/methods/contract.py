@@ -195,6 +195,30 @@ class Base(Protocol):
         ...
 
 
+class Attention(Base, Protocol):
+    """Interface of a frozen attention layer for its method, whose `adapts` is `"attention"`.
+
+    `x` holds queries, of shape `(..., tokens, heads, size)`, in which positions are encoded
+    already, and `base(x)` is their attention to the tokens. Keys and values are `(p, n)`: the
+    kernel of the layer's keys has `n` columns, for all of its heads.
+    """
+
+    def attend(self, x: Any, keys: Any, values: Any, alone: bool = False) -> Any:
+        """Return the attention to these `p` pairs and to the tokens, or to the pairs `alone`."""
+        ...
+
+    def project(self, rows: Any) -> tuple[Any, Any]:
+        """Return the keys and values that the frozen layer makes of `(p, m)` rows."""
+        ...
+
+    def in_groups(self, x: Any, groups: int) -> Any:
+        """Return the attention within groups of tokens in training, or else `base(x)`.
+
+        For half of the heads, the groups start half a group later.
+        """
+        ...
+
+
 class Truncation(NamedTuple):
     """Request for the largest triplets of a decomposition, computed approximately.
 

@@ -31,7 +31,7 @@ class Method:
     Class attributes:
 
     - `adapts`: `"kernels"`; or vectors, which are kernels of one row: `"biases"`, or `"norms"`, the
-      scales and shifts of normalizations.
+      scales and shifts of normalizations; or `"attention"`, where `base` is an `Attention`.
     - `needs_svd`: whether `start` needs the decomposition.
     - `basis_matters`: whether the trained values are valid only with the same singular vectors.
     - `forms`: the values that `form` may return.

@@ -10,6 +10,7 @@ import numpy as np
 
 from keras_svd_adapters.adapters.adapter import Adapter
 from keras_svd_adapters.adapters.carried import adapters_of
+from keras_svd_adapters.adapters.layer_kinds import kernel_layer
 from keras_svd_adapters.adapters.mode import Mode, in_mode
 from keras_svd_adapters.adapters.own_values import own_values
 from keras_svd_adapters.adapters.own_values_layer import refuse_reads_outside
@@ -146,7 +147,7 @@ def _mixture(site: Site, group: Any) -> Mixture:
 
 
 def _maps(site: Site) -> bool:
-    if holds_integers(site.layer):
+    if holds_integers(kernel_layer(site.layer)):
         return False
     return keras.backend.backend() != "torch" or site.host.has_row_inputs or site.host.is_lookup
 

@@ -118,7 +118,7 @@ def _selected(model: keras.layers.Layer, targets: Targets, exclude: Targets) -> 
         active = [
             site
             for site in adapted_sites(model)
-            if site.layer.active_adapters and not site.is_vector
+            if site.layer.active_adapters and site.host.has_kernel and not site.is_vector
         ]
         targets = names_of(model, active, find_sites(model)) or None
     return select_sites(model, targets, exclude, tied=True)

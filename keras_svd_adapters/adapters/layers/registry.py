@@ -64,7 +64,8 @@ def register_kernels(cls: type[keras.layers.Layer], **axes: str) -> None:
         raise ValueError(f"Kernels are registered for a class of Keras layers. {received}")
     if issubclass(cls, keras.Model):
         raise ValueError(f"Register the layers of a model instead of the model. {received}")
-    if adapted_class_for(cls) is not None:
+    kind = adapted_class_for(cls)
+    if kind is not None and kind.has_kernel:
         raise ValueError(f"Layers of this class are adapted without being registered. {received}")
     if cls in _registered:
         raise ValueError(

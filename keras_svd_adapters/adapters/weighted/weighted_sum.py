@@ -67,6 +67,9 @@ class NotedOperation:
         self.matrix, self.times = self.base.matrix, self.base.times
         self.sample_mean = self.base.sample_mean
 
+    def __getattr__(self, name: str) -> Any:  # of attention
+        return getattr(self.base, name)
+
     def __call__(self, x: Any, delta: Any = None) -> Any:
         if delta is None:
             return self.base(x)

@@ -8,26 +8,29 @@ import keras
 
 from keras_svd_adapters.adapters.carried import adapters_of
 from keras_svd_adapters.adapters.layer_kinds import adapted_class_of
+from keras_svd_adapters.adapters.layers.attention import AdaptedAttention
 from keras_svd_adapters.adapters.layers.read_weight import (
     ReadKernel,
     attached_kernels,
     kernels_read,
     vectors_read,
 )
-from keras_svd_adapters.adapters.layers.vectors import KERNELS, VECTORS
+from keras_svd_adapters.adapters.layers.vectors import ATTENTION, KERNELS, VECTORS
 from keras_svd_adapters.models.sites.site import Site
 from keras_svd_adapters.runtime.layer_attributes import walk
 
 
 def find_sites(model: keras.layers.Layer, kind: str = KERNELS) -> list[Site]:
-    """Return every kernel of a model, or every vector of a kind, in the order of its weight files.
+    """Return every part of a model of a kind, in the order of its weight files.
 
     Args:
         model: A Keras model or layer.
-        kind: What a method `adapts`: `"kernels"`, `"biases"` or `"norms"`.
+        kind: What a method `adapts`: `"kernels"`, `"biases"`, `"norms"` or `"attention"`.
     """
     check_model(model)
-    return list(_sites(model) if kind == KERNELS else _vectors(model, kind))
+    if kind == KERNELS:
+        return list(_sites(model))
+    return list(_attention(model) if kind == ATTENTION else _vectors(model, kind))
 
 
 def check_model(model: keras.layers.Layer) -> None:
@@ -37,8 +40,8 @@ def check_model(model: keras.layers.Layer) -> None:
 
 
 def sites_by_key(model: keras.layers.Layer) -> dict[str, Site]:
-    """Return every kernel and every vector of a model, by its key in files."""
-    every = [site for kind in (KERNELS, *VECTORS) for site in find_sites(model, kind)]
+    """Return every part of a model that methods adapt, by its key in files."""
+    every = [site for kind in (KERNELS, *VECTORS, ATTENTION) for site in find_sites(model, kind)]
     return {site.key: site for site in every}
 
 
@@ -52,7 +55,8 @@ def _of_layer(key: str, chain: tuple[keras.layers.Layer, ...]) -> Iterator[Site]
     layer = chain[-1]
     if isinstance(layer, ReadKernel):
         return
-    if adapted_class_of(layer) is not None:
+    kind = adapted_class_of(layer)
+    if kind is not None and kind.has_kernel:
         yield Site(key, _path(chain), layer, chain)
         return
     for kernel in kernels_read(layer):
@@ -63,6 +67,13 @@ def _vectors(model: keras.layers.Layer, kind: str) -> Iterator[Site]:
     for key, chain in walk(model):
         for vector in vectors_read(chain[-1], kind):
             yield _site_read(key, chain, vector)
+
+
+def _attention(model: keras.layers.Layer) -> Iterator[Site]:
+    for key, chain in walk(model):
+        kind = adapted_class_of(chain[-1])
+        if kind is not None and not kind.has_kernel:
+            yield Site(key, _path(chain), chain[-1], chain)
 
 
 def _site_read(key: str, chain: tuple[keras.layers.Layer, ...], weight: ReadKernel) -> Site:
@@ -80,16 +91,19 @@ def adapter_names(sites: list[Site]) -> list[str]:
 
 
 def adapted_sites(model: keras.layers.Layer, name: str | None = None) -> list[Site]:
-    """Return the sites that carry an adapter, of this name if one is given; vectors come last."""
+    """Return the sites that carry an adapter, of this name if one is given: kernels first."""
     check_model(model)
     kernels: list[Site] = []
     vectors: list[Site] = []
+    attention: list[Site] = []
     for key, chain in walk(model):
         kernels += _of_layer(key, chain)
+        if isinstance(chain[-1], AdaptedAttention):
+            attention.append(Site(key, _path(chain), chain[-1], chain))
         attached = (each for each in attached_kernels(chain[-1]) if each.is_vector)
         vectors += (_site_read(key, chain, each) for each in attached)
     return [
         site
-        for site in (*kernels, *vectors)
+        for site in (*kernels, *vectors, *attention)
         if adapters_of(site.layer) and (name is None or name in adapters_of(site.layer))
     ]

@@ -8,12 +8,14 @@ from typing import Any
 
 import keras
 
-from keras_svd_adapters.adapters.layers.vectors import KERNELS
+from keras_svd_adapters.adapters.layers.vectors import ATTENTION, KERNELS
+from keras_svd_adapters.models.sites.blocks import ATTENTION as ATTENTION_NAMES
 from keras_svd_adapters.models.sites.blocks import PRESETS, all_but_head, default_sites, numbered
 from keras_svd_adapters.models.sites.layer_tree import format_layer_tree
 from keras_svd_adapters.models.sites.patterns import Targets, _matching, matches
 from keras_svd_adapters.models.sites.search import find_sites
 from keras_svd_adapters.models.sites.site import Site
+from keras_svd_adapters.runtime.keras_private.layers import all_layers
 from keras_svd_adapters.runtime.warnings import warn
 
 
@@ -60,7 +62,7 @@ def select_sites(
     if targets is not None:
         chosen = _matching(model, sites, targets, "targets")
     else:
-        chosen = default_sites(model, sites) if kind == KERNELS else _outside_head(model, sites)
+        chosen = _by_default(model, sites, kind)
     if exclude is not None:
         left_out = _matching(model, sites, exclude, "exclude")
         chosen = [site for site in chosen if site not in left_out]
@@ -88,6 +90,12 @@ def select_sites(
     if blocked:
         _warn_skipped(blocked, targets)
     return chosen
+
+
+def _by_default(model: keras.layers.Layer, sites: list[Site], kind: str) -> list[Site]:
+    if kind == KERNELS:
+        return default_sites(model, sites)
+    return sites if kind == ATTENTION else _outside_head(model, sites)
 
 
 def _outside_head(model: keras.layers.Layer, vectors: list[Site]) -> list[Site]:
@@ -124,6 +132,17 @@ def _nothing_to_adapt(model: keras.layers.Layer, kind: str) -> str:
         return (
             "The model is not built, so it has no kernels yet: call it on a batch, or "
             f"`model.build(input_shape)`, first. Received: {model!r}"
+        )
+    if kind == ATTENTION:
+        others = {type(layer).__name__ for layer in all_layers(model)}
+        others = {name for name in others if ATTENTION_NAMES.search(name)}
+        return (
+            "The model has no attention layer that can be adapted: it has "
+            f"{', '.join(sorted(others)) or 'none'}. Known are `MultiHeadAttention` "
+            "and `GroupQueryAttention` of Keras, and those of KerasHub's Llama, Mistral, Qwen, "
+            "Qwen3, Gemma and Gemma3, and of the models that use `CachedMultiHeadAttention`, such "
+            "as GPT2. Use a method for kernels, such as `LoRA(rank=8)`, on this one. "
+            f"Received: {model!r}"
         )
     if kind != KERNELS:
         return (

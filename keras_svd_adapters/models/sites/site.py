@@ -19,7 +19,9 @@ from keras_svd_adapters.adapters.layer_kinds import (
     adapted_class_of,
     base_kernel_value,
     base_kernel_variable,
+    kernel_layer,
 )
+from keras_svd_adapters.adapters.layers.attention import AdaptedAttention
 from keras_svd_adapters.adapters.layers.convolution import AdaptedConvolution
 from keras_svd_adapters.adapters.layers.dense import AdaptedProjection
 from keras_svd_adapters.adapters.layers.embedding import AdaptedEmbedding
@@ -40,7 +42,13 @@ from keras_svd_adapters.runtime.host_values import to_float_array
 from keras_svd_adapters.runtime.name_scopes import name_scopes
 
 RECURRENT = (keras.layers.RNN, keras.layers.Bidirectional)
-KINDS = (AdaptedProjection, AdaptedConvolution, AdaptedEmbedding, AdaptedReadKernel)
+KINDS = (
+    AdaptedProjection,
+    AdaptedConvolution,
+    AdaptedEmbedding,
+    AdaptedReadKernel,
+    AdaptedAttention,
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -144,7 +152,8 @@ class Site:
     @property
     def dtype(self) -> str:
         """Dtype of the kernel as the layer stores it, such as `"float32"` or `"int4"`."""
-        integers = mode_of(self.layer) if holds_integers(self.layer) else None
+        holder = kernel_layer(self.layer)
+        integers = mode_of(holder) if holds_integers(holder) else None
         return integers or str(base_kernel_variable(self.layer).dtype)
 
     def matrix(self) -> np.ndarray:
@@ -210,7 +219,7 @@ class Site:
             return why
         if getattr(layer, "lora_enabled", False):
             return "Keras's own LoRA is enabled on it; use a model without `enable_lora`"
-        if not (holds_integers(self.layer) or keras.backend.is_float_dtype(self.dtype)):
+        if not (holds_integers(kernel_layer(layer)) or keras.backend.is_float_dtype(self.dtype)):
             return f"its kernel is {self.dtype}; adapt the float model"
         if why := self.host.exclusion_reason(layer) or (
             None if tied else self.host.tied_reason(layer)

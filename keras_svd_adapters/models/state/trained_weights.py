@@ -85,7 +85,9 @@ def check_weights(
 ) -> None:
     """Raise an error if weights cannot train with an adapter of this name on these sites."""
     kernels = {
-        id(base_kernel_variable(site.layer)): site.path for site in [*sites, *adapted_sites(model)]
+        id(base_kernel_variable(site.layer)): site.path
+        for site in [*sites, *adapted_sites(model)]
+        if site.host.has_kernel
     }
     taken = {id(site.layer) for site in sites}
     staying = [site.layer for site in adapted_sites(model) if id(site.layer) not in taken]

@@ -101,7 +101,11 @@ class DropBP(Schedule):
         self._chosen: list[tuple[Any, Any, float]] = []  # layer, adapter and cost
 
     def check(self) -> None:
-        sites = [site for site in adapted_sites(self.model) if site.layer.active_adapter]
+        sites = [
+            site
+            for site in adapted_sites(self.model)
+            if site.layer.active_adapter and site.host.has_kernel
+        ]
         found: dict[str, tuple[Any, Any, float]] = {}
         for pattern, cost in self.branches.items():
             matching = [site for site in sites if matches(site, pattern)]

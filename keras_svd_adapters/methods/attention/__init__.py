@@ -1,0 +1,1 @@
+"""Methods for attention layers: more keys and values for their queries."""
