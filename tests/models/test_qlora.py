@@ -163,6 +163,10 @@ def test_what_nf4_refuses(tmp_path):
         model.load_weights(tmp_path / "floats.weights.h5")
     with pytest.raises(ValueError, match="no longer known.*Received: .*nf4"):
         ksa.quantize(model, "nf4", ksa.LoRA(rank=2))
+    backbone, _ = models.llama(num_layers=1)
+    ksa.quantize(backbone, "nf4", verbose=0)
+    with pytest.raises(ValueError, match="preset cannot hold NF4.*Received"):
+        backbone.save_to_preset(tmp_path / "preset")
     for wrong in (0, 3, 2.0, True):
         with pytest.raises(ValueError, match="even integer.*Received"):
             ksa.NF4Config(wrong)
