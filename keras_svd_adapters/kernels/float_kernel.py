@@ -8,7 +8,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_svd_adapters.kernels.quantized import BESIDE_KERNEL
+from keras_svd_adapters.kernels.quantized import BESIDE_KERNEL, kernel_storage_of
 from keras_svd_adapters.runtime.keras_private.layers import replace_kernel, unlocked
 
 
@@ -21,7 +21,7 @@ def make_float(layer: Any, kernel: Any, policy: Any) -> Callable[[], None]:
     names = [name for name in BESIDE_KERNEL if hasattr(layer, name)]
     configured = ["quantization_config"] * hasattr(layer, "quantization_config")  # since Keras 3.13
     before = {name: getattr(layer, name) for name in (*names, *configured)}
-    quantized_policy, in_keras = _own_policy(layer), layer.quantization_mode is not None
+    quantized_policy, in_keras = _own_policy(layer), kernel_storage_of(layer) is None
     with unlocked(layer):
         floats = layer.add_weight(  # may run out of memory, before anything changes
             name="kernel",

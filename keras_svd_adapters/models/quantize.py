@@ -11,6 +11,7 @@ import numpy as np
 
 from keras_svd_adapters.adapters.attachment import attach
 from keras_svd_adapters.adapters.layer_kinds import base_kernel_variable
+from keras_svd_adapters.adapters.storages.nf4 import is_storable
 from keras_svd_adapters.adapters.storages.registry import STORAGES, quantized_kernel
 from keras_svd_adapters.kernels.low_rank_factors import relative_error
 from keras_svd_adapters.kernels.quantization_error import STARTS, Compensated, fit_residual
@@ -135,7 +136,7 @@ def _quantize_only(
             "quantized: leave them out, or quantize a part such as `model.backbone`. Received: "
             f"targets={targets!r}, exclude={exclude!r}"
         )
-    sites = [site for site in find_sites(model) if type(site.layer) in ADAPTED]
+    sites = [site for site in find_sites(model) if is_storable(site.layer)]
     kernels = []
     with KernelProgress([site.view.m * site.view.n for site in sites], verbose) as progress:
         for site in sites:
