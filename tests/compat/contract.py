@@ -141,11 +141,11 @@ def weight(model, path):
     return next(w for w in model.weights if w.path == path)
 
 
-@pytest.mark.parametrize("mode", ["int8", "int4"])
+@pytest.mark.parametrize("mode", ["int8", "int4", "nf4"])
 def test_quantize(mode):
     model = plain()
     try:
-        keras.dtype_policies.get(f"{mode}_from_float32")
+        keras.dtype_policies.get(f"{mode}_from_float32" if mode != "nf4" else "float32")
     except ValueError:
         with pytest.raises(ValueError, match="keras>=3.11"):
             ksa.quantize(model, mode, ksa.LoRA(rank=2), targets=["up"], verbose=0)

@@ -93,10 +93,13 @@ def test_convolutions_of_images(axes):
     np.testing.assert_allclose(ksa.predict(model, x, IDS), expected, rtol=0, atol=2e-5)
 
 
-@pytest.mark.parametrize("mode", ["int8", "int4"])
+@pytest.mark.parametrize("mode", ["int8", "int4", "nf4"])
 def test_kernels_of_integers(mode):
     model = small()
-    model.quantize(mode, filters="heads|square")
+    if mode == "nf4":
+        ksa.quantize(model, mode, verbose=0)
+    else:
+        model.quantize(mode, filters="heads|square")
     check(adapted(model, ksa.SVF(), targets=["heads", "square"]))
 
 

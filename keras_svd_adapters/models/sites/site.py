@@ -151,7 +151,7 @@ class Site:
 
     @property
     def dtype(self) -> str:
-        """Dtype of the kernel as the layer stores it, such as `"float32"` or `"int4"`."""
+        """Dtype of the kernel as the layer stores it, such as `"float32"` or `"nf4"`."""
         holder = kernel_layer(self.layer)
         integers = mode_of(holder) if holds_integers(holder) else None
         return integers or str(base_kernel_variable(self.layer).dtype)
