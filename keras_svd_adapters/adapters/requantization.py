@@ -25,6 +25,16 @@ class Rounded(NamedTuple):
     stored: dict[str, np.ndarray]
     floats: np.ndarray
 
+    @property
+    def bytes(self) -> int:
+        """The size of all stored weights."""
+        return sum(values.nbytes for values in self.stored.values())
+
+    @property
+    def group(self) -> int:
+        """The number of inputs of a group, -1 for one group of all inputs."""
+        return _group(self.stored.get("g_idx"))
+
 
 def quantized_kernel(
     layer: keras.layers.Layer, kernel: Any, mode: str, config: Any = None
@@ -54,13 +64,24 @@ def _config_of(layer: keras.layers.Layer) -> Any:
     configurations since 3.13, and int4 in groups since 3.14.
     """
     config = getattr(layer, "quantization_config", None)
+    if config is not None:
+        return config
+    return grouped_config(str(mode_of(layer)), _group(stored_weights(layer).get("g_idx")))
+
+
+def _group(indices: Any) -> int:
+    """Return the size of the groups with these indices, one for each input."""
+    return -1 if indices is None else int(np.sum(ops.convert_to_numpy(indices) == 0))
+
+
+def grouped_config(mode: str, block: int) -> Any:
+    """Return the configuration of a mode for groups of a size, -1 for one group of all inputs.
+
+    It is `None` if the mode, or this version of Keras, has no groups.
+    """
     known: Any = getattr(keras.quantizers, "Int4QuantizationConfig", None)
     has_groups = known is not None and "block_size" in signature(known).parameters
-    if config is not None or mode_of(layer) != "int4" or not has_groups:
-        return config
-    groups = stored_weights(layer).get("g_idx")
-    block = None if groups is None else int(np.sum(ops.convert_to_numpy(groups) == 0))
-    return known(block_size=block)
+    return known(block_size=block) if mode == "int4" and has_groups else None
 
 
 def _float_copy(layer: Any) -> Any:
