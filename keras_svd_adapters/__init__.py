@@ -23,19 +23,17 @@ Verbs, each with its own `help`:
   optimizer learning rates by array and more, and a `Schedule` acts between steps; `GaLore` and
   `Flora` are optimizers of whole kernels, `JaggedCosine` is a learning rate for restarts; `DropBP`
   drops the backward pass of random branches
-- train on rewards for generated text: `reinforce`
-- one task after another: `begin_task`
+- train on rewards for generated text: `reinforce`; one task after another: `begin_task`
 - inspect: `status`, `coefficients`, `similarity`, and `AdapterHealth` as a callback of `fit`;
   `observe` passes data through the model, and `keep_layers` chooses layers by what it finds
 - one adapter per sample of a batch, or weights of several: `predict`, `generate`; `classify` and
   `Prototypes` choose it; `XLoRA` learns weights for each token
 - save: `save_adapter`, `load_adapter`; `svd_cache` stores the decompositions
-- quantized models: `enable` after `model.quantize`; `quantize` compensates for the quantization
-  error
+- quantized models: `enable` after `model.quantize`; `quantize` also stores kernels as NF4, and
+  compensates for the quantization error
 - merge and convert: `merge`, `unmerge`, `to_lora`, `to_sparse`; `combine` makes one adapter of
   several, `search_blend` finds their weights, `extract_lora` makes one of the difference between
-  two models, `transfer` carries one to another base, `compress` makes one whose file is many times
-  smaller
+  two models, `transfer` carries one to another base, `compress` makes one with a smaller file
 - HF PEFT: `export_peft`, `import_peft`
 """
 
@@ -43,6 +41,7 @@ from keras_svd_adapters.runtime import supported_keras  # noqa: F401
 
 # isort: split
 from keras_svd_adapters.adapters.layers.registry import register_kernels
+from keras_svd_adapters.adapters.storages.nf4 import NF4Config
 from keras_svd_adapters.files.archive import AdapterFileError
 from keras_svd_adapters.files.load import load_adapter
 from keras_svd_adapters.files.peft.exporting import export_peft
@@ -87,7 +86,7 @@ from keras_svd_adapters.methods.spectral.svft import SVFT
 from keras_svd_adapters.models.enable import enable
 from keras_svd_adapters.models.predict import generate, predict
 from keras_svd_adapters.models.prune import prune
-from keras_svd_adapters.models.quantization.report import Compensation
+from keras_svd_adapters.models.quantization_report import Compensation
 from keras_svd_adapters.models.quantize import quantize
 from keras_svd_adapters.models.routing.classification import classify
 from keras_svd_adapters.models.routing.prototypes import Prototypes
@@ -174,6 +173,7 @@ __all__ = [
     "Method",
     "MiLoRA",
     "MiLoRADense",
+    "NF4Config",
     "Observation",
     "OnlineLoRASchedule",
     "PRILoRASchedule",

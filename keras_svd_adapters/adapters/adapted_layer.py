@@ -147,7 +147,7 @@ class AdaptedLayer:
         if not holds_integers(self):  # type: ignore[arg-type]
             return ops.convert_to_tensor(self.base_kernel)
         with self.base_only():
-            return dequantized(self, ops.convert_to_tensor(self.kernel))  # type: ignore[arg-type, attr-defined]
+            return dequantized(self)
 
     def effective_kernel(self, base: Any) -> Any:
         """Return the kernel for code that reads the kernel instead of calling the layer."""

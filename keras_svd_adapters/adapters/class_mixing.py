@@ -37,6 +37,17 @@ def add_mixin(target: Any, mixin: type, serialized_as: str | None = None) -> Non
     object.__setattr__(target, "__class__", grafted)
 
 
+def add_mixin_first(target: Any, mixin: type) -> None:
+    """Put `mixin` before the original class of an object, after the mixins that it has already."""
+    now, later = type(target), []
+    while now in _parts:
+        added, now = _parts[now]
+        later.append(added)
+    object.__setattr__(target, "__class__", now)
+    for each in (mixin, *reversed(later)):
+        add_mixin(target, each)
+
+
 @cache
 def with_signature_of(cls: type, mixin: type) -> type:
     """Return a mixin whose `call` has the signature of that of a class, which Keras reads."""

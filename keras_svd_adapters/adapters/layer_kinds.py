@@ -32,7 +32,7 @@ def base_kernel_value(layer: keras.layers.Layer) -> Any:
         return layer.base_kernel_value()
     if not holds_integers(layer):
         return ops.convert_to_tensor(base_kernel_variable(layer))
-    return dequantized(layer, ops.convert_to_tensor(layer.kernel))
+    return dequantized(layer)
 
 
 def base_kernel_variable(layer: keras.layers.Layer) -> keras.Variable:

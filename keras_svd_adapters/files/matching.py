@@ -87,7 +87,7 @@ def _other_values(
     if ours["dtype"] != theirs["dtype"]:
         sample = contents.values[f"sites/{site.key}/sample_K"]
         far = distance(kernel_sample(matrix), sample)
-        rough = "int4" in (ours["dtype"], theirs["dtype"])
+        rough = {"int4", "nf4"} & {ours["dtype"], theirs["dtype"]}
         if far <= (SAME_BASE_INT4 if rough else SAME_BASE):
             dtypes.append((theirs["dtype"], ours["dtype"], far))
             return None

@@ -1,4 +1,4 @@
-"""Float kernel for a layer that Keras quantized, and the way back."""
+"""Float kernel for a quantized layer, and the way back."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from keras_svd_adapters.runtime.keras_private.layers import replace_kernel, unlo
 
 
 def make_float(layer: Any, kernel: Any, policy: Any) -> Callable[[], None]:
-    """Replace the integers of an int8 or int4 layer by a float kernel, as before `quantize`.
+    """Replace the stored kernel of a quantized layer by a float kernel, as before `quantize`.
 
     Returns:
         A function that restores the quantized kernel.
@@ -21,7 +21,7 @@ def make_float(layer: Any, kernel: Any, policy: Any) -> Callable[[], None]:
     names = [name for name in BESIDE_KERNEL if hasattr(layer, name)]
     configured = ["quantization_config"] * hasattr(layer, "quantization_config")  # since Keras 3.13
     before = {name: getattr(layer, name) for name in (*names, *configured)}
-    quantized_policy = _own_policy(layer)
+    quantized_policy, in_keras = _own_policy(layer), layer.quantization_mode is not None
     with unlocked(layer):
         floats = layer.add_weight(  # may run out of memory, before anything changes
             name="kernel",
@@ -39,7 +39,7 @@ def make_float(layer: Any, kernel: Any, policy: Any) -> Callable[[], None]:
 
     def take_back() -> None:
         with unlocked(layer):
-            replace_kernel(layer, integers, quantized=True)
+            replace_kernel(layer, integers, quantized=in_keras)
             for name, value in before.items():
                 setattr(layer, name, value)
             layer.dtype_policy = quantized_policy

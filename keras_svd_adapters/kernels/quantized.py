@@ -1,4 +1,4 @@
-"""Dense and EinsumDense that Keras quantized: their kernels as floats, and their products."""
+"""Dense and EinsumDense with quantized kernels: what they store, and their kernels as floats."""
 
 from __future__ import annotations
 
@@ -7,18 +7,27 @@ from typing import Any
 import keras
 from keras import ops
 
+from keras_svd_adapters.kernels import nf4
 from keras_svd_adapters.kernels.matrix_view import KernelView
 from keras_svd_adapters.runtime.keras_private.layers import direct_weights
 
-MODES = ("int8", "int4")
-BESIDE_KERNEL = ("kernel_scale", "kernel_zero", "g_idx")
-STORED = ("kernel", *BESIDE_KERNEL)
+IN_KERAS = ("int8", "int4")
+MODES = (*IN_KERAS, "nf4")
+INTEGERS = ("kernel", nf4.CODES_OF_KERNEL)
+BESIDE_KERNEL = (nf4.SCALE, nf4.LARGEST, nf4.MEAN, "kernel_zero", "g_idx")
+STORED = (*INTEGERS, *BESIDE_KERNEL)
 ADAPTED = (keras.layers.Dense, keras.layers.EinsumDense)
 
 
 def mode_of(layer: keras.layers.Layer) -> str | None:
     """Return the quantization mode of a layer, such as `"int8"`; `None` for a float layer."""
-    return getattr(layer, "quantization_mode", None)
+    storage = kernel_storage_of(layer)
+    return getattr(layer, "quantization_mode", None) if storage is None else storage.mode
+
+
+def kernel_storage_of(layer: keras.layers.Layer) -> Any:
+    """Return how a layer stores a kernel that Keras does not quantize itself, or `None`."""
+    return vars(layer).get("kernel_storage")
 
 
 def holds_integers(layer: keras.layers.Layer) -> bool:
@@ -27,8 +36,8 @@ def holds_integers(layer: keras.layers.Layer) -> bool:
 
 
 def stored_kernel(layer: keras.layers.Layer) -> keras.Variable:
-    """Return the variable that holds the integers of a kernel, packed for int4."""
-    return stored_weights(layer)["kernel"]
+    """Return the variable that holds the integers of a kernel, packed for int4 and NF4."""
+    return next(each for name, each in stored_weights(layer).items() if name in INTEGERS)
 
 
 def stored_weights(layer: keras.layers.Layer) -> dict[str, keras.Variable]:
@@ -38,6 +47,8 @@ def stored_weights(layer: keras.layers.Layer) -> dict[str, keras.Variable]:
 
 def kernel_shape(layer: keras.layers.Layer) -> tuple[int, ...]:
     """Return the shape of the kernel before quantization."""
+    if (storage := kernel_storage_of(layer)) is not None:
+        return storage.view.shape
     stored = tuple(stored_kernel(layer).shape)
     if mode_of(layer) != "int4":
         return stored
@@ -64,13 +75,15 @@ def float_policy(layer: keras.layers.Layer) -> Any:
     return compute if compute == stored else f"mixed_{compute}"
 
 
-def dequantized(layer: Any, integers: Any) -> Any:
-    """Return the kernel of an int8 or int4 layer as floats, from the integers of its `kernel`.
+def dequantized(layer: Any) -> Any:
+    """Return the kernel of a quantized layer as floats.
 
     int8 and int4 divide by a scale for each output. Grouped int4 subtracts a zero point and
     multiplies by a scale.
     """
-    shape = kernel_shape(layer)
+    if kernel_storage_of(layer) is not None:
+        return layer.dequantized("float32")
+    shape, integers = kernel_shape(layer), ops.convert_to_tensor(layer.kernel)
     if tuple(integers.shape) != shape:  # Keras 3.11 does not unpack int4
         axis = [a != b for a, b in zip(integers.shape, shape)].index(True)
         integers = keras.quantizers.unpack_int4(integers, shape[axis], axis=axis)

@@ -23,8 +23,7 @@ from keras_svd_adapters.adapters.attachment import (
 )
 from keras_svd_adapters.adapters.carried import adapters_of
 from keras_svd_adapters.adapters.layer_kinds import base_kernel_variable
-from keras_svd_adapters.adapters.requantization import requantized_kernel
-from keras_svd_adapters.kernels.float_kernel import make_float
+from keras_svd_adapters.adapters.storages.registry import make_float, requantized_kernel
 from keras_svd_adapters.kernels.quantized import float_policy, holds_integers, stored_weights
 from keras_svd_adapters.models.refresh import sync_model
 from keras_svd_adapters.models.sites.site import Site

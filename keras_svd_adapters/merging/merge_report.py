@@ -10,7 +10,7 @@ import numpy as np
 from keras import ops
 
 from keras_svd_adapters.adapters.layer_kinds import base_kernel_value
-from keras_svd_adapters.adapters.requantization import requantized_kernel
+from keras_svd_adapters.adapters.storages.registry import requantized_kernel
 from keras_svd_adapters.kernels.quantized import float_policy, holds_integers
 from keras_svd_adapters.models.sites.site import Site
 from keras_svd_adapters.runtime.host_values import to_float_array

@@ -1,4 +1,4 @@
-"""Quantize a float model and add LoRA adapters that compensate for the quantization error."""
+"""Quantize a float model, and add LoRA adapters that compensate for the quantization error."""
 
 from __future__ import annotations
 
@@ -10,31 +10,30 @@ import keras
 
 from keras_svd_adapters.adapters.attachment import attach
 from keras_svd_adapters.adapters.layer_kinds import base_kernel_variable
-from keras_svd_adapters.adapters.requantization import quantize_in_keras
 from keras_svd_adapters.kernels.error_weights import PLAIN
-from keras_svd_adapters.kernels.quantization_error import STARTS
-from keras_svd_adapters.kernels.quantized import ADAPTED, MODES, holds_integers, mode_of
+from keras_svd_adapters.kernels.low_rank_factors import relative_error
+from keras_svd_adapters.kernels.quantized import ADAPTED, holds_integers
 from keras_svd_adapters.methods.low_rank.lora import LoRA
 from keras_svd_adapters.models.assignment import check_methods, check_name, choose_methods
 from keras_svd_adapters.models.attaching import detach_on_error
-from keras_svd_adapters.models.quantization.report import Compensation
+from keras_svd_adapters.models.quantization.request import check_float_model, check_request
 from keras_svd_adapters.models.quantization.residual_fit import (
     Fitted,
-    check_error_weights,
     fit_factors,
     weights_of,
 )
 from keras_svd_adapters.models.quantization.storage_choice import (
-    Storage,
-    check_bits,
+    StoredAs,
+    all_storages,
     choose_storages,
-    storages_of,
 )
+from keras_svd_adapters.models.quantization_report import CompensatedKernel, Compensation
 from keras_svd_adapters.models.refresh import train_and_sync
 from keras_svd_adapters.models.sites.patterns import Targets
-from keras_svd_adapters.models.sites.search import adapted_sites, find_sites
+from keras_svd_adapters.models.sites.search import find_sites
 from keras_svd_adapters.models.sites.site import Site
-from keras_svd_adapters.models.state.changes import changes_model
+from keras_svd_adapters.models.state.changes import changes_model, update_functions
+from keras_svd_adapters.models.state.stored_kernels import mark_around
 from keras_svd_adapters.runtime.host_values import restore_values_on_error
 from keras_svd_adapters.runtime.progress import KernelProgress
 
@@ -43,7 +42,7 @@ from keras_svd_adapters.runtime.progress import KernelProgress
 def quantize(
     model: keras.Model,
     mode: str | Sequence[str],
-    method: LoRA,
+    method: LoRA | None = None,
     start: str = "loftq",
     iterations: int = 1,
     config: Any = None,
@@ -55,15 +54,18 @@ def quantize(
     error_weights: str | None = None,
     bits: float | None = None,
 ) -> Compensation:
-    """Quantize a float model and add LoRA adapters that compensate for the quantization error.
+    """Quantize a float model, and add LoRA adapters that compensate for the quantization error.
 
-    Training then starts near the float model. To quantize and adapt a model without
-    this compensation, call `model.quantize(mode)` and `enable`, with any method.
+    With a method, training starts near the float model. Without one, this only quantizes
+    the model: call `enable` afterwards, with any method. `"nf4"` and `enable` with a LoRA is QLoRA.
 
     Args:
         model: A built float model without adapters.
-        mode: `"int8"` or `"int4"`; with `bits`, also a list of these.
-        method: A `LoRA`; a larger rank compensates for more of the error.
+        mode: `"int8"` or `"int4"`, which Keras stores, or `"nf4"`, which this
+            package stores: 4.13 bits per value, and products in the compute dtype.
+            `"nf4"` leaves embeddings as they are. With `bits`, a list of these.
+        method: A `LoRA`; a larger rank compensates for more of the error. `None` for
+            no adapter.
         start: `"loftq"` quantizes a kernel and fits the error. `"qpissa"` first
             takes the largest singular triplets out of the kernel: these train,
             and the rest is quantized.
@@ -72,7 +74,8 @@ def quantize(
             quantized kernels are those of `model.quantize`. Otherwise they
             differ and belong to this adapter: save the whole model.
         config: As in `model.quantize`, such as a
-            `keras.quantizers.Int4QuantizationConfig(block_size=64)`.
+            `keras.quantizers.Int4QuantizationConfig(block_size=64)`; for `"nf4"`, an
+            `NF4Config`.
         targets: Which kernels to adapt, as in `enable`. All kernels of the model
             are quantized; with `bits`, only these.
         exclude: Which of these kernels to leave out.
@@ -110,17 +113,25 @@ def quantize(
     >>> report.kernels[0].error < report.kernels[0].alone
     True
 
+    QLoRA:
+
+    >>> model = keras.Sequential([keras.Input((64,)), keras.layers.Dense(64, name="inner")])
+    >>> report = ksa.quantize(model, "nf4")
+    >>> plan = ksa.enable(model, ksa.LoRA(rank=8), targets="inner")
+
     Reference:
+        - [Dettmers et al., 2023](https://arxiv.org/abs/2305.14314)
         - [Li et al., 2023](https://arxiv.org/abs/2310.08659)
         - [Meng et al., 2024](https://arxiv.org/abs/2404.02948)
         - [Zhang et al., 2024 (LQER)](https://arxiv.org/abs/2402.02446)
         - [Guo et al., 2023 (LQ-LoRA)](https://arxiv.org/abs/2311.12023)
     """
-    modes = check_bits(mode, config, bits)
-    _check(modes, method, start, iterations)
-    check_error_weights(error_weights, calibrate)
+    fit_as = (start, iterations, config, calibrate, error_weights, bits)
+    modes = check_request(mode, method, *fit_as)
     check_name(name)
-    _check_model(model)
+    check_float_model(model)
+    if method is None:
+        return _quantize_only(model, StoredAs(modes[0], config), targets, exclude, verbose)
     chosen = choose_methods(model, method, targets, exclude)
     check_methods(chosen, name)
     for site, _ in chosen:
@@ -131,11 +142,11 @@ def quantize(
             )
     sites = [site for site, _ in chosen]
     weights = weights_of(model, sites, error_weights, calibrate, verbose)
-    storages = [Storage(modes[0], config)] if bits is None else storages_of(modes)
+    storages = [StoredAs(modes[0], config)] if bits is None else all_storages(modes)
     work = [site.view.m * site.view.n for site in sites]
     with KernelProgress(work if bits is None else work * (len(storages) + 1), verbose) as progress:
 
-        def fit(site: Site, storage: Storage) -> Fitted:
+        def fit(site: Site, storage: StoredAs) -> Fitted:
             weighted = weights.get(site.key, PLAIN)
             fitted = fit_factors(site, storage, method, start, iterations, weighted)
             progress.step(site.path)
@@ -147,60 +158,45 @@ def quantize(
                 sites, storages, bits, lambda *which: fit(*which).factors.error
             )
         found = {s.key: fit(s, storage) for s, storage in zip(sites, stored, strict=True)}
-    replaced = sites if start == "qpissa" or iterations > 1 else []
-    with _replaced(replaced, found):
-        if bits is None:
-            quantize_in_keras(model, modes[0], config)
-        for site in sites if bits is not None else ():
-            quantize_in_keras(site.layer, *found[site.key].storage)
+    with _replaced(sites if start == "qpissa" or iterations > 1 else [], found):
+        targeted = [(model, storages[0])]
+        if bits is not None:
+            targeted = [(site.layer, found[site.key].stored_as) for site in sites]
+        for target, storage in targeted:
+            storage.store(target)
+    mark_around(model)
     _attach(model, method, name, found)
-    kernels = tuple(found[site.key].as_row(site) for site in sites)
-    used = ", ".join(dict.fromkeys(fitted.storage.mode for fitted in found.values()))
-    size = sum(fitted.bytes for fitted in found.values())
-    return Compensation(used, name, kernels, 8 * size / sum(work))
+    return _report(name, [found[site.key].as_row(site) for site in sites], work)
 
 
-def _check(modes: Sequence[str], method: LoRA, start: str, iterations: int) -> None:
-    for mode in modes:
-        if mode not in MODES:
-            raise ValueError(f"`mode` is one of {MODES}. Received: mode={mode!r}")
-        try:
-            keras.dtype_policies.get(f"{mode}_from_float32")
-        except ValueError:
-            raise ValueError(
-                f"This version of Keras does not quantize to {mode}: `pip install 'keras>=3.11'`. "
-                f"Received: mode={mode!r}, with Keras {keras.__version__}"
-            ) from None
-    if type(method) is not LoRA:
+def _report(name: str | None, kernels: list[CompensatedKernel], sizes: list[int]) -> Compensation:
+    modes = ", ".join(dict.fromkeys(kernel.storage.split("/")[0] for kernel in kernels))
+    total = sum(kernel.bits * size for kernel, size in zip(kernels, sizes, strict=True))
+    return Compensation(modes, name, tuple(kernels), total / (sum(sizes) or 1))
+
+
+def _quantize_only(
+    model: keras.Model, storage: StoredAs, targets: Any, exclude: Any, verbose: int | str
+) -> Compensation:
+    if targets is not None or exclude is not None:
         raise ValueError(
-            "Only LoRA can compensate for the quantization error: use `LoRA(rank=16)`. For "
-            "another method, call `model.quantize(mode)`, then `enable`. Received: "
-            f"method={method!r}"
+            "`targets` and `exclude` select the kernels of the adapter, and all kernels are "
+            "quantized: leave them out, or quantize a part such as `model.backbone`. Received: "
+            f"targets={targets!r}, exclude={exclude!r}"
         )
-    if method.start != "kaiming":
-        raise ValueError(
-            "The factors start at the quantization error: leave `start` of the method out. "
-            f"Received: method={method!r}"
-        )
-    if start not in STARTS:
-        raise ValueError(f"`start` is one of {STARTS}. Received: start={start!r}")
-    if type(iterations) is not int or iterations < 1:
-        raise ValueError(f"`iterations` is a positive integer. Received: iterations={iterations!r}")
-
-
-def _check_model(model: keras.layers.Layer) -> None:
-    for site in adapted_sites(model):
-        raise ValueError(
-            "The model has adapters, and `quantize` adds the first one. Remove them with "
-            f"`delete_adapter`, or `merge` them. Received: an adapter on `{site.path}`"
-        )
-    for site in find_sites(model):
-        if mode_of(site.owner) is not None:
-            raise ValueError(
-                "The model is already quantized, so its quantization error is no longer known: "
-                f"pass the float model, or call `enable` on this one. Received: `{site.path}` in "
-                f"{mode_of(site.owner)}"
-            )
+    sites = [site for site in find_sites(model) if type(site.layer) in ADAPTED]
+    kernels, work = [], [site.view.m * site.view.n for site in sites]
+    with KernelProgress(work, verbose) as progress:
+        for site, size in zip(sites, work, strict=True):
+            rounded = storage.round(site, site.matrix())
+            error = relative_error(site.view.to_matrix(rounded.floats), site.matrix())
+            bits, name = 8 * rounded.bytes / size, storage.name_of(rounded)
+            kernels.append(CompensatedKernel(site.path, error, error, name, bits))
+            progress.step(site.path)
+    storage.store(model)
+    mark_around(model)
+    update_functions(model)
+    return _report(None, kernels, work)
 
 
 @contextmanager

@@ -25,6 +25,7 @@ from keras_svd_adapters.models.state.freezing import (
     unfreeze,
 )
 from keras_svd_adapters.models.state.penalties import average_penalties
+from keras_svd_adapters.models.state.stored_kernels import unmark_stored
 from keras_svd_adapters.models.state.trained_weights import base_weights
 from keras_svd_adapters.models.state.weight_owners import (
     add_owner,
@@ -109,5 +110,6 @@ def restore_base_model(model: keras.layers.Layer) -> None:
     for around in models_containing(all_layers(model)):
         if not adapted_sites(around):
             unmark_adapted(around)
+            unmark_stored(around)
             remove_logit_gradient(around)
     update_functions(model)

@@ -9,7 +9,7 @@ from keras.quantizers import Int4QuantizationConfig
 from quantized_layers import FEW, MODES, language_model, norm, tokens
 
 import keras_svd_adapters as ksa
-from keras_svd_adapters.adapters.requantization import quantized_kernel
+from keras_svd_adapters.adapters.storages.registry import quantized_kernel
 from keras_svd_adapters.kernels.quantized import mode_of
 from keras_svd_adapters.models.sites.search import find_sites
 from keras_svd_adapters.runtime.host_values import to_host_exact
@@ -21,7 +21,7 @@ STARTS = [("loftq", 1), ("loftq", 3), ("qpissa", 1), ("qpissa", 3)]
 
 
 @pytest.mark.parametrize(
-    ("mode", "kernel", "begin"), combinations(["int8", "int4 grouped"], FEW, STARTS), ids=str
+    ("mode", "kernel", "begin"), combinations(["int8", "int4 grouped", "nf4"], FEW, STARTS), ids=str
 )
 def test_an_adapter_makes_up_for_the_rounding(mode, kernel, begin):
     start, iterations = begin
@@ -94,7 +94,7 @@ def test_a_compensated_language_model_is_near_its_floats_and_learns(tmp_path):
     [
         ({"mode": "float8"}, "`mode` is one of"),
         ({"method": ksa.DoRA(rank=2)}, "LoRA.rank=16"),
-        ({"method": ksa.SVF()}, "`model.quantize.mode.`, then `enable`"),
+        ({"method": ksa.SVF()}, "`quantize.model, mode.`, then `enable`"),
         ({"start": "pissa"}, "`start` is one of"),
         ({"iterations": 0}, "positive integer"),
         ({"targets": "token_embedding"}, "cannot be adapted"),
@@ -102,6 +102,8 @@ def test_a_compensated_language_model_is_near_its_floats_and_learns(tmp_path):
         ({"method": ksa.LoRA(rank=900)}, "rank"),
         ({"name": "a b"}, "word of letters"),
         ({"mode": "int8", "config": Int4QuantizationConfig()}, "config"),
+        ({"mode": "nf4", "config": Int4QuantizationConfig()}, "NF4Config"),
+        ({"method": None, "targets": "attention"}, "leave them out"),
     ],
 )
 def test_what_quantize_refuses(how, told):

@@ -13,11 +13,12 @@ import keras_svd_adapters as ksa
 from keras_svd_adapters.kernels.error_weights import PLAIN
 from keras_svd_adapters.kernels.quantized import mode_of
 from keras_svd_adapters.models.quantization.residual_fit import fit_factors
-from keras_svd_adapters.models.quantization.storage_choice import storages_of
+from keras_svd_adapters.models.quantization.storage_choice import all_storages
 from keras_svd_adapters.models.sites.search import find_sites
 from keras_svd_adapters.runtime.host_values import to_host_exact
 
 METHOD = ksa.LoRA(rank=2, alpha=4)
+NF4 = ["nf4/256", "nf4/64", "nf4/32"]
 HAS_GROUPS = hasattr(Int4QuantizationConfig(), "block_size")
 
 
@@ -78,7 +79,7 @@ def test_each_kernel_gets_the_storage_that_the_budget_allows(tmp_path):
     names, bits = ("d0", "d1", "d2"), 8.2
     model, x, y = model_and_data()
     sites = [find_sites(model.get_layer(name))[0] for name in names]
-    storages = storages_of(["int4", "int8"])
+    storages = all_storages(["int4", "int8", "nf4"])
     fits = [[fit_factors(s, each, METHOD, "loftq", 1, PLAIN) for each in storages] for s in sites]
     values = [site.view.m * site.view.n for site in sites]
 
@@ -89,12 +90,12 @@ def test_each_kernel_gets_the_storage_that_the_budget_allows(tmp_path):
 
     best = min(product(range(len(storages)), repeat=3), key=cost)
     floats = numpy(model(x))
-    report = ksa.quantize(model, ["int4", "int8"], METHOD, targets=names, bits=bits)
+    report = ksa.quantize(model, ["int4", "int8", "nf4"], METHOD, targets=names, bits=bits)
     chosen = [kernel.storage for kernel in report.kernels]
     names_of = [
         [fit.as_row(s).storage for fit in each] for s, each in zip(sites, fits, strict=True)
     ]
-    assert names_of[0] == ["int4", "int4/32", "int4/32", "int4/32", "int4/16", "int8"]
+    assert names_of[0] == ["int4", "int4/32", "int4/32", "int4/32", "int4/16", "int8", *NF4]
     numbers = [each.index(name) for each, name in zip(names_of, chosen, strict=True)]
     assert cost(numbers) <= cost(best) * (1 + 1e-4)
     assert len(set(chosen)) > 1

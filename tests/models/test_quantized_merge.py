@@ -68,14 +68,14 @@ def test_integers_merge_to_integers(kernel, mode):
     wanted, expected = numpy(layer.merged_kernel()), numpy(model(x))
     report = ksa.merge(model, quantized="requantize")
     lost = norm(numpy(base_kernel_value(layer)), wanted)
-    assert 0 < lost < {"int8": 0.01, "int4": 0.1}[mode_of(layer)]
+    assert 0 < lost < {"int8": 0.01, "int4": 0.1, "nf4": 0.15}[mode_of(layer)]
     (told,) = report.kernels
     assert 0 < told.lost < 1
     assert told.relative < 0.2
     change = numpy(base_kernel_value(layer)) - wanted
     delta = wanted - base_of(before, layer)
     np.testing.assert_allclose(told.lost, np.linalg.norm(change) / np.linalg.norm(delta), rtol=1e-3)
-    assert norm(numpy(model(x)), expected) < 4 * TOLERANCE[mode_of(layer)]
+    assert norm(numpy(model(x)), expected) < (0.08 if mode == "int8" else 0.2)
     ksa.unmerge(model)
     np.testing.assert_array_equal(numpy(model(x)), expected)
     ksa.merge(model, quantized="requantize", keep_base=False)
@@ -97,7 +97,7 @@ def base_of(values, layer):
 @backend_free
 @pytest.mark.parametrize(
     ("mode", "how"),
-    [("int8", "float"), ("int4", "requantize"), ("int4 grouped", "float")],
+    [("int8", "float"), ("int4", "requantize"), ("int4 grouped", "float"), ("nf4", "requantize")],
 )
 def test_a_quantized_language_model_is_merged_and_saved(mode, how, tmp_path):
     model, _ = language_model(mode)
@@ -113,7 +113,7 @@ def test_a_quantized_language_model_is_merged_and_saved(mode, how, tmp_path):
     for now, then in zip(loaded.weights, model.weights, strict=True):
         np.testing.assert_array_equal(to_host_exact(now), to_host_exact(then))
     # Keras loads the int4 table of an unadapted model with another activation quantizer, too.
-    exact = 1e-5 if mode == "int8" else 5e-2
+    exact = 5e-2 if "int4" in mode else 1e-5
     np.testing.assert_allclose(numpy(loaded(x)), merged, rtol=0, atol=exact)
     ksa.unmerge(model)
     np.testing.assert_array_equal(numpy(model(x)), expected)

@@ -6,15 +6,18 @@ import numpy as np
 from cases import KERNELS, batch, numpy
 from keras.quantizers import Int4QuantizationConfig
 
+import keras_svd_adapters as ksa
 from keras_svd_adapters.adapters.layer_kinds import base_kernel_value
+from keras_svd_adapters.adapters.storages.registry import STORAGES
 from keras_svd_adapters.models.sites.search import find_sites
 
 MODES = {
     "int8": ("int8", None),
     "int4": ("int4", Int4QuantizationConfig(block_size=None)),
     "int4 grouped": ("int4", Int4QuantizationConfig(block_size=8)),
+    "nf4": ("nf4", ksa.NF4Config(block_size=16)),
 }
-TOLERANCE = {"int8": 2e-2, "int4": 5e-2}
+TOLERANCE = {"int8": 2e-2, "int4": 5e-2, "nf4": 1e-5}
 FEW = ("tall", "btd,ndh->btnh")
 
 
@@ -26,7 +29,7 @@ def quantized(kernel, mode, dtype="float32"):
     if layer.bias is not None:
         layer.bias.assign(batch(layer.bias.shape, seed=6))
     how, config = MODES[mode]
-    layer.quantize(how, config=config)
+    STORAGES[how].store(layer, config)
     return layer, batch(shape)
 
 
@@ -50,7 +53,7 @@ def language_model(mode):
     model, floats = (models.gemma(num_layers=1, num_key_value_heads=1) for _ in range(2))
     floats.set_weights(model.get_weights())
     how, config = MODES[mode]
-    model.quantize(how, config=config)
+    ksa.quantize(model, how, config=config, verbose=0)
     for site, rounded_site in zip(find_sites(floats), find_sites(model), strict=True):
         if not site.host.is_lookup:
             site.layer.kernel.assign(base_kernel_value(rounded_site.layer))

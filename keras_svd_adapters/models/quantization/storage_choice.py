@@ -1,16 +1,16 @@
-"""How each kernel of a model is stored as integers, within a budget of bits."""
+"""How each kernel of a model is stored, within a budget of bits."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from math import ceil
-from numbers import Real
 from typing import Any, NamedTuple
 
 import keras
 import numpy as np
 
-from keras_svd_adapters.adapters.requantization import Rounded, grouped_config, quantized_kernel
+from keras_svd_adapters.adapters.storages.registry import STORAGES, quantized_kernel
+from keras_svd_adapters.adapters.storages.storage import Rounded
 from keras_svd_adapters.kernels.bit_allocation import allocate
 from keras_svd_adapters.models.sites.site import Site
 
@@ -18,69 +18,51 @@ from keras_svd_adapters.models.sites.site import Site
 GROUPS: dict[str, tuple[int | None, ...]] = {
     "int8": (None,),
     "int4": (-1, 128, 64, 32, 16),
+    "nf4": (256, 64, 32),
 }
 
 
-class Storage(NamedTuple):
-    """A mode of quantization, and its configuration in Keras; `None` is the default."""
+class StoredAs(NamedTuple):
+    """A mode of quantization, and its configuration; `None` is the default."""
 
     mode: str
     config: Any = None
 
+    def round(self, site: Site, matrix: np.ndarray) -> Rounded:
+        """Return the kernel of a site as it is stored with the values of a matrix."""
+        kernel = site.view.from_matrix(keras.ops.convert_to_tensor(matrix))
+        return quantized_kernel(site.layer, kernel, self.mode, self.config)
 
-def storages_of(modes: Sequence[str]) -> list[Storage]:
+    def name_of(self, rounded: Rounded) -> str:
+        """Return the mode, and the size of the groups of a kernel if there are any."""
+        groups = rounded.stored.get("g_idx")
+        size = getattr(self.config, "block_size", None)
+        size = size if groups is None else int((groups == 0).sum())
+        return self.mode + (f"/{size}" if size and size > 0 else "")
+
+    def store(self, target: Any) -> None:
+        """Store the kernel of a float layer, or all such kernels of a model."""
+        STORAGES[self.mode].store(target, self.config)
+
+
+def all_storages(modes: Sequence[str]) -> list[StoredAs]:
     """Return all ways to store a kernel in one of some modes."""
     found = []
     for mode in modes:
-        configs = [
-            None if size is None else grouped_config(mode, size)
-            for size in GROUPS.get(mode, (None,))
-        ]
+        sizes = GROUPS.get(mode, (None,))
+        configs = [None if size is None else STORAGES[mode].grouped(size) for size in sizes]
         if None in configs:  # also if this Keras has no groups
             configs = [None]
-        found += [Storage(mode, config) for config in configs]
+        found += [StoredAs(mode, config) for config in configs]
     return found
-
-
-def check_bits(mode: Any, config: Any, bits: float | None) -> list[str]:
-    """Return the modes to choose from; raise an error if the budget does not suit them."""
-    modes = [mode] if isinstance(mode, str) or not isinstance(mode, Sequence) else list(mode)
-    if bits is None:
-        if len(modes) != 1:
-            raise ValueError(
-                "Several modes need a budget, as in `bits=5.0`; else `mode` is one of them. "
-                f"Received: mode={mode!r}, bits=None"
-            )
-        return modes
-    if not modes or isinstance(bits, bool) or not isinstance(bits, Real) or bits <= 0:
-        raise ValueError(
-            "`bits` is a positive number, such as 4.5, for at least one mode. "
-            f"Received: mode={mode!r}, bits={bits!r}"
-        )
-    if config is not None:
-        raise ValueError(
-            "With a budget, each kernel gets its own configuration: leave `config` out, or `bits`. "
-            f"Received: bits={bits!r}, config={config!r}"
-        )
-    return modes
-
-
-def rounded_kernel(site: Site, storage: Storage, matrix: np.ndarray) -> Rounded:
-    """Return the kernel of a site as it is stored with the values of a matrix."""
-    kernel = site.view.from_matrix(keras.ops.convert_to_tensor(matrix))
-    return quantized_kernel(site.layer, kernel, storage.mode, storage.config)
-
-
-def _bytes(site: Site, storage: Storage) -> int:
-    return rounded_kernel(site, storage, site.matrix()).bytes
 
 
 def choose_storages(
     sites: Sequence[Site],
-    storages: Sequence[Storage],
+    storages: Sequence[StoredAs],
     bits: float,
-    error: Callable[[Site, Storage], float],
-) -> list[Storage]:
+    error: Callable[[Site, StoredAs], float],
+) -> list[StoredAs]:
     """Return how to store each kernel, so that the sum of their squared errors is smallest.
 
     Args:
@@ -92,7 +74,9 @@ def choose_storages(
     Raises:
         ValueError: If the smallest storage of each kernel exceeds the budget.
     """
-    sizes = np.array([[_bytes(site, storage) for storage in storages] for site in sites])
+    sizes = np.array(
+        [[each.round(site, site.matrix()).bytes for each in storages] for site in sites]
+    )
     values = sum(site.view.m * site.view.n for site in sites)
     least = 8 * sizes.min(axis=1).sum() / values
     if least > bits:

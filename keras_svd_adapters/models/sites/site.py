@@ -143,7 +143,7 @@ class Site:
 
     @property
     def dtype(self) -> str:
-        """Dtype of the kernel as the layer stores it, such as `"float32"` or `"int4"`."""
+        """Dtype of the kernel as the layer stores it, such as `"float32"` or `"nf4"`."""
         integers = mode_of(self.layer) if holds_integers(self.layer) else None
         return integers or str(base_kernel_variable(self.layer).dtype)
 

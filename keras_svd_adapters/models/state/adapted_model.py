@@ -34,6 +34,7 @@ from keras_svd_adapters.models.state.model_config import (
     restore_adapters,
     restore_freezing,
 )
+from keras_svd_adapters.models.state.stored_kernels import mark_stored
 from keras_svd_adapters.models.state.weighted_sets import describe_weights, restore_weights
 from keras_svd_adapters.runtime.model_lock import model_lock
 
@@ -99,6 +100,7 @@ def mark_adapted(model: keras.layers.Layer) -> None:
     """Include the adapters of a model in its configuration."""
     if isinstance(model, keras.Model) and not isinstance(model, AdaptedModel):
         store_of(model)
+        mark_stored(model)
         add_mixin(model, ModelInUse, serialized_as=f"{PACKAGE}>AdaptedModel")
         if hasattr(model, "generate_step"):
             object.__setattr__(model, "generate_step", generate_step_with_ids(model))

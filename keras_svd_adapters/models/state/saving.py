@@ -25,6 +25,7 @@ from keras_svd_adapters.adapters.carried import PREFIX, adapters_of
 from keras_svd_adapters.adapters.own_values import OwnValues, own_values, stored_values_in
 from keras_svd_adapters.models.sites.search import adapted_sites
 from keras_svd_adapters.models.state.adapted_model import mark_adapted, models_of
+from keras_svd_adapters.models.state.stored_kernels import mark_stored
 from keras_svd_adapters.runtime.host_values import to_host_exact
 from keras_svd_adapters.runtime.layer_attributes import walk
 from keras_svd_adapters.runtime.warnings import warn
@@ -61,12 +62,16 @@ def install_saving_hooks() -> None:
 
 
 def _rooted(save: Any) -> Any:
-    """Wrap a function that saves a whole model, so that the configuration includes the adapters."""
+    """Wrap a function that saves a whole model: the configuration includes its adapters.
+
+    It also includes the storage of its kernels.
+    """
 
     @wraps(save)
     def save_all(model: keras.Model, *args: Any, **kwargs: Any) -> Any:
         for root in models_of(adapted_sites(model)):
             mark_adapted(root)
+        mark_stored(model)
         return save(model, *args, **kwargs)
 
     return save_all

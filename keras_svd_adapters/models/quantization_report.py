@@ -1,4 +1,4 @@
-"""Report on the quantization errors of a model, and on what its adapters take away of them."""
+"""Report of the errors of quantized kernels."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ class Compensation(TableReport):
 
     Args:
         mode: Quantization mode of the kernels; several are joined by a comma.
-        name: Name of the adapter.
+        name: Name of the adapter; `None` without one.
         kernels: One `CompensatedKernel` per kernel.
         bits: Mean size of all these kernels, in bits for each of their values.
     """
 
     mode: str
-    name: str
+    name: str | None
     kernels: tuple[CompensatedKernel, ...]
     bits: float
 
@@ -54,8 +54,7 @@ class Compensation(TableReport):
             stored = ", ".join(sorted({k.storage for k in kernels}))
             rows.append((path, stored, f"{alone:.2%}", f"{error:.2%}"))
         head = ("kernel", "stored as", f"error of {self.mode}", "with the adapter")
-        notes = (
-            f"{self.name!r} is active; {self.bits:.2f} bits a value; "
-            "the largest errors of similar kernels"
-        )
-        return Table(head, rows, notes)
+        notes = f"{self.bits:.2f} bits a value; the largest errors of similar kernels"
+        if self.name is None:
+            return Table(head[:-1], [row[:-1] for row in rows], notes)
+        return Table(head, rows, f"{self.name!r} is active; {notes}")
