@@ -86,8 +86,7 @@ from keras_svd_adapters.methods.spectral.svft import SVFT
 from keras_svd_adapters.models.enable import enable
 from keras_svd_adapters.models.predict import generate, predict
 from keras_svd_adapters.models.prune import prune
-from keras_svd_adapters.models.quantization_report import Compensation
-from keras_svd_adapters.models.quantize import quantize
+from keras_svd_adapters.models.quantize import Compensation, quantize
 from keras_svd_adapters.models.routing.classification import classify
 from keras_svd_adapters.models.routing.prototypes import Prototypes
 from keras_svd_adapters.models.routing.x_lora import XLoRA
