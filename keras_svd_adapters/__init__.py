@@ -16,9 +16,8 @@ d=2)`; `ksa.layers` has all layers.
 Verbs, each with its own `help`:
 
 - before: `targets`, `plan`, `compare`, `spectrum`; `register_kernels` for your own layers;
-  `rank_by_depth` gives deeper layers other ranks
+  `rank_by_depth` gives deeper layers other ranks, and `prune` turns ranks off
 - adapt: `enable`, `set_adapter`, `disabled`, `delete_adapter`; `from_preset` loads and adapts
-- shrink: `prune` turns ranks off
 - train: Keras's `fit`; `find_learning_rate` suggests a learning rate before; `rules` gives an
   optimizer learning rates by array and more, and a `Schedule` acts between steps; `GaLore` and
   `Flora` are optimizers of whole kernels, `JaggedCosine` is a learning rate for restarts; `DropBP`
@@ -28,13 +27,11 @@ Verbs, each with its own `help`:
   `observe` passes data through the model, and `keep_layers` chooses layers by what it finds
 - one adapter per sample of a batch, or weights of several: `predict`, `generate`; `classify` and
   `Prototypes` choose it; `XLoRA` learns weights for each token
-- save: `save_adapter`, `load_adapter`; `svd_cache` stores the decompositions
-- quantized models: `enable` after `model.quantize`; `quantize` also stores kernels as NF4, and
-  compensates for the quantization error
+- save: `save_adapter`, `load_adapter`; for HF PEFT, `export_peft`, `import_peft`; `svd_cache`
+- quantized models: `quantize`, also to NF4; `export_nf4` and `import_nf4` of bitsandbytes' files
 - merge and convert: `merge`, `unmerge`, `to_lora`, `to_sparse`; `combine` makes one adapter of
   several, `search_blend` finds their weights, `extract_lora` makes one of the difference between
   two models, `transfer` carries one to another base, `compress` makes one with a smaller file
-- HF PEFT: `export_peft`, `import_peft`
 """
 
 from keras_svd_adapters.runtime import supported_keras  # noqa: F401
@@ -43,6 +40,7 @@ from keras_svd_adapters.runtime import supported_keras  # noqa: F401
 from keras_svd_adapters.adapters.layers.registry import register_kernels
 from keras_svd_adapters.adapters.storages.nf4 import NF4Config
 from keras_svd_adapters.files.archive import AdapterFileError
+from keras_svd_adapters.files.bitsandbytes import export_nf4, import_nf4
 from keras_svd_adapters.files.load import load_adapter
 from keras_svd_adapters.files.peft.exporting import export_peft
 from keras_svd_adapters.files.peft.importing import import_peft
@@ -213,11 +211,13 @@ __all__ = [
     "delete_adapter",
     "disabled",
     "enable",
+    "export_nf4",
     "export_peft",
     "extract_lora",
     "find_learning_rate",
     "from_preset",
     "generate",
+    "import_nf4",
     "import_peft",
     "keep_layers",
     "load_adapter",

@@ -108,7 +108,7 @@ def dequantize(stored: Mapping[str, Any], shape: tuple[int, int], dtype: str) ->
         dtype: Dtype of the result. Scales are computed in float32.
     """
     scale = ops.cast(_scale(stored), dtype)
-    pairs = ops.take(ops.convert_to_tensor(PAIRS, dtype), stored[CODES_OF_KERNEL], axis=0)
+    pairs = _take(ops.convert_to_tensor(PAIRS, dtype), stored[CODES_OF_KERNEL])
     blocks = ops.reshape(pairs, (scale.shape[0], -1)) * ops.reshape(scale, (-1, 1))
     values, count = ops.reshape(blocks, (-1,)), shape[0] * shape[1]
     return ops.reshape(values if values.shape[0] == count else values[:count], shape)
@@ -118,6 +118,11 @@ def _scale(stored: Mapping[str, Any]) -> Any:
     """Return the scales in float32."""
     if LARGEST not in stored:
         return stored[SCALE]
-    scale = ops.take(ops.convert_to_tensor(SCALE_CODES), stored[SCALE], axis=0)
+    scale = _take(ops.convert_to_tensor(SCALE_CODES), stored[SCALE])
     largest = ops.repeat(stored[LARGEST], GROUP)[: scale.shape[0]]
     return scale * largest + stored[MEAN]
+
+
+def _take(table: Any, codes: Any) -> Any:
+    """Return the rows of a table for bytes; TensorFlow takes no bytes as indices."""
+    return ops.take(table, ops.cast(codes, "int16"), axis=0)

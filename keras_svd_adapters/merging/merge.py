@@ -57,7 +57,7 @@ def merge(
         keep_base: Whether to keep a copy of the kernels on the host, so that
             `unmerge` can restore them. Integer kernels that become float
             kernels stay in memory together with the float kernels.
-        quantized: Treatment of kernels that are stored as int8 or int4.
+        quantized: Treatment of kernels that are stored as int8, int4 or NF4.
             `"float"` makes the adapted ones float kernels again: exact, and as
             large as before they were quantized. `"requantize"` rounds the sum
             to integers again. This loses about as much as the first

@@ -12,7 +12,8 @@ from cases import METHODS, adapted, build_layer, dense
 import keras_svd_adapters as ksa
 
 VERBS = """
-begin_task combine delete_adapter disabled enable export_peft extract_lora find_learning_rate
+begin_task combine delete_adapter disabled enable export_nf4 export_peft extract_lora import_nf4
+find_learning_rate
 from_preset generate import_peft keep_layers observe rank_by_depth rules
 load_adapter merge plan predict prune quantize register_kernels save_adapter search_blend
 set_adapter similarity spectrum status targets to_lora to_sparse transfer unmerge coefficients

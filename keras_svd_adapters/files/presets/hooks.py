@@ -19,6 +19,7 @@ from keras_svd_adapters.files.presets.saving import adapters_beside
 from keras_svd_adapters.models.sites.search import adapted_sites
 from keras_svd_adapters.models.state.adapted_model import AdaptedModel
 from keras_svd_adapters.models.state.freezing import trainable_as_at_first
+from keras_svd_adapters.models.state.stored_kernels import has_stored_kernels
 from keras_svd_adapters.models.state.weight_owners import without_own_values
 from keras_svd_adapters.runtime.keras_private.layers import all_layers
 from keras_svd_adapters.runtime.live_models import with_models_around
@@ -36,6 +37,11 @@ def keep_adapters_in_presets(cls: Any) -> None:
     ) -> None:
         if _saving.get():  # a task saves its backbone
             return save(self, preset_dir, *args, **kwargs)
+        if has_stored_kernels(self):
+            raise ValueError(
+                "A preset cannot hold NF4 kernels: `model.save` saves the whole model, and "
+                f"`save_adapter` its adapter. Received: save_to_preset({str(preset_dir)!r})"
+            )
         token = _saving.set(True)
         try:
             with adapters_beside(self, Path(preset_dir), include_basis), plain(self):
