@@ -11,6 +11,7 @@ import numpy as np
 
 from keras_svd_adapters.files.archive import AdapterFileError, Contents
 from keras_svd_adapters.files.fingerprints import distance, kernel_fingerprint, kernel_sample
+from keras_svd_adapters.kernels.calibrated import CALIBRATED
 from keras_svd_adapters.methods.method import Method
 from keras_svd_adapters.models.sites.search import sites_by_key
 from keras_svd_adapters.models.sites.site import Site
@@ -87,7 +88,7 @@ def _other_values(
     if ours["dtype"] != theirs["dtype"]:
         sample = contents.values[f"sites/{site.key}/sample_K"]
         far = distance(kernel_sample(matrix), sample)
-        rough = {"int4", "nf4"} & {ours["dtype"], theirs["dtype"]}
+        rough = {"int4", "nf4", *CALIBRATED} & {ours["dtype"], theirs["dtype"]}
         if far <= (SAME_BASE_INT4 if rough else SAME_BASE):
             dtypes.append((theirs["dtype"], ours["dtype"], far))
             return None

@@ -4,7 +4,8 @@
 
 LoftQ (Li et al. 2023, arXiv:2310.08659) rounds first and then fits. QPiSSA (Meng et al. 2024,
 arXiv:2404.02948) fits first, so its factors start at the largest triplets of the kernel itself.
-Both methods repeat these steps. Unlike HF PEFT, this code includes the scale `c`.
+Both methods repeat these steps. Unlike HF PEFT, this code includes the scale `c`. With weights of
+the error, the fit is that of `D1 (K - Q) D2`, divided by `D1` and `D2`: L2QER, and LQ-LoRA.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from keras_svd_adapters.kernels.low_rank_factors import balanced, relative_error
+from keras_svd_adapters.kernels.error_weights import PLAIN, ErrorWeights
+from keras_svd_adapters.kernels.low_rank_factors import balanced
 from keras_svd_adapters.kernels.svd.decomposition import decompose
 from keras_svd_adapters.methods.contract import Truncation
 
@@ -29,15 +31,16 @@ class Compensated(NamedTuple):
         A: Factor of shape `(m, r)`.
         B: Factor of shape `(r, n)`.
         kept: `(m, n)` matrix to round instead of the kernel.
-        alone: Norm of the error of rounding the kernel itself, relative to the
-            norm of the kernel.
-        error: Relative norm of the error of the rounded kernel and the factors
+        size: Weighted norm of the kernel.
+        alone: Weighted norm of the error of rounding the kernel itself.
+        error: Weighted norm of the error of the rounded kernel and the factors
             together.
     """
 
     A: np.ndarray
     B: np.ndarray
     kept: np.ndarray
+    size: float
     alone: float
     error: float
 
@@ -49,6 +52,7 @@ def fit_residual(
     scale: float,
     start: str,
     iterations: int,
+    weights: ErrorWeights = PLAIN,
 ) -> Compensated:
     """Fit factors that compensate for the quantization error of an `(m, n)` kernel.
 
@@ -58,21 +62,38 @@ def fit_residual(
         rank: Rank of the factors.
         scale: The factor `c` before their product.
         start: `"loftq"` or `"qpissa"`.
-        iterations: Number of times to round and fit.
+        iterations: Largest number of times to round and fit. The function stops
+            when the error no longer falls, and returns the best factors.
+        weights: How much each entry of the error counts.
     """
     plain = round_off(K)
+    size, alone = weights.size(K), weights.size(plain - K)
     kept, Q = K, plain if start == "loftq" else np.zeros_like(K)
+    best: Compensated | None = None
     for turn in range(iterations):
-        A, B = _best(K - Q, rank, scale)
-        if start == "qpissa" or turn + 1 < iterations:  # LoftQ ends with a fit
-            kept = K - scale * (A @ B)
+        A, B = _best(K - Q, rank, scale, weights)
+        taken = scale * (A @ B)
+        if start == "qpissa":
+            kept = K - taken
             Q = round_off(kept)
-    error = relative_error(Q + scale * (A @ B), K)
-    return Compensated(A, B, kept, relative_error(plain, K), error)
+        error = weights.size(Q + taken - K)
+        if best is not None and not error < best.error:
+            break
+        best = Compensated(A, B, kept, size, alone, error)
+        if start == "loftq" and turn + 1 < iterations:  # it ends with a fit
+            kept = K - taken
+            Q = round_off(kept)
+    assert best is not None
+    return best
 
 
-def _best(K: np.ndarray, rank: int, scale: float) -> tuple[np.ndarray, np.ndarray]:
-    """Return `A` and `B` of equal norm; `scale A B` is the nearest matrix of this rank."""
-    svd = decompose(K, Truncation(rank, OVERSAMPLING, seed=0)).part(slice(0, rank))
+def _best(
+    E: np.ndarray, rank: int, scale: float, weights: ErrorWeights
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return A and B of equal norm: `c A B` is nearest to E, weighted by rows and columns."""
+    weighted = weights.rows * E * weights.columns
+    svd = decompose(weighted, Truncation(rank, OVERSAMPLING, seed=0)).part(slice(0, rank))
     A, B = balanced(svd.U, svd.s / scale, svd.Vt)
-    return A.astype("float32"), B.astype("float32")
+    A, B = A / weights.rows, B / weights.columns
+    longer = np.sqrt(np.linalg.norm(A) / (np.linalg.norm(B) or 1.0)) or 1.0
+    return (A / longer).astype("float32"), (B * longer).astype("float32")

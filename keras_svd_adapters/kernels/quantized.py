@@ -7,15 +7,15 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_svd_adapters.kernels import nf4
+from keras_svd_adapters.kernels import calibrated, nf4
 from keras_svd_adapters.kernels.matrix_view import KernelView
 from keras_svd_adapters.runtime.keras_private.layers import direct_weights
 
 IN_KERAS = ("int8", "int4")
 MODES = (*IN_KERAS, "nf4")
 INTEGERS = ("kernel", nf4.CODES_OF_KERNEL)
-BESIDE_KERNEL = (nf4.SCALE, nf4.LARGEST, nf4.MEAN, "kernel_zero", "g_idx")
-STORED = (*INTEGERS, *BESIDE_KERNEL)
+BESIDE_KERNEL = tuple(dict.fromkeys((*calibrated.BESIDE, nf4.LARGEST, nf4.MEAN)))
+STORED = (*INTEGERS, *BESIDE_KERNEL, calibrated.ZERO_OF_EINSUM)
 ADAPTED = (keras.layers.Dense, keras.layers.EinsumDense)
 
 
@@ -32,7 +32,9 @@ def kernel_storage_of(layer: keras.layers.Layer) -> Any:
 
 def holds_integers(layer: keras.layers.Layer) -> bool:
     """Return whether a layer stores its kernel as integers and can carry an adapter."""
-    return mode_of(layer) in MODES and isinstance(layer, ADAPTED)
+    mode = mode_of(layer)
+    is_known = mode in MODES or calibrated.is_calibrated(layer, mode)
+    return is_known and isinstance(layer, ADAPTED)
 
 
 def stored_kernel(layer: keras.layers.Layer) -> keras.Variable:
@@ -50,7 +52,7 @@ def kernel_shape(layer: keras.layers.Layer) -> tuple[int, ...]:
     if (storage := kernel_storage_of(layer)) is not None:
         return storage.view.shape
     stored = tuple(stored_kernel(layer).shape)
-    if mode_of(layer) != "int4":
+    if mode_of(layer) == "int8":
         return stored
     inputs = layer.get_build_config()["input_shape"]
     if not isinstance(layer, keras.layers.EinsumDense):
@@ -83,6 +85,8 @@ def dequantized(layer: Any) -> Any:
     """
     if kernel_storage_of(layer) is not None:
         return layer.dequantized("float32")
+    if mode_of(layer) in calibrated.CALIBRATED:
+        return calibrated.dequantized(layer, kernel_shape(layer))
     shape, integers = kernel_shape(layer), ops.convert_to_tensor(layer.kernel)
     if tuple(integers.shape) != shape:  # Keras 3.11 does not unpack int4
         axis = [a != b for a, b in zip(integers.shape, shape)].index(True)
@@ -130,4 +134,7 @@ def obstacle_of_quantization(layer: keras.layers.Layer) -> str | None:
         return f"it is quantized ({mode}); only quantized Dense and EinsumDense can be adapted"
     if mode == "float8":
         return "it is quantized (float8), whose scales train with the kernel; adapt the float model"
-    return f"it is quantized ({mode}), which keeps no float kernel; adapt the float model, or int4"
+    return (
+        f"it is quantized ({mode}), but not calibrated, or by another version of Keras; "
+        "`model.quantize` with data calibrates it; or adapt the float model"
+    )

@@ -8,6 +8,7 @@ from keras import ops
 from keras_svd_adapters.adapters.carried import adapters_of
 from keras_svd_adapters.adapters.layer_kinds import base_kernel_variable
 from keras_svd_adapters.adapters.refusals import refuse_without_delta
+from keras_svd_adapters.kernels.calibrated import CALIBRATED
 from keras_svd_adapters.kernels.quantized import holds_integers
 from keras_svd_adapters.models.sites.site import Site
 from keras_svd_adapters.runtime.keras_private.layers import all_layers, direct_weights
@@ -59,6 +60,12 @@ def _check(site: Site, holders: dict[int, list[keras.layers.Layer]], quantized: 
             "float kernels, `quantized='requantize'` rounds them to integers again and reports "
             "what that loses; or load the adapter's file onto the float model and merge there. "
             f"Received: a kernel in {site.dtype}, `{site.path}`, quantized=None"
+        )
+    if site.dtype in CALIBRATED and quantized == "requantize":
+        raise ValueError(
+            f"{site.dtype} rounds with data that `merge` does not have: use `quantized='float'`, "
+            "or load the adapter's file onto the float model, merge, and quantize that. Received: "
+            f"`{site.path}`, quantized='requantize'"
         )
     others = [x.path for x in holders[id(base_kernel_variable(site.layer))] if x is not site.owner]
     if others:

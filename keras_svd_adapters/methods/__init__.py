@@ -26,6 +26,7 @@ from keras_svd_adapters.methods.low_rank.lora import LoRA
 from keras_svd_adapters.methods.low_rank.milora import MiLoRA
 from keras_svd_adapters.methods.low_rank.online_lora import OnlineLoRA
 from keras_svd_adapters.methods.low_rank.pissa import PiSSA
+from keras_svd_adapters.methods.low_rank.qa_lora import QALoRA
 from keras_svd_adapters.methods.low_rank.restarted_lora import RestartedLoRA
 from keras_svd_adapters.methods.low_rank.task_lora import TaskLoRA
 from keras_svd_adapters.methods.method import Method
@@ -120,6 +121,7 @@ __all__ = [
     "PSOFT",
     "PiSSA",
     "PrefixTuning",
+    "QALoRA",
     "RoseLoRA",
     "RandLoRA",
     "RestartedLoRA",

@@ -2,27 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import keras
-import numpy as np
 
 from keras_svd_adapters.adapters.attachment import attach
 from keras_svd_adapters.adapters.layer_kinds import base_kernel_variable
 from keras_svd_adapters.adapters.storages.nf4 import is_storable
-from keras_svd_adapters.adapters.storages.registry import STORAGES, quantized_kernel
+from keras_svd_adapters.kernels.error_weights import PLAIN
 from keras_svd_adapters.kernels.low_rank_factors import relative_error
-from keras_svd_adapters.kernels.quantization_error import STARTS, Compensated, fit_residual
-from keras_svd_adapters.kernels.quantized import ADAPTED, holds_integers, mode_of
+from keras_svd_adapters.kernels.quantized import ADAPTED, holds_integers
 from keras_svd_adapters.methods.low_rank.lora import LoRA
 from keras_svd_adapters.models.assignment import check_methods, check_name, choose_methods
 from keras_svd_adapters.models.attaching import detach_on_error
+from keras_svd_adapters.models.quantization.request import check_float_model, check_request
+from keras_svd_adapters.models.quantization.residual_fit import (
+    Fitted,
+    fit_factors,
+    weights_of,
+)
+from keras_svd_adapters.models.quantization.storage_choice import (
+    StoredAs,
+    all_storages,
+    choose_storages,
+)
 from keras_svd_adapters.models.quantization_report import CompensatedKernel, Compensation
 from keras_svd_adapters.models.refresh import train_and_sync
 from keras_svd_adapters.models.sites.patterns import Targets
-from keras_svd_adapters.models.sites.search import adapted_sites, find_sites
+from keras_svd_adapters.models.sites.search import find_sites
 from keras_svd_adapters.models.sites.site import Site
 from keras_svd_adapters.models.state.changes import changes_model, update_functions
 from keras_svd_adapters.models.state.stored_kernels import mark_around
@@ -33,7 +42,7 @@ from keras_svd_adapters.runtime.progress import KernelProgress
 @changes_model
 def quantize(
     model: keras.Model,
-    mode: str,
+    mode: str | Sequence[str],
     method: LoRA | None = None,
     start: str = "loftq",
     iterations: int = 1,
@@ -42,6 +51,9 @@ def quantize(
     exclude: Targets = None,
     name: str = "default",
     verbose: int | str = "auto",
+    calibrate: Any = None,
+    error_weights: str | None = None,
+    bits: float | None = None,
 ) -> Compensation:
     """Quantize a float model, and add LoRA adapters that compensate for the quantization error.
 
@@ -52,30 +64,44 @@ def quantize(
         model: A built float model without adapters.
         mode: `"int8"` or `"int4"`, which Keras stores, or `"nf4"`, which this
             package stores: 4.13 bits per value, and products in the compute dtype.
-            `"nf4"` leaves embeddings as they are.
+            `"nf4"` leaves embeddings as they are. With `bits`, a list of these.
         method: A `LoRA`; a larger rank compensates for more of the error. `None` for
             no adapter.
         start: `"loftq"` quantizes a kernel and fits the error. `"qpissa"` first
             takes the largest singular triplets out of the kernel: these train,
             and the rest is quantized.
-        iterations: How often to quantize and fit. With LoftQ and 1, the quantized
-            kernels are those of `model.quantize`. Otherwise they differ and
-            belong to this adapter: save the whole model.
+        iterations: How often to quantize and fit, at most: each kernel stops when
+            its error no longer falls, and keeps the best. With LoftQ and 1, the
+            quantized kernels are those of `model.quantize`. Otherwise they
+            differ and belong to this adapter: save the whole model.
         config: As in `model.quantize`, such as a
             `keras.quantizers.Int4QuantizationConfig(block_size=64)`; for `"nf4"`, an
             `NF4Config`.
         targets: Which kernels to adapt, as in `enable`. All kernels of the model
-            are quantized.
+            are quantized; with `bits`, only these.
         exclude: Which of these kernels to leave out.
         name: Name of the adapter.
         verbose: As in `enable`.
+        calibrate: Data for `error_weights`, as in `enable`, which passes the float
+            model once.
+        error_weights: Which entries of the error count more. `"inputs"` weighs
+            each row by the mean size of its input (L2QER). `"fisher"` weighs each
+            entry by the mean of its squared gradients (LQ-LoRA); it needs targets
+            and a compiled model, and `16 m n` bytes of host memory per kernel.
+            `None` weighs all alike.
+        bits: Budget of the quantized kernels, in bits for each value on average,
+            scales and zero points included, such as 4.5. Each kernel then gets
+            the mode and the size of its groups, so that the sum of squared
+            errors, as weighted, is smallest (LQ-LoRA). Each possibility is fitted
+            first, which takes several times as long.
 
     Returns:
         A `Compensation` with the errors; print it.
 
     Raises:
         ValueError: If the model is adapted or quantized, if a kernel cannot be
-            quantized in this mode, or if an argument is invalid. The model is
+            quantized in this mode, if data is missing or does not suit, if the
+            budget is too small, or if an argument is invalid. The model is
             left unchanged. (If Keras fails while it quantizes, for example for
             lack of memory, some layers are quantized already: load the model
             again.)
@@ -98,12 +124,15 @@ def quantize(
         - [Dettmers et al., 2023](https://arxiv.org/abs/2305.14314)
         - [Li et al., 2023](https://arxiv.org/abs/2310.08659)
         - [Meng et al., 2024](https://arxiv.org/abs/2404.02948)
+        - [Zhang et al., 2024 (LQER)](https://arxiv.org/abs/2402.02446)
+        - [Guo et al., 2023 (LQ-LoRA)](https://arxiv.org/abs/2311.12023)
     """
-    _check(mode, method, start, iterations, config)
+    fit_as = (start, iterations, config, calibrate, error_weights, bits)
+    modes = check_request(mode, method, *fit_as)
     check_name(name)
-    _check_model(model)
+    check_float_model(model)
     if method is None:
-        return _quantize_only(model, mode, config, targets, exclude, verbose)
+        return _quantize_only(model, StoredAs(modes[0], config), targets, exclude, verbose)
     chosen = choose_methods(model, method, targets, exclude)
     check_methods(chosen, name)
     for site, _ in chosen:
@@ -113,22 +142,42 @@ def quantize(
                 f"this one out with `exclude`. Received: `{site.path}`, {site.kind}"
             )
     sites = [site for site, _ in chosen]
-    found = {}
-    with KernelProgress([site.view.m * site.view.n for site in sites], verbose) as progress:
-        for site in sites:
-            found[site.key] = _compensate(site, method, mode, config, start, iterations)
+    weights = weights_of(model, sites, error_weights, calibrate, verbose)
+    storages = [StoredAs(modes[0], config)] if bits is None else all_storages(modes)
+    work = [site.view.m * site.view.n for site in sites]
+    with KernelProgress(work if bits is None else work * (len(storages) + 1), verbose) as progress:
+
+        def fit(site: Site, storage: StoredAs) -> Fitted:
+            weighted = weights.get(site.key, PLAIN)
+            fitted = fit_factors(site, storage, method, start, iterations, weighted)
             progress.step(site.path)
-    replaced = sites if start == "qpissa" or iterations > 1 else []
-    with _replaced(replaced, found):
-        STORAGES[mode].store(model, config)
+            return fitted
+
+        stored = storages * len(sites)
+        if bits is not None:
+            stored = choose_storages(
+                sites, storages, bits, lambda *which: fit(*which).factors.error
+            )
+        found = {s.key: fit(s, storage) for s, storage in zip(sites, stored, strict=True)}
+    with _replaced(sites if start == "qpissa" or iterations > 1 else [], found):
+        targeted = [(model, storages[0])]
+        if bits is not None:
+            targeted = [(site.layer, found[site.key].stored_as) for site in sites]
+        for target, storage in targeted:
+            storage.store(target)
     mark_around(model)
     _attach(model, method, name, found)
-    kernels = (CompensatedKernel(s.path, found[s.key].alone, found[s.key].error) for s in sites)
-    return Compensation(mode, name, tuple(kernels))
+    return _report(name, [found[site.key].as_row(site) for site in sites], work)
+
+
+def _report(name: str | None, kernels: list[CompensatedKernel], sizes: list[int]) -> Compensation:
+    modes = ", ".join(dict.fromkeys(kernel.storage.split("/")[0] for kernel in kernels))
+    total = sum(kernel.bits * size for kernel, size in zip(kernels, sizes, strict=True))
+    return Compensation(modes, name, tuple(kernels), total / (sum(sizes) or 1))
 
 
 def _quantize_only(
-    model: keras.Model, mode: str, config: Any, targets: Any, exclude: Any, verbose: int | str
+    model: keras.Model, storage: StoredAs, targets: Any, exclude: Any, verbose: int | str
 ) -> Compensation:
     if targets is not None or exclude is not None:
         raise ValueError(
@@ -137,89 +186,39 @@ def _quantize_only(
             f"targets={targets!r}, exclude={exclude!r}"
         )
     sites = [site for site in find_sites(model) if is_storable(site.layer)]
-    kernels = []
-    with KernelProgress([site.view.m * site.view.n for site in sites], verbose) as progress:
-        for site in sites:
-            error = relative_error(_round_off(site, mode, config)(site.matrix()), site.matrix())
-            kernels.append(CompensatedKernel(site.path, error, error))
+    kernels, work = [], [site.view.m * site.view.n for site in sites]
+    with KernelProgress(work, verbose) as progress:
+        for site, size in zip(sites, work, strict=True):
+            rounded = storage.round(site, site.matrix())
+            error = relative_error(site.view.to_matrix(rounded.floats), site.matrix())
+            bits, name = 8 * rounded.bytes / size, storage.name_of(rounded)
+            kernels.append(CompensatedKernel(site.path, error, error, name, bits))
             progress.step(site.path)
-    STORAGES[mode].store(model, config)
+    storage.store(model)
     mark_around(model)
     update_functions(model)
-    return Compensation(mode, None, tuple(kernels))
-
-
-def _check(mode: str, method: LoRA | None, start: str, iterations: int, config: Any) -> None:
-    if mode not in STORAGES:
-        raise ValueError(f"`mode` is one of {tuple(STORAGES)}. Received: mode={mode!r}")
-    STORAGES[mode].check(config)
-    if method is not None and type(method) is not LoRA:
-        raise ValueError(
-            "Only LoRA can compensate for the quantization error: use `LoRA(rank=16)`. For "
-            "another method, call `quantize(model, mode)`, then `enable`. Received: "
-            f"method={method!r}"
-        )
-    if method is not None and method.start != "kaiming":
-        raise ValueError(
-            "The factors start at the quantization error: leave `start` of the method out. "
-            f"Received: method={method!r}"
-        )
-    if start not in STARTS:
-        raise ValueError(f"`start` is one of {STARTS}. Received: start={start!r}")
-    if type(iterations) is not int or iterations < 1:
-        raise ValueError(f"`iterations` is a positive integer. Received: iterations={iterations!r}")
-
-
-def _check_model(model: keras.layers.Layer) -> None:
-    for site in adapted_sites(model):
-        raise ValueError(
-            "The model has adapters, and `quantize` adds the first one. Remove them with "
-            f"`delete_adapter`, or `merge` them. Received: an adapter on `{site.path}`"
-        )
-    for site in find_sites(model):
-        if mode_of(site.owner) is not None:
-            raise ValueError(
-                "The model is already quantized, so its quantization error is no longer known: "
-                f"pass the float model, or call `enable` on this one. Received: `{site.path}` in "
-                f"{mode_of(site.owner)}"
-            )
-
-
-def _compensate(
-    site: Site, method: LoRA, mode: str, config: Any, start: str, iterations: int
-) -> Compensated:
-    round_off = _round_off(site, mode, config)
-    return fit_residual(site.matrix(), round_off, method.rank, method.scale, start, iterations)
-
-
-def _round_off(site: Site, mode: str, config: Any) -> Callable[[np.ndarray], np.ndarray]:
-    """Return a function that rounds the matrix of a kernel as a mode stores it."""
-
-    def round_off(matrix: np.ndarray) -> np.ndarray:
-        kernel = site.view.from_matrix(keras.ops.convert_to_tensor(matrix))
-        return site.view.to_matrix(quantized_kernel(site.layer, kernel, mode, config).floats)
-
-    return round_off
+    return _report(None, kernels, work)
 
 
 @contextmanager
-def _replaced(sites: list[Site], found: dict[str, Compensated]) -> Iterator[None]:
+def _replaced(sites: list[Site], found: dict[str, Fitted]) -> Iterator[None]:
     """Context manager: replace kernels by the matrices to quantize; restore them on an error.
 
     Without an error, quantization removes the float kernels.
     """
     with restore_values_on_error([base_kernel_variable(site.layer) for site in sites]):
         for site in sites:
-            kept = keras.ops.convert_to_tensor(found[site.key].kept)
+            kept = keras.ops.convert_to_tensor(found[site.key].factors.kept)
             base_kernel_variable(site.layer).assign(site.view.from_matrix(kept))
         yield
 
 
-def _attach(model: keras.Model, method: LoRA, name: str, found: dict[str, Compensated]) -> None:
+def _attach(model: keras.Model, method: LoRA, name: str, found: dict[str, Fitted]) -> None:
     sites = [site for site in find_sites(model) if site.key in found]
     assert all(holds_integers(site.layer) for site in sites)
     with detach_on_error(model, [(site, method) for site in sites], name):
         for site in sites:
-            values = {"lora_a": found[site.key].A, "lora_b": found[site.key].B}
+            factors = found[site.key].factors
+            values = {"lora_a": factors.A, "lora_b": factors.B}
             attach(site.layer, name, site.new_adapter(method, site.form(method), name, values))
         train_and_sync(model, name, [])

@@ -17,6 +17,7 @@ EXACT = {
     "vera": (ksa.VeRA(rank=4), 4),
     "loha": (ksa.methods.LoHa(rank=2), 4),
     "melora": (ksa.methods.MELoRA(rank=2, groups=2), 4),
+    "qa_lora": (ksa.methods.QALoRA(rank=3, alpha=6, group=4), 3),
     "spectral_adapter_a": (ksa.methods.SpectralAdapterA(rank=3), 6),
     "dylora": (ksa.methods.DyLoRA(rank=4, alpha=6), 4),
     "autolora": (ksa.methods.AutoLoRA(rank=4), 4),
@@ -69,7 +70,7 @@ def test_no_lora_is_exactly_that(method):
             "SparseAdapter",
             "TaskLoRA",
         ),
-        *("OnlineLoRA", "PRILoRA", "VeRA"),
+        *("OnlineLoRA", "PRILoRA", "QALoRA", "VeRA"),
     }
     assert [w.path for w in model.weights] == before
 

@@ -8,6 +8,7 @@ import pytest
 from cases import batch, combinations, numpy, shake
 from quantized_layers import (
     FEW,
+    IN_LAYERS,
     MODES,
     TOLERANCE,
     dequantized,
@@ -26,7 +27,9 @@ backend_free = pytest.mark.backend_free("whole models of layers that each backen
 
 
 @pytest.mark.parametrize(
-    ("method", "kernel", "mode"), combinations([ksa.DoRA(rank=2), ksa.SVF()], FEW, MODES), ids=str
+    ("method", "kernel", "mode"),
+    combinations([ksa.DoRA(rank=2), ksa.SVF()], FEW, IN_LAYERS),
+    ids=str,
 )
 def test_integers_merge_to_floats(method, kernel, mode):
     layer, x = quantized(kernel, mode)

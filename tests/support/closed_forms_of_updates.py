@@ -70,6 +70,12 @@ def melora(K, method, v):
 
 
 @differentiated
+def qa_lora(K, method, v):
+    rows = [v["lora_a"][i // method.group] / method.group for i in range(len(K))]
+    return K + scale(method) * np.stack(rows) @ v["lora_b"]
+
+
+@differentiated
 def loha(K, method, v):
     first, second = v["loha_a1"] @ v["loha_b1"], v["loha_a2"] @ v["loha_b2"]
     return K + scale(method) * first * second

@@ -72,6 +72,7 @@ METHODS = {
     "aflora": MethodCase(methods.AFLoRA(rank=3), sparse.aflora),
     "flora": MethodCase(methods.FLoRA(rank_in=3, rank_out=2, scale=2.0), updates.flora),
     "melora": MethodCase(methods.MELoRA(rank=2, groups=2, alpha=3), updates.melora),
+    "qa_lora": MethodCase(methods.QALoRA(rank=3, alpha=6, group=2), updates.qa_lora),
     "loha": MethodCase(methods.LoHa(rank=3, alpha=6), updates.loha),
     "abba": MethodCase(methods.ABBA(rank1=3, rank2=2, alpha1=1.5, alpha2=1.0), updates.abba),
     "miss": MethodCase(methods.MiSS(rank=3), updates.miss),

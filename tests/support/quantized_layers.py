@@ -9,6 +9,7 @@ from keras.quantizers import Int4QuantizationConfig
 import keras_svd_adapters as ksa
 from keras_svd_adapters.adapters.layer_kinds import base_kernel_value
 from keras_svd_adapters.adapters.storages.registry import STORAGES
+from keras_svd_adapters.kernels.quantized import stored_weights
 from keras_svd_adapters.models.sites.search import find_sites
 
 MODES = {
@@ -17,7 +18,8 @@ MODES = {
     "int4 grouped": ("int4", Int4QuantizationConfig(block_size=8)),
     "nf4": ("nf4", ksa.NF4Config(block_size=16)),
 }
-TOLERANCE = {"int8": 2e-2, "int4": 5e-2, "nf4": 1e-5}
+IN_LAYERS = {**MODES, "gptq": ("gptq", None), "awq": ("awq", None)}  # calibrated one by one
+TOLERANCE = {"int8": 2e-2, "int4": 5e-2, "nf4": 1e-5, "gptq": 1e-5, "awq": 1e-5}
 FEW = ("tall", "btd,ndh->btnh")
 
 
@@ -28,9 +30,30 @@ def quantized(kernel, mode, dtype="float32"):
     layer.kernel.assign(batch(layer.kernel.shape, seed=5))
     if layer.bias is not None:
         layer.bias.assign(batch(layer.bias.shape, seed=6))
-    how, config = MODES[mode]
-    STORAGES[how].store(layer, config)
+    how, config = IN_LAYERS[mode]
+    if how in STORAGES:
+        STORAGES[how].store(layer, config)
+    else:
+        calibrate(layer, how)
     return layer, batch(shape)
+
+
+def calibrate(layer, mode):
+    """Give a layer random integers, as Keras's GPTQ and AWQ do after a pass of data."""
+    what = {"dataset": [0], "tokenizer": len, "group_size": 8}
+    kinds = {"gptq": keras.quantizers.GPTQConfig, "awq": keras.quantizers.AWQConfig}
+    layer.quantize(mode, config=kinds[mode](**what))
+    rng = np.random.default_rng(7)
+    stored = stored_weights(layer)
+    zero = stored.pop("kernel_zero" if "kernel_zero" in stored else "zero_point")
+    integers, groups = layer.quantized_kernel, stored["g_idx"]
+    integers.assign(rng.integers(0, 256, integers.shape))
+    zero.assign(rng.integers(5, 11, zero.shape))
+    groups.assign(rng.permutation(np.arange(groups.shape[0]) // 8))
+    for name in {"kernel_scale", "awq_scales"} & stored.keys():
+        stored[name].assign(rng.uniform(0.05, 0.2, stored[name].shape))
+    del layer._kernel
+    setattr(layer, f"is_{mode}_calibrated", True)
 
 
 def dequantized(kernel, layer):

@@ -13,7 +13,7 @@ from keras import ops
 from keras_svd_adapters.adapters.layer_kinds import base_kernel_value
 from keras_svd_adapters.adapters.storages.storage import Rounded, Storage
 from keras_svd_adapters.kernels.float_kernel import make_float
-from keras_svd_adapters.kernels.quantized import float_policy, mode_of, stored_weights
+from keras_svd_adapters.kernels.quantized import float_policy, stored_weights
 from keras_svd_adapters.runtime.host_values import to_host_exact
 
 
@@ -47,13 +47,16 @@ class KerasIntegers(Storage):
         configurations since 3.13, and int4 in groups since 3.14.
         """
         config = getattr(layer, "quantization_config", None)
-        known: Any = getattr(keras.quantizers, "Int4QuantizationConfig", None)
-        has_groups = known is not None and "block_size" in signature(known).parameters
-        if config is not None or mode_of(layer) != "int4" or not has_groups:
+        if config is not None:
             return config
         groups = stored_weights(layer).get("g_idx")
-        block = None if groups is None else int(np.sum(ops.convert_to_numpy(groups) == 0))
-        return known(block_size=block)
+        size = -1 if groups is None else int(np.sum(ops.convert_to_numpy(groups) == 0))
+        return self.grouped(size)
+
+    def grouped(self, size: int) -> Any:
+        known: Any = getattr(keras.quantizers, "Int4QuantizationConfig", None)
+        has_groups = known is not None and "block_size" in signature(known).parameters
+        return known(block_size=size) if self.mode == "int4" and has_groups else None
 
     def make_float(self, layer: keras.layers.Layer, kernel: Any, policy: Any) -> Callable[[], None]:
         return make_float(layer, kernel, policy)

@@ -91,6 +91,9 @@ class NF4(Storage):
     def config_of(self, layer: keras.layers.Layer) -> Any:
         return kernel_storage_of(layer).config
 
+    def grouped(self, size: int) -> Any:
+        return NF4Config(block_size=size)
+
     def make_float(self, layer: keras.layers.Layer, kernel: Any, policy: Any) -> Callable[[], None]:
         stored, was = kernel_storage_of(layer), layer.dtype_policy
         take_back = make_float(layer, kernel, policy)

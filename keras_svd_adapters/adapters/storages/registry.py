@@ -10,16 +10,19 @@ import keras
 from keras_svd_adapters.adapters.storages.keras_integers import KerasIntegers
 from keras_svd_adapters.adapters.storages.nf4 import NF4
 from keras_svd_adapters.adapters.storages.storage import Rounded, Storage
+from keras_svd_adapters.kernels.calibrated import CALIBRATED
 from keras_svd_adapters.kernels.quantized import mode_of
 
 STORAGES: dict[str, Storage] = {
     storage.mode: storage for storage in (KerasIntegers("int8"), KerasIntegers("int4"), NF4("nf4"))
 }
 
+CALIBRATED_BY_KERAS: dict[str, Storage] = {mode: KerasIntegers(mode) for mode in CALIBRATED}
+
 
 def storage_of(layer: keras.layers.Layer) -> Storage:
     """Return the storage of a quantized layer."""
-    return STORAGES[str(mode_of(layer))]
+    return (STORAGES | CALIBRATED_BY_KERAS)[str(mode_of(layer))]
 
 
 def quantized_kernel(

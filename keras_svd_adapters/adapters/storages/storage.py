@@ -21,6 +21,11 @@ class Rounded(NamedTuple):
     stored: dict[str, np.ndarray]
     floats: np.ndarray
 
+    @property
+    def bytes(self) -> int:
+        """The size of all stored weights."""
+        return sum(values.nbytes for values in self.stored.values())
+
 
 class Storage(ABC):
     """A way to store the kernel of a Dense or EinsumDense in fewer bits.
@@ -53,6 +58,14 @@ class Storage(ABC):
     @abstractmethod
     def config_of(self, layer: keras.layers.Layer) -> Any:
         """Return the configuration of a layer with this storage."""
+
+    @abstractmethod
+    def grouped(self, size: int) -> Any:
+        """Return the configuration for groups of a size; `None` if there are no groups.
+
+        Args:
+            size: Number of values with one scale; -1 for all inputs of an output.
+        """
 
     @abstractmethod
     def make_float(self, layer: keras.layers.Layer, kernel: Any, policy: Any) -> Callable[[], None]:

@@ -85,9 +85,9 @@ def refresh_torch_parameters(model: keras.layers.Layer) -> None:
         layer._track_variables()
 
 
-def replace_kernel(layer: Any, kernel: keras.Variable, quantized: bool) -> keras.Variable:
+def replace_kernel(layer: Any, kernel: Any, quantized: bool) -> Any:
     """Replace the kernel of an unlocked layer, before the bias if it trains; return the old one."""
-    before = layer._kernel
+    before = vars(layer).setdefault("_kernel", None)  # GPTQ and AWQ have none
     del layer._kernel
     layer._kernel, layer._is_quantized = kernel, quantized
     layer._trainable_variables.sort(key=lambda weight: weight is not kernel)
