@@ -28,7 +28,7 @@ Verbs, each with its own `help`:
 - inspect: `status`, `coefficients`, `similarity`, and `AdapterHealth` as a callback of `fit`;
   `observe` passes data through the model, and `keep_layers` chooses layers by what it finds
 - one adapter per sample of a batch, or weights of several: `predict`, `generate`; `classify` and
-  `Prototypes` choose it; `XLoRA` learns weights for each token
+  `Prototypes` choose it; `XLoRA` learns weights for each token; `AdapterPool` serves thousands
 - save: `save_adapter`, `load_adapter`; `svd_cache` stores the decompositions
 - quantized models: `enable` after `model.quantize`; `quantize` compensates for the quantization
   error
@@ -47,6 +47,7 @@ from keras_svd_adapters.files.archive import AdapterFileError
 from keras_svd_adapters.files.load import load_adapter
 from keras_svd_adapters.files.peft.exporting import export_peft
 from keras_svd_adapters.files.peft.importing import import_peft
+from keras_svd_adapters.files.pool.adapter_pool import AdapterPool
 from keras_svd_adapters.files.presets.from_preset import from_preset
 from keras_svd_adapters.files.save import save_adapter
 from keras_svd_adapters.keras_hub import install_backbone_methods
@@ -145,6 +146,7 @@ __all__ = [
     "AdaLoRASchedule",
     "AdapterFileError",
     "AdapterHealth",
+    "AdapterPool",
     "AllocatingLoRASchedule",
     "Alternate",
     "Approximation",

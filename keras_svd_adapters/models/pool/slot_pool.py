@@ -1,0 +1,175 @@
+"""Slots for the adapters of a pool on the kernels of a model, and their rows in host memory."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_svd_adapters.adapters.adapter import Adapter
+from keras_svd_adapters.adapters.attachment import activate, activation_of
+from keras_svd_adapters.adapters.carried import adapters_of
+from keras_svd_adapters.adapters.pooled.pooled_adapters import PooledKernel
+from keras_svd_adapters.adapters.pooled.slot_arrays import (
+    Part,
+    Row,
+    SlotArrays,
+    give_slots,
+    slots_of,
+)
+from keras_svd_adapters.methods.method import Method
+from keras_svd_adapters.models.assignment import Chosen, check_methods, check_name
+from keras_svd_adapters.models.attaching import attach_all, detach_on_error, start_adapter
+from keras_svd_adapters.models.decompositions import Found
+from keras_svd_adapters.models.pool.residency import Residency
+from keras_svd_adapters.models.refresh import sync_model
+from keras_svd_adapters.models.sites.search import adapted_sites
+from keras_svd_adapters.models.sites.site import Site
+from keras_svd_adapters.models.state.array_sharing import Shared, shared_arrays_for
+from keras_svd_adapters.models.state.changes import changing
+from keras_svd_adapters.runtime.host_values import to_host_exact
+
+Arrays = Mapping[str, np.ndarray]  # the arrays of an adapter on one kernel, in float32
+
+
+class SlotPool:
+    """Base class of the public pool: its slots, without what it takes adapters from.
+
+    Args:
+        model: The model.
+        chosen: The kernels with their methods.
+        slots: Number of slots.
+        name: Name of the pool's adapter on the kernels.
+        verbose: As in `enable`.
+    """
+
+    def __init__(
+        self, model: keras.Model, chosen: Chosen, slots: int, name: str, verbose: int | str
+    ):
+        self.model, self.name = model, name
+        self.rows: dict[str, Row] = {}
+        self.residency = Residency(slots)
+        self.sites = {site.key: site for site, _ in chosen}
+        self.kernels: dict[str, PooledKernel] = {}
+        self.plain: dict[str, dict[str, np.ndarray]] = {}
+        before = [(site.layer, activation_of(site.layer)) for site, _ in chosen]
+        shared = shared_arrays_for(model, chosen)
+        with changing(model), detach_on_error(model, chosen, name):
+            attach_all(chosen, name, verbose, shared, partial(_start, name=name))
+            for layer, active in before:
+                activate(layer, *active)
+            self.plain = {key: self.coefficients(key, {}) for key in self.sites}
+            sizes = self._lay_out()
+            self.slots = SlotArrays(slots + 1, sizes, self)
+            for key in self.sites:
+                give_slots(self.adapter(key), self.slots)
+            self._by_adapter = {id(self.adapter(key)): self.kernels[key] for key in self.sites}
+            self.slots.assign(slots, plain := self.row({}))
+            self._row_bytes = sum(array.nbytes for array in plain.values())
+            sync_model(model)
+
+    def adapter(self, key: str) -> Adapter:
+        """Return the pool's adapter of a kernel, which has what all adapters of the pool share."""
+        return adapters_of(self.sites[key].layer)[self.name]
+
+    def kernel_of(self, adapter: Adapter | None) -> PooledKernel | None:
+        """Return the pool's part of the kernel of an adapter, if the adapter is the pool's."""
+        return self._by_adapter.get(id(adapter))
+
+    def coefficients(self, key: str, arrays: Arrays) -> dict[str, np.ndarray]:
+        """Return what the method of a kernel reads of an adapter, in the compute dtype.
+
+        Without arrays, the adapter changes nothing.
+        """
+        adapter = self.adapter(key)
+        if not arrays and not adapter.method.starts_at_base:
+            arrays = {k: np.zeros(v.shape, "float32") for k, v in adapter.trained.items()}
+        given = {name: ops.convert_to_tensor(array) for name, array in arrays.items()}
+        found = adapter.prepared_arrays(given=given)
+        return {k: to_host_exact(v) for k, v in found.items() if k not in common_arrays(adapter)}
+
+    def row(self, coefficients: Mapping[str, Mapping[str, np.ndarray]]) -> Row:
+        """Return the row of an adapter; kernels without coefficients stay as they are."""
+        every = {key: coefficients.get(key, self.plain[key]) for key in self.kernels}
+        arrays: dict[str, list[np.ndarray]] = {}
+        for key, kernel in self.kernels.items():
+            for name, part in kernel.parts.items():
+                arrays.setdefault(part.dtype, []).append(every[key][name].reshape(-1))
+        return {dtype: np.concatenate(each) for dtype, each in arrays.items()}
+
+    @contextmanager
+    def pinned(self, names: Collection[str]) -> Iterator[dict[str, int]]:
+        """Context manager: these adapters stay in slots; yield the slot of each."""
+        with self.residency.pinned(names, self._load) as places:
+            yield places
+
+    def _load(self, slot: int, name: str) -> None:
+        self.slots.assign(slot, self.rows[name])
+
+    def _lay_out(self) -> dict[str, int]:
+        """Give each array its place in a row; return the length of a row for each dtype."""
+        sizes: dict[str, int] = {}
+        for key, arrays in self.plain.items():
+            parts = {}
+            for name, array in arrays.items():
+                start = sizes.get(dtype := str(array.dtype), 0)
+                parts[name] = Part(dtype, start, array.shape)
+                sizes[dtype] = parts[name].stop
+            self.kernels[key] = PooledKernel(self.name, parts, common_arrays(self.adapter(key)))
+        return sizes
+
+
+def common_arrays(adapter: Adapter) -> frozenset[str]:
+    """Return the names of the arrays that are equal in all adapters of a method on a kernel."""
+    return frozenset(k for k, a in adapter.declared.items() if a.shared or not a.in_file)
+
+
+def pool_of(model: keras.layers.Layer) -> SlotPool | None:
+    """Return the pool whose slots the kernels of a model have."""
+    for site in adapted_sites(model):
+        for adapter in adapters_of(site.layer).values():
+            if (slots := slots_of(adapter)) is not None:
+                return slots.pool  # type: ignore[no-any-return]
+    return None
+
+
+def check_pool(model: keras.layers.Layer, chosen: Chosen, slots: Any, name: str) -> None:
+    """Raise an error if kernels of a model cannot have a pool."""
+    check_name(name)
+    if type(slots) is not int or slots < 1:
+        raise ValueError(f"`slots` is a positive integer. Received: slots={slots!r}")
+    if (other := pool_of(model)) is not None:
+        raise ValueError(
+            "A model has one pool at a time: add the adapters to that pool, or `close()` it first. "
+            f"Received: a second pool, beside {other!r}"
+        )
+    for site, method in chosen:
+        if why := _obstacle(site):
+            raise ValueError(
+                f"`{site.path}` {why}, so samples of one batch cannot have different adapters "
+                "there: leave it out with `exclude`, or choose another method. "
+                f"Received: {method}"
+            )
+    check_methods(chosen, name)
+
+
+def _obstacle(site: Site) -> str | None:
+    if site.is_vector:
+        return "is a bias or a vector of a normalization"
+    if site.view.count is not None:
+        return "is a stack of kernels"
+    return None if site.host.is_called else "is read by its layer"
+
+
+def _start(site: Site, method: Method, shared: Shared, found: Found, name: str) -> Adapter:
+    """Return an adapter that changes nothing; a start that reads data is not needed for that."""
+    if not method.needs:
+        return start_adapter(site, method, shared, found, name)
+    return site.new_adapter(method, site.form(method), name, {}, shared.get(method.name))
+
+

@@ -1,0 +1,141 @@
+"""Adapters of a pool compute as each of them alone, whatever their method."""
+
+import keras
+import models
+import numpy as np
+import pytest
+from cases import EVERY, FURTHER, METHODS, shake
+from mixed_batch import IDS, adapted, alone, batch, small
+from traces import Watch
+
+import keras_svd_adapters as ksa
+
+CASES = {
+    name: case.method
+    for place, (name, case) in enumerate(METHODS.items())
+    if name != "token_rows"
+    and not (case.variant and case.method.shared_by)  # one model has one set of shared arrays
+    and (EVERY or place % 4 == 0 or name not in FURTHER and not case.variant)
+}
+WEIGHTS = {"a": [0.4, 1.0, 0.0, 0.5, -1.0], "b": 1.0}
+
+
+def with_weights(model, x, weights):
+    """Each sample by itself with its weights."""
+    rows = []
+    for i, sample in enumerate(x):
+        ksa.set_adapter(model, {k: w if np.isscalar(w) else w[i] for k, w in weights.items()})
+        rows.append(model.predict(sample[None], verbose=0))
+    return keras.tree.map_structure(lambda *parts: np.concatenate(parts), *rows)
+
+
+def check(found, expected, size=2e-5):
+    for one, other in zip(keras.tree.flatten(found), keras.tree.flatten(expected), strict=True):
+        np.testing.assert_allclose(one, other, rtol=0, atol=size * max(1, np.abs(other).max()))
+
+
+def pooled(model, like="a", slots=2):
+    """The adapters of a model in a pool, and no longer on the model."""
+    pool = ksa.AdapterPool(model, like, slots=slots)
+    for name in ("a", "b"):
+        pool.add(name, model)
+        ksa.delete_adapter(model, name)
+    return pool
+
+
+def test_each_method():
+    inputs = keras.Input((6, 10))
+    outputs = {name: keras.layers.Dense(10, name=name)(inputs) for name in CASES}
+    model, x = adapted(keras.Model(inputs, outputs), None, targets=CASES), batch()
+    expected, weighted = alone(model, x, IDS), with_weights(model, x, WEIGHTS)
+    plain = alone(model, x, [None] * len(IDS))
+    pooled(model)
+    check(ksa.predict(model, x, IDS), expected)
+    for name, right in expected.items():
+        assert np.abs(right - plain[name]).max() > 0.05, name
+    check(ksa.predict(model, x, adapter_weights=WEIGHTS), weighted)
+    check(ksa.predict(model, x, [None] * len(IDS)), plain)
+
+
+def tables():
+    inputs = keras.Input((6,), dtype="int32")
+    x = keras.layers.Embedding(11, 8, name="table")(inputs)
+    x = keras.layers.Conv1D(5, 3, padding="same", name="slide")(x)
+    model = keras.Model(inputs, keras.layers.Dense(4, name="up")(x))
+    adapted(model, ksa.LoRA(rank=2), targets=["table", "slide", "up"])
+    return model, np.random.default_rng(3).integers(11, size=(5, 6)), 2e-5
+
+
+def integers():
+    model = small()
+    model.quantize("int8", filters="heads|square")
+    return adapted(model, ksa.SVF(), targets=["heads", "square"]), batch(), 2e-5
+
+
+def halves():
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    try:
+        return adapted(small(), ksa.LoRA(rank=2), targets="*"), batch(), 2e-2
+    finally:
+        keras.config.set_dtype_policy(before)
+
+
+@pytest.mark.parametrize("build", [tables, integers, halves])
+def test_each_kernel(build):
+    model, x, size = build()
+    expected = alone(model, x, IDS).astype("float32")
+    pool = pooled(model)
+    check(ksa.predict(model, x, IDS, batch_size=3).astype("float32"), expected, size)
+    if build is halves:
+        assert pool.host_bytes < 2.5 * 2 * sum(
+            np.prod(part.shape) for k in pool.kernels.values() for part in k.parts.values()
+        )
+
+
+def test_a_thousand_adapters_of_a_llama():
+    """In random order, with 16 slots: equal to each alone, nothing traced, no more memory."""
+    watch, rng = Watch(), np.random.default_rng(0)
+    backbone, _ = models.llama(num_layers=1)
+    model = keras.Model(backbone.input, watch(backbone.output))
+    where = {"targets": ["query", "value"]}
+    pool = ksa.AdapterPool(model, ksa.LoRA(rank=2), slots=16, **where)
+    shapes = {site.path: site.view.matrix_shape for site in pool.sites.values()}
+    drawn = {
+        f"user {i}": {
+            path: {
+                "lora_a": rng.normal(size=(m, 2)).astype("float32"),
+                "lora_b": rng.normal(size=(2, n)).astype("float32"),
+            }
+            for path, (m, n) in shapes.items()
+        }
+        for i in range(1000)
+    }
+    for name, arrays in drawn.items():
+        pool.add(name, arrays)
+    order = [f"user {i}" for i in rng.permutation(1000)]
+    tokens = rng.integers(1, models.TOKENS, (1000, 4)).astype("int32")
+    x = {"token_ids": tokens, "padding_mask": np.ones_like(tokens)}
+    first = {key: value[:16] for key, value in x.items()}
+    ksa.predict(model, first, order[:16], batch_size=16)
+    watch.traced.clear()
+    held = pool.device_bytes
+    found = ksa.predict(model, x, order, batch_size=16)
+    assert keras.backend.backend() == "torch" or not watch.traced
+    assert pool.loads == 1000
+    assert set(pool.resident) == set(order[-8:] + order[-24:-8][8:] + order[-24:-8][:8][:0]) | set(
+        pool.resident
+    )
+    assert sum(w.value.nbytes for w in pool.slots.weights) == pool.device_bytes == held
+    assert pool.host_bytes == 1000 * held // 17
+    pool.close()
+    ksa.enable(model, ksa.LoRA(rank=2), **where)
+    sites = {weight.path: weight for weight in model.trainable_weights}
+    for row, name in enumerate(order if EVERY else order[::10]):
+        row = row if EVERY else 10 * row
+        for path, arrays in drawn[name].items():
+            for array, value in arrays.items():
+                (weight,) = (w for p, w in sites.items() if p.endswith(f"{path}/adapter_default/{array}"))
+                weight.assign(value)
+        alone_here = model.predict_on_batch({key: value[row : row + 1] for key, value in x.items()})
+        check(found[row : row + 1], keras.ops.convert_to_numpy(alone_here))
