@@ -37,12 +37,13 @@ def predict(
     have those of the model.
 
     Args:
-        model: A model with adapters.
+        model: A model with adapters, or with an `AdapterPool`.
         x: A NumPy array or tensor, or a list or dictionary of these. Or a dataset
             of batches: a `tf.data.Dataset`, a `keras.utils.PyDataset`, a PyTorch
             `DataLoader` or any other iterable.
         adapter_ids: For each sample, the name of its adapter, or `None` for the
-            plain model.
+            plain model. All adapters are in the pool of the model, or all are attached
+            to the model.
         batch_size: Number of samples per batch, unless `x` is a dataset.
         verbose: As in `model.predict`: 0 for silence, 1 for a progress bar.
         steps: Number of batches after which to stop; `None` for all.

@@ -73,7 +73,9 @@ class SlotArrays(StoredArrays):
             parts: The arrays by name.
             slots: Indices of slots, which become an axis in front; or the index of one slot.
         """
-        rows = {dtype: ops.convert_to_tensor(getattr(self, f"rows_{dtype}")) for dtype in self.dtypes}
+        rows = {
+            dtype: ops.convert_to_tensor(getattr(self, f"rows_{dtype}")) for dtype in self.dtypes
+        }
         in_front = (-1,) if len(slots.shape) else ()
         return {
             name: ops.reshape(

@@ -10,7 +10,7 @@ import keras
 
 from keras_svd_adapters.adapters.carried import adapters_of
 from keras_svd_adapters.adapters.pooled.slot_arrays import slots_of
-from keras_svd_adapters.files.matching import KernelMarks, Path
+from keras_svd_adapters.files.matching import KernelMarks
 from keras_svd_adapters.files.pool.fitting import fitted
 from keras_svd_adapters.files.pool.offers import (
     is_path,
@@ -23,10 +23,10 @@ from keras_svd_adapters.models.assignment import Chosen, choose_methods
 from keras_svd_adapters.models.named_adapters import require_adapter
 from keras_svd_adapters.models.pool.slot_pool import SlotPool, check_pool
 from keras_svd_adapters.models.sites.patterns import Targets
+from keras_svd_adapters.models.sites.search import check_model
+from keras_svd_adapters.models.state.changes import changing
 from keras_svd_adapters.models.state.locked_model import running
 from keras_svd_adapters.models.switching import delete_adapter
-
-Source = keras.layers.Layer | Path | Mapping[str, Mapping[str, Any]]
 
 
 class AdapterPool(SlotPool):
@@ -89,18 +89,20 @@ class AdapterPool(SlotPool):
         name: str = "pool",
         verbose: int | str = "auto",
     ):
-        if isinstance(method, str):
-            chosen = _like(model, method, targets, exclude, layers, last)
-        else:
-            chosen = choose_methods(model, method, targets, exclude, layers, last)
-        check_pool(model, chosen, slots, name)
-        super().__init__(model, chosen, slots, name, verbose)
+        check_model(model)
         self._marks = KernelMarks()
+        with changing(model):
+            if isinstance(method, str):
+                chosen = _like(model, method, targets, exclude, layers, last)
+            else:
+                chosen = choose_methods(model, method, targets, exclude, layers, last)
+            check_pool(model, chosen, slots, name)
+            super().__init__(model, chosen, slots, name, verbose)
 
     def add(
         self,
         name: str,
-        source: Source,
+        source: Any,
         adapter: str | None = None,
         method: Method | None = None,
     ) -> None:
@@ -131,7 +133,7 @@ class AdapterPool(SlotPool):
             if isinstance(source, keras.layers.Layer):
                 offers = offers_of_model(self, source, adapter or name, self._marks)
             elif is_path(source):
-                offers = offers_of_file(self, source, self._marks)  # type: ignore[arg-type]
+                offers = offers_of_file(self, source, self._marks)
             elif isinstance(source, Mapping):
                 offers = offers_of_arrays(self, source, method)
             else:

@@ -60,5 +60,8 @@ def _reason(ours: Method, offer: Offer) -> str:
         differ = [f"{k}={theirs[k]!r}, not {mine[k]!r}" for k in mine if mine[k] != theirs[k]]
         return f"it has {', '.join(differ) or 'another form'}, and these must be equal"
     if makes_products:
-        return "it is no product of two thin matrices; `to_lora` makes one that is near"
+        return (
+            "it does not hold a product of two thin matrices; attach it to a model, make one by "
+            "`to_lora`, and add that from the model"
+        )
     return "only pools of LoRA take in adapters of other methods, such as what `to_lora` makes"

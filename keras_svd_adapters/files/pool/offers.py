@@ -132,7 +132,8 @@ def _factors(
     site: Site, method: Method, form: str | None, arrays: Mapping[str, np.ndarray]
 ) -> Factors | None:
     """Return a product that equals the update, if the arrays are all that the method reads."""
-    if arrays.keys() != site.arrays(method, form).keys():
+    is_whole = arrays.keys() == site.arrays(method, form).keys()
+    if not is_whole or method.draws(site.view.m, site.view.n, form or site.form(method)):
         return None
     values = {k: v.astype("float64") if v.dtype.kind == "f" else v for k, v in arrays.items()}
     return method.low_rank(SimpleNamespace(**values), site.view.m)

@@ -115,7 +115,7 @@ def _is_for_pool(model: keras.Model, pool: SlotPool, asked: SampleRequests) -> b
             f"Neither the pool, with {len(pool.rows)} adapters, nor the model has this adapter: "
             f"`pool.add` takes it in.{hint} Received: name={name!r}"
         )
-    outside = ", ".join(map(repr, sorted(names - pool.rows.keys())))
+    outside = ", ".join(sorted(map(repr, names - pool.rows.keys())))
     raise ValueError(
         "A batch takes all its adapters from the pool, or all from those that are attached to the "
         f"model: `pool.add({outside.split(',')[0]}, model)` takes one in. Received: {outside}, "
@@ -132,4 +132,3 @@ def _mix(here: np.ndarray) -> Callable[[Any, Any], np.ndarray]:
         return mixed
 
     return mix
-

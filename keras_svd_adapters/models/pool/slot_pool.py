@@ -31,7 +31,6 @@ from keras_svd_adapters.models.refresh import sync_model
 from keras_svd_adapters.models.sites.search import adapted_sites
 from keras_svd_adapters.models.sites.site import Site
 from keras_svd_adapters.models.state.array_sharing import Shared, shared_arrays_for
-from keras_svd_adapters.models.state.changes import changing
 from keras_svd_adapters.runtime.host_values import to_host_exact
 
 Arrays = Mapping[str, np.ndarray]  # the arrays of an adapter on one kernel, in float32
@@ -41,7 +40,7 @@ class SlotPool:
     """Base class of the public pool: its slots, without what it takes adapters from.
 
     Args:
-        model: The model.
+        model: The model, which no other thread may use now.
         chosen: The kernels with their methods.
         slots: Number of slots.
         name: Name of the pool's adapter on the kernels.
@@ -59,7 +58,7 @@ class SlotPool:
         self.plain: dict[str, dict[str, np.ndarray]] = {}
         before = [(site.layer, activation_of(site.layer)) for site, _ in chosen]
         shared = shared_arrays_for(model, chosen)
-        with changing(model), detach_on_error(model, chosen, name):
+        with detach_on_error(model, chosen, name):
             attach_all(chosen, name, verbose, shared, partial(_start, name=name))
             for layer, active in before:
                 activate(layer, *active)
@@ -109,7 +108,9 @@ class SlotPool:
             yield places
 
     def _load(self, slot: int, name: str) -> None:
-        self.slots.assign(slot, self.rows[name])
+        if (row := self.rows.get(name)) is None:
+            raise ValueError(f"The adapter left the pool meanwhile. Received: name={name!r}")
+        self.slots.assign(slot, row)
 
     def _lay_out(self) -> dict[str, int]:
         """Give each array its place in a row; return the length of a row for each dtype."""
@@ -171,5 +172,3 @@ def _start(site: Site, method: Method, shared: Shared, found: Found, name: str) 
     if not method.needs:
         return start_adapter(site, method, shared, found, name)
     return site.new_adapter(method, site.form(method), name, {}, shared.get(method.name))
-
-
