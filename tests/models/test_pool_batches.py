@@ -181,3 +181,12 @@ def test_a_closed_pool_leaves_nothing():
     assert type(plain) is type(small())
     assert all(weight.trainable for weight in plain.weights)
     assert ksa.predict(model, batch(), IDS).shape == (5, 6, 7)  # of the attached ones
+
+
+def test_a_merge_under_the_slots_is_refused():
+    pool, x, expected = served(small(), slots=2, targets="*")
+    ksa.merge(pool.model)
+    with pytest.raises(ValueError, match="call `unmerge.*Received: name='pool'"):
+        ksa.predict(pool.model, x, ["a"] * 5)
+    ksa.unmerge(pool.model)
+    np.testing.assert_allclose(ksa.predict(pool.model, x, ["a"] * 5), expected["a"], atol=2e-5)

@@ -13,10 +13,11 @@ import numpy as np
 
 from keras_svd_adapters.adapters.adapter import Adapter
 from keras_svd_adapters.adapters.per_sample import Names
-from keras_svd_adapters.models.named_adapters import require_adapter, require_values
-from keras_svd_adapters.models.pool.slot_pool import SlotPool, pool_of
+from keras_svd_adapters.models.named_adapters import require_adapter
+from keras_svd_adapters.models.pool.slot_pool import SlotPool, pool_on
 from keras_svd_adapters.models.sample_requests import SampleRequests, check_requests
 from keras_svd_adapters.models.sites.search import adapted_sites, adapter_names
+from keras_svd_adapters.models.sites.site import Site
 
 SLOT = "<slot {}>"  # stands for a name, so that all names have one compiled function
 
@@ -89,23 +90,24 @@ def requests_for(model: keras.Model, asked: SampleRequests) -> SampleRequests:
     Raises:
         ValueError: If the model cannot do what is asked.
     """
-    pool = pool_of(model)
-    if pool is None or not _is_for_pool(model, pool, asked):
+    sites = adapted_sites(model)
+    pool = pool_on(sites)
+    if pool is None or not _is_for_pool(sites, pool, asked):
         check_requests(model, asked)
         return asked
-    require_adapter(model, pool.name)
-    require_values(model, "a mixed batch")
+    if any(site.layer.is_merged for site in sites):
+        require_adapter(model, pool.name)  # raises an error
     count = len(asked.names) if asked.are_weights else 1
     names = tuple(SLOT.format(place) for place in range(count))
     return PooledRequests(names, asked.rows, asked.are_weights, pool, asked.names)
 
 
-def _is_for_pool(model: keras.Model, pool: SlotPool, asked: SampleRequests) -> bool:
+def _is_for_pool(sites: list[Site], pool: SlotPool, asked: SampleRequests) -> bool:
     """Return whether a batch takes its adapters from the pool; raise if some are nowhere."""
-    attached = set(adapter_names(adapted_sites(model))) - {pool.name}
     names = set(asked.names) - {None}
     if names <= pool.rows.keys():
         return not (asked.are_weights and None in asked.names)
+    attached = set(adapter_names(sites)) - {pool.name}
     if names <= attached:
         return False
     for name in sorted(names - pool.rows.keys() - attached, key=str):

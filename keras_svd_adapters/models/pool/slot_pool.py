@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -132,7 +132,12 @@ def common_arrays(adapter: Adapter) -> frozenset[str]:
 
 def pool_of(model: keras.layers.Layer) -> SlotPool | None:
     """Return the pool whose slots the kernels of a model have."""
-    for site in adapted_sites(model):
+    return pool_on(adapted_sites(model))
+
+
+def pool_on(sites: Iterable[Site]) -> SlotPool | None:
+    """Return the pool whose slots one of these kernels has."""
+    for site in sites:
         for adapter in adapters_of(site.layer).values():
             if (slots := slots_of(adapter)) is not None:
                 return slots.pool  # type: ignore[no-any-return]
