@@ -87,10 +87,7 @@ def test_each_kernel(build):
     expected = alone(model, x, IDS).astype("float32")
     pool = pooled(model)
     check(ksa.predict(model, x, IDS, batch_size=3).astype("float32"), expected, size)
-    if build is halves:
-        assert pool.host_bytes < 2.5 * 2 * sum(
-            np.prod(part.shape) for k in pool.kernels.values() for part in k.parts.values()
-        )
+    assert pool.host_bytes == 2 * pool.device_bytes // 3  # in the compute dtype on both
 
 
 def test_a_thousand_adapters_of_a_llama():
@@ -112,7 +109,8 @@ def test_a_thousand_adapters_of_a_llama():
     assert keras.backend.backend() == "torch" or not watch.traced
     assert pool.loads == 1000
     assert set(order[-8:]) < set(pool.resident) < set(order[-24:])
-    assert sum(4 * np.prod(w.shape) for w in pool.slots.weights) == pool.device_bytes == held
+    rows = [w for w in model.weights if w.path.endswith("/adapter_pool/slots/rows_float32")]
+    assert sum(4 * np.prod(weight.shape) for weight in rows) == pool.device_bytes == held
     assert pool.host_bytes == 1000 * held // 17
 
     pool.close()

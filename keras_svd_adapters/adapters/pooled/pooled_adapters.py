@@ -17,7 +17,7 @@ from keras_svd_adapters.adapters.per_sample import (
     plain,
     samples_of,
 )
-from keras_svd_adapters.adapters.pooled.slot_arrays import Parts, slots_of
+from keras_svd_adapters.adapters.pooled.slot_arrays import slots_of
 from keras_svd_adapters.adapters.weighted.weighted_sum import weighted_sum
 
 
@@ -27,19 +27,17 @@ class PooledKernel:
 
     Args:
         name: Name of the pool's adapter, which has what all adapters of the pool share.
-        parts: The coefficients that differ between adapters, by name.
         common: Names of the coefficients that are equal in all of them.
     """
 
     name: str
-    parts: Parts
     common: frozenset[str]
 
     def read(self, adapter: Adapter, slots: Any) -> dict[str, Any]:
         """Return the coefficients that differ, for slots as `SlotArrays.read` takes them."""
         there = slots_of(adapter)
         assert there is not None
-        return there.read(self.parts, slots)
+        return there.read(slots)
 
     def read_common(self, adapter: Adapter) -> dict[str, Any]:
         """Return the coefficients that all adapters share."""

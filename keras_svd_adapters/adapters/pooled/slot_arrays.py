@@ -6,19 +6,19 @@ from collections.abc import Iterable, Mapping
 from math import prod
 from typing import Any, NamedTuple
 
+import keras
 import numpy as np
 from keras import ops
 
 from keras_svd_adapters.adapters.adapter import Adapter
 from keras_svd_adapters.adapters.stored_arrays import StoredArrays
-from keras_svd_adapters.runtime.keras_private.layers import attach_child
-from keras_svd_adapters.runtime.rows import assign_row
+from keras_svd_adapters.runtime.rows import take_rows
 
 Row = dict[str, np.ndarray]  # the numbers of an adapter on all kernels, by dtype
 
 
 class Part(NamedTuple):
-    """Place of an array of one kernel in a row.
+    """Place of an array in a row of its kernel.
 
     Args:
         dtype: Dtype of the array.
@@ -39,50 +39,51 @@ Parts = Mapping[str, Part]
 
 
 class SlotArrays(StoredArrays):
-    """Layer that stores a row for each slot; a child of the pool's adapter of each kernel.
+    """Layer that stores a row for each slot; a child of the pool's adapter of a kernel.
 
     A file of weights does not hold the rows.
 
     Args:
         rows: Number of rows.
-        sizes: Length of a row, for each dtype.
+        parts: The arrays of the kernel by name, with their places in a row.
         pool: The pool that fills the slots.
     """
 
-    def __init__(self, rows: int, sizes: Mapping[str, int], pool: Any):
+    def __init__(self, rows: int, parts: Parts, pool: Any):
         super().__init__(dtype="float32", name="slots")
         self.has_values = True
-        self.dtypes = tuple(sizes)
+        object.__setattr__(self, "parts", dict(parts))
         object.__setattr__(self, "pool", pool)
-        for dtype, size in sizes.items():
+        for dtype in self.dtypes:
+            size = max(part.stop for part in parts.values() if part.dtype == dtype)
             self.add_array(f"rows_{dtype}", (rows, size), dtype, 0)
         self.built = True
+
+    @property
+    def dtypes(self) -> list[str]:
+        """The dtypes of the arrays."""
+        return list(dict.fromkeys(part.dtype for part in self.parts.values()))
 
     def array_names(self) -> Iterable[str]:
         return [f"rows_{dtype}" for dtype in self.dtypes]
 
-    def assign(self, slot: int, row: Row) -> None:
-        """Fill a slot."""
-        for dtype in self.dtypes:
-            assign_row(getattr(self, f"rows_{dtype}"), slot, row[dtype])
+    def rows_of(self, dtype: str) -> keras.Variable:
+        """Return the rows with the arrays of a dtype."""
+        return getattr(self, f"rows_{dtype}")  # type: ignore[no-any-return]
 
-    def read(self, parts: Parts, slots: Any) -> dict[str, Any]:
-        """Return arrays of one kernel.
+    def read(self, slots: Any) -> dict[str, Any]:
+        """Return the arrays by name.
 
         Args:
-            parts: The arrays by name.
             slots: Indices of slots, which become an axis in front; or the index of one slot.
         """
-        rows = {
-            dtype: ops.convert_to_tensor(getattr(self, f"rows_{dtype}")) for dtype in self.dtypes
-        }
+        rows = {dtype: take_rows(self.rows_of(dtype), slots) for dtype in self.dtypes}
         in_front = (-1,) if len(slots.shape) else ()
         return {
             name: ops.reshape(
-                ops.take(rows[part.dtype][:, part.start : part.stop], slots, axis=0),
-                (*in_front, *part.shape),
+                rows[part.dtype][..., part.start : part.stop], (*in_front, *part.shape)
             )
-            for name, part in parts.items()
+            for name, part in self.parts.items()
         }
 
     def save_own_variables(self, store: Any) -> None:
@@ -92,9 +93,15 @@ class SlotArrays(StoredArrays):
         pass
 
 
-def give_slots(adapter: Adapter, slots: SlotArrays) -> None:
-    """Let an adapter read the slots of a pool."""
-    attach_child(adapter, "slots", slots)
+def places_in_row(arrays: Mapping[str, np.ndarray]) -> Parts:
+    """Return the places of some arrays, one after the other, each dtype by itself."""
+    parts: dict[str, Part] = {}
+    ends: dict[str, int] = {}
+    for name, array in arrays.items():
+        dtype = str(array.dtype)
+        parts[name] = Part(dtype, ends.get(dtype, 0), array.shape)
+        ends[dtype] = parts[name].stop
+    return parts
 
 
 def slots_of(adapter: Adapter) -> SlotArrays | None:

@@ -170,7 +170,8 @@ class AdapterPool(SlotPool):
         """Whether the slots are on the model."""
         site = next(iter(self.sites.values()))
         found = adapters_of(site.layer).get(self.name)
-        return found is not None and slots_of(found) is self.slots
+        slots = None if found is None else slots_of(found)
+        return slots is not None and slots.pool is self
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -13,13 +13,12 @@ from keras import ops
 
 from keras_svd_adapters.adapters.adapter import Adapter
 from keras_svd_adapters.adapters.attachment import activate, activation_of
-from keras_svd_adapters.adapters.carried import adapters_of
+from keras_svd_adapters.adapters.carried import PREFIX, adapters_of
 from keras_svd_adapters.adapters.pooled.pooled_adapters import PooledKernel
 from keras_svd_adapters.adapters.pooled.slot_arrays import (
-    Part,
     Row,
     SlotArrays,
-    give_slots,
+    places_in_row,
     slots_of,
 )
 from keras_svd_adapters.methods.method import Method
@@ -32,6 +31,9 @@ from keras_svd_adapters.models.sites.search import adapted_sites
 from keras_svd_adapters.models.sites.site import Site
 from keras_svd_adapters.models.state.array_sharing import Shared, shared_arrays_for
 from keras_svd_adapters.runtime.host_values import to_host_exact
+from keras_svd_adapters.runtime.keras_private.layers import attach_child
+from keras_svd_adapters.runtime.name_scopes import name_scopes
+from keras_svd_adapters.runtime.rows import RowWriter
 
 Arrays = Mapping[str, np.ndarray]  # the arrays of an adapter on one kernel, in float32
 
@@ -54,8 +56,8 @@ class SlotPool:
         self.rows: dict[str, Row] = {}
         self.residency = Residency(slots)
         self.sites = {site.key: site for site, _ in chosen}
-        self.kernels: dict[str, PooledKernel] = {}
         self.plain: dict[str, dict[str, np.ndarray]] = {}
+        self._by_adapter: dict[int, PooledKernel] = {}
         before = [(site.layer, activation_of(site.layer)) for site, _ in chosen]
         shared = shared_arrays_for(model, chosen)
         with detach_on_error(model, chosen, name):
@@ -63,13 +65,10 @@ class SlotPool:
             for layer, active in before:
                 activate(layer, *active)
             self.plain = {key: self.coefficients(key, {}) for key in self.sites}
-            sizes = self._lay_out()
-            self.slots = SlotArrays(slots + 1, sizes, self)
-            for key in self.sites:
-                give_slots(self.adapter(key), self.slots)
-            self._by_adapter = {id(self.adapter(key)): self.kernels[key] for key in self.sites}
-            self.slots.assign(slots, plain := self.row({}))
+            self._give_slots(slots + 1)
+            plain = self.row({})
             self._row_bytes = sum(array.nbytes for array in plain.values())
+            self._fill(slots, plain)
             sync_model(model)
 
     def adapter(self, key: str) -> Adapter:
@@ -94,11 +93,11 @@ class SlotPool:
 
     def row(self, coefficients: Mapping[str, Mapping[str, np.ndarray]]) -> Row:
         """Return the row of an adapter; kernels without coefficients stay as they are."""
-        every = {key: coefficients.get(key, self.plain[key]) for key in self.kernels}
         arrays: dict[str, list[np.ndarray]] = {}
-        for key, kernel in self.kernels.items():
-            for name, part in kernel.parts.items():
-                arrays.setdefault(part.dtype, []).append(every[key][name].reshape(-1))
+        for key in self.sites:
+            own = coefficients.get(key, self.plain[key])
+            for name, part in self._slots_of(key).parts.items():
+                arrays.setdefault(part.dtype, []).append(own[name].reshape(-1))
         return {dtype: np.concatenate(each) for dtype, each in arrays.items()}
 
     @contextmanager
@@ -110,19 +109,29 @@ class SlotPool:
     def _load(self, slot: int, name: str) -> None:
         if (row := self.rows.get(name)) is None:
             raise ValueError(f"The adapter left the pool meanwhile. Received: name={name!r}")
-        self.slots.assign(slot, row)
+        self._fill(slot, row)
 
-    def _lay_out(self) -> dict[str, int]:
-        """Give each array its place in a row; return the length of a row for each dtype."""
-        sizes: dict[str, int] = {}
+    def _fill(self, slot: int, row: Row) -> None:
+        for dtype, write in self._writers.items():
+            write(slot, row[dtype])
+
+    def _slots_of(self, key: str) -> SlotArrays:
+        slots = slots_of(self.adapter(key))
+        assert slots is not None
+        return slots
+
+    def _give_slots(self, count: int) -> None:
+        """Give each kernel its part of the slots."""
+        variables: dict[str, list[keras.Variable]] = {}
         for key, arrays in self.plain.items():
-            parts = {}
-            for name, array in arrays.items():
-                start = sizes.get(dtype := str(array.dtype), 0)
-                parts[name] = Part(dtype, start, array.shape)
-                sizes[dtype] = parts[name].stop
-            self.kernels[key] = PooledKernel(self.name, parts, common_arrays(self.adapter(key)))
-        return sizes
+            adapter = self.adapter(key)
+            with name_scopes(f"{self.sites[key].path}/{PREFIX}{self.name}"):
+                slots = SlotArrays(count, places_in_row(arrays), self)
+            attach_child(adapter, "slots", slots)
+            self._by_adapter[id(adapter)] = PooledKernel(self.name, common_arrays(adapter))
+            for dtype in slots.dtypes:
+                variables.setdefault(dtype, []).append(slots.rows_of(dtype))
+        self._writers = {dtype: RowWriter(each) for dtype, each in variables.items()}
 
 
 def common_arrays(adapter: Adapter) -> frozenset[str]:
