@@ -17,8 +17,7 @@ Verbs, each with its own `help`:
 
 - before: `targets`, `plan`, `compare`, `spectrum`; `register_kernels` for your own layers;
   `rank_by_depth` gives deeper layers other ranks
-- adapt: `enable`, `set_adapter`, `disabled`, `delete_adapter`; `from_preset` loads and adapts
-- shrink: `prune` turns ranks off
+- adapt: `enable`, `set_adapter`, `disabled`, `delete_adapter`, `from_preset`, `prune` of ranks
 - train: Keras's `fit`; `find_learning_rate` suggests a learning rate before; `rules` gives an
   optimizer learning rates by array and more, and a `Schedule` acts between steps; `GaLore` and
   `Flora` are optimizers of whole kernels, `JaggedCosine` is a learning rate for restarts; `DropBP`
@@ -30,8 +29,7 @@ Verbs, each with its own `help`:
 - one adapter per sample of a batch, or weights of several: `predict`, `generate`; `classify` and
   `Prototypes` choose it; `XLoRA` learns weights for each token; `AdapterPool` serves thousands
 - save: `save_adapter`, `load_adapter`; `svd_cache` stores the decompositions
-- quantized models: `enable` after `model.quantize`; `quantize` compensates for the quantization
-  error
+- quantized models: `enable` after `model.quantize`; `quantize` compensates for the rounding
 - merge and convert: `merge`, `unmerge`, `to_lora`, `to_sparse`; `combine` makes one adapter of
   several, `search_blend` finds their weights, `extract_lora` makes one of the difference between
   two models, `transfer` carries one to another base, `compress` makes one whose file is many times
