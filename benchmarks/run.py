@@ -58,11 +58,12 @@ def main() -> None:
         results["decompositions"] = measure("decompositions.py", options.backends[0])
         results["enabling"] = measure("enabling.py", "jax")
         results["memory"] = measure("memory.py", "torch")
-        results["passes"], results["first steps"] = {}, {}
+        results["passes"], results["first steps"], results["serving"] = {}, {}, {}
         kept.parent.mkdir(exist_ok=True)
         for name in options.backends:
             results["passes"][name] = measure("passes.py", name)
             results["first steps"][name] = measure("first_steps.py", name)
+            results["serving"][name] = measure("serving.py", name)
             kept.write_text(json.dumps(results, indent=1))
     results = json.loads(kept.read_text())
     (HERE / "RESULTS.md").write_text(write(results))

@@ -63,6 +63,26 @@ def first_steps(found: dict[str, dict[str, dict[str, float]]]) -> str:
     return table(["", *head], rows)
 
 
+def serving(found: dict[str, Any]) -> str:
+    """Requests per second, and their ratio to those of one adapter."""
+    names = next(iter(found.values()))["variants"]
+    rows = [
+        [name, *(f"{v['requests']:,.0f}, {v['ratio']:.2f}" for v in _of_each(found, name))]
+        for name in names
+    ]
+    held = [
+        f"{told['pool']['host'] / 1e6:,.0f} MB, {told['pool']['device'] / 1e6:,.1f} MB"
+        for told in found.values()
+    ]
+    adding = [f"{told['pool']['adding']:.1f} s" for told in found.values()]
+    rows += [["bytes of the pool on the host, on the device", *held], ["to fill the pool", *adding]]
+    return table(["", *found], rows)
+
+
+def _of_each(found: dict[str, Any], name: str) -> list[dict[str, float]]:
+    return [told["variants"][name] for told in found.values()]
+
+
 def enabling(found: dict[str, dict[str, float]]) -> str:
     rows = [
         [

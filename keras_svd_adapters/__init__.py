@@ -44,6 +44,7 @@ from keras_svd_adapters.files.bitsandbytes import export_nf4, import_nf4
 from keras_svd_adapters.files.load import load_adapter
 from keras_svd_adapters.files.peft.exporting import export_peft
 from keras_svd_adapters.files.peft.importing import import_peft
+from keras_svd_adapters.files.pool.adapter_pool import AdapterPool
 from keras_svd_adapters.files.presets.from_preset import from_preset
 from keras_svd_adapters.files.save import save_adapter
 from keras_svd_adapters.keras_hub import install_backbone_methods
@@ -142,6 +143,7 @@ __all__ = [
     "AdaLoRASchedule",
     "AdapterFileError",
     "AdapterHealth",
+    "AdapterPool",
     "AllocatingLoRASchedule",
     "Alternate",
     "Approximation",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from types import SimpleNamespace
 from typing import Any
 
@@ -128,10 +128,13 @@ class Adapter(StoredArrays):
         """The arrays that the method declares, by name."""
         return declared_arrays(self.method, self.view, self.form)
 
-    def prepared_arrays(self, training: bool | None = False) -> dict[str, Any]:
-        """Return the arrays as `Method.apply` reads them, in the compute dtype."""
+    def prepared_arrays(
+        self, training: bool | None = False, given: Mapping[str, Any] | None = None
+    ) -> dict[str, Any]:
+        """Return the arrays, or some `given` ones, as `Method.apply` reads them."""
         self._check_values()
         v = self.values_of_arrays(training)
+        vars(v).update(given or {})
         c = self.method.coefficients(v, self.form, self.float32_kernel)
         return {name: cast_float(value, self.compute_dtype) for name, value in c.items()}
 

@@ -133,7 +133,7 @@ class PerSampleAdapters:
         known = {name for group in self.groups for name in group.names}
         y = None
         if set(chosen.names) - known:
-            y = self._mapped(lambda x: compute(x, plain), samples)
+            y = map_samples(lambda x: compute(x, plain), samples, self.maps)
         for group in self.groups:
             found = self._of(group, samples, compute, adapters, chosen)
             y = found if y is None else ops.where(_is_in(group, chosen, len(y.shape)), found, y)
@@ -156,18 +156,41 @@ class PerSampleAdapters:
         which = ops.take(np.array(places, "int32"), chosen.ids, axis=0)
         stacks = {name: ops.take(ops.stack([c[name] for c in each]), which, axis=0) for name in own}
 
-        def one(args: Any) -> Any:
-            x, values = args
-            return compute(x, partial(_adapt, first, coefficients=values | common))
+        return adapt_samples(samples, compute, first, stacks, common, self.maps)
 
-        return self._mapped(one, (samples, stacks))
 
-    def _mapped(self, function: Callable[[Any], Any], values: Any) -> Any:
-        """Apply a function to the values of each sample."""
-        if self.maps:
-            return ops.vectorized_map(function, values)
-        is_known = type(keras.tree.flatten(values)[0].shape[0]) is int
-        return (one_by_one if is_known else ops.map)(function, values)
+def adapt_samples(
+    samples: Any,
+    compute: Compute,
+    adapter: Adapter,
+    stacks: Mapping[str, Any],
+    common: Mapping[str, Any],
+    maps: bool,
+) -> Any:
+    """Compute outputs of samples, each with coefficients of its own.
+
+    Args:
+        samples: `(samples, rows of a sample, ...)`.
+        compute: As in `Mixture.outputs`.
+        adapter: An adapter with the method and the form of all.
+        stacks: The coefficients that differ, with an axis for the samples in front.
+        common: The coefficients that all samples share.
+        maps: As in `Mixture`.
+    """
+
+    def one(args: Any) -> Any:
+        x, values = args
+        return compute(x, partial(_adapt, adapter, coefficients={**values, **common}))
+
+    return map_samples(one, (samples, dict(stacks)), maps)
+
+
+def map_samples(function: Callable[[Any], Any], values: Any, maps: bool) -> Any:
+    """Apply a function to the values of each sample; `maps` says whether the backend maps it."""
+    if maps:
+        return ops.vectorized_map(function, values)
+    is_known = type(keras.tree.flatten(values)[0].shape[0]) is int
+    return (one_by_one if is_known else ops.map)(function, values)
 
 
 def _is_in(group: Group, chosen: AdapterIds, rank: int) -> Any:

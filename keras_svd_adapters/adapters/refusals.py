@@ -71,6 +71,14 @@ def refuse_without_delta(method: Any) -> NoReturn:
     )
 
 
+def refuse_to_save_pool(name: str) -> NoReturn:
+    """Raise an error for a whole model with a pool that is saved or copied."""
+    raise ValueError(
+        "A whole model is saved or copied without its pool of adapters: `pool.close()` first. "
+        f"`save_adapter` makes a file of each adapter. Received: a model with the pool {name!r}"
+    )
+
+
 def refuse_empty(method: Any) -> NoReturn:
     """Raise an error for an adapter without values."""
     raise RuntimeError(

@@ -25,14 +25,34 @@ DAMAGED = "Fetch or save it again"
 TAKE_OFF = "Remove those with `delete_adapter` first"
 
 
+class KernelMarks:
+    """Fingerprints of the kernels of a model, each computed once."""
+
+    def __init__(self) -> None:
+        self._found: dict[tuple[str, bool], tuple[dict[str, Any], np.ndarray]] = {}
+
+    def of(self, site: Site, full: bool) -> tuple[dict[str, Any], np.ndarray]:
+        """Return the fingerprint of a kernel, and a few of its values."""
+        if (site.key, full) not in self._found:
+            matrix = site.matrix()
+            found = kernel_fingerprint(matrix, site.dtype, full), kernel_sample(matrix)
+            self._found[site.key, full] = found
+        return self._found[site.key, full]
+
+
 def match_sites(
-    model: keras.layers.Layer, contents: Contents, filepath: Path, strict: bool = True
+    model: keras.layers.Layer,
+    contents: Contents,
+    filepath: Path,
+    strict: bool = True,
+    marks: KernelMarks | None = None,
 ) -> list[tuple[Site, Method]]:
     """Return the sites and methods of a file that fit the model and its kernels.
 
     If some do not fit, the function raises an error. Without `strict`, it warns and
     returns the sites that fit, and raises an error only if no site fits.
     """
+    marks = marks or KernelMarks()
     by_key = sites_by_key(model)
     chosen: list[tuple[Site, Method]] = []
     problems: list[str] = []
@@ -42,7 +62,7 @@ def match_sites(
             problems.append(why)
             continue
         site, method = by_key[key], _method(told, filepath)
-        if why := _other_values(site, told, contents, dtypes):
+        if why := _other_values(site, told, contents, dtypes, marks):
             problems.append(why)
         _check_values(site, method, contents, filepath)
         chosen.append((site, method))
@@ -78,16 +98,20 @@ def _obstacle(by_key: dict[str, Site], key: str, told: dict[str, Any]) -> str | 
 
 
 def _other_values(
-    site: Site, told: dict[str, Any], contents: Contents, dtypes: list[tuple[str, str, float]]
+    site: Site,
+    told: dict[str, Any],
+    contents: Contents,
+    dtypes: list[tuple[str, str, float]],
+    marks: KernelMarks,
 ) -> str | None:
     """Return why a kernel differs from the file's; record kernels that differ only in dtype."""
-    theirs, matrix = told["kernel"], site.matrix()
-    ours = kernel_fingerprint(matrix, site.dtype, full="sha256_of_all" in theirs)
+    theirs = told["kernel"]
+    ours, values = marks.of(site, full="sha256_of_all" in theirs)
     if ours == theirs:
         return None
     if ours["dtype"] != theirs["dtype"]:
         sample = contents.values[f"sites/{site.key}/sample_K"]
-        far = distance(kernel_sample(matrix), sample)
+        far = distance(values, sample)
         rough = {"int4", "nf4", *CALIBRATED} & {ours["dtype"], theirs["dtype"]}
         if far <= (SAME_BASE_INT4 if rough else SAME_BASE):
             dtypes.append((theirs["dtype"], ours["dtype"], far))

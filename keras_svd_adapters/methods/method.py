@@ -204,6 +204,13 @@ class Method:
         """
         return None
 
+    def of_product(self, left: np.ndarray, right: np.ndarray) -> dict[str, np.ndarray] | None:
+        """Return arrays with which `K' - K` is a product of `(m, q)` and `(q, n)` arrays.
+
+        `None` if the method cannot, or not for this `q`.
+        """
+        return None
+
     def pruned(self, v: SimpleNamespace, share: float | None) -> dict[str, np.ndarray]:
         """Return masks that keep a share of what the adapter of a kernel learned, by size.
 

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import keras
 import numpy as np
 
-from keras_svd_adapters.adapters.adapter import Adapter
 from keras_svd_adapters.adapters.carried import adapters_of
 from keras_svd_adapters.adapters.layer_kinds import kernel_layer
 from keras_svd_adapters.adapters.mode import Mode, in_mode
@@ -18,9 +16,12 @@ from keras_svd_adapters.adapters.per_sample import (
     AdapterIds,
     Group,
     Mixture,
-    Names,
     PerSampleAdapters,
-    groups_of,
+)
+from keras_svd_adapters.adapters.pooled.pooled_adapters import (
+    PooledAdapters,
+    PooledKernel,
+    PooledWeights,
 )
 from keras_svd_adapters.adapters.refusals import PerSampleError
 from keras_svd_adapters.adapters.weighted.sample_weights import SampleWeights, WeightedPerSample
@@ -33,7 +34,7 @@ from keras_svd_adapters.models.state.weight_owners import place_mixins, weights_
 from keras_svd_adapters.runtime.keras_private.tracing import trace_shapes
 
 PRIMES = (11, 13)
-Groups = dict[int, list[Group] | tuple[str, ...]]
+Groups = dict[int, list[Group] | tuple[str, ...] | PooledKernel]
 
 
 class PerSampleModel(keras.Model):
@@ -59,7 +60,7 @@ class PerSampleModel(keras.Model):
         self.run_eagerly = model.run_eagerly
         self.groups = groups
         self.per_sample = {
-            id(site.layer): _mixture(site, groups[id(site.layer)])
+            id(site.layer): _mixture(site, groups[id(site.layer)], asked.are_weights)
             for site in adapted_sites(model)
             if groups[id(site.layer)]
         }
@@ -115,9 +116,8 @@ def per_sample_model(model: keras.Model, asked: SampleRequests, inputs: Any) -> 
         asked: The adapters of the samples, or their weights.
         inputs: Inputs, symbolic or not, that show the shape of a sample.
     """
-    group = names_of if asked.are_weights else groups_of
     groups: Groups = {
-        id(site.layer): group(adapters_of(site.layer), asked.names) for site in adapted_sites(model)
+        id(site.layer): asked.group(adapters_of(site.layer)) for site in adapted_sites(model)
     }
     store = store_of(model)
     waiting = store.per_sample
@@ -134,16 +134,11 @@ def per_sample_model(model: keras.Model, asked: SampleRequests, inputs: Any) -> 
     return found
 
 
-def names_of(adapters: Mapping[str, Adapter], names: Names) -> tuple[str, ...]:
-    """Return the names of a layer's adapters that are among these."""
-    return tuple(name for name in adapters if name in names)
-
-
-def _mixture(site: Site, group: Any) -> Mixture:
-    """Return how a layer computes, given the names of its adapters, or its groups of these."""
-    if isinstance(group, tuple):
-        return WeightedPerSample(group)
-    return PerSampleAdapters(group, _maps(site))
+def _mixture(site: Site, group: Any, has_weights: bool) -> Mixture:
+    """Return how a layer computes, given what `SampleRequests.group` returned for it."""
+    if isinstance(group, PooledKernel):
+        return PooledWeights(group) if has_weights else PooledAdapters(group, _maps(site))
+    return WeightedPerSample(group) if has_weights else PerSampleAdapters(group, _maps(site))
 
 
 def _maps(site: Site) -> bool:

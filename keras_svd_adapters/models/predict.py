@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from functools import partial
 from typing import Any
 
 import keras
@@ -11,7 +13,9 @@ import numpy as np
 from keras_svd_adapters.adapters.mode import in_mode
 from keras_svd_adapters.models.batches import array_batches, dataset_batches, is_dataset
 from keras_svd_adapters.models.per_sample_model import per_sample_model
-from keras_svd_adapters.models.sample_requests import check_requests, sample_requests
+from keras_svd_adapters.models.pool.requests import requests_for
+from keras_svd_adapters.models.pool.slot_pool import pool_of
+from keras_svd_adapters.models.sample_requests import sample_requests
 from keras_svd_adapters.models.state.locked_model import running
 
 
@@ -33,12 +37,13 @@ def predict(
     have those of the model.
 
     Args:
-        model: A model with adapters.
+        model: A model with adapters, or with an `AdapterPool`.
         x: A NumPy array or tensor, or a list or dictionary of these. Or a dataset
             of batches: a `tf.data.Dataset`, a `keras.utils.PyDataset`, a PyTorch
             `DataLoader` or any other iterable.
         adapter_ids: For each sample, the name of its adapter, or `None` for the
-            plain model.
+            plain model. All adapters are in the pool of the model, or all are attached
+            to the model.
         batch_size: Number of samples per batch, unless `x` is a dataset.
         verbose: As in `model.predict`: 0 for silence, 1 for a progress bar.
         steps: Number of batches after which to stop; `None` for all.
@@ -75,7 +80,7 @@ def predict(
         asked = sample_requests(adapter_ids, adapter_weights, count)
         asked.check_count(count)
     with running(model, alone=True):
-        check_requests(model, asked)
+        asked = requests_for(model, asked)
         mixed = None
         calls = keras.callbacks.CallbackList(
             callbacks,
@@ -100,7 +105,7 @@ def predict(
                 batch = model.preprocess_samples(batch)
             mixed = mixed or per_sample_model(model, asked, batch)
             calls.on_predict_batch_begin(step)
-            y = mixed.predict_batch(batch, own)
+            y = asked.computed(own, partial(mixed.predict_batch, batch))
             found.append(keras.tree.map_structure(lambda part: part[:rows], y))  # noqa: B023
             calls.on_predict_batch_end(step, {"outputs": found[-1]})
         else:
@@ -147,8 +152,11 @@ def generate(
         count = len(inputs if isinstance(inputs, list | tuple) else keras.tree.flatten(inputs)[0])
     asked = sample_requests(adapter_ids, adapter_weights, count)
     asked.check_count(count)
-    with running(model):
-        check_requests(model, asked)
-        mixed = per_sample_model(model, asked, getattr(model, "input", None))
-        with in_mode(mixed.mode(keras.ops.convert_to_tensor(asked.rows))):
+    with ExitStack() as stack:
+        with running(model, alone=pool_of(model) is not None):  # slots may change
+            asked = requests_for(model, asked)
+            mixed = per_sample_model(model, asked, getattr(model, "input", None))
+            rows = stack.enter_context(asked.placed(asked.rows))
+            stack.enter_context(running(model))
+        with in_mode(mixed.mode(keras.ops.convert_to_tensor(rows))):
             return model.generate(inputs, **how)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import keras
 import numpy as np
 
+from keras_svd_adapters.adapters.adapter import Adapter
 from keras_svd_adapters.adapters.own_values import own_values, trained_with
-from keras_svd_adapters.adapters.per_sample import Names
+from keras_svd_adapters.adapters.per_sample import Names, groups_of
 from keras_svd_adapters.models.named_adapters import require_adapter, require_values
 from keras_svd_adapters.models.state.weight_owners import weights_of
 from keras_svd_adapters.models.weights_request import check_names, is_weight
@@ -33,6 +35,21 @@ class SampleRequests:
     def part(self, start: int, stop: int) -> np.ndarray:
         """Return the rows of some consecutive samples."""
         return self.rows[start:stop]
+
+    def group(self, adapters: Mapping[str, Adapter]) -> Any:
+        """Return the adapters of a layer that samples may have: names, or groups of adapters."""
+        if self.are_weights:
+            return tuple(name for name in adapters if name in self.names)
+        return groups_of(adapters, self.names)
+
+    def computed(self, rows: np.ndarray, compute: Callable[[np.ndarray], Any]) -> Any:
+        """Compute a batch, given a function of the rows of its samples."""
+        return compute(rows)
+
+    @contextmanager
+    def placed(self, rows: np.ndarray) -> Iterator[np.ndarray]:
+        """Context manager: the adapters of a batch are in place; yield what to compute with."""
+        yield rows
 
     def check_count(self, count: int) -> None:
         """Raise an error if there is no sample, or not one row for each sample."""

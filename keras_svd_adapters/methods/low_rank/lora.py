@@ -127,6 +127,13 @@ class LoRA(ScaledProduct):
     def factors(self, v: SimpleNamespace) -> tuple[Any, Any]:
         return super().factors(v) if STARTS[self.start].zero else difference(v)
 
+    def of_product(self, left: np.ndarray, right: np.ndarray) -> dict[str, np.ndarray] | None:
+        room = self.rank - left.shape[1]
+        if room < 0 or STARTS[self.start].zero is None:
+            return None
+        a, b = np.pad(left, ((0, 0), (0, room))), np.pad(right, ((0, room), (0, 0)))
+        return {"lora_a": a, "lora_b": b / self.scale}
+
     def allocated(
         self, shapes: list[tuple[int, int]], data: list[list[Statistics]]
     ) -> list[Method | None]:

@@ -11,6 +11,8 @@ from keras_svd_adapters.adapters.carried import adapters_of
 from keras_svd_adapters.adapters.frozen_variables import is_frozen_variable
 from keras_svd_adapters.adapters.layers.quantized_logits import add_logit_gradient
 from keras_svd_adapters.adapters.own_values import own_values, owners_of, trained_with
+from keras_svd_adapters.adapters.pooled.slot_arrays import slots_of
+from keras_svd_adapters.adapters.refusals import refuse_to_save_pool
 from keras_svd_adapters.adapters.shared_arrays import SharedArrays
 from keras_svd_adapters.methods.method import Method
 from keras_svd_adapters.models.sites.search import adapted_sites, adapter_names, sites_by_key
@@ -68,6 +70,8 @@ def describe_shared(model: keras.layers.Layer) -> dict[str, Any]:
 
 def _describe(site: Site, name: str) -> dict[str, Any]:
     adapter = adapters_of(site.layer)[name]
+    if slots_of(adapter) is not None:
+        refuse_to_save_pool(name)
     return {
         "method": adapter.method.name,
         "config": adapter.method.get_config(),

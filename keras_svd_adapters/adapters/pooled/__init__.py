@@ -1,0 +1,1 @@
+"""Adapters that take turns in the slots of a pool."""

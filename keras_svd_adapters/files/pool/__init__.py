@@ -1,0 +1,1 @@
+"""The public pool, and what it takes adapters from."""

@@ -1,0 +1,1 @@
+"""A pool: many adapters in host memory, a few of them in slots on the device."""
