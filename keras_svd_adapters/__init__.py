@@ -15,27 +15,23 @@ d=2)`; `ksa.layers` has all layers.
 
 Verbs, each with its own `help`:
 
-- before: `targets`, `plan`, `compare`, `spectrum`; `register_kernels` for your own layers;
-  `rank_by_depth` gives deeper layers other ranks
+- before: `targets`, `plan`, `compare`, `spectrum`, `rank_by_depth`, `register_kernels`
 - adapt: `enable`, `set_adapter`, `disabled`, `delete_adapter`; `from_preset` loads and adapts
-- shrink: `prune` turns ranks off
 - train: Keras's `fit`; `find_learning_rate` suggests a learning rate before; `rules` gives an
   optimizer learning rates by array and more, and a `Schedule` acts between steps; `GaLore` and
   `Flora` are optimizers of whole kernels, `JaggedCosine` is a learning rate for restarts; `DropBP`
   drops the backward pass of random branches
-- train on rewards for generated text: `reinforce`
-- one task after another: `begin_task`
+- train on rewards for generated text: `reinforce`; one task after another: `begin_task`
 - inspect: `status`, `coefficients`, `similarity`, and `AdapterHealth` as a callback of `fit`;
   `observe` passes data through the model, and `keep_layers` chooses layers by what it finds
 - one adapter per sample of a batch, or weights of several: `predict`, `generate`; `classify` and
-  `Prototypes` choose it; `XLoRA` learns weights for each token
+  `Prototypes` choose it; `XLoRA`, `TokenMixing` and `AMLoRA` weigh several for each token
 - save: `save_adapter`, `load_adapter`; `svd_cache` stores the decompositions
-- quantized models: `enable` after `model.quantize`; `quantize` compensates for the quantization
-  error
+- quantized models: `enable` after `model.quantize`; `quantize` compensates for the error
 - merge and convert: `merge`, `unmerge`, `to_lora`, `to_sparse`; `combine` makes one adapter of
   several, `search_blend` finds their weights, `extract_lora` makes one of the difference between
   two models, `transfer` carries one to another base, `compress` makes one whose file is many times
-  smaller
+  smaller; `prune` turns ranks off
 - HF PEFT: `export_peft`, `import_peft`
 """
 
@@ -88,8 +84,10 @@ from keras_svd_adapters.models.enable import enable
 from keras_svd_adapters.models.predict import generate, predict
 from keras_svd_adapters.models.prune import prune
 from keras_svd_adapters.models.quantize import Compensation, quantize
+from keras_svd_adapters.models.routing.am_lora import AMLoRA
 from keras_svd_adapters.models.routing.classification import classify
 from keras_svd_adapters.models.routing.prototypes import Prototypes
+from keras_svd_adapters.models.routing.token_mixing import TokenMixing
 from keras_svd_adapters.models.routing.x_lora import XLoRA
 from keras_svd_adapters.models.sites.site import Site
 from keras_svd_adapters.models.sites.target_report import Choice, targets
@@ -141,6 +139,7 @@ install_saving_hooks()
 install_backbone_methods()
 
 __all__ = [
+    "AMLoRA",
     "AFLoRASchedule",
     "AdaLoRASchedule",
     "AdapterFileError",
@@ -198,6 +197,7 @@ __all__ = [
     "SparseAdapterSchedule",
     "Spectrum",
     "Status",
+    "TokenMixing",
     "TokenRows",
     "TokenRowsDense",
     "VeRA",

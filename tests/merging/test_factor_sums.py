@@ -55,12 +55,12 @@ def test_a_search_of_factors():
     adapted(model, ksa.LoRA(rank=2), targets="up")
     planted = {"a": 0.7, "b": -0.4}
     ksa.combine(model, planted, "best", how="factors")
-    best = model.predict(batch(), verbose=0)
+    best = model.predict_on_batch(batch())
     ksa.delete_adapter(model, "best")
     counts = []
 
     def score(model):
-        found = model.predict(batch(), verbose=0)
+        found = model.predict_on_batch(batch())
         counts.append(len(traced))
         return -float(np.mean((found - best) ** 2))
 
