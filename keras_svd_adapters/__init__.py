@@ -15,9 +15,8 @@ d=2)`; `ksa.layers` has all layers.
 
 Verbs, each with its own `help`:
 
-- before: `targets`, `plan`, `compare`, `spectrum`; `register_kernels` for your own layers;
-  `rank_by_depth` gives deeper layers other ranks, and `prune` turns ranks off
-- adapt: `enable`, `set_adapter`, `disabled`, `delete_adapter`; `from_preset` loads and adapts
+- before: `targets`, `plan`, `compare`, `spectrum`, `rank_by_depth`, `register_kernels`
+- adapt: `enable`, `set_adapter`, `disabled`, `delete_adapter`, `prune`; `from_preset` loads as well
 - train: Keras's `fit`; `find_learning_rate` suggests a learning rate before; `rules` gives an
   optimizer learning rates by array and more, and a `Schedule` acts between steps; `GaLore` and
   `Flora` are optimizers of whole kernels, `JaggedCosine` is a learning rate for restarts; `DropBP`
@@ -26,7 +25,8 @@ Verbs, each with its own `help`:
 - inspect: `status`, `coefficients`, `similarity`, and `AdapterHealth` as a callback of `fit`;
   `observe` passes data through the model, and `keep_layers` chooses layers by what it finds
 - one adapter per sample of a batch, or weights of several: `predict`, `generate`; `classify` and
-  `Prototypes` choose it; `XLoRA` learns weights for each token
+  `Prototypes` choose it; `AdapterPool` serves thousands; for each token, `XLoRA`, `TokenMixing`
+  and `AMLoRA` weigh several
 - save: `save_adapter`, `load_adapter`; for HF PEFT, `export_peft`, `import_peft`; `svd_cache`
 - quantized models: `quantize`, also to NF4; `export_nf4` and `import_nf4` of bitsandbytes' files
 - merge and convert: `merge`, `unmerge`, `to_lora`, `to_sparse`; `combine` makes one adapter of
@@ -86,8 +86,10 @@ from keras_svd_adapters.models.enable import enable
 from keras_svd_adapters.models.predict import generate, predict
 from keras_svd_adapters.models.prune import prune
 from keras_svd_adapters.models.quantize import Compensation, quantize
+from keras_svd_adapters.models.routing.am_lora import AMLoRA
 from keras_svd_adapters.models.routing.classification import classify
 from keras_svd_adapters.models.routing.prototypes import Prototypes
+from keras_svd_adapters.models.routing.token_mixing import TokenMixing
 from keras_svd_adapters.models.routing.x_lora import XLoRA
 from keras_svd_adapters.models.sites.site import Site
 from keras_svd_adapters.models.sites.target_report import Choice, targets
@@ -139,6 +141,7 @@ install_saving_hooks()
 install_backbone_methods()
 
 __all__ = [
+    "AMLoRA",
     "AFLoRASchedule",
     "AdaLoRASchedule",
     "AdapterFileError",
@@ -198,6 +201,7 @@ __all__ = [
     "SparseAdapterSchedule",
     "Spectrum",
     "Status",
+    "TokenMixing",
     "TokenRows",
     "TokenRowsDense",
     "VeRA",

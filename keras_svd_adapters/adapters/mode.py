@@ -23,6 +23,7 @@ class Mode:
             adapter but with this one.
         notice: Function that gets the input of each layer that computes with an adapter.
         held: Effective kernels, by the identity of their layer, that were computed already.
+        router: Model that weighs the adapters of each token while the model generates.
     """
 
     base: frozenset[int] = frozenset()
@@ -31,9 +32,12 @@ class Mode:
     chosen: Mapping[int, str] = field(default_factory=dict)
     notice: Callable[[Any], None] | None = None
     held: Mapping[int, Any] = field(default_factory=dict)
+    router: Any = None
 
     def key(self, layers: frozenset[int]) -> tuple[Any, ...]:
         """Return what a function that is compiled for a model with these layers depends on."""
+        if self.router is not None:
+            return self.base & layers, self.router, ()
         if self.ids is None or not layers & self.per_sample.keys():
             return self.base & layers, True, ()
         return self.base & layers, self.ids.chooses, self.ids.names

@@ -2,23 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from math import isnan
+from functools import partial
 from typing import Any
 
 import keras
 import numpy as np
 
+from keras_svd_adapters.adapters.carried import adapters_of
 from keras_svd_adapters.merging.approximation import Approximation
+from keras_svd_adapters.merging.blend_request import check_request, numbers_of
 from keras_svd_adapters.merging.combining.combine import combine, new_adapters
 from keras_svd_adapters.merging.combining.combine_request import CombineRequest
+from keras_svd_adapters.merging.combining.factor_sum import FactorSum
 from keras_svd_adapters.merging.cross_entropy import Score, cross_entropy_search
-from keras_svd_adapters.methods.hyperparameters import check_positive_integers, check_seed
+from keras_svd_adapters.merging.new_adapters import arrays_of_lora
 from keras_svd_adapters.models.named_adapters import require_adapter, require_values
-from keras_svd_adapters.models.switching import restore_switch_on_error, set_adapter
-from keras_svd_adapters.models.weights_request import is_weight
+from keras_svd_adapters.models.sites.search import adapted_sites
+from keras_svd_adapters.models.switching import (
+    delete_adapter,
+    restore_switch_on_error,
+    set_adapter,
+)
 from keras_svd_adapters.runtime.tables import Bars, Table, TableReport
+
+SUMS = {"exact": "the sum of the changes", "factors": "the product of the sums of factors"}
 
 
 @dataclass(frozen=True, repr=False)
@@ -31,6 +41,7 @@ class BlendSearch(TableReport):
         history: The best score after each iteration, less the penalty.
         spread: Standard deviation of each weight among the best members of the last iteration; 0
             if the search has converged.
+        how: What was summed: `"exact"` for the changes of the kernels, `"factors"` for A and B.
         combined: The report of `combine`, if the search made an adapter.
     """
 
@@ -38,6 +49,7 @@ class BlendSearch(TableReport):
     score: float
     history: tuple[float, ...] = field(repr=False)
     spread: dict[str, float] = field(repr=False)
+    how: str = "exact"
     combined: Approximation | None = field(default=None, repr=False)
 
     def as_table(self) -> Table:
@@ -45,7 +57,7 @@ class BlendSearch(TableReport):
             (name, f"{weight:.3g}", f"{self.spread[name]:.2g}")
             for name, weight in self.weights.items()
         ]
-        notes = f"score {self.score:.4g}, after {len(self.history)} iterations"
+        notes = f"score {self.score:.4g} of {SUMS[self.how]}, after {len(self.history)} iterations"
         if self.combined is not None:
             notes += f"\n{self.combined.as_table().notes}"
         return Table(("adapter", "weight", "spread"), rows, notes)
@@ -65,13 +77,16 @@ def search_blend(
     iterations: int = 50,
     penalty: float = 0.0,
     seed: int = 0,
+    how: str = "exact",
+    start: float | None = None,
 ) -> BlendSearch:
     """Search the weights of several adapters that score best, without gradients.
 
     The cross-entropy method draws weights around a mean, and moves the mean to the best ones. The
     search sets the weights as `set_adapter(model, {...})` does, so nothing is traced again. The
-    same seed and scores give the same weights. The model sums the changes of the kernels; LoRAHub
-    sums the factors of LoRAs, whose products then mix.
+    same seed and scores give the same weights. The model sums the changes of the kernels, so a
+    weight of 1 is that adapter. With `how="factors"`, it sums the factors of LoRAs, as LoRAHub
+    does: `(sum w_i A_i) (sum w_i B_i)` has products of one adapter's A and another one's B.
 
     Args:
         model: A model with adapters.
@@ -80,7 +95,7 @@ def search_blend(
             some examples; larger is better. Or it returns a tuple: later numbers, such as a
             mean log likelihood, decide between equal first ones. NaN is worse than any number.
         into: Name of a new adapter with the best blend, made by `combine`. Without it, the
-            adapters stay active with their best weights, frozen.
+            adapters stay active with their best weights, frozen. `how="factors"` needs it.
         bounds: The smallest and the largest weight. LoRAHub uses `(-1.5, 1.5)`.
         population: Number of weights that each iteration scores.
         elite: Share of these that the next iteration is drawn around.
@@ -88,6 +103,10 @@ def search_blend(
         penalty: Subtracted from the score, times the mean size of the weights. LoRAHub
             uses 0.05.
         seed: Seed of the random numbers.
+        how: `"exact"` sums the changes of the kernels, of any methods. `"factors"` sums A and B
+            of LoRAs of one rank.
+        start: The weight that the search starts from, for all adapters; one over their
+            number if `None`. LoRAHub starts from 0.
 
     Returns:
         A `BlendSearch` with the best weights.
@@ -114,89 +133,68 @@ def search_blend(
         - Weights of LoRAs by a search: [LoRAHub, Huang et al., 2023](https://arxiv.org/abs/2307.13269)
         - The cross-entropy method for them: [Transformer-squared, Sun et al., 2025](https://arxiv.org/abs/2501.06252)
     """
-    elites = _check_request(names, score, bounds, population, elite, iterations, penalty, seed)
+    elites = check_request(
+        names, score, bounds, population, elite, iterations, penalty, seed, how, start, into
+    )
     for name in names:
         require_adapter(model, name)
     if into is not None:
-        check_combination(model, names, into)
+        check_combination(model, names, into, how)
     require_values(model, f"search_blend({list(names)})")
-
-    def scored(point: np.ndarray) -> Score:
-        set_adapter(model, _named(names, point))
-        value = _numbers(score(model))
-        return (value[0] - penalty * float(np.abs(point).mean()), *value[1:])
-
     half = (bounds[1] - bounds[0]) / 2
-    size = len(names)
-    start = (np.full(size, 1 / size), np.full(size, half))
+    mean = np.full(len(names), 1 / len(names) if start is None else start)
+    spread = np.full(len(names), half)
     history = []
     with restore_switch_on_error(model):
-        for found in cross_entropy_search(
-            scored, *start, bounds, population, elites, iterations, seed
-        ):
-            history.append(found.score[0])
-        best = _named(names, found.point)
-        set_adapter(model, best)
-        combined = None if into is None else combine(model, best, into)
+        with _blended(model, names, into, how) as assign:
+
+            def scored(point: np.ndarray) -> Score:
+                assign(_named(names, point))
+                value = numbers_of(score(model))
+                return (value[0] - penalty * float(np.abs(point).mean()), *value[1:])
+
+            for found in cross_entropy_search(
+                scored, mean, spread, bounds, population, elites, iterations, seed
+            ):
+                history.append(found.score[0])
+            best = _named(names, found.point)
+            assign(best)
+        combined = None if into is None else combine(model, best, into, how)
     plain = found.score[0] + penalty * float(np.abs(found.point).mean())
-    return BlendSearch(best, plain, tuple(history), _named(names, found.spread), combined)
+    spreads = _named(names, found.spread)
+    return BlendSearch(best, plain, tuple(history), spreads, how, combined)
 
 
-def check_combination(model: keras.layers.Layer, names: Sequence[str], into: str) -> None:
+@contextmanager
+def _blended(
+    model: keras.layers.Layer, names: Sequence[str], into: str | None, how: str
+) -> Iterator[Callable[[Mapping[str, float]], None]]:
+    """Context manager: a function that gives the model other weights; nothing is traced again."""
+    if how == "exact":
+        yield partial(set_adapter, model)
+        return
+    assert into is not None
+    combine(model, dict.fromkeys(names, 0.0), into, how)
+    try:
+        sums = {site: FactorSum(site, names) for site in adapted_sites(model, into)}
+
+        def assign(weights: Mapping[str, float]) -> None:
+            for site, each in sums.items():
+                arrays = adapters_of(site.layer)[into].arrays
+                for name, value in arrays_of_lora(site, each.factors_for(weights)).items():
+                    arrays[name].assign(value)
+
+        yield assign
+    finally:
+        delete_adapter(model, into)
+
+
+def check_combination(
+    model: keras.layers.Layer, names: Sequence[str], into: str, how: str = "exact"
+) -> None:
     """Raise an error, before the search, if `combine` could not make the new adapter."""
-    new_adapters(model, CombineRequest(dict.fromkeys(names, 1.0), "exact", *[None] * 4), into)
+    new_adapters(model, CombineRequest(dict.fromkeys(names, 1.0), how, *[None] * 4), into)
 
 
 def _named(names: Sequence[str], values: np.ndarray) -> dict[str, float]:
     return {name: float(value) for name, value in zip(names, values, strict=True)}
-
-
-def _numbers(value: Any) -> Score:
-    """Return what a score function returned as numbers; NaN is less than any other."""
-    try:
-        numbers = [float(each) for each in (value if isinstance(value, tuple) else (value,))]
-    except (TypeError, ValueError):
-        numbers = []
-    if not numbers:
-        raise ValueError(
-            "`score` returns a number for the model, larger for a better one, or a tuple of "
-            f"numbers. Received: {value!r}"
-        )
-    return tuple(float("-inf") if isnan(each) else each for each in numbers)
-
-
-def _check_request(
-    names: Any,
-    score: Any,
-    bounds: Any,
-    population: Any,
-    elite: Any,
-    iterations: Any,
-    penalty: Any,
-    seed: Any,
-) -> int:
-    """Return the number of elites; raise an error if an argument is wrong."""
-    is_listed = isinstance(names, Sequence) and not isinstance(names, str) and len(names) > 0
-    if not is_listed or len(set(map(str, names))) < len(names):
-        raise ValueError(
-            f"`names` lists different adapters, such as ['a', 'b']. Received: names={names!r}"
-        )
-    if not callable(score):
-        raise ValueError(f"`score` is a function of the model. Received: score={score!r}")
-    is_pair = isinstance(bounds, Sequence) and len(bounds) == 2 and all(map(is_weight, bounds))
-    if not is_pair or not bounds[0] < bounds[1]:
-        raise ValueError(
-            "`bounds` are the smallest and the largest weight, such as (-1.5, 1.5). "
-            f"Received: bounds={bounds!r}"
-        )
-    check_positive_integers(population=population, iterations=iterations)
-    check_seed(seed)
-    elites = int(elite * population) if is_weight(elite) else 0
-    if not 2 <= elites <= population:
-        raise ValueError(
-            "`elite` is a share of the population, of at least 2 members: the next spread is "
-            f"theirs. Received: elite={elite!r}, population={population}"
-        )
-    if not is_weight(penalty) or penalty < 0:
-        raise ValueError(f"`penalty` must not be negative. Received: penalty={penalty!r}")
-    return elites

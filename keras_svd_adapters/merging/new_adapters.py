@@ -49,10 +49,14 @@ class NewAdapter(NamedTuple):
 def lora_of(site: Site, factors: Sequence[Factors], wanted: TargetUpdate) -> NewAdapter:
     """Return a LoRA of these factors, one pair for each matrix of a kernel."""
     require_kernel(site)
-    pairs = padded(factors)
-    values = site.view.joined([{"lora_a": A, "lora_b": B} for A, B in pairs])
-    method = LoRA(rank=pairs[0][0].shape[1])
+    values = arrays_of_lora(site, factors)
+    method = LoRA(rank=values["lora_a"].shape[-1])
     return NewAdapter(site, method, site.form(method), lambda: values, wanted)
+
+
+def arrays_of_lora(site: Site, factors: Sequence[Factors]) -> dict[str, np.ndarray]:
+    """Return the arrays of a LoRA of these factors, one pair for each matrix of a kernel."""
+    return site.view.joined([{"lora_a": A, "lora_b": B} for A, B in padded(factors)])
 
 
 def require_kernel(site: Site) -> None:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from functools import cached_property, partial
+from functools import partial
 from typing import Any
 
 from keras import backend, ops
@@ -23,6 +23,7 @@ from keras import backend, ops
 from keras_svd_adapters.adapters.adapter import Adapter
 from keras_svd_adapters.adapters.in_training.input_penalty import add_input_penalty
 from keras_svd_adapters.adapters.operation import Operation
+from keras_svd_adapters.adapters.weighted.noted_parts import OUTPUTS, NotedParts
 from keras_svd_adapters.methods.algebra import matmul
 
 
@@ -52,43 +53,7 @@ def weighted_sum(
     return total.outputs()
 
 
-class NotedOperation:
-    """A frozen operation that notes what a method adds to `x K`, and returns a placeholder.
-
-    Args:
-        total: The sum that the method is a part of.
-    """
-
-    def __init__(self, total: WeightedSum):
-        self.total = total
-        self.base = total.base
-        self.noted: list[tuple[str, Any]] = []
-        self.shape, self.tokens = self.base.shape, self.base.tokens
-        self.matrix, self.times = self.base.matrix, self.base.times
-        self.sample_mean = self.base.sample_mean
-
-    def __getattr__(self, name: str) -> Any:  # of attention
-        return getattr(self.base, name)
-
-    def __call__(self, x: Any, delta: Any = None) -> Any:
-        if delta is None:
-            return self.base(x)
-        return self._note("delta", delta) if x is self.total.x else self.base(x, delta)
-
-    def plus(self, x: Any, h: Any, matrix: Any, y: Any = None) -> Any:
-        if x is self.total.x:
-            return self._note("product", (h, matrix))
-        return self.base.plus(x, h, matrix, y)
-
-    def shift(self, x: Any, d: Any) -> Any:
-        return self._note("shift", d) if x is self.total.x else self.base.shift(x, d)
-
-    def _note(self, kind: str, value: Any) -> Any:
-        self.noted.append((kind, value))
-        return self.total.placeholder
-
-
-class WeightedSum:
+class WeightedSum(NotedParts):
     """The parts of a sum of adapters.
 
     Args:
@@ -99,45 +64,24 @@ class WeightedSum:
     """
 
     def __init__(self, x: Any, base: Operation, weights: list[Any], dtype: str):
-        self.x, self.weights, self.dtype = x, weights, dtype
+        super().__init__(x, base, dtype)
+        self.weights = weights
         self.in_groups = any(len(weight.shape) for weight in weights)
-        # With a weight for each sample, no method makes a kernel of all samples.
-        tokens = min(base.tokens, 1) if self.in_groups else base.tokens
-        self.run = base.run
-        self.base = replace(base, run=self._run, tokens=tokens)
+        if self.in_groups:  # no method makes a kernel of all samples
+            self.base = replace(self.base, tokens=min(base.tokens, 1))
         self.products: list[tuple[Any, Any]] = []
         self.outside: list[Any] = []
         self.shifts: dict[int, Any] = {}
         self.deltas: dict[int, Any] = {}
         self.others: dict[int, Any] = {}
 
-    def _run(self, x: Any, delta: Any = None) -> Any:
-        return self.plain if x is self.x and delta is None else self.run(x, delta)
-
-    @cached_property
-    def plain(self) -> Any:
-        """`x K`."""
-        return self.run(self.x)
-
-    @cached_property
-    def placeholder(self) -> Any:
-        """Zeros in the shape of the outputs, without a product with the kernel."""
-        m, n = self.base.shape
-        thin = self.base.times(self.x, ops.zeros((m, 1), self.dtype))
-        return ops.broadcast_to(thin, (*ops.shape(thin)[:-1], n))
-
     def add(self, place: int, apply: Callable[..., Any]) -> None:
         """Add an adapter, given the place of its weight, and its outputs for a frozen operation."""
-        noted = NotedOperation(self)
-        y = apply(base=noted)
-        if len(noted.noted) == 1 and y is self.placeholder:
-            self._collect(place, *noted.noted[0])
-        else:
-            self.others[place] = apply(base=self.base) if noted.noted else y
-
-    def _collect(self, place: int, kind: str, value: Any) -> None:
+        kind, value = self.part_of(apply)
         weight = self.weights[place]
-        if kind == "product":
+        if kind == OUTPUTS:
+            self.others[place] = value
+        elif kind == "product":
             h, matrix = value
             self.products.append((scaled(h, weight), matrix))
         elif kind == "shift":

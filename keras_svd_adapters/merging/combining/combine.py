@@ -55,7 +55,8 @@ def combine(
             updates and return the nearest LoRA. `"regmean"` and `"fisher"` make a mean by
             what data says of each adapter (`observed`), as the nearest LoRA: RegMean keeps
             the outputs of each adapter on its own inputs, Fisher merging the entries that
-            matter for its loss.
+            matter for its loss. `"factors"` sums A and B of LoRAs of one rank, as LoRAHub
+            does: their products mix.
         rank: Rank of the nearest LoRA, of every `how` that makes one. `None`
             without `energy` selects the largest rank of the adapters.
         energy: Share of the sum of squares that the nearest LoRA must hold;
@@ -68,7 +69,7 @@ def combine(
 
     Returns:
         An `Approximation` with the error of each kernel's update, relative to
-        the weighted sum; print it. For `"ties"`, `"dare"`, `"regmean"` and
+        the weighted sum; print it. For `"ties"`, `"dare"`, `"factors"`, `"regmean"` and
         `"fisher"`, it has the error of the nearest LoRA relative to the blend, which is not
         the weighted sum.
         The error is 0 if trained values are blended.

@@ -19,7 +19,7 @@ DENSITY, SEED = 0.2, 0
 EXACT = ("exact", "linear", "cat")
 PARTIAL = ("ties", "dare")
 OF_DATA = tuple(OBSERVED)
-HOWS = (*EXACT, "svd", *PARTIAL, *OF_DATA)
+HOWS = (*EXACT, "svd", "factors", *PARTIAL, *OF_DATA)
 NEAREST = ("svd", *PARTIAL, *OF_DATA)
 USED_BY = {
     "rank": NEAREST,
@@ -98,6 +98,8 @@ class CombineRequest:
     @property
     def description(self) -> str:
         """The target update of the new adapter, in words."""
+        if self.how == "factors":
+            return "the product of the sums of factors, which is not the weighted sum,"
         partial = f"the blend of {self.how!r}, which is not the weighted sum,"
         return partial if self.how in (*PARTIAL, *OF_DATA) else "the weighted sum"
 

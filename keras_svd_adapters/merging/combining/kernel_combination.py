@@ -12,6 +12,7 @@ from keras_svd_adapters.adapters.carried import adapters_of
 from keras_svd_adapters.kernels.low_rank_factors import Factors, concatenate, truncate
 from keras_svd_adapters.merging.combining.blending import Blend
 from keras_svd_adapters.merging.combining.combine_request import OF_DATA, PARTIAL, CombineRequest
+from keras_svd_adapters.merging.combining.factor_sum import FactorSum
 from keras_svd_adapters.merging.combining.observed_blending import observed_blends
 from keras_svd_adapters.merging.combining.shared_basis import SharedBasis, shared_basis_of
 from keras_svd_adapters.merging.kernel_updates import exact_factors, kernel_updates
@@ -52,7 +53,7 @@ class KernelCombination:
 
     def _coordinates(self) -> SharedBasis | None:
         """Return the shared basis, or `None`; raise if trained values must add but cannot."""
-        if self.recipe.how in ("cat", "svd", *OF_DATA):
+        if self.recipe.how in ("cat", "svd", "factors", *OF_DATA):
             return None
         try:
             return shared_basis_of(self._adapters, self.site.path)
@@ -67,6 +68,8 @@ class KernelCombination:
 
     def _changes(self) -> list[np.ndarray]:
         """Return the blend of the updates of each matrix of the kernel."""
+        if self.recipe.how == "factors":
+            return [self._finite(A @ B) for A, B in self._factors()]
         names = list(self._adapters)
         weights = [self.recipe.weights[name] for name in names]
         changes = zip(*(kernel_updates(self.site, name) for name in names), strict=True)
@@ -90,6 +93,9 @@ class KernelCombination:
     def _factors(self) -> list[Factors]:
         if self.recipe.how in ("exact", "cat"):
             return self._concatenated()
+        if self.recipe.how == "factors":
+            names = list(self.recipe.weights)
+            return FactorSum(self.site, names).factors_for(self.recipe.weights)
         rank = self._rank()
         return [truncate(each, rank, self.recipe.energy) for each in self._changes()]
 

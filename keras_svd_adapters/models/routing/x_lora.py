@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import keras
-from keras import ops
 
-from keras_svd_adapters.adapters.carried import adapters_of
-from keras_svd_adapters.adapters.mode import current_mode, in_mode, with_own_kernels
-from keras_svd_adapters.adapters.weighted.sample_weights import SampleWeights, WeightedPerToken
-from keras_svd_adapters.models.named_adapters import require_adapter, require_values
-from keras_svd_adapters.models.sites.search import adapted_sites
-from keras_svd_adapters.models.weights_request import is_weight
+from keras_svd_adapters.models.routing.adapter_router import tensors
+from keras_svd_adapters.models.routing.token_features import BackboneFeatures, TokenFeatures
+from keras_svd_adapters.models.routing.token_router import TokenRouter
 
 
-class XLoRA(keras.Model):
+class XLoRA(TokenRouter):
     """Model around a model with adapters: a classifier weighs the adapters for each token.
 
     It computes twice. The first pass has no adapter, and gives the features of each token. The
@@ -25,6 +20,9 @@ class XLoRA(keras.Model):
     up the changes of the adapters, each times the weight of the token. Only the classifier trains,
     with `compile` and `fit` as usual; the model and its adapters are frozen. Any methods may be
     mixed. Save `x_lora.classifier`, and the adapters as they are.
+
+    `generate` gives each new token its weights: the pass without adapters has a cache of its own.
+    The text is that of a call for each token; the cache and the time per token double.
 
     Args:
         model: A model with adapters, such as a KerasHub `CausalLM`.
@@ -56,8 +54,6 @@ class XLoRA(keras.Model):
         - [Buehler & Buehler, 2024](https://arxiv.org/abs/2402.07148)
     """
 
-    is_internal = True
-
     def __init__(
         self,
         model: keras.Model,
@@ -67,77 +63,26 @@ class XLoRA(keras.Model):
         temperature: float = 1.0,
         top_k: int | None = None,
     ):
-        listed = [] if isinstance(names, str) else list(names)
-        features = getattr(model, "backbone", None) if features is None else features
-        _check(listed, features, temperature, top_k)
-        for name in listed:
-            require_adapter(model, name)
-        require_values(model, f"XLoRA({listed})")
-        super().__init__(name="x_lora", dtype=model.dtype_policy)
-        assert features is not None
-        self.model, self.features, self.names = model, features, tuple(listed)
-        self.temperature, self.top_k = temperature, top_k
-        self.classifier = classifier or keras.layers.Dense(len(listed), name="classifier")
+        backbone = getattr(model, "backbone", None)
+        of_task = backbone is not None and (features is None or features is backbone)
+        source = BackboneFeatures(model) if of_task else TokenFeatures(features)
+        super().__init__(model, names, source, temperature, top_k, "x_lora")
+        self.features = source.model
+        self.classifier = classifier or keras.layers.Dense(len(self.names), name="classifier")
         if not self.classifier.built:
-            self.classifier.build(features.output_shape)
+            self.classifier.build(source.shape)
         self.built = True
 
     @property
-    def trainable_weights(self) -> list[keras.Variable]:
-        """The weights of the classifier."""
+    def own_trainable(self) -> list[keras.Variable]:
         return self.classifier.trainable_weights
 
-    @property
-    def trainable_variables(self) -> list[keras.Variable]:
-        """The weights of the classifier."""
-        return self.classifier.trainable_weights
+    def values(self) -> Any:
+        layer = self.classifier
+        return [tensors(layer.trainable_variables), tensors(layer.non_trainable_variables)]
 
-    @property
-    def non_trainable_variables(self) -> list[keras.Variable]:
-        trained = set(map(id, self.trainable_variables))
-        return [variable for variable in self.variables if id(variable) not in trained]
+    def logits(self, features: Any, inputs: Any) -> Any:
+        return self.classifier(features)
 
-    def token_weights(self, inputs: Any) -> Any:
-        """Return the weight of each adapter, of shape `(samples, tokens, adapters)`."""
-        layers = frozenset(id(site.layer) for site in adapted_sites(self.model))
-        with with_own_kernels(layers):
-            features = ops.stop_gradient(self.features(inputs))
-        logits = ops.cast(self.classifier(features), "float32") / self.temperature
-        if self.top_k is not None:
-            least = ops.top_k(logits, self.top_k)[0][..., -1:]
-            logits = ops.where(ops.less(logits, least), -1e9, logits)
-        return ops.softmax(logits, axis=-1)
-
-    def call(self, inputs: Any, training: bool = False) -> Any:
-        weights = self.token_weights(inputs)
-        own = {
-            id(site.layer): tuple(n for n in adapters_of(site.layer) if n in self.names)
-            for site in adapted_sites(self.model)
-        }
-        mixtures = {layer: WeightedPerToken(names) for layer, names in own.items() if names}
-        mode = replace(
-            current_mode(),
-            base=frozenset(own.keys() - mixtures.keys()),
-            per_sample=mixtures,
-            ids=SampleWeights(self.names, weights),
-        )
-        with in_mode(mode):
-            return self.model(inputs, training=training)
-
-
-def _check(names: list[Any], features: Any, temperature: Any, top_k: Any) -> None:
-    if len(names) < 2 or not all(isinstance(name, str) for name in names):
-        raise ValueError(f"`names` has two adapters or more. Received: names={names!r}")
-    if len(getattr(features, "output_shape", None) or ()) != 3:
-        raise ValueError(
-            "`features` is a model that returns (samples, tokens, width), such as "
-            f"`keras.Model(model.input, hidden)`. Received: features={features!r}"
-        )
-    if not is_weight(temperature) or temperature <= 0:
-        raise ValueError(
-            f"`temperature` must be a positive number. Received: temperature={temperature!r}"
-        )
-    if top_k is not None and not (type(top_k) is int and 1 <= top_k <= len(names)):
-        raise ValueError(
-            f"`top_k` must be an integer from 1 to {len(names)}. Received: top_k={top_k!r}"
-        )
+    def next_logits(self, features: Any, values: Any, state: Any, index: Any) -> tuple[Any, Any]:
+        return self.classifier.stateless_call(*values, features)[0], ()

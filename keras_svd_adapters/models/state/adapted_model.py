@@ -19,12 +19,12 @@ from keras_svd_adapters.adapters.refusals import (
 )
 from keras_svd_adapters.models.sites.search import adapted_sites
 from keras_svd_adapters.models.sites.site import Site
-from keras_svd_adapters.models.state.compiled_functions import (
-    ModelFunctions,
-    generate_step_with_ids,
-    store_of,
-)
+from keras_svd_adapters.models.state.compiled_functions import ModelFunctions, store_of
 from keras_svd_adapters.models.state.freezing import trainable_as_at_first
+from keras_svd_adapters.models.state.generation_steps import (
+    call_with_router,
+    generate_step_with_ids,
+)
 from keras_svd_adapters.models.state.locked_model import LockedModel
 from keras_svd_adapters.models.state.model_config import (
     describe_adapters,
@@ -104,6 +104,8 @@ def mark_adapted(model: keras.layers.Layer) -> None:
         add_mixin(model, ModelInUse, serialized_as=f"{PACKAGE}>AdaptedModel")
         if hasattr(model, "generate_step"):
             object.__setattr__(model, "generate_step", generate_step_with_ids(model))
+        if hasattr(model, "call_with_cache"):
+            object.__setattr__(model, "call_with_cache", call_with_router(model))
         object.__setattr__(model, "quantize_at_first", model.quantize)
         object.__setattr__(model, "quantize", refuse_to_quantize)
 
@@ -113,6 +115,7 @@ def unmark_adapted(model: keras.layers.Layer) -> None:
     if isinstance(model, AdaptedModel):
         object.__setattr__(model, "quantize", vars(model).pop("quantize_at_first"))
         vars(model).pop("generate_step", None)
+        vars(model).pop("call_with_cache", None)
         remove_mixin(model, AdaptedModel)
 
 

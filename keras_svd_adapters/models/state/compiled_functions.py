@@ -12,13 +12,13 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
 import keras
 
-from keras_svd_adapters.adapters.mode import current_mode, in_mode
+from keras_svd_adapters.adapters.mode import current_mode
 from keras_svd_adapters.adapters.per_sample import AdapterIds
 from keras_svd_adapters.runtime.keras_private.variables import initialize, stored_value
 
@@ -194,22 +194,6 @@ def _with_ids(function: Callable[..., Any], ids: AdapterIds) -> Callable[..., An
         return function({**inputs, IDS: ids.ids}, *args, **kwargs)
 
     return generate
-
-
-def generate_step_with_ids(model: Any) -> Callable[..., Any]:
-    """Return a `generate_step` that takes the adapter of each prompt from its inputs."""
-
-    def generate_step(inputs: Any, *args: Any, **kwargs: Any) -> Any:
-        step = type(model).generate_step
-        if IDS not in inputs:
-            return step(model, inputs, *args, **kwargs)
-        inputs, mode = dict(inputs), current_mode()
-        assert mode.ids is not None
-        ids = replace(mode.ids, ids=inputs.pop(IDS))
-        with in_mode(replace(mode, ids=ids)):
-            return step(model, inputs, *args, **kwargs)
-
-    return generate_step
 
 
 def _returns_state(model: Any, slot: str, function: Callable[..., Any]) -> Callable[..., Any]:

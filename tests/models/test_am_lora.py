@@ -1,0 +1,109 @@
+"""AM-LoRA: each layer attends to the outputs of its adapters, and the attention alone trains."""
+
+import keras
+import numpy as np
+import pytest
+from cases import METHODS, numpy, shake
+from mixed_batch import adapted, batch, small
+
+import keras_svd_adapters as ksa
+
+TARGETS = ["heads", "square"]
+
+
+def biased(mixed, biases):
+    for _, values in mixed.attention.pairs():
+        values.assign(np.array(biases, "float32"))
+    return mixed
+
+
+def alone(model, active, x):
+    ksa.set_adapter(model, active)
+    return model.predict(x, verbose=0)
+
+
+@pytest.mark.parametrize("name", ["lora", "svf", "dora", "ia3", "diff_pruning", "oft"])
+def test_one_hot_is_that_adapter_and_the_start_is_the_mean(name):
+    model = adapted(small(), METHODS[name].method, ksa.LoRA(rank=2), targets=TARGETS)
+    expected = [alone(model, each, batch()) for each in ("a", "b", {"a": 0.5, "b": 0.5}, None)]
+    mixed = ksa.AMLoRA(model, ["a", "b"])
+    rows = [[40.0, -40.0], [-40.0, 40.0], [0.0, 0.0], [-40.0, -40.0]]
+    np.testing.assert_allclose(numpy(mixed(batch())), expected[2], rtol=0, atol=3e-5)
+    for biases, wanted in zip(rows, expected, strict=True):
+        found = numpy(biased(mixed, biases)(batch()))
+        np.testing.assert_allclose(found, wanted, rtol=0, atol=3e-5)
+
+
+def test_the_equation():
+    """In float64, with the penalty."""
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential([keras.Input((5, 6)), keras.layers.Dense(4, name="up")])
+    for seed, (name, method) in enumerate({"a": ksa.LoRA(rank=2), "b": ksa.SVF()}.items()):
+        ksa.enable(model, method, targets="up", name=name)
+        shake(model, size=1.0, seed=seed)
+    x = np.random.default_rng(0).normal(size=(3, 5, 6))
+    base, *changes = (alone(model, name, x) for name in (None, "a", "b"))
+    changes = np.stack([each - base for each in changes], axis=-2).astype("float64")
+    mixed = ksa.AMLoRA(model, ["a", "b"], penalty=0.25)
+    query, biases = np.array([0.3, -1.0, 0.8, 0.1]), np.array([0.2, -0.5])
+    for variable, value in zip(mixed.trainable_variables, (query, biases), strict=True):
+        variable.assign(value)
+    weights = 1 / (1 + np.exp(-(changes @ query / 2 + biases)))
+    assert np.ptp(weights) > 0.2
+    found = numpy(mixed(x))
+    np.testing.assert_allclose(found, base + (changes * weights[..., None]).sum(-2), atol=1e-5)
+    (norm,) = mixed.losses
+    assert float(numpy(norm)) == pytest.approx(0.25 * weights.sum(axis=-1).mean(), rel=1e-5)
+
+
+def test_the_attention_alone_trains_and_the_penalty_turns_off():
+    """The target is adapter b, so a has no part in it."""
+    model = adapted(small(), ksa.LoRA(rank=2), targets=TARGETS)
+    x, target = batch(), alone(model, "b", batch())
+    before = [numpy(variable) for variable in model.variables]
+    sizes = []
+    for penalty in (0.0, 0.1):
+        mixed = ksa.AMLoRA(model, ["a", "b"], penalty=penalty)
+        mixed.compile(optimizer=keras.optimizers.Adam(0.1), loss="mse")
+        losses = mixed.fit(x, target, epochs=15, verbose=0).history["loss"]
+        biases = np.stack([numpy(values) for _, values in mixed.attention.pairs()])
+        sizes.append(1 / (1 + np.exp(-biases)))
+        if not penalty:
+            assert losses[-1] < 0.3 * losses[0]
+            assert (biases[:, 1] > biases[:, 0] + 0.5).all()
+    assert sizes[1].sum() < sizes[0].sum()
+    for value, variable in zip(before, model.variables, strict=True):
+        np.testing.assert_array_equal(value, numpy(variable))
+
+
+def test_kernels_with_one_adapter_or_none_of_them():
+    model = adapted(small(), ksa.LoRA(rank=2), targets="square")
+    ksa.enable(model, ksa.LoRA(rank=2), targets=["heads", "square"], name="c")
+    shake(model, size=0.5)
+    ksa.enable(model, ksa.LoRA(rank=2), targets="out", name="d")
+    mixed = ksa.AMLoRA(model, ["a", "c"])
+    assert [values.shape[0] for _, values in mixed.attention.pairs()] == [1, 2]
+    mixed.attention.pairs()[0][1].assign([40.0])
+    mixed.attention.pairs()[1][1].assign([-40.0, 40.0])
+    found = numpy(mixed(batch()))
+    np.testing.assert_allclose(found, alone(model, "c", batch()), rtol=0, atol=3e-5)
+
+
+def test_a_layer_that_reads_its_kernel():
+    model = keras.Sequential([keras.Input((4, 6)), keras.layers.LSTM(5)])
+    for name in "ab":
+        ksa.enable(model, ksa.LoRA(rank=2), "kernel", name=name)
+    with pytest.raises(ValueError, match=r"(?s)One adapter per sample.*Received: "):
+        ksa.AMLoRA(model, ["a", "b"])(np.ones((2, 4, 6), "float32"))
+
+
+@pytest.mark.backend_free("messages are made of names")
+def test_what_is_refused():
+    model = adapted(small(), ksa.LoRA(rank=2), targets=TARGETS)
+    for names, penalty, match in [
+        (["a"], 0.0, "two adapters or more"),
+        (["a", "c"], 0.0, "no such adapter"),
+        (["a", "b"], -1.0, "`penalty` must not"),
+    ]:
+        with pytest.raises(ValueError, match=rf"(?s){match}.*Received: "):
+            ksa.AMLoRA(model, names, penalty)
