@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import isnan
 from typing import Any
@@ -65,6 +65,7 @@ def search_blend(
     iterations: int = 50,
     penalty: float = 0.0,
     seed: int = 0,
+    starts: Sequence[Mapping[str, float]] = (),
 ) -> BlendSearch:
     """Search the weights of several adapters that score best, without gradients.
 
@@ -88,6 +89,9 @@ def search_blend(
         penalty: Subtracted from the score, times the mean size of the weights. LoRAHub
             uses 0.05.
         seed: Seed of the random numbers.
+        starts: List of weights, such as `[{"a": 1.0}, {"b": 1.0}]`, among the first population.
+            The best weights score at least as well as each of these, less the penalty. An
+            adapter that is left out has the weight 0.
 
     Returns:
         A `BlendSearch` with the best weights.
@@ -115,6 +119,7 @@ def search_blend(
         - The cross-entropy method for them: [Transformer-squared, Sun et al., 2025](https://arxiv.org/abs/2501.06252)
     """
     elites = _check_request(names, score, bounds, population, elite, iterations, penalty, seed)
+    points = _points(starts, names, bounds, population)
     for name in names:
         require_adapter(model, name)
     if into is not None:
@@ -132,7 +137,7 @@ def search_blend(
     history = []
     with restore_switch_on_error(model):
         for found in cross_entropy_search(
-            scored, *start, bounds, population, elites, iterations, seed
+            scored, *start, bounds, population, elites, iterations, seed, points
         ):
             history.append(found.score[0])
         best = _named(names, found.point)
@@ -149,6 +154,28 @@ def check_combination(model: keras.layers.Layer, names: Sequence[str], into: str
 
 def _named(names: Sequence[str], values: np.ndarray) -> dict[str, float]:
     return {name: float(value) for name, value in zip(names, values, strict=True)}
+
+
+def _points(
+    starts: Any, names: Sequence[str], bounds: tuple[float, float], population: int
+) -> list[np.ndarray]:
+    """Return weights as points of a search; raise an error if they are wrong."""
+    is_listed = isinstance(starts, Sequence) and all(isinstance(each, Mapping) for each in starts)
+    if not is_listed or any(
+        name not in names or not is_weight(weight) or not bounds[0] <= weight <= bounds[1]
+        for each in starts
+        for name, weight in each.items()
+    ):
+        raise ValueError(
+            f"`starts` lists weights of {list(names)} within {tuple(bounds)}, such as "
+            f"[{{{names[0]!r}: {bounds[1]}}}]. Received: starts={starts!r}"
+        )
+    if len(starts) >= population:
+        raise ValueError(
+            "The first population holds `starts` and the mean: raise `population` to at least "
+            f"{len(starts) + 1}. Received: population={population}, starts={starts!r}"
+        )
+    return [np.array([each.get(name, 0.0) for name in names], "float64") for each in starts]
 
 
 def _numbers(value: Any) -> Score:
