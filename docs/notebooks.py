@@ -21,7 +21,8 @@ ROOT = Path(__file__).parent.parent
 FOLDER = "notebooks"
 INDEX = f"{FOLDER}/index.md"
 ORDER = ["quickstart", "language_model", "image_classifier", "choosing_a_method"]
-ORDER += ["spectrum_and_patterns", "many_adapters", "resume_and_share", "serving", "kaggle_tpu"]
+ORDER += ["spectrum_and_patterns", "many_adapters", "resume_and_share", "serving"]
+ORDER += ["transformer_squared", "kaggle_tpu"]
 CARDS = "<!-- cards -->"
 UPLOAD = """To open it in Colab, choose *File*, *Upload notebook*. In Kaggle, choose
 *New Notebook*, *File*, *Import Notebook*."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from math import isnan
 from typing import Any
+
+import numpy as np
 
 from keras_svd_adapters.merging.cross_entropy import Score
 from keras_svd_adapters.methods.hyperparameters import check_positive_integers, check_seed
@@ -77,3 +79,27 @@ def check_request(
             f"in `search_blend(..., into='blend', how='factors')`. Received: into={into!r}"
         )
     return elites
+
+
+def points_of(
+    candidates: Any, names: Sequence[str], bounds: tuple[float, float], population: int
+) -> list[np.ndarray]:
+    """Return weights as points of a search; raise an error if they are wrong."""
+    is_listed = isinstance(candidates, Sequence)
+    is_listed = is_listed and all(isinstance(each, Mapping) for each in candidates)
+    if not is_listed or any(
+        name not in names or not is_weight(weight) or not bounds[0] <= weight <= bounds[1]
+        for each in candidates
+        for name, weight in each.items()
+    ):
+        raise ValueError(
+            f"`candidates` lists weights of {list(names)} within {tuple(bounds)}, such as "
+            f"[{{{names[0]!r}: {bounds[1]}}}]. Received: candidates={candidates!r}"
+        )
+    if len(candidates) >= population:
+        raise ValueError(
+            "The first population holds `candidates` and the mean: raise `population` to at "
+            f"least {len(candidates) + 1}. Received: population={population}, "
+            f"candidates={candidates!r}"
+        )
+    return [np.array([each.get(name, 0.0) for name in names], "float64") for each in candidates]

@@ -13,7 +13,7 @@ import numpy as np
 
 from keras_svd_adapters.adapters.carried import adapters_of
 from keras_svd_adapters.merging.approximation import Approximation
-from keras_svd_adapters.merging.blend_request import check_request, numbers_of
+from keras_svd_adapters.merging.blend_request import check_request, numbers_of, points_of
 from keras_svd_adapters.merging.combining.combine import combine, new_adapters
 from keras_svd_adapters.merging.combining.combine_request import CombineRequest
 from keras_svd_adapters.merging.combining.factor_sum import FactorSum
@@ -79,6 +79,7 @@ def search_blend(
     seed: int = 0,
     how: str = "exact",
     start: float | None = None,
+    candidates: Sequence[Mapping[str, float]] = (),
 ) -> BlendSearch:
     """Search the weights of several adapters that score best, without gradients.
 
@@ -107,6 +108,9 @@ def search_blend(
             of LoRAs of one rank.
         start: The weight that the search starts from, for all adapters; one over their
             number if `None`. LoRAHub starts from 0.
+        candidates: List of weights, such as `[{"a": 1.0}, {"b": 1.0}]`, among the first population.
+            The best weights score at least as well as each of these, less the penalty. An
+            adapter that is left out has the weight 0.
 
     Returns:
         A `BlendSearch` with the best weights.
@@ -136,6 +140,7 @@ def search_blend(
     elites = check_request(
         names, score, bounds, population, elite, iterations, penalty, seed, how, start, into
     )
+    points = points_of(candidates, names, bounds, population)
     for name in names:
         require_adapter(model, name)
     if into is not None:
@@ -154,7 +159,7 @@ def search_blend(
                 return (value[0] - penalty * float(np.abs(point).mean()), *value[1:])
 
             for found in cross_entropy_search(
-                scored, mean, spread, bounds, population, elites, iterations, seed
+                scored, mean, spread, bounds, population, elites, iterations, seed, points
             ):
                 history.append(found.score[0])
             best = _named(names, found.point)

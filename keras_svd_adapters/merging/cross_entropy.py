@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -33,12 +33,14 @@ def cross_entropy_search(
     elites: int,
     iterations: int,
     seed: int,
+    candidates: Sequence[np.ndarray] = (),
 ) -> Iterator[Found]:
     """Yield the best point so far, after each iteration.
 
     Each iteration draws a population from a normal distribution and clips it to the bounds. The
     mean and the standard deviation of its best members are those of the next one. Member 0 is the
-    best point so far, which is not scored again; at first, it is the mean.
+    best point so far, which is not scored again. The first population holds the mean and the
+    `candidates`, so that no result is worse than one of them.
 
     Args:
         score: Returns the score of a point; a larger one is better. Further numbers decide ties.
@@ -49,16 +51,17 @@ def cross_entropy_search(
         elites: Number of best members, at least 2.
         iterations: Number of iterations.
         seed: Seed of the random numbers.
+        candidates: Points that the first population holds; fewer than its members.
     """
     random = np.random.Generator(np.random.Philox(key=np.array([seed, 0], "uint64")))
-    best = np.clip(mean, *bounds)
-    of_best = score(best)
+    kept = [np.clip(each, *bounds) for each in (mean, *candidates)]
+    scores = [score(each) for each in kept]
     for _ in range(iterations):
-        drawn = mean + spread * random.standard_normal((population - 1, len(mean)))
-        members = [best, *np.clip(drawn, *bounds)]
-        scores = [of_best, *map(score, members[1:])]
+        drawn = mean + spread * random.standard_normal((population - len(kept), len(mean)))
+        members = [*kept, *np.clip(drawn, *bounds)]
+        scores += map(score, members[len(kept) :])
         order = sorted(range(population), key=lambda i: scores[i], reverse=True)
-        best, of_best = members[order[0]], scores[order[0]]
+        kept, scores = [members[order[0]]], [scores[order[0]]]
         chosen = np.stack([members[i] for i in order[:elites]])
         mean, spread = chosen.mean(axis=0), chosen.std(axis=0, ddof=1)
-        yield Found(best, of_best, spread)
+        yield Found(kept[0], scores[0], spread)

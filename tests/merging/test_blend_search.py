@@ -61,9 +61,30 @@ def test_later_numbers_decide_ties():
     np.testing.assert_allclose(search(score, np.zeros(1), (0, 1), 20)[-1].point, 0.4, atol=1e-3)
 
 
+@pytest.mark.backend_free("NumPy alone")
+def test_no_result_is_worse_than_a_start():
+    peaks = np.array([[1.0, 0.0], [0.0, 1.0]])
+    every = []
+
+    def score(point):  # a flat landscape with two narrow peaks, which a draw misses
+        every.append(point)
+        return (float((np.abs(point - peaks).max(axis=1) < 1e-9) @ [1.0, 2.0]),)
+
+    spread = np.full(2, 0.5)
+    for starts, best in ((peaks, 2.0), (peaks[:1], 1.0)):
+        every.clear()
+        args = (score, np.full(2, 0.5), spread, (0, 1), 5, 2, 3, 0)
+        found = list(cross_entropy_search(*args, starts))
+        assert [each.score[0] for each in found] == [best] * 3
+        assert len(every) == 5 + 2 * 4, "starts are members of the first population"
+
+
 @pytest.mark.parametrize("into", [None, "both"])
 def test_weights_of_a_model(into):
     model, score = model_and_score(None if into else ksa.SVF())  # LoRAs combine exactly
+    starts = {"population": 4, "elite": 0.5, "iterations": 1, "bounds": (-1, 1)}
+    at = ksa.search_blend(model, ["a", "b"], score, **starts, candidates=[{"a": 1.0}, PLANTED])
+    assert at.weights == PLANTED
     how = {"bounds": (-1.5, 1.5), "population": 20, "elite": 0.3, "iterations": 12}
     blend = ksa.search_blend(model, ["a", "b"], score, into, **how)
     assert blend.weights == pytest.approx(PLANTED, abs=2e-2)
@@ -121,6 +142,14 @@ BAD = {
     "population": ((["a", "b"], SCORE), {"population": 0}, "`population` must be"),
     "penalty": ((["a", "b"], SCORE), {"penalty": -1.0}, "`penalty` must not"),
     "seed": ((["a", "b"], SCORE), {"seed": -1}, "`seed` must not"),
+    "start": ((["a", "b"], SCORE), {"candidates": {"a": 1.0}}, "`candidates` lists weights"),
+    "unknown start": (
+        (["a", "b"], SCORE),
+        {"candidates": [{"c": 1.0}]},
+        "`candidates` lists weights",
+    ),
+    "far start": ((["a", "b"], SCORE), {"candidates": [{"a": 1.5}]}, "`candidates` lists weights"),
+    "many starts": ((["a"], SCORE), {"candidates": [{"a": 1}] * 32}, "`population` to at least 33"),
 }
 
 

@@ -12,7 +12,8 @@ import keras
 import pytest
 
 ROOT = Path(__file__).parents[2]
-SOURCES = sorted((ROOT / "guides" / "notebooks").glob("*.py"))
+REWARDS = ROOT / "examples" / "notebooks" / "transformer_squared.py"
+SOURCES = [*sorted((ROOT / "guides" / "notebooks").glob("*.py")), REWARDS]
 SHARDED = ROOT / "examples" / "notebooks" / "kaggle_tpu.py"
 STAND_INS = ROOT / "tests" / "support" / "stand_ins"
 TAG = re.compile(r'^ tags=\["(\w+)"\]$')

@@ -58,7 +58,7 @@ def probabilities(model, temperature: float = 1.0) -> np.ndarray:
     return np.exp((found * rollout.is_sampled[:, 1:]).sum(axis=1))
 
 
-def gradient(goal, model, step: float = 4e-3) -> list[np.ndarray]:
+def gradient(goal, model, step: float = 4e-3) -> np.ndarray:
     """The gradient of a number for each trained variable, by central differences."""
     found = []
     for variable in model.trainable_variables:
@@ -73,15 +73,20 @@ def gradient(goal, model, step: float = 4e-3) -> list[np.ndarray]:
                 values.append(goal(model))
             slopes[place] = (values[0] - values[1]) / (2 * step)
         variable.assign(start)
-        found.append(slopes.reshape(start.shape))
-    return found
+        found.append(slopes)
+    return np.concatenate(found)
 
 
-def moves(model, rollout: Rollout, weights: np.ndarray, **settings) -> list[np.ndarray]:
-    """What one step of plain gradient ascent adds to each trained variable."""
-    before = [keras.ops.convert_to_numpy(v) for v in model.trainable_variables]
-    Policy(model, **({"temperature": 1.0, "kl": 0.0, "baseline": "none"} | settings)).train(
-        rollout, weights
-    )
-    after = [keras.ops.convert_to_numpy(v) for v in model.trainable_variables]
-    return [b - a for a, b in zip(before, after, strict=True)]
+def moves(model, rollout: Rollout, weights: np.ndarray, **settings) -> np.ndarray:
+    """What one step of plain gradient ascent adds to the trained variables, for each of several
+    weights `(samples, tokens)`; the variables stay as they were."""
+    policy = Policy(model, **({"temperature": 1.0, "kl": 0.0, "baseline": "none"} | settings))
+    before = [keras.ops.convert_to_numpy(v).copy() for v in model.trainable_variables]
+    found = []
+    for each in weights:
+        policy.train(rollout, each)
+        after = [keras.ops.convert_to_numpy(v) for v in model.trainable_variables]
+        found.append(np.concatenate([(a - b).ravel() for b, a in zip(before, after, strict=True)]))
+        for variable, value in zip(model.trainable_variables, before, strict=True):
+            variable.assign(value)
+    return np.stack(found)

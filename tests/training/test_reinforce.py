@@ -27,7 +27,6 @@ def run(model, steps, **how):
 
 
 def assert_near(found, wanted, tolerance):
-    found, wanted = (np.concatenate([x.ravel() for x in each]) for each in (found, wanted))
     assert np.linalg.norm(wanted) > 1e-2
     assert np.linalg.norm(found - wanted) < tolerance * np.linalg.norm(wanted)
 
@@ -38,7 +37,9 @@ def test_the_gradient_is_that_of_the_expected_reward():
     assert np.isclose(policies.probabilities(model).sum(), 1, atol=1e-6)
     wanted = policies.gradient(expected, model)
     weights = policies.probabilities(model, temperature) * REWARDS
-    found = policies.moves(model, policies.enumerated(), weights, temperature=temperature)
+    (found,) = policies.moves(
+        model, policies.enumerated(), weights[None, :, None], temperature=temperature
+    )
     assert_near(found, wanted, 1e-3)
 
 
@@ -51,15 +52,20 @@ def test_the_gradient_of_the_divergence():
         p = policies.probabilities(m)
         return p @ np.log(p / base)
 
-    ratios = Policy(model, 1.0, 1.0, "none").divergence(rollout)
+    found = Policy(model, 1.0, 1.0, "none").divergences(rollout)
     p = policies.probabilities(model)
-    np.testing.assert_allclose(ratios, np.log(p / base), atol=2e-6)
-    wanted = policies.gradient(divergence, model)
-    assert_near(policies.moves(model, rollout, p * ratios), wanted, 2e-3)
+    np.testing.assert_allclose(found[:, 0], np.log(p / base), atol=2e-6)
+    wanted, variances = policies.gradient(divergence, model), []
+    for weights in (np.repeat(found[:, :1], found.shape[1], axis=1), found):
+        alone = np.eye(len(p))[:, :, None] * weights  # each completion by itself
+        gradients = policies.moves(model, rollout, alone)
+        assert_near(p @ gradients, wanted, 1e-3)
+        variances.append(p @ ((gradients - wanted) ** 2).sum(axis=1))
+    assert variances[1] < 0.9 * variances[0], "a token pays for itself and later tokens alone"
 
 
 def test_the_divergence_is_0_at_the_start():
-    assert not Policy(policies.task(), 1.0, 1.0, "none").divergence(policies.enumerated()).any()
+    assert not Policy(policies.task(), 1.0, 1.0, "none").divergences(policies.enumerated()).any()
 
 
 def test_samples_follow_the_probabilities_and_end_with_the_end_token():
@@ -75,12 +81,16 @@ def test_samples_follow_the_probabilities_and_end_with_the_end_token():
     assert np.abs(counts / 2000 - p).max() < 4 * np.sqrt(p * (1 - p) / 2000).max()
 
 
-def test_baselines():
+@pytest.mark.backend_free("NumPy alone")
+@pytest.mark.parametrize("by_token", [False, True], ids=["samples", "tokens"])
+def test_baselines(by_token):
     rewards = np.array([[1.0, 2.0, 6.0], [0.0, 0.0, 3.0]])
-    np.testing.assert_array_equal(advantages(rewards, "none"), rewards)
-    np.testing.assert_array_equal(advantages(rewards, "batch"), rewards - 2)
-    own = [[1 - 4, 2 - 3.5, 6 - 1.5], [-1.5, -1.5, 3]]
-    np.testing.assert_allclose(advantages(rewards, "leave_one_out"), own)
+    own = np.array([[1 - 4, 2 - 3.5, 6 - 1.5], [-1.5, -1.5, 3]])
+    wanted = {"none": rewards, "batch": rewards - 2, "leave_one_out": own}
+    factors = np.array([1.0, -2.0, 0.0]) if by_token else np.ones(())  # of each token
+    for baseline, values in wanted.items():
+        found = advantages(np.multiply.outer(rewards, factors), baseline)
+        np.testing.assert_allclose(found, np.multiply.outer(values, factors))
 
 
 def test_each_round_visits_every_prompt_once():

@@ -12,7 +12,7 @@ def _none(rewards: np.ndarray) -> np.ndarray:
 
 
 def _batch(rewards: np.ndarray) -> np.ndarray:
-    return rewards - rewards.mean()
+    return rewards - rewards.mean(axis=(0, 1))
 
 
 def _leave_one_out(rewards: np.ndarray) -> np.ndarray:
@@ -32,7 +32,8 @@ def advantages(rewards: np.ndarray, baseline: str) -> np.ndarray:
     """Return the rewards minus a baseline.
 
     Args:
-        rewards: Array `(prompts, samples)`.
+        rewards: Array `(prompts, samples, ...)`. Further axes, such as tokens, have their own
+            baselines.
         baseline: `"none"`, `"batch"` (the mean of the batch), or `"leave_one_out"` (the mean of
             the other samples of the same prompt, which keeps the gradient unbiased).
     """

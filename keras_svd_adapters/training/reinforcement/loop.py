@@ -104,7 +104,7 @@ class Loop:
             part = self.validation_prompts[start : start + size]
             filled = part + part[-1:] * (size - len(part))
             rollout = self.sampler.sample(filled, self._random(VALIDATION, start))
-            divergences.append(self.policy.divergence(rollout)[: len(part)])
+            divergences.append(self.policy.divergences(rollout)[: len(part), 0])
             rewards.append(rewards_of(self.reward, rollout.first(len(part))))
         reward, count = np.concatenate(rewards), len(self.validation_prompts)
         error = float(reward.std(ddof=1)) / count**0.5 if count > 1 else 0.0

@@ -62,12 +62,20 @@ class Policy:
             )
         return self._model  # type: ignore[no-any-return]
 
-    def divergence(self, rollout: Rollout) -> np.ndarray:
-        """Return `log pi - log pi_0` of each completion, in nats."""
+    def divergences(self, rollout: Rollout) -> np.ndarray:
+        """Return `log pi - log pi_0` from each token to the end of its completion, in nats.
+
+        The first column is that of the whole completion. Only the actions from a token on depend
+        on it, so that the expected gradient is that of the whole, and varies less.
+
+        Returns:
+            Array `(samples, length - 1)`.
+        """
         data = next_tokens(rollout.token_ids, rollout.padding_mask)
         with running(self.task, alone=True):
             difference = self.model.predict_on_batch(data) - self._base.predict_on_batch(data)
-        return np.sum(difference * rollout.is_sampled[:, 1:], axis=1, dtype="float64")
+        of_tokens = (difference * rollout.is_sampled[:, 1:]).astype("float64")
+        return np.flip(np.cumsum(np.flip(of_tokens, axis=1), axis=1), axis=1)
 
     def update(
         self, rollout: Rollout, rewards: np.ndarray, samples: int
@@ -79,25 +87,32 @@ class Policy:
             rewards: The reward of each completion.
             samples: Number of completions of a prompt.
         """
-        step, divergence, goal = self.step, None, rewards
+        step, divergence, goals = self.step, None, rewards[:, None]
         if self.kl:
-            divergence = self.divergence(rollout)
-            goal = rewards - self.kl * divergence
-        gains = advantages(goal.reshape(-1, samples), self.baseline).ravel()
+            divergences = self.divergences(rollout)
+            divergence = float(divergences[:, 0].mean())
+            goals = goals - self.kl * divergences
+        by_prompt = goals.reshape(-1, samples, goals.shape[1])
+        gains = advantages(by_prompt, self.baseline).reshape(goals.shape)
         loss = self.train(rollout, gains / len(gains))
         report = ReinforcedStep(
             step,
             float(rewards.mean()),
-            None if divergence is None else float(divergence.mean()),
+            divergence,
             float(rollout.is_sampled.sum(axis=1).mean()),
-            not gains.any(),
+            not (gains * rollout.is_sampled[:, 1:]).any(),
         )
         return report, loss
 
     def train(self, rollout: Rollout, weights: np.ndarray) -> float:
-        """Take one step up the sum of `log pi` of the completions, each times its weight."""
+        """Take one step up the sum of `log pi` of the sampled tokens, each times its weight.
+
+        Args:
+            rollout: Completions.
+            weights: Array `(samples, length - 1)`, or `(samples, 1)` for whole completions.
+        """
         data = next_tokens(rollout.token_ids, rollout.padding_mask)
-        by_token = (weights[:, None] * rollout.is_sampled[:, 1:]).astype("float32")
+        by_token = (weights * rollout.is_sampled[:, 1:]).astype("float32")
         with running(self.task, alone=True):
             logs = self.model.train_on_batch(
                 data, data["targets"], sample_weight=by_token, return_dict=True

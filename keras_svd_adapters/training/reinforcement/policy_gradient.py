@@ -61,8 +61,9 @@ def reinforce(
         samples: Integer, number of completions of each prompt.
         max_length: Integer, number of tokens of a prompt and its completion.
         kl: Float, weight of the divergence `E log(pi / pi_0)` from the model
-            without its adapter, in rewards per nat. If it is positive, each step computes
-            two more forward passes.
+            without its adapter, in rewards per nat. Each token pays for the divergence from
+            itself to the end: its gradient has the same mean as that of the whole, and varies
+            less. If it is positive, each step computes two more forward passes.
         baseline: What is subtracted from a reward: `"none"`, `"batch"` (the
             mean of the batch), or `"leave_one_out"` (the mean of the other samples of
             the prompt).
