@@ -8,6 +8,9 @@ from keras_svd_adapters.methods.additive.lokr import LoKr
 from keras_svd_adapters.methods.additive.loretta import LoRETTA
 from keras_svd_adapters.methods.additive.melora import MELoRA
 from keras_svd_adapters.methods.additive.miss import MiSS
+from keras_svd_adapters.methods.bottleneck.loretta_adapter import LoRETTAAdapter
+from keras_svd_adapters.methods.bottleneck.parallel_adapter import ParallelAdapter
+from keras_svd_adapters.methods.bottleneck.serial_adapter import SerialAdapter
 from keras_svd_adapters.methods.gated.ada_lora import AdaLoRA
 from keras_svd_adapters.methods.gated.allocating_lora import AllocatingLoRA
 from keras_svd_adapters.methods.gated.auto_lora import AutoLoRA
@@ -92,6 +95,7 @@ __all__ = [
     "LoRAX",
     "LoRAXS",
     "LoRETTA",
+    "LoRETTAAdapter",
     "LoTR",
     "MELoRA",
     "Method",
@@ -104,11 +108,13 @@ __all__ = [
     "PMSS",
     "PRILoRA",
     "PSOFT",
+    "ParallelAdapter",
     "PiSSA",
     "RoseLoRA",
     "RandLoRA",
     "RestartedLoRA",
     "SVDiff",
+    "SerialAdapter",
     "SVF",
     "SVFT",
     "SparseAdapter",
