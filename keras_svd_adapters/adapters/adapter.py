@@ -12,9 +12,16 @@ from keras import ops
 
 from keras_svd_adapters.adapters.declared_arrays import declared_arrays
 from keras_svd_adapters.adapters.in_training.draws import drawn, seed_generator_of
+from keras_svd_adapters.adapters.in_training.input_penalty import add_input_penalty
 from keras_svd_adapters.adapters.in_training.penalty import Penalty
 from keras_svd_adapters.adapters.refit import refit_to_kernel
-from keras_svd_adapters.adapters.refusals import refuse_empty, refuse_to_quantize
+from keras_svd_adapters.adapters.refusals import (
+    refuse_empty,
+    refuse_other_arrays,
+    refuse_other_shared_arrays,
+    refuse_to_quantize,
+    refuse_without_delta,
+)
 from keras_svd_adapters.adapters.shared_arrays import SharedArrays
 from keras_svd_adapters.adapters.stored_arrays import StoredArrays
 from keras_svd_adapters.adapters.tied_arrays import TiedArrays
@@ -135,9 +142,13 @@ class Adapter(StoredArrays):
         training: bool | None,
         coefficients: dict[str, Any] | None = None,
     ) -> Any:
-        """Compute `x K'`, `(..., m)` to `(..., n)`, in the dtype of `x`; or with `coefficients`."""
+        """Compute `x K'`, `(..., m)` to `(..., n)`, in the dtype of `x`.
+
+        With given `coefficients`, the caller adds the penalty of the inputs.
+        """
         if coefficients is None:
             coefficients = self.prepared_arrays(training)
+            add_input_penalty(self, x, base, coefficients, training)
         c = SimpleNamespace(**coefficients)
 
         def dropout(x: Any) -> Any:
@@ -149,6 +160,8 @@ class Adapter(StoredArrays):
 
     def delta(self, kernel: Any) -> Any:
         """Return `K' - K` in float32, in the shape of the kernel."""
+        if self.method.depends_on_input:
+            refuse_without_delta(self.method)
         self._check_values()
         matrix = ops.cast(self.view.to_matrix(ops.convert_to_tensor(kernel)), "float32")
         v = self.values_of_arrays()
@@ -191,12 +204,7 @@ class Adapter(StoredArrays):
             refuse_empty(self.method)
 
         if self.shared is not None and self.shared_mark not in (None, self.shared.mark):
-            raise RuntimeError(
-                "The loaded weights hold this adapter, but not the random arrays that it shares "
-                "with others: the file stores those with an adapter that this model lacks or has "
-                "in another order. Use `load_adapter`, or give the model the same adapters in "
-                f"the same order before `load_weights`. Received: {self.method} at {self.path}"
-            )
+            refuse_other_shared_arrays(self.method, self.path)
 
     def quantize(self, *args: Any, **kwargs: Any) -> None:
         refuse_to_quantize(*args)
@@ -215,11 +223,7 @@ class Adapter(StoredArrays):
             return refit_to_kernel(self)
         there = set(store.keys())
         if there - {SHARED_MARK, SEED_STATE, DROP_RATE} != set(self._array_names):
-            raise ValueError(
-                f"The saved adapter does not hold the arrays of {self.method}: it has "
-                f"{sorted(store.keys())}, expected {sorted(self._array_names)}. "
-                f"Received: weights for {self.path}"
-            )
+            refuse_other_arrays(self.method, self.path, store.keys(), self._array_names)
         for name in self._array_names:
             getattr(self, name).assign(store[name])
         if self.shared is not None:

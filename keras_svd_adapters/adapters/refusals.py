@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, NoReturn
 
 import keras
@@ -60,10 +61,40 @@ def refuse_newer_keras(saved_under: str, error: Exception) -> None:
         ) from error
 
 
+def refuse_without_delta(method: Any) -> NoReturn:
+    """Raise an error for code that needs the change of a kernel, if there is no such change."""
+    raise ValueError(
+        "What is asked for needs the change of a kernel, and this adapter makes none: "
+        f"{method.depends_on_input}. Keep it as an adapter: `save_adapter` stores it, and "
+        "`set_adapter` weighs it. To merge, convert or compare it, train another method, such as "
+        f"LoRA. Received: {method}"
+    )
+
+
 def refuse_empty(method: Any) -> NoReturn:
     """Raise an error for an adapter without values."""
     raise RuntimeError(
         "This adapter was rebuilt from a configuration and holds no values yet. Load the model's "
         "weights, or call `keras_svd_adapters.enable` on a model that is not adapted. "
         f"Received: an empty adapter of {method}"
+    )
+
+
+def refuse_other_shared_arrays(method: Any, where: str) -> NoReturn:
+    """Raise an error for loaded weights without the random arrays that adapters share."""
+    raise RuntimeError(
+        "The loaded weights hold this adapter, but not the random arrays that it shares "
+        "with others: the file stores those with an adapter that this model lacks or has "
+        "in another order. Use `load_adapter`, or give the model the same adapters in "
+        f"the same order before `load_weights`. Received: {method} at {where}"
+    )
+
+
+def refuse_other_arrays(
+    method: Any, where: str, found: Iterable[str], expected: Iterable[str]
+) -> NoReturn:
+    """Raise an error for loaded weights with other arrays than an adapter has."""
+    raise ValueError(
+        f"The saved adapter does not hold the arrays of {method}: it has {sorted(found)}, "
+        f"expected {sorted(expected)}. Received: weights for {where}"
     )

@@ -6,6 +6,7 @@ import numpy as np
 
 from keras_svd_adapters.adapters.carried import adapters_of
 from keras_svd_adapters.adapters.layer_kinds import base_kernel_value
+from keras_svd_adapters.adapters.refusals import refuse_without_delta
 from keras_svd_adapters.kernels.low_rank_factors import Factors, shrink
 from keras_svd_adapters.methods.method import Method
 from keras_svd_adapters.models.sites.site import Site
@@ -26,6 +27,8 @@ def kernel_updates(site: Site, name: str) -> list[np.ndarray]:
 def exact_factors(site: Site, name: str) -> list[Factors]:
     """Return `A` and `B` whose product is exactly the update, for each matrix of a kernel."""
     adapter = adapters_of(site.layer)[name]
+    if adapter.method.depends_on_input:
+        refuse_without_delta(adapter.method)
     found = [adapter.method.low_rank(values, site.view.m) for values in adapter.numpy_values()]
     factors = [shrink(*pair) for pair in found if pair is not None]
     if not factors:

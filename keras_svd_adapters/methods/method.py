@@ -43,6 +43,9 @@ class Method:
     - `mean_penalty`: whether the penalties are averaged over all arrays of an adapter that declare
       one, instead of summed.
     - `draws_alike`: whether all kernels of an adapter draw the same numbers, from the seed `seed`.
+    - `depends_on_input`: if `apply` weighs its arrays by the input, a clause that says how, such as
+      `"its router weighs the experts for each input"`. There is then no `K' - K`, and no `delta`.
+      What needs one is refused with this clause, and so are layers that read their kernel.
     - `schedule`: the public name of the callback, or of the rule of an optimizer, that the method
       needs in training; `fit` without it warns.
     - `shared_by`: the hyperparameters that must be equal in all adapters of a model that share
@@ -58,6 +61,7 @@ class Method:
     tied_by_layer: ClassVar[bool] = False
     mean_penalty: ClassVar[bool] = False
     draws_alike: ClassVar[bool] = False
+    depends_on_input: ClassVar[str] = ""
     schedule: ClassVar[str] = ""
     shared_by: ClassVar[tuple[str, ...]] = ()
     linear: ClassVar[dict[str, float]] = {}
@@ -181,6 +185,14 @@ class Method:
     def apply(self, x: Any, base: Base, c: SimpleNamespace, form: str, dropout: Dropout) -> Any:
         """Return `x K'`: `(..., m)` to `(..., n)`, in the compute dtype."""
         raise NotImplementedError
+
+    def input_penalty(self, x: Any, base: Base, c: SimpleNamespace, form: str) -> Any:
+        """Return a scalar in float32 that each call in training adds to the loss, or `None`.
+
+        The arguments are those of `apply`. A call without training, or with an adapter of its own
+        for each sample, adds nothing.
+        """
+        return None
 
     def delta(self, K: Any, v: SimpleNamespace, form: str) -> Any:
         """Return `K' - K`, an `(m, n)` matrix in float32."""

@@ -134,6 +134,13 @@ def check_shapes(chosen: Chosen) -> None:
         except ValueError as error:
             raise ValueError(f"{method} does not suit `{site.path}`. {error}") from None
     read = [(site, method) for site, method in chosen if not site.host.is_called]
+    for site, method in read:
+        if method.depends_on_input:
+            raise ValueError(
+                f"{method} needs a layer that is called with an input, since "
+                f"{method.depends_on_input}; this layer reads its kernel. Leave it out with "
+                f"`exclude`, or give it another method in `targets`. Received: `{site.path}`"
+            )
     dry = [site.path for site, method in read if getattr(method, "dropout", 0)]
     if dry:
         warn(

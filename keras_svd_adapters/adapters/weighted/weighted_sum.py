@@ -21,6 +21,7 @@ from typing import Any
 from keras import backend, ops
 
 from keras_svd_adapters.adapters.adapter import Adapter
+from keras_svd_adapters.adapters.in_training.input_penalty import add_input_penalty
 from keras_svd_adapters.adapters.operation import Operation
 from keras_svd_adapters.methods.algebra import matmul
 
@@ -46,6 +47,7 @@ def weighted_sum(
     total = WeightedSum(x, base, [weights[name] for name in adapters], dtype)
     for place, adapter in enumerate(adapters.values()):
         arrays = adapter.prepared_arrays(training)
+        add_input_penalty(adapter, x, base, arrays, training)
         total.add(place, partial(adapter.adapt, x, training=training, coefficients=arrays))
     return total.outputs()
 

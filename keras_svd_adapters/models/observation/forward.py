@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from keras import ops
 
+from keras_svd_adapters.adapters.adapter import Adapter
 from keras_svd_adapters.adapters.layer_kinds import base_kernel_value
 from keras_svd_adapters.methods.method import Method
 from keras_svd_adapters.models.batches import Batch
@@ -18,7 +19,7 @@ from keras_svd_adapters.models.observation.passes import Counts, Pass, Wanted
 from keras_svd_adapters.models.observation.probes import InputProbe
 from keras_svd_adapters.models.sites.site import Site
 from keras_svd_adapters.runtime.gradients import without_gradients
-from keras_svd_adapters.runtime.host_values import to_float_array
+from keras_svd_adapters.runtime.host_values import cast_float, to_float_array
 
 BRANCH = "branch_norms"
 
@@ -68,16 +69,11 @@ class ForwardPass(Pass):
         if adapter is None:
             return InputProbe(_base, partial(self._record, site, reads)), {}
 
-        def change() -> Any:
-            assert adapter is not None
-            delta = adapter.delta(base_kernel_value(site.layer))
-            return ops.cast(site.view.to_matrix(delta), "float32")
-
         return InputProbe(
             partial(adapter.adapt, training=False),
             partial(self._record, site, reads) if reads else None,
             partial(self._record, site, [branch]) if branch is not None else None,
-            change,
+            partial(_branch, site, adapter),
         ), {}
 
     def _record(self, site: Site, sums: Sequence[RowSums], values: Any) -> None:
@@ -103,6 +99,15 @@ class ForwardPass(Pass):
             return [self._sums.pop((need, site.key)).statistics()]
         except ValueError as error:
             raise ValueError(f"{error}: check the data. Received: `{site.path}`") from None
+
+
+def _branch(site: Site, adapter: Adapter, x: Any, base: Any) -> Any:
+    """Return what an adapter adds to the outputs of a kernel, in float32."""
+    if adapter.method.depends_on_input:
+        y = adapter.adapt(x, base, training=False)
+        return ops.cast(y, "float32") - ops.cast(base(x), "float32")
+    delta = site.view.to_matrix(adapter.delta(base_kernel_value(site.layer)))
+    return base.times(cast_float(x, "float32"), ops.cast(delta, "float32"))
 
 
 def _base(x: Any, base: Any) -> Any:

@@ -11,7 +11,6 @@ from keras import ops
 
 from keras_svd_adapters.methods.contract import Array, Base, Dropout
 from keras_svd_adapters.methods.method import Method
-from keras_svd_adapters.runtime.host_values import cast_float
 
 Record = Callable[[Any], None]
 
@@ -23,14 +22,14 @@ class InputProbe(Method):
     Args:
         compute: Function from the inputs and the operation of the layer to the outputs.
         record: Function that gets the inputs, or `None`.
-        record_branch: Function that gets `x D`, or `None`.
-        change: Function that returns `D`, the matrix that the active adapter adds to the kernel.
+        record_branch: Function that gets what the active adapter adds to the outputs, or `None`.
+        branch: Function from the inputs and the operation of the layer to what is added.
     """
 
     compute: Callable[[Any, Base], Any]
     record: Record | None = None
     record_branch: Record | None = None
-    change: Callable[[], Any] | None = None
+    branch: Callable[[Any, Base], Any] | None = None
 
     forms: ClassVar[tuple[str, ...]] = ("rows", "patches")
     lookup_form: ClassVar[str | None] = "rows"
@@ -48,8 +47,8 @@ class InputProbe(Method):
         if self.record is not None:
             rows = x if form == "rows" else base.times(x, ops.eye(base.shape[0], dtype=x.dtype))
             self.record(rows)
-        if self.record_branch is not None and self.change is not None:
-            self.record_branch(base.times(cast_float(x, "float32"), self.change()))
+        if self.record_branch is not None and self.branch is not None:
+            self.record_branch(self.branch(x, base))
         return self.compute(x, base)
 
 
