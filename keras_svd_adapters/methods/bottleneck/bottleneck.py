@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from types import SimpleNamespace
 from typing import Any, ClassVar
 
@@ -24,7 +25,12 @@ from keras_svd_adapters.methods.hyperparameters import (
 from keras_svd_adapters.methods.kaiming import kaiming
 from keras_svd_adapters.methods.method import Method
 
-ACTIVATIONS = {"relu": ops.relu, "gelu": ops.gelu, "silu": ops.silu, "tanh": ops.tanh}
+ACTIVATIONS = {
+    "relu": ops.relu,
+    "gelu": partial(ops.gelu, approximate=False),
+    "silu": ops.silu,
+    "tanh": ops.tanh,
+}
 
 
 @dataclass(frozen=True, repr=False)
@@ -37,7 +43,7 @@ class Bottleneck(Method):
     train_scale: bool = False
     dropout: float = 0.0
 
-    depends_on_input: ClassVar[str] = "has a non-linearity between its matrices"
+    depends_on_input: ClassVar[str] = "its network is not linear"
 
     def __post_init__(self) -> None:
         check_positive_integers(size=self.size)
