@@ -173,6 +173,6 @@ def test_hyperparameters(arguments, match):
 
 
 def test_a_size_that_no_train_can_have():
-    model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(23)])
+    model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(23), keras.layers.Dense(4)])
     with refused(model, "23 has a prime factor above 16"):
         ksa.enable(model, methods.LoRETTAAdapter())
