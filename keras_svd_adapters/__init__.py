@@ -17,21 +17,15 @@ Verbs, each with its own `help`:
 
 - before: `targets`, `plan`, `compare`, `spectrum`, `rank_by_depth`, `register_kernels`
 - adapt: `enable`, `set_adapter`, `disabled`, `delete_adapter`, `prune`; `from_preset` loads as well
-- train: Keras's `fit`; `find_learning_rate` suggests a learning rate before; `rules` gives an
-  optimizer learning rates by array and more, and a `Schedule` acts between steps; `GaLore` and
-  `Flora` are optimizers of whole kernels, `JaggedCosine` is a learning rate for restarts; `DropBP`
-  drops the backward pass of random branches
-- train on rewards for generated text: `reinforce`; one task after another: `begin_task`
-- inspect: `status`, `coefficients`, `similarity`, and `AdapterHealth` as a callback of `fit`;
-  `observe` passes data through the model, and `keep_layers` chooses layers by what it finds
-- one adapter per sample of a batch, or weights of several: `predict`, `generate`; `classify` and
-  `Prototypes` choose it; `AdapterPool` serves thousands; for each token, `XLoRA`, `TokenMixing`
-  and `AMLoRA` weigh several
+- train: Keras's `fit`, after `find_learning_rate`; `rules` for the optimizer, `Schedule` and
+  `DropBP` as callbacks; `reinforce` on rewards; `begin_task` for one task after another
+- inspect: `status`, `coefficients`, `similarity`, `observe`, `keep_layers`; `AdapterHealth` in `fit`
+- adapters of each sample, or their weights: `predict`, `generate`; `classify` and `Prototypes`
+  choose; `AdapterPool` serves thousands; `XLoRA`, `TokenMixing` and `AMLoRA` weigh several
 - save: `save_adapter`, `load_adapter`; for HF PEFT, `export_peft`, `import_peft`; `svd_cache`
 - quantized models: `quantize`, also to NF4; `export_nf4` and `import_nf4` of bitsandbytes' files
-- merge and convert: `merge`, `unmerge`, `to_lora`, `to_sparse`; `combine` makes one adapter of
-  several, `search_blend` finds their weights, `extract_lora` makes one of the difference between
-  two models, `transfer` carries one to another base, `compress` makes one with a smaller file
+- merge and convert: `merge`, `unmerge`, `to_lora`, `to_sparse`, `combine`, `search_blend`,
+  `extract_lora`, `transfer`, `compress`
 """
 
 from keras_svd_adapters.runtime import supported_keras  # noqa: F401

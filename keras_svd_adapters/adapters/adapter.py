@@ -21,6 +21,7 @@ from keras_svd_adapters.adapters.refusals import (
     refuse_other_shared_arrays,
     refuse_to_quantize,
     refuse_without_delta,
+    refuse_without_layer,
 )
 from keras_svd_adapters.adapters.shared_arrays import SharedArrays
 from keras_svd_adapters.adapters.stored_arrays import StoredArrays
@@ -76,7 +77,7 @@ class Adapter(StoredArrays):
         self.shared_mark: bytes | None = None
         self.drop_rate: float | None = None  # of the backward pass of the branch, by `DropBP`
         self.has_values = values is not None
-        self.kernel: Callable[[], Any] = no_kernel
+        self.kernel: Callable[[], Any] = refuse_without_layer
         self.computes: Callable[[], bool] = lambda: True
         self.dropout = getattr(method, "dropout", 0.0)
         self._draws = method.draws(view.m, view.n, form)
@@ -246,8 +247,3 @@ class Adapter(StoredArrays):
     def uninitialized(self) -> list[keras.Variable]:
         declared = self.declared
         return [getattr(self, k) for k in self._array_names if declared[k].start is None]
-
-
-def no_kernel() -> Any:
-    """Raise an error: the adapter is not attached to a layer."""
-    raise RuntimeError("The adapter is not attached to a layer. Received: an adapter alone")

@@ -106,3 +106,8 @@ def refuse_other_arrays(
         f"The saved adapter does not hold the arrays of {method}: it has {sorted(found)}, "
         f"expected {sorted(expected)}. Received: weights for {where}"
     )
+
+
+def refuse_without_layer() -> NoReturn:
+    """Raise an error for the kernel of an adapter that is attached to no layer."""
+    raise RuntimeError("The adapter is not attached to a layer. Received: an adapter alone")

@@ -11,6 +11,9 @@ from keras_svd_adapters.methods.additive.miss import MiSS
 from keras_svd_adapters.methods.attention.adaption_prompt import AdaptionPrompt
 from keras_svd_adapters.methods.attention.prefix_tuning import PrefixTuning
 from keras_svd_adapters.methods.attention.shifted_attention import ShiftedAttention
+from keras_svd_adapters.methods.bottleneck.loretta_adapter import LoRETTAAdapter
+from keras_svd_adapters.methods.bottleneck.parallel_adapter import ParallelAdapter
+from keras_svd_adapters.methods.bottleneck.serial_adapter import SerialAdapter
 from keras_svd_adapters.methods.gated.ada_lora import AdaLoRA
 from keras_svd_adapters.methods.gated.allocating_lora import AllocatingLoRA
 from keras_svd_adapters.methods.gated.auto_lora import AutoLoRA
@@ -104,6 +107,7 @@ __all__ = [
     "LoRAX",
     "LoRAXS",
     "LoRETTA",
+    "LoRETTAAdapter",
     "LoTR",
     "MELoRA",
     "Method",
@@ -119,6 +123,7 @@ __all__ = [
     "PMSS",
     "PRILoRA",
     "PSOFT",
+    "ParallelAdapter",
     "PiSSA",
     "PrefixTuning",
     "QALoRA",
@@ -126,6 +131,7 @@ __all__ = [
     "RandLoRA",
     "RestartedLoRA",
     "SVDiff",
+    "SerialAdapter",
     "SVF",
     "SVFT",
     "ShiftedAttention",

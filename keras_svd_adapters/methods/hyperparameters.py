@@ -1,10 +1,38 @@
-"""Checks of hyperparameters that several methods share."""
+"""Hyperparameters of methods: their configuration, and checks that several methods share."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import MISSING, dataclass, fields
 from numbers import Real
 from typing import Any
+
+import numpy as np
+
+
+@dataclass(frozen=True, repr=False)
+class Configured:
+    """Base class of dataclasses whose fields are hyperparameters."""
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the hyperparameters that differ from their defaults."""
+        values = {f: getattr(self, f.name) for f in fields(self)}
+        return {
+            f.name: value.item() if isinstance(value, np.generic) else value
+            for f, value in values.items()
+            if f.default is MISSING or value != f.default
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> Any:
+        """Create the method with these hyperparameters."""
+        return cls(**config)
+
+    def __str__(self) -> str:
+        shown = ", ".join(f"{name}={value!r}" for name, value in self.get_config().items())
+        return f"{type(self).__name__}({shown})"
+
+    __repr__ = __str__
 
 
 def check_rank(rank: int, m: int, n: int, share: int = 1) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any, ClassVar
 
@@ -17,11 +17,12 @@ from keras_svd_adapters.methods.contract import (
     Statistics,
     Truncation,
 )
+from keras_svd_adapters.methods.hyperparameters import Configured
 from keras_svd_adapters.methods.hyperparameters import check_rank as check_rank
 
 
-@dataclass(frozen=True)
-class Method:
+@dataclass(frozen=True, repr=False)
+class Method(Configured):
     """Base class of the methods: an immutable value that holds the algebra.
 
     A method depends only on an `(m, n)` kernel `K` in Keras order, `y = x K`, and on its own
@@ -233,23 +234,3 @@ class Method:
         """Return the number of trained values for an `(m, n)` kernel."""
         arrays = self.arrays(m, n, self.form(m, n)).values()
         return sum(int(np.prod(array.shape)) for array in arrays if array.trainable)
-
-    def get_config(self) -> dict[str, Any]:
-        """Return the hyperparameters that differ from their defaults."""
-        values = {f: getattr(self, f.name) for f in fields(self)}
-        return {
-            f.name: value.item() if isinstance(value, np.generic) else value
-            for f, value in values.items()
-            if f.default is MISSING or value != f.default
-        }
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any]) -> Method:
-        """Create the method with these hyperparameters."""
-        return cls(**config)
-
-    def __str__(self) -> str:
-        shown = ", ".join(f"{name}={value!r}" for name, value in self.get_config().items())
-        return f"{type(self).__name__}({shown})"
-
-    __repr__ = __str__

@@ -47,3 +47,14 @@ def train_product(cores: Sequence[Any], shape: tuple[int, int]) -> Any:
         found = reshape(found @ reshape(core, (t, size * following)), (-1, following))
     assert prod(found.shape) == prod(shape)
     return reshape(found, shape)
+
+
+def check_train(*sizes: int) -> None:
+    """Raise `ValueError` if a size of a kernel would make a core as large as the matrix."""
+    for size in sizes:
+        if max(prime_factors(size), default=1) > LARGEST:
+            raise ValueError(
+                f"{size} has a prime factor above {LARGEST}, so that a core of the tensor train "
+                "would be nearly as large as the matrix; use another method here, or leave the "
+                f"layer out with `exclude`. Received: a kernel with a side of {size}"
+            )

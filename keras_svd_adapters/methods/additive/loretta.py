@@ -20,9 +20,8 @@ from keras_svd_adapters.methods.hyperparameters import check_positive_integers
 from keras_svd_adapters.methods.low_rank_update import LowRankUpdate
 from keras_svd_adapters.methods.ranked import Ranked
 from keras_svd_adapters.methods.tensor_train import (
-    LARGEST,
+    check_train,
     core_shapes,
-    prime_factors,
     train_product,
     train_sizes,
 )
@@ -71,13 +70,7 @@ class LoRETTA(LowRankUpdate, Ranked):
 
     def check(self, m: int, n: int) -> None:
         super().check(m, n)
-        for size in (m, n):
-            if max(prime_factors(size)) > LARGEST:
-                raise ValueError(
-                    f"{size} has a prime factor above {LARGEST}, so that a core of the tensor "
-                    "train would be nearly as large as the matrix; use `LoRA` here, or leave the "
-                    f"layer out with `exclude`. Received: a kernel of shape ({m}, {n})"
-                )
+        check_train(m, n)
 
     def cores(self, m: int, n: int) -> dict[str, tuple[int, int, int]]:
         """Return the shape of each core by its name."""

@@ -1,0 +1,1 @@
+"""Bottleneck adapters: small networks beside or behind a kernel."""
