@@ -19,7 +19,7 @@ Verbs, each with its own `help`:
 - adapt: `enable`, `set_adapter`, `disabled`, `delete_adapter`, `prune`; `from_preset` loads as well
 - train: Keras's `fit`, after `find_learning_rate`; `rules` for the optimizer, `Schedule` and
   `DropBP` as callbacks; `reinforce` on rewards; `begin_task` for one task after another
-- inspect: `status`, `coefficients`, `similarity`, `observe`, `keep_layers`; `AdapterHealth` in `fit`
+- inspect: `status`, `coefficients`, `similarity`, `observe`, `keep_layers`, and `AdapterHealth`
 - adapters of each sample, or their weights: `predict`, `generate`; `classify` and `Prototypes`
   choose; `AdapterPool` serves thousands; `XLoRA`, `TokenMixing` and `AMLoRA` weigh several
 - save: `save_adapter`, `load_adapter`; for HF PEFT, `export_peft`, `import_peft`; `svd_cache`
