@@ -47,11 +47,11 @@ def errors_of(model, before, weights, names):
 
 @pytest.mark.parametrize("kind", ["inputs", "fisher"])
 def test_data_weighs_the_errors(kind):
-    names, outputs = ("d0", "d1"), {}
+    names = ("d0", "d1")
     for error_weights in (kind, None):
         model, x, y = model_and_data()
         data = (x, y) if kind == "fisher" else x
-        floats, before = numpy(model(x)), {n: numpy(model.get_layer(n).kernel) for n in names}
+        before = {n: numpy(model.get_layer(n).kernel) for n in names}
         what = "squared_gradients" if kind == "fisher" else "magnitudes"
         seen = ksa.observe(model, data, what, targets=names)
         weights = {
@@ -62,7 +62,6 @@ def test_data_weighs_the_errors(kind):
         }
         calibrate = {"calibrate": data, "error_weights": kind} if error_weights else {}
         report = ksa.quantize(model, "int4", METHOD, targets=names, **calibrate)
-        outputs[error_weights] = norm(numpy(model(x)), floats)
         told = [kernel.error for kernel in report.kernels]
         found = errors_of(model, before, weights, names)
         if error_weights:
@@ -70,8 +69,6 @@ def test_data_weighs_the_errors(kind):
             best = found
         elif kind == "inputs":  # of equal integers, since one iteration of LoftQ changes none
             assert all(a < 0.99 * b for a, b in zip(best, found, strict=True))
-    if kind == "inputs":
-        assert outputs["inputs"] < outputs[None]
 
 
 @pytest.mark.skipif(not HAS_GROUPS, reason="This Keras has no groups")
