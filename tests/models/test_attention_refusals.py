@@ -36,7 +36,9 @@ def test_what_needs_a_change_of_a_kernel_is_refused(verb):
 
 def test_export_to_peft_is_refused(tmp_path):
     with pytest.raises(ValueError, match="Received: "):
-        ksa.export_peft(with_two(PREFIX, ROWS), tmp_path / "p", "a", modules={"attention_{}": "layers.{}"})
+        ksa.export_peft(
+            with_two(PREFIX, ROWS), tmp_path / "p", "a", modules={"attention_{}": "layers.{}"}
+        )
     assert not (tmp_path / "p").exists()
 
 
