@@ -19,15 +19,16 @@ from keras import ops
 
 FAMILIES = ("Llama", "CachedMistral", "Qwen", "Qwen3", "CachedGemma", "CachedGemma3")
 KERAS_HUB = {f"{family}Attention" for family in FAMILIES}
+METHOD = "_compute_attention"
 OF_KERAS = (keras.layers.MultiHeadAttention, keras.layers.GroupQueryAttention)
 _in_front: ContextVar[int] = ContextVar("_in_front", default=0)
 
 
 def computes_known_attention(plain: type) -> bool:
     """Return whether layers of a class compute attention as one of the known classes does."""
-    known = [each for each in plain.__mro__ if each in OF_KERAS or _is_of_keras_hub(each)]
-    own = getattr(plain, "_compute_attention", None)
-    return any(own is not None and each._compute_attention is own for each in known)  # type: ignore[attr-defined]
+    own = getattr(plain, METHOD, None)
+    known = (each for each in plain.__mro__ if each in OF_KERAS or _is_of_keras_hub(each))
+    return own is not None and any(getattr(each, METHOD, None) is own for each in known)
 
 
 def _is_of_keras_hub(cls: type) -> bool:
