@@ -25,9 +25,9 @@ def alone(model, active, x):
 @pytest.mark.parametrize("name", ["lora", "svf", "dora", "ia3", "diff_pruning", "oft"])
 def test_one_hot_is_that_adapter_and_the_start_is_the_mean(name):
     model = adapted(small(), METHODS[name].method, ksa.LoRA(rank=2), targets=TARGETS)
-    expected = [alone(model, each, batch()) for each in ("a", "b", {"a": 0.5, "b": 0.5}, None)]
+    expected = [alone(model, each, batch()) for each in ("a", "b", {"a": 1 / 3, "b": 1 / 3}, None)]
     mixed = ksa.AMLoRA(model, ["a", "b"])
-    rows = [[40.0, -40.0], [-40.0, 40.0], [0.0, 0.0], [-40.0, -40.0]]
+    rows = [[40.0, 0.0, 0.0], [0.0, 40.0, 0.0], [1.0, 1.0, 1.0], [0.0, 0.0, 40.0]]
     np.testing.assert_allclose(numpy(mixed(batch())), expected[2], rtol=0, atol=3e-5)
     for biases, wanted in zip(rows, expected, strict=True):
         found = numpy(biased(mixed, biases)(batch()))
@@ -45,18 +45,21 @@ def test_the_equation():
     base, *changes = (alone(model, name, x) for name in (None, "a", "b"))
     changes = np.stack([each - base for each in changes], axis=-2).astype("float64")
     mixed = ksa.AMLoRA(model, ["a", "b"], penalty=0.25)
-    query, biases = np.array([0.3, -1.0, 0.8, 0.1]), np.array([0.2, -0.5])
-    for variable, value in zip(mixed.trainable_variables, (query, biases), strict=True):
+    queries = np.array([[0.3, -1.0, 0.8, 0.1], [0.5, 0.2, -0.4, 0.6]])
+    biases = np.array([0.2, -0.5, 0.4])
+    for variable, value in zip(mixed.trainable_variables, (queries, biases), strict=True):
         variable.assign(value)
-    weights = 1 / (1 + np.exp(-(changes @ query / 2 + biases)))
+    scores = np.concatenate([(changes * queries).sum(-1), np.zeros((3, 5, 1))], axis=-1) + biases
+    powers = np.exp(scores / (1 + np.exp(-scores)))
+    weights = (powers / powers.sum(axis=-1, keepdims=True))[..., :2]
     assert np.ptp(weights) > 0.2
     found = numpy(mixed(x))
     np.testing.assert_allclose(found, base + (changes * weights[..., None]).sum(-2), atol=1e-5)
     (norm,) = mixed.losses
-    assert float(numpy(norm)) == pytest.approx(0.25 * weights.sum(axis=-1).mean(), rel=1e-5)
+    assert float(numpy(norm)) == pytest.approx(0.25 * np.abs(queries).sum(), rel=1e-5)
 
 
-def test_the_attention_alone_trains_and_the_penalty_turns_off():
+def test_the_attention_alone_trains_and_the_penalty_keeps_it_small():
     """The target is adapter b, so a has no part in it."""
     model = adapted(small(), ksa.LoRA(rank=2), targets=TARGETS)
     x, target = batch(), alone(model, "b", batch())
@@ -66,12 +69,12 @@ def test_the_attention_alone_trains_and_the_penalty_turns_off():
         mixed = ksa.AMLoRA(model, ["a", "b"], penalty=penalty)
         mixed.compile(optimizer=keras.optimizers.Adam(0.1), loss="mse")
         losses = mixed.fit(x, target, epochs=15, verbose=0).history["loss"]
-        biases = np.stack([numpy(values) for _, values in mixed.attention.pairs()])
-        sizes.append(1 / (1 + np.exp(-biases)))
+        sizes.append(sum(np.abs(numpy(queries)).sum() for queries, _ in mixed.attention.pairs()))
         if not penalty:
             assert losses[-1] < 0.3 * losses[0]
+            biases = np.stack([numpy(values) for _, values in mixed.attention.pairs()])
             assert (biases[:, 1] > biases[:, 0] + 0.5).all()
-    assert sizes[1].sum() < sizes[0].sum()
+    assert sizes[1] < 0.5 * sizes[0]
     for value, variable in zip(before, model.variables, strict=True):
         np.testing.assert_array_equal(value, numpy(variable))
 
@@ -82,9 +85,9 @@ def test_kernels_with_one_adapter_or_none_of_them():
     shake(model, size=0.5)
     ksa.enable(model, ksa.LoRA(rank=2), targets="out", name="d")
     mixed = ksa.AMLoRA(model, ["a", "c"])
-    assert [values.shape[0] for _, values in mixed.attention.pairs()] == [1, 2]
-    mixed.attention.pairs()[0][1].assign([40.0])
-    mixed.attention.pairs()[1][1].assign([-40.0, 40.0])
+    assert [values.shape[0] for _, values in mixed.attention.pairs()] == [2, 3]
+    mixed.attention.pairs()[0][1].assign([40.0, 0.0])
+    mixed.attention.pairs()[1][1].assign([0.0, 40.0, 0.0])
     found = numpy(mixed(batch()))
     np.testing.assert_allclose(found, alone(model, "c", batch()), rtol=0, atol=3e-5)
 

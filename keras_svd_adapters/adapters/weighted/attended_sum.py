@@ -1,11 +1,11 @@
 """The outputs of a layer that attends to what each of its adapters adds to them.
 
-y = x K + sum_i a_i c_i      c_i = x (K_i - K)      a_i = sigmoid(c_i q / sqrt(n) + b_i)
+y = x K + sum_i a_i c_i      c_i = x (K_i - K)      a = softmax(silu(c_i q_i + b_i), silu(b_0))
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar
@@ -21,15 +21,9 @@ from keras_svd_adapters.methods.algebra import matmul
 
 @dataclass(frozen=True, eq=False)
 class AttentionValues(AdapterIds):
-    """The query q and the biases b of each layer: `ids` lists pairs of these.
-
-    Args:
-        notice: Function that gets the weights a of a layer, of each row and adapter, in float32.
-    """
+    """The queries q and the biases b of each layer, b_0 last: `ids` lists pairs of these."""
 
     chooses: ClassVar[bool] = False
-
-    notice: Callable[[Any], None] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,7 +32,7 @@ class AttendedSum:
 
     Args:
         names: Names of the layer's adapters.
-        place: Place of the layer's query and biases among those of all layers.
+        place: Place of the layer's queries and biases among those of all layers.
     """
 
     names: tuple[str, ...]
@@ -52,15 +46,16 @@ class AttendedSum:
         """Compute the outputs of the layer, as `Mixture` says."""
         assert isinstance(chosen, AttentionValues)
         own = [adapters[name] for name in self.names]
-        query, biases = (ops.cast(each, "float32") for each in chosen.ids[self.place])
+        queries, biases = (ops.cast(each, "float32") for each in chosen.ids[self.place])
 
         def adapt(x: Any, base: Operation) -> Any:
             parts = NotedParts(x, base, own[0].compute_dtype)
             found = [change(parts, each) for each in own]
             changes = ops.cast(ops.stack(found, axis=-2), "float32")  # (..., adapters, n)
-            weights = ops.sigmoid(ops.matmul(changes, query) * base.shape[1] ** -0.5 + biases)
-            if chosen.notice is not None:
-                chosen.notice(weights)
+            scores = ops.sum(changes * queries, axis=-1) + biases[:-1]
+            base_score = ops.broadcast_to(biases[-1], (*ops.shape(scores)[:-1], 1))
+            scores = ops.silu(ops.concatenate([scores, base_score], axis=-1))
+            weights = ops.softmax(scores)[..., :-1]
             total = ops.sum(changes * weights[..., None], axis=-2)
             return parts.plain + ops.cast(total, parts.plain.dtype)
 
