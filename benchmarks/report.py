@@ -21,8 +21,8 @@ FIRST = """A Llama of 12 blocks of width 64, 84 kernels, 4 x 32 tokens, with Ada
 first step, which traces and compiles; then milliseconds of a later step. PyTorch runs eagerly."""
 SERVING = """A Llama of 4 blocks of width 64 with LoRA of rank 8 on its 28 kernels, 16 prompts of 32
 tokens in a batch, a pool with 64 slots: requests per second, and the median over the rounds of
-their ratio to those of one active adapter. Each request draws its adapter. With 1000 names, nearly
-each request copies its adapter to the device."""
+their ratio to those of one active adapter with `model.predict`. Each request draws its adapter.
+With 1000 names, nearly each request copies its adapter to the device."""
 ENABLING = """MiniLM, 36 kernels, JAX: seconds of `enable` without and with the decompositions in
 the cache, and of `merge`; the adapter file."""
 
