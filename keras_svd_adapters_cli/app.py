@@ -103,9 +103,7 @@ def combine(
     weights: Annotated[
         str | None, typer.Option(help="A number for each file, such as 0.7,0.3; else 1 each.")
     ] = None,
-    how: Annotated[
-        str, typer.Option(help="exact, linear, cat, svd, factors, ties, dare.")
-    ] = "exact",
+    how: Annotated[str, typer.Option(help="linear, cat, svd, factors, ties or dare.")] = "exact",
     rank: Annotated[int | None, typer.Option(help="Rank, for svd, ties and dare.")] = None,
     cls: ModelClass = "Backbone",
     as_json: AsJson = False,
