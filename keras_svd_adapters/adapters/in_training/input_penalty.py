@@ -20,8 +20,10 @@ def add_input_penalty(
         coefficients: The arrays, as `Method.apply` reads them.
         training: Whether the model trains.
     """
+    if not training:
+        return
     method = adapter.method
-    if not training or type(method).input_penalty is Method.input_penalty:
+    if type(method).input_penalty is Method.input_penalty:
         return
     if not any(variable.trainable for variable in adapter.trained.values()):
         return
