@@ -24,10 +24,11 @@ class ShiftedAttention(Method):
 
     The method trains nothing: give LoRA to the kernels, and train embeddings
     and normalizations with `train`. The scores of a step are `1 / groups` of
-    those of full attention, and twice as many in Gemma. The mask of the model stays in force, so that no
-    token of a language model reads a later one. In the paper's code, the first
-    tokens read the last ones in half of the heads. A sliding window that a
-    layer itself applies (Qwen, Qwen3, Gemma) counts tokens within a group.
+    those of full attention, and twice as many in Gemma. The mask of the model
+    stays in force, so that no token of a language model reads a later one. In
+    the paper's code, the first tokens read the last ones in half of the heads.
+    A sliding window that a layer itself applies (Qwen, Qwen3, Gemma) counts
+    tokens within a group.
 
     Args:
         groups: Integer, the number of groups. The length of texts in training is
