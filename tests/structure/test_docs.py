@@ -101,3 +101,10 @@ def test_code(page, monkeypatch, tmp_path):
     for number, (reason, code) in enumerate(blocks(page)):
         if not reason:
             exec(compile(code, f"{page_name(page)}, block {number}", "exec"), vars(module))
+
+
+def test_the_systems_are_there():
+    """Each name on the page of published systems is a method, or public with `ksa.`."""
+    page = (ROOT / "guides" / "systems.md").read_text().split("\n## ", 1)[1]
+    for place, name in re.findall(r"`(ksa\.)?([A-Za-z_]\w+)[`(]", page):
+        assert hasattr(ksa, name) if place else hasattr(ksa.methods, name), name
