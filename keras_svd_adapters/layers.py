@@ -200,6 +200,6 @@ def _docstring(method: type[Method]) -> str:
 
 __all__ = ["AdaptedDense"]
 for _name in methods.__all__:
-    if _name != "Method":
+    if _name != "Method" and getattr(methods, _name).adapts in BASES:
         globals()[f"{_name}Dense"] = dense_layer(getattr(methods, _name))
         __all__.append(f"{_name}Dense")

@@ -23,6 +23,7 @@ class Mode:
             adapter but with this one.
         notice: Function that gets the input of each layer that computes with an adapter.
         held: Effective kernels, by the identity of their layer, that were computed already.
+        has_prompts: Whether the inputs hold the prompts of the adapters already.
     """
 
     base: frozenset[int] = frozenset()
@@ -31,6 +32,7 @@ class Mode:
     chosen: Mapping[int, str] = field(default_factory=dict)
     notice: Callable[[Any], None] | None = None
     held: Mapping[int, Any] = field(default_factory=dict)
+    has_prompts: bool = False
 
     def key(self, layers: frozenset[int]) -> tuple[Any, ...]:
         """Return what a function that is compiled for a model with these layers depends on."""

@@ -29,6 +29,9 @@ from keras_svd_adapters.methods.method import Method
 from keras_svd_adapters.methods.multiplicative.boft import BOFT
 from keras_svd_adapters.methods.multiplicative.hra import HRA
 from keras_svd_adapters.methods.multiplicative.oft import OFT
+from keras_svd_adapters.methods.prompts.cpt import CPT
+from keras_svd_adapters.methods.prompts.p_tuning import PTuning
+from keras_svd_adapters.methods.prompts.prompt_tuning import PromptTuning
 from keras_svd_adapters.methods.shared.aflora import AFLoRA
 from keras_svd_adapters.methods.shared.intrinsic_dimension import IntrinsicDimension
 from keras_svd_adapters.methods.shared.lotr import LoTR
@@ -75,6 +78,7 @@ __all__ = [
     "AFLoRA",
     "BOFT",
     "BitFit",
+    "CPT",
     "DoRA",
     "DuDe",
     "EDoRA",
@@ -104,7 +108,9 @@ __all__ = [
     "PMSS",
     "PRILoRA",
     "PSOFT",
+    "PTuning",
     "PiSSA",
+    "PromptTuning",
     "RoseLoRA",
     "RandLoRA",
     "RestartedLoRA",

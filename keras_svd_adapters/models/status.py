@@ -15,7 +15,7 @@ from keras_svd_adapters.kernels.placement import format_layout
 from keras_svd_adapters.models.sites.layer_tree import format_layer_tree
 from keras_svd_adapters.models.sites.search import adapted_sites
 from keras_svd_adapters.models.sites.site import Site
-from keras_svd_adapters.models.state.generation import ADVICE
+from keras_svd_adapters.models.state.generation import ADVICE, can_merge
 from keras_svd_adapters.models.state.trained_weights import base_weights
 from keras_svd_adapters.runtime.host_values import to_float_array
 from keras_svd_adapters.runtime.path_groups import group_paths
@@ -41,6 +41,7 @@ class Status(TableReport):
             their start.
         distances: For each kernel with an active adapter that starts away from the base model
             on purpose, the norm of the kernel's update relative to the kernel.
+        can_merge: Whether adapters are active and `merge` may fold them into their kernels.
     """
 
     adapters: tuple[tuple[str, ...], ...]
@@ -51,6 +52,7 @@ class Status(TableReport):
     layouts: str = field(default="", repr=False)
     moves: dict[str, float] = field(default_factory=dict, repr=False)
     distances: dict[str, float] = field(default_factory=dict, repr=False)
+    can_merge: bool = field(default=False, repr=False)
 
     def as_table(self) -> Table:
         head = ("name", "method", "form", "kernels", "values", "largest move", "active")
@@ -64,7 +66,7 @@ class Status(TableReport):
             + f"\n{AWAY}; its kernels differ from the base's by "
             f"{max(self.distances.values(), default=0):.2g} of their norm at the most"
             * bool(self.distances)
-            + f"\n{ADVICE}" * any(row[-1] != "no" for row in self.adapters)
+            + f"\n{ADVICE}" * self.can_merge
         )
         return Table(head, self.adapters, notes)
 
@@ -114,12 +116,14 @@ def status(model: keras.layers.Layer, layouts: bool = False) -> Status:
         trainable_weights=tuple(weight.path for weight in trainable),
         layers=format_layer_tree(sites),
         layouts=_layouts(sites) if layouts else "",
+        can_merge=any(site.layer.active_adapters for site in sites) and can_merge(sites),
         moves={site.path: move for site in sites if not np.isnan(move := _largest(site, moves))},
         distances={
             site.path: _distance(site)
             for site in sites
             if any(
-                name in site.layer.active_adapters and not adapter.method.starts_at_base
+                name in site.layer.active_adapters
+                and not (adapter.method.starts_at_base or adapter.method.depends_on_input)
                 for name, adapter in adapters_of(site.layer).items()
             )
         },

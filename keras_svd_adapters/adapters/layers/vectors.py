@@ -1,4 +1,4 @@
-"""Kinds of weights that methods adapt: biases of layers and vectors of normalizations."""
+"""Kinds of parts that methods adapt; biases of layers and vectors of normalizations."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from keras import backend
 
 from keras_svd_adapters.runtime.keras_private.layers import trainable_by_birth
 
-KERNELS, BIASES, NORMS = "kernels", "biases", "norms"
+KERNELS, BIASES, NORMS, TOKENS = "kernels", "biases", "norms", "tokens"
 VECTORS = (BIASES, NORMS)
 NORMALIZATION = re.compile("Norm")
 

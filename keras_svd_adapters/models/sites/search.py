@@ -14,19 +14,21 @@ from keras_svd_adapters.adapters.layers.read_weight import (
     kernels_read,
     vectors_read,
 )
-from keras_svd_adapters.adapters.layers.vectors import KERNELS, VECTORS
+from keras_svd_adapters.adapters.layers.vectors import KERNELS, TOKENS, VECTORS
 from keras_svd_adapters.models.sites.site import Site
 from keras_svd_adapters.runtime.layer_attributes import walk
 
 
 def find_sites(model: keras.layers.Layer, kind: str = KERNELS) -> list[Site]:
-    """Return every kernel of a model, or every vector of a kind, in the order of its weight files.
+    """Return every kernel, vector or table of a model, in the order of its weight files.
 
     Args:
         model: A Keras model or layer.
-        kind: What a method `adapts`: `"kernels"`, `"biases"` or `"norms"`.
+        kind: What a method `adapts`: `"kernels"`, `"biases"`, `"norms"` or `"tokens"`.
     """
     check_model(model)
+    if kind == TOKENS:
+        return [site for site in _sites(model) if _looks_up_tokens(site)]
     return list(_sites(model) if kind == KERNELS else _vectors(model, kind))
 
 
@@ -63,6 +65,20 @@ def _vectors(model: keras.layers.Layer, kind: str) -> Iterator[Site]:
     for key, chain in walk(model):
         for vector in vectors_read(chain[-1], kind):
             yield _site_read(key, chain, vector)
+
+
+def _looks_up_tokens(site: Site) -> bool:
+    """Whether the innermost model around a table looks up its tokens there."""
+    model = next((x for x in reversed(site.chain) if isinstance(x, keras.Model)), None)
+    if model is None or not site.host.is_lookup:
+        return False
+    own = getattr(model, "token_embedding", None)
+    if own is not None:
+        return site.layer is own
+    kinds = [(layer, adapted_class_of(layer)) for layer in model.layers]
+    tables = [layer for layer, kind in kinds if kind is not None and kind.is_lookup]
+    named = [layer for layer in tables if layer.name == "token_embedding"] or tables
+    return len(named) == 1 and named[0] is site.layer
 
 
 def _site_read(key: str, chain: tuple[keras.layers.Layer, ...], weight: ReadKernel) -> Site:

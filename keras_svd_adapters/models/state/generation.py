@@ -5,7 +5,9 @@ from __future__ import annotations
 from functools import wraps
 from typing import Any
 
+from keras_svd_adapters.adapters.carried import adapters_of
 from keras_svd_adapters.models.sites.search import adapted_sites
+from keras_svd_adapters.models.sites.site import Site
 from keras_svd_adapters.models.state.locked_model import running
 from keras_svd_adapters.runtime.warnings import warn
 
@@ -21,13 +23,23 @@ def advise_merging(cls: Any) -> None:
 
     @wraps(original)
     def generate(self: Any, *args: Any, **kwargs: Any) -> Any:
-        if not vars(self).get("was_advised") and computes_adapters(self, of_one=True):
+        told = vars(self).get("was_advised") or not can_merge(adapted_sites(self))
+        if not told and computes_adapters(self, of_one=True):
             object.__setattr__(self, "was_advised", True)
             warn(f"{ADVICE.replace(chr(10), ' ')} Received: generate on {self.name}")
         with running(self):
             return original(self, *args, **kwargs)
 
     cls.generate = generate
+
+
+def can_merge(sites: list[Site]) -> bool:
+    """Whether all active adapters of some sites change kernels, so that they can be merged."""
+    return not any(
+        adapters_of(site.layer)[name].method.depends_on_input
+        for site in sites
+        for name in site.layer.active_adapters
+    )
 
 
 def computes_adapters(model: Any, of_one: bool = False) -> bool:
