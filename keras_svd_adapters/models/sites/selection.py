@@ -37,9 +37,9 @@ def select_sites(
             output head; for prompts, the table of tokens. Otherwise: an exact
             layer name or path, a glob with `*` or `?`, a compiled regular
             expression searched in the path, a callable on a `Site`, or a list of
-            these. A glob or a regular expression never selects an embedding. If no layer has such a name, `"attention"` and
-            `"mlp"` select these parts of the blocks, and `"all"` every kernel
-            except the output head.
+            these. A glob or a regular expression never selects an embedding. If
+            no layer has such a name, `"attention"` and `"mlp"` select these parts
+            of the blocks, and `"all"` every kernel except the output head.
         exclude: The kernels to leave out, as patterns of the same kinds.
         layers: Numbers of the outermost repeated blocks, from 0. Kernels outside
             such blocks are not affected.
