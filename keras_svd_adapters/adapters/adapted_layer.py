@@ -164,10 +164,16 @@ class AdaptedLayer:
 
     def effective_kernel(self, base: Any) -> Any:
         """Return the kernel for code that reads the kernel instead of calling the layer."""
-        if self.is_inactive:
+        if self.is_inactive or not self.changes_kernel:
             return base
         dtype = self.compute_dtype if holds_integers(self) else base.dtype  # type: ignore[arg-type, attr-defined]
         return ops.cast(self.merged_kernel(), dtype)
+
+    @property
+    def changes_kernel(self) -> bool:
+        """Whether one of the adapters that compute changes the kernel; a prompt does not."""
+        found = adapters_of(self) if self.mixture is not None else self.computing()[0]  # type: ignore[arg-type]
+        return any(adapter.method.prompt is None for adapter in found.values())
 
     def merged_kernel(self) -> Any:
         """Return the effective kernel in float32, or in float64 for a kernel stored in float64."""

@@ -24,6 +24,7 @@ class Mode:
         notice: Function that gets the input of each layer that computes with an adapter.
         held: Effective kernels, by the identity of their layer, that were computed already.
         router: Model that weighs the adapters of each token while the model generates.
+        has_prompts: Whether the inputs hold the prompts of the adapters already.
     """
 
     base: frozenset[int] = frozenset()
@@ -33,6 +34,7 @@ class Mode:
     notice: Callable[[Any], None] | None = None
     held: Mapping[int, Any] = field(default_factory=dict)
     router: Any = None
+    has_prompts: bool = False
 
     def key(self, layers: frozenset[int]) -> tuple[Any, ...]:
         """Return what a function that is compiled for a model with these layers depends on."""

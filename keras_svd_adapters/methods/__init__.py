@@ -36,6 +36,9 @@ from keras_svd_adapters.methods.method import Method
 from keras_svd_adapters.methods.multiplicative.boft import BOFT
 from keras_svd_adapters.methods.multiplicative.hra import HRA
 from keras_svd_adapters.methods.multiplicative.oft import OFT
+from keras_svd_adapters.methods.prompts.cpt import CPT
+from keras_svd_adapters.methods.prompts.p_tuning import PTuning
+from keras_svd_adapters.methods.prompts.prompt_tuning import PromptTuning
 from keras_svd_adapters.methods.routed.hydra_lora import HydraLoRA
 from keras_svd_adapters.methods.routed.lora_pool import LoRAPool
 from keras_svd_adapters.methods.routed.mola import MoLA
@@ -88,6 +91,7 @@ __all__ = [
     "AFLoRA",
     "BOFT",
     "BitFit",
+    "CPT",
     "DoRA",
     "DuDe",
     "EDoRA",
@@ -123,9 +127,11 @@ __all__ = [
     "PMSS",
     "PRILoRA",
     "PSOFT",
+    "PTuning",
     "ParallelAdapter",
     "PiSSA",
     "PrefixTuning",
+    "PromptTuning",
     "QALoRA",
     "RoseLoRA",
     "RandLoRA",

@@ -219,6 +219,21 @@ class Attention(Base, Protocol):
         ...
 
 
+class Prompt(NamedTuple):
+    """The rows that a method puts before each text; `prompt` of a method that adapts `"tokens"`.
+
+    Their ids follow those of the table: `m`, `m + 1` and so on.
+
+    Args:
+        length: Number of rows.
+        after: Number of tokens before the rows. `None` is 1 for encoders whose first
+            token stands for the class, and 0 for others.
+    """
+
+    length: int
+    after: int | None = None
+
+
 class Truncation(NamedTuple):
     """Request for the largest triplets of a decomposition, computed approximately.
 

@@ -14,6 +14,7 @@ from keras_svd_adapters.methods.contract import (
     Base,
     Dropout,
     Kernel,
+    Prompt,
     Statistics,
     Truncation,
 )
@@ -32,15 +33,15 @@ class Method(Configured):
     Class attributes:
 
     - `adapts`: `"kernels"`; or vectors, which are kernels of one row: `"biases"`, or `"norms"`, the
-      scales and shifts of normalizations; or `"attention"`, where `base` is an `Attention`.
+      scales and shifts of normalizations; or `"attention"`, where `base` is an `Attention`; or
+      `"tokens"`, rows beyond a table that `prompt` counts.
     - `needs_svd`: whether `start` needs the decomposition.
     - `basis_matters`: whether the trained values are valid only with the same singular vectors.
     - `forms`: the values that `form` may return.
     - `lookup_form`: the form for an embedding, or `None` if the method adapts no embedding.
     - `linear`: the trained arrays, with the values at which `K' - K` is 0, if `K' - K` is linear in
       all trained arrays.
-    - `tied_by_layer`: whether tied arrays belong to a layer, its kernel and its bias, instead of to
-      all kernels of an adapter.
+    - `tied_by_layer`: whether tied arrays belong to the kernel and the bias of a layer, not to all.
     - `mean_penalty`: whether the penalties are averaged over all arrays of an adapter that declare
       one, instead of summed.
     - `draws_alike`: whether all kernels of an adapter draw the same numbers, from the seed `seed`.
@@ -58,6 +59,7 @@ class Method(Configured):
     basis_matters: ClassVar[bool] = False
     forms: ClassVar[tuple[str, ...]] = ("additive",)
     lookup_form: ClassVar[str | None] = None
+    prompt: ClassVar[Prompt | None] = None
     tied_by_layer: ClassVar[bool] = False
     mean_penalty: ClassVar[bool] = False
     draws_alike: ClassVar[bool] = False

@@ -13,6 +13,7 @@ from keras_svd_adapters.adapters.layers.vectors import BIASES
 from keras_svd_adapters.kernels.placement import check_layout
 from keras_svd_adapters.methods.contract import Statistics
 from keras_svd_adapters.methods.method import Method
+from keras_svd_adapters.models.prompts.reader import check_reader
 from keras_svd_adapters.models.sites.patterns import Targets, sites_matching
 from keras_svd_adapters.models.sites.search import check_model, find_sites, sites_by_key
 from keras_svd_adapters.models.sites.selection import select_sites
@@ -131,6 +132,7 @@ def check_shapes(chosen: Chosen) -> None:
         check_layout(base_kernel_variable(site.layer))
         try:
             site.check(method)
+            check_reader(site, method)
         except ValueError as error:
             raise ValueError(f"{method} does not suit `{site.path}`. {error}") from None
     read = [(site, method) for site, method in chosen if not site.host.is_called]

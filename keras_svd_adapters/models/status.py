@@ -41,7 +41,7 @@ class Status(TableReport):
             their start.
         distances: For each kernel with an active adapter that starts away from the base model
             on purpose, the norm of the kernel's update relative to the kernel.
-        can_merge: Whether `merge` takes the active adapters.
+        can_merge: Whether adapters are active and `merge` may fold them into their kernels.
     """
 
     adapters: tuple[tuple[str, ...], ...]
@@ -52,7 +52,7 @@ class Status(TableReport):
     layouts: str = field(default="", repr=False)
     moves: dict[str, float] = field(default_factory=dict, repr=False)
     distances: dict[str, float] = field(default_factory=dict, repr=False)
-    can_merge: bool = field(default=True, repr=False)
+    can_merge: bool = field(default=False, repr=False)
 
     def as_table(self) -> Table:
         head = ("name", "method", "form", "kernels", "values", "largest move", "active")
@@ -66,7 +66,7 @@ class Status(TableReport):
             + f"\n{AWAY}; its kernels differ from the base's by "
             f"{max(self.distances.values(), default=0):.2g} of their norm at the most"
             * bool(self.distances)
-            + f"\n{ADVICE}" * (self.can_merge and any(row[-1] != "no" for row in self.adapters))
+            + f"\n{ADVICE}" * self.can_merge
         )
         return Table(head, self.adapters, notes)
 
@@ -116,17 +116,18 @@ def status(model: keras.layers.Layer, layouts: bool = False) -> Status:
         trainable_weights=tuple(weight.path for weight in trainable),
         layers=format_layer_tree(sites),
         layouts=_layouts(sites) if layouts else "",
+        can_merge=any(site.layer.active_adapters for site in sites) and can_merge(sites),
         moves={site.path: move for site in sites if not np.isnan(move := _largest(site, moves))},
         distances={
             site.path: _distance(site)
             for site in sites
             if site.host.has_kernel
             and any(
-                name in site.layer.active_adapters and not adapter.method.starts_at_base
+                name in site.layer.active_adapters
+                and not (adapter.method.starts_at_base or adapter.method.depends_on_input)
                 for name, adapter in adapters_of(site.layer).items()
             )
         },
-        can_merge=can_merge(sites),
     )
 
 

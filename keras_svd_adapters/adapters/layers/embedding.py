@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import keras
 from keras import ops
 
 from keras_svd_adapters.adapters.adapted_layer import AdaptedLayer
+from keras_svd_adapters.adapters.carried import adapters_of
 from keras_svd_adapters.adapters.layer_kinds import base_kernel_variable
 from keras_svd_adapters.adapters.operation import Operation, count_tokens
 from keras_svd_adapters.adapters.per_sample import Adapt
@@ -66,15 +68,26 @@ class AdaptedEmbedding(AdaptedLayer):
     def _adapted(self, inputs: Any, adapt: Adapt) -> Any:
         view = self.kernel_view
         operation = Operation(
-            self._rows, _look_up, (view.m, view.n), count_tokens(inputs.shape), self.base_matrix
+            self._rows,
+            self._look_up,
+            (view.m, view.n),
+            count_tokens(inputs.shape),
+            self.base_matrix,
         )
         return adapt(inputs, operation)
 
     def _rows(self, indices: Any, delta: Any = None) -> Any:
         """Look up rows of the table by the layer's own operation."""
         with self.base_only():
-            return super().call(indices)  # type: ignore[misc]
+            return self._of_table(super().call, indices)  # type: ignore[misc]
 
+    def _look_up(self, indices: Any, matrix: Any) -> Any:
+        return self._of_table(lambda known: ops.take(matrix, known, axis=0), indices)
 
-def _look_up(indices: Any, matrix: Any) -> Any:
-    return ops.take(matrix, indices, axis=0)
+    def _of_table(self, look_up: Callable[[Any], Any], indices: Any) -> Any:
+        """Look up rows. If an adapter has a prompt, ids beyond the table have rows of zeros."""
+        if all(adapter.method.prompt is None for adapter in adapters_of(self).values()):  # type: ignore[arg-type]
+            return look_up(indices)
+        last = self.kernel_view.m - 1
+        rows = look_up(ops.minimum(indices, last))
+        return ops.where((indices <= last)[..., None], rows, ops.zeros_like(rows))

@@ -9,7 +9,8 @@ from keras import backend
 
 from keras_svd_adapters.runtime.keras_private.layers import trainable_by_birth
 
-KERNELS, BIASES, NORMS, ATTENTION = "kernels", "biases", "norms", "attention"
+KERNELS, BIASES, NORMS = "kernels", "biases", "norms"
+ATTENTION, TOKENS = "attention", "tokens"
 VECTORS = (BIASES, NORMS)
 NORMALIZATION = re.compile("Norm")
 

@@ -20,6 +20,7 @@ from keras_svd_adapters.files.peft.contents import contents_of, smallest_kernel
 from keras_svd_adapters.files.peft.directory import check_directory, write_peft
 from keras_svd_adapters.files.peft.heads import check_others, modules_to_save
 from keras_svd_adapters.files.peft.modules import Modules, Names, name_modules
+from keras_svd_adapters.files.peft.prompts import prompt_contents
 from keras_svd_adapters.files.peft.shared_bases import SHARED
 from keras_svd_adapters.files.peft.twins import are_written_together
 from keras_svd_adapters.files.peft.vectors import changed_vectors, is_named
@@ -55,9 +56,9 @@ def export_peft(
     FourierFT and AdaLoRA are written unchanged. Other methods of low rank, such as PiSSA,
     are written as the LoRA that computes the same. If `rank` or `energy` is given, any method is
     written as the nearest LoRA. LN tuning becomes PEFT's, and BitFit a LoRA of zeros with
-    `bias="all"`. The names of the modules are known for KerasHub's Llama, Mistral, Qwen,
-    Gemma, BERT, RoBERTa, DistilBERT and ViT. A trained head of a KerasHub classifier is
-    saved in `modules_to_save`.
+    `bias="all"`, and a prompt its rows. The names of the modules are known for KerasHub's Llama,
+    Mistral, Qwen, Gemma, BERT, RoBERTa, DistilBERT and ViT. A trained head of a KerasHub
+    classifier is saved in `modules_to_save`.
 
     Args:
         model: An adapted KerasHub backbone or task, or any adapted model.
@@ -99,6 +100,8 @@ def export_peft(
     name = name or only_adapter(model)
     sites = [site for site in require_adapter(model, name) if not _goes_along(site, name)]
     require_values(model, f"export_peft of {name!r}")
+    if any(_is_prompt(site, name) for site in sites):
+        return _export_prompt(model, directory, sites, name, base_model)
     names = name_modules(model, modules, prefix)
     for site in sites:
         _check(site, name, names)
@@ -127,6 +130,30 @@ def export_peft(
     for site in sites[len(kernels) :]:
         rows.append(ApproximateKernel(site.path, str(adapters_of(site.layer)[name].method), 0.0))
     return Approximation(name, tuple(rows), repr(name), f"{os.fspath(directory)!r} is written")
+
+
+def _is_prompt(site: Site, name: str) -> bool:
+    return adapters_of(site.layer)[name].method.prompt is not None
+
+
+def _export_prompt(
+    model: keras.layers.Layer,
+    directory: str | os.PathLike[str],
+    sites: list[Site],
+    name: str,
+    base_model: str | None,
+) -> Approximation:
+    trained = [path for _, path, _ in weights_with(model, name)]
+    if len(sites) > 1 or trained:
+        raise ValueError(
+            "PEFT has a prompt only alone, without adapters of kernels and trained weights of the "
+            f"model: `save_adapter` stores all. Received: {[site.path for site in sites] + trained}"
+        )
+    contents = prompt_contents(model, sites[0], name)
+    contents.config["base_model_name_or_path"] = base_model
+    write_peft(directory, contents)
+    row = ApproximateKernel(sites[0].path, str(adapters_of(sites[0].layer)[name].method), 0.0)
+    return Approximation(name, (row,), repr(name), f"{os.fspath(directory)!r} is written")
 
 
 def _goes_along(site: Site, name: str) -> bool:

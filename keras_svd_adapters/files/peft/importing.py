@@ -22,6 +22,8 @@ from keras_svd_adapters.files.peft.matching import (
     sites_of,
 )
 from keras_svd_adapters.files.peft.modules import Modules
+from keras_svd_adapters.files.peft.prompts import KINDS as PROMPTS
+from keras_svd_adapters.files.peft.prompts import load_prompt
 from keras_svd_adapters.files.peft.rank_pattern import with_all_ranks
 from keras_svd_adapters.files.peft.settings import check_settings
 from keras_svd_adapters.files.peft.vectors import imported_vectors
@@ -52,8 +54,9 @@ def import_peft(
 
     The function reads LoRA, rsLoRA, DoRA, VeRA, LoHa, LoKr, MiSS, HRA, OFT, BOFT, (IA)3, VB-LoRA,
     RandLoRA, FourierFT and AdaLoRA with their settings by module, LN tuning, trained biases, which
-    become BitFit, and heads in `modules_to_save`. The adapter becomes the active one. It
-    can be trained further, saved, merged and combined like any other adapter.
+    become BitFit, heads in `modules_to_save`, and prompts, which become prompt tuning. The adapter
+    becomes the active one. It can be trained further, saved, merged and combined like any other
+    adapter.
 
     Args:
         model: A KerasHub backbone or task with the same weights, or any model.
@@ -84,7 +87,11 @@ def import_peft(
     name ...
     """
     check_name(name)
-    contents = with_all_ranks(read_peft(directory))
+    contents = read_peft(directory)
+    if contents.config.get("peft_type") in PROMPTS:
+        require_values(model, f"import_peft({os.fspath(directory)!r})")
+        return load_prompt(model, contents, name)
+    contents = with_all_ranks(contents)
     check_settings(contents.config)
     require_values(model, f"import_peft({os.fspath(directory)!r})")
     check_finite(contents.tensors)

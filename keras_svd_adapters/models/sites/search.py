@@ -15,7 +15,7 @@ from keras_svd_adapters.adapters.layers.read_weight import (
     kernels_read,
     vectors_read,
 )
-from keras_svd_adapters.adapters.layers.vectors import ATTENTION, KERNELS, VECTORS
+from keras_svd_adapters.adapters.layers.vectors import ATTENTION, KERNELS, TOKENS, VECTORS
 from keras_svd_adapters.models.sites.site import Site
 from keras_svd_adapters.runtime.layer_attributes import walk
 
@@ -25,11 +25,14 @@ def find_sites(model: keras.layers.Layer, kind: str = KERNELS) -> list[Site]:
 
     Args:
         model: A Keras model or layer.
-        kind: What a method `adapts`: `"kernels"`, `"biases"`, `"norms"` or `"attention"`.
+        kind: What a method `adapts`: `"kernels"`, `"biases"`, `"norms"`, `"attention"` or
+            `"tokens"`.
     """
     check_model(model)
     if kind == KERNELS:
         return list(_sites(model))
+    if kind == TOKENS:
+        return [site for site in _sites(model) if _looks_up_tokens(site)]
     return list(_attention(model) if kind == ATTENTION else _vectors(model, kind))
 
 
@@ -74,6 +77,20 @@ def _attention(model: keras.layers.Layer) -> Iterator[Site]:
         kind = adapted_class_of(chain[-1])
         if kind is not None and not kind.has_kernel:
             yield Site(key, _path(chain), chain[-1], chain)
+
+
+def _looks_up_tokens(site: Site) -> bool:
+    """Whether the innermost model around a table looks up its tokens there."""
+    model = next((x for x in reversed(site.chain) if isinstance(x, keras.Model)), None)
+    if model is None or not site.host.is_lookup:
+        return False
+    own = getattr(model, "token_embedding", None)
+    if own is not None:
+        return site.layer is own
+    kinds = [(layer, adapted_class_of(layer)) for layer in model.layers]
+    tables = [layer for layer, kind in kinds if kind is not None and kind.is_lookup]
+    named = [layer for layer in tables if layer.name == "token_embedding"] or tables
+    return len(named) == 1 and named[0] is site.layer
 
 
 def _site_read(key: str, chain: tuple[keras.layers.Layer, ...], weight: ReadKernel) -> Site:

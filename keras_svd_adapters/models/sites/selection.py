@@ -8,7 +8,7 @@ from typing import Any
 
 import keras
 
-from keras_svd_adapters.adapters.layers.vectors import ATTENTION, KERNELS
+from keras_svd_adapters.adapters.layers.vectors import ATTENTION, KERNELS, TOKENS
 from keras_svd_adapters.models.sites.blocks import ATTENTION as ATTENTION_NAMES
 from keras_svd_adapters.models.sites.blocks import PRESETS, all_but_head, default_sites, numbered
 from keras_svd_adapters.models.sites.layer_tree import format_layer_tree
@@ -36,12 +36,12 @@ def select_sites(
             the repeated blocks. In a model without such blocks, it selects every
             kernel except the output head; if no other kernel is left, the
             convolutions. Of biases or norms, it selects all except those of the
-            output head. Otherwise: an exact layer name or path, a glob with `*`
-            or `?`, a compiled regular expression searched in the path, a callable
-            on a `Site`, or a list of these. A glob or a regular expression never
-            selects an embedding. If no layer has such a name, `"attention"` and
-            `"mlp"` select these parts of the blocks, and `"all"` every kernel
-            except the output head.
+            output head; for prompts, the table of tokens. Otherwise: an exact
+            layer name or path, a glob with `*` or `?`, a compiled regular
+            expression searched in the path, a callable on a `Site`, or a list of
+            these. A glob or a regular expression never selects an embedding. If
+            no layer has such a name, `"attention"` and `"mlp"` select these parts
+            of the blocks, and `"all"` every kernel except the output head.
         exclude: The kernels to leave out, as patterns of the same kinds.
         layers: Numbers of the outermost repeated blocks, from 0. Kernels outside
             such blocks are not affected.
@@ -57,12 +57,13 @@ def select_sites(
             adapted.
     """
     sites = find_sites(model, kind)
+    tied = tied or kind == TOKENS  # rows beyond a table leave the logits alone
     if not sites:
         raise ValueError(_nothing_to_adapt(model, kind))
     if targets is not None:
         chosen = _matching(model, sites, targets, "targets")
     else:
-        chosen = _by_default(model, sites, kind)
+        chosen = _default_sites(model, sites, kind)
     if exclude is not None:
         left_out = _matching(model, sites, exclude, "exclude")
         chosen = [site for site in chosen if site not in left_out]
@@ -92,10 +93,11 @@ def select_sites(
     return chosen
 
 
-def _by_default(model: keras.layers.Layer, sites: list[Site], kind: str) -> list[Site]:
+def _default_sites(model: keras.layers.Layer, sites: list[Site], kind: str) -> list[Site]:
+    """Return the sites of a kind that are selected if no target is named."""
     if kind == KERNELS:
         return default_sites(model, sites)
-    return sites if kind == ATTENTION else _outside_head(model, sites)
+    return sites if kind in (ATTENTION, TOKENS) else _outside_head(model, sites)
 
 
 def _outside_head(model: keras.layers.Layer, vectors: list[Site]) -> list[Site]:
@@ -143,6 +145,12 @@ def _nothing_to_adapt(model: keras.layers.Layer, kind: str) -> str:
             "Qwen3, Gemma and Gemma3, and of the models that use `CachedMultiHeadAttention`, such "
             "as GPT2. Use a method for kernels, such as `LoRA(rank=8)`, on this one. "
             f"Received: {model!r}"
+        )
+    if kind == TOKENS:
+        return (
+            "The model has no table in which it looks up tokens, so no prompt can stand before its "
+            "inputs. Use a method for kernels, such as `LoRA(rank=8)`, or a model that reads "
+            f"text, such as Gemma or BERT. Received: {model!r}"
         )
     if kind != KERNELS:
         return (

@@ -17,6 +17,7 @@ from keras_svd_adapters.adapters.refusals import (
     refuse_newer_keras,
     refuse_to_quantize,
 )
+from keras_svd_adapters.models.prompts.prompted_model import PromptedModel
 from keras_svd_adapters.models.sites.search import adapted_sites
 from keras_svd_adapters.models.sites.site import Site
 from keras_svd_adapters.models.state.compiled_functions import ModelFunctions, store_of
@@ -92,8 +93,8 @@ class AdaptedModel:
         refuse_keras_lora(self.name)  # type: ignore[attr-defined]
 
 
-class ModelInUse(LockedModel, ModelFunctions, AdaptedModel):
-    """Mixin of a model with adapters: its lock, its compiled functions, its configuration."""
+class ModelInUse(LockedModel, ModelFunctions, PromptedModel, AdaptedModel):
+    """Mixin of a model with adapters: its lock, compiled functions, prompts and configuration."""
 
 
 def mark_adapted(model: keras.layers.Layer) -> None:

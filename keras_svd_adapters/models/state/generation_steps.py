@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any
 
 from keras_svd_adapters.adapters.mode import current_mode, in_mode
+from keras_svd_adapters.models.prompts.prompted_model import generate_after_prompts
 from keras_svd_adapters.models.state.compiled_functions import IDS
 
 
@@ -15,14 +16,14 @@ def generate_step_with_ids(model: Any) -> Callable[..., Any]:
     """Return a `generate_step` that takes the adapter of each prompt from its inputs."""
 
     def generate_step(inputs: Any, *args: Any, **kwargs: Any) -> Any:
-        step = type(model).generate_step
+        step = partial(generate_after_prompts, model, type(model).generate_step)
         if IDS not in inputs:
-            return step(model, inputs, *args, **kwargs)
+            return step(inputs, *args, **kwargs)
         inputs, mode = dict(inputs), current_mode()
         assert mode.ids is not None
         ids = replace(mode.ids, ids=inputs.pop(IDS))
         with in_mode(replace(mode, ids=ids)):
-            return step(model, inputs, *args, **kwargs)
+            return step(inputs, *args, **kwargs)
 
     return generate_step
 

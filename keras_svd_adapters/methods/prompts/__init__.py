@@ -1,0 +1,1 @@
+"""Methods that train rows before each text."""

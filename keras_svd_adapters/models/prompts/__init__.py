@@ -1,0 +1,1 @@
+"""Prompts: rows of adapters that a model reads before each text."""
