@@ -61,7 +61,7 @@ class PTuning(PromptRows):
 
     @property
     def recommended_learning_rate(self) -> float:
-        return 1e-3
+        return 3e-3
 
     @property
     def prompt(self) -> Prompt:  # type: ignore[override]
