@@ -18,7 +18,7 @@ def check(model, ids=IDS, batch_size=2):
     expected, plain = (by_name(alone(model, x, given)) for given in (ids, [None] * len(ids)))
     found = by_name(ksa.predict(model, x, ids, batch_size=batch_size))
     for name, right in expected.items():
-        assert np.abs(right - plain[name]).max() > 0.05, name
+        assert np.abs(right - plain[name]).max() > 0.02, name
         np.testing.assert_allclose(found[name], right, rtol=0, atol=2e-5, err_msg=name)
 
 

@@ -184,7 +184,7 @@ def test_int8_is_divided_by_the_scale_as_keras_does(equation):
     kernel = keras.ops.convert_to_numpy(layer.kernel)
     layer.quantize("int8")
     integers = keras.ops.convert_to_tensor(layer.kernel)
-    found = keras.ops.convert_to_numpy(dequantized(layer, integers))
+    found = keras.ops.convert_to_numpy(dequantized(layer))
     scale = layer._adjust_scale_for_dequant(keras.ops.convert_to_tensor(layer.kernel_scale))
     theirs = keras.ops.divide(keras.ops.cast(integers, "float32"), scale)
     np.testing.assert_array_equal(found, keras.ops.convert_to_numpy(theirs))
