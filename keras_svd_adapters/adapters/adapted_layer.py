@@ -231,22 +231,3 @@ class AdaptedLayer:
     def __dir__(self) -> list[str]:
         # Saving reads every attribute; computing the effective kernel for that would be slow.
         return [name for name in super().__dir__() if name != self.kernel_name]
-
-
-class AdaptedKernel(AdaptedLayer):
-    """Mixin for layers whose kernel is the attribute `kernel`, which other code may read."""
-
-    @staticmethod
-    def exclusion_reason(layer: keras.layers.Layer) -> str | None:
-        if layer.kernel_constraint is not None:
-            return "its kernel has a constraint, which an adapter would not obey"
-        return None
-
-    @property
-    def own_kernel(self) -> keras.Variable:
-        return super().kernel  # type: ignore[misc]
-
-    @property
-    def kernel(self) -> Any:
-        """The effective kernel."""
-        return self.effective_kernel(super().kernel)  # type: ignore[misc]

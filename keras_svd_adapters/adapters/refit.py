@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from keras_svd_adapters.kernels.svd.decomposition import decompose
-from keras_svd_adapters.methods.contract import Statistics
 from keras_svd_adapters.methods.method import Method
+from keras_svd_adapters.methods.statistics import Statistics
 from keras_svd_adapters.runtime.host_values import to_float_array
 
 

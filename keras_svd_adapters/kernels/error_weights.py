@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from keras_svd_adapters.methods.contract import Statistics
+from keras_svd_adapters.methods.statistics import Statistics
 
 FLOOR = 1e-4  # relative to the mean of the roots: inputs and outputs that the data never used
 

@@ -15,11 +15,11 @@ from keras_svd_adapters.methods.contract import (
     Dropout,
     Kernel,
     Prompt,
-    Statistics,
     Truncation,
 )
 from keras_svd_adapters.methods.hyperparameters import Configured
 from keras_svd_adapters.methods.hyperparameters import check_rank as check_rank
+from keras_svd_adapters.methods.statistics import Statistics
 
 
 @dataclass(frozen=True, repr=False)

@@ -11,8 +11,8 @@ from keras_svd_adapters.adapters.carried import PREFIX
 from keras_svd_adapters.adapters.layer_kinds import base_kernel_variable
 from keras_svd_adapters.adapters.layers.vectors import BIASES
 from keras_svd_adapters.kernels.placement import check_layout
-from keras_svd_adapters.methods.contract import Statistics
 from keras_svd_adapters.methods.method import Method
+from keras_svd_adapters.methods.statistics import Statistics
 from keras_svd_adapters.models.prompts.reader import check_reader
 from keras_svd_adapters.models.sites.patterns import Targets, sites_matching
 from keras_svd_adapters.models.sites.search import check_model, find_sites, sites_by_key

@@ -16,8 +16,8 @@ from keras_svd_adapters.adapters.carried import adapters_of
 from keras_svd_adapters.adapters.frozen_variables import is_frozen_variable
 from keras_svd_adapters.adapters.shared_arrays import SharedArrays
 from keras_svd_adapters.kernels.svd.service import SVDService
-from keras_svd_adapters.methods.contract import Statistics
 from keras_svd_adapters.methods.method import Method
+from keras_svd_adapters.methods.statistics import Statistics
 from keras_svd_adapters.models.assignment import Chosen
 from keras_svd_adapters.models.decompositions import Found, decompositions, jobs_for, needs_svd
 from keras_svd_adapters.models.observation.statistics import Observed

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from keras_svd_adapters.methods.contract import ExpertLoad, Inputs, Magnitudes
 from keras_svd_adapters.methods.method import Method
+from keras_svd_adapters.methods.statistics import ExpertLoad, Inputs, Magnitudes
 from keras_svd_adapters.runtime.tables import Bars, Table, TableReport, format_number
 
 COLUMNS = {

@@ -11,7 +11,7 @@ from closed_forms_starts import lora_from_start, lora_sb
 
 import keras_svd_adapters as ksa
 from keras_svd_adapters.adapters.carried import adapters_of
-from keras_svd_adapters.methods.contract import Inputs, Statistics
+from keras_svd_adapters.methods.statistics import Inputs, Statistics
 from keras_svd_adapters.models.observation.moments import ComponentSums, InputSums, Products
 
 X, Y = rate_models.data()

@@ -10,8 +10,8 @@ from method_case import MethodCase
 from snapshots import refused
 
 import keras_svd_adapters as ksa
-from keras_svd_adapters.methods.contract import Statistics
 from keras_svd_adapters.methods.low_rank.starts import WITHOUT_DATA
+from keras_svd_adapters.methods.statistics import Statistics
 
 STARTS = [
     (start, freeze)

@@ -11,7 +11,7 @@ from autodiff import gradients
 from cases import batch, close, numpy
 
 import keras_svd_adapters as ksa
-from keras_svd_adapters.methods.contract import Statistics
+from keras_svd_adapters.methods.statistics import Statistics
 
 M, N, RANK = 14, 9, 3
 CASES = {

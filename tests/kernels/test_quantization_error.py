@@ -5,7 +5,7 @@ import pytest
 
 from keras_svd_adapters.kernels.error_weights import PLAIN, of_gradients, of_inputs
 from keras_svd_adapters.kernels.quantization_error import STARTS, fit_residual
-from keras_svd_adapters.methods.contract import Magnitudes, Statistics
+from keras_svd_adapters.methods.statistics import Magnitudes, Statistics
 
 M, N, RANK, SCALE = 24, 16, 3, 2.0
 RNG = np.random.default_rng(4)

@@ -9,7 +9,7 @@ from cases import numpy
 from snapshots import refused, snapshot
 
 import keras_svd_adapters as ksa
-from keras_svd_adapters.methods.contract import Statistics
+from keras_svd_adapters.methods.statistics import Statistics
 from keras_svd_adapters.models.observation import statistics as observing
 from keras_svd_adapters.models.observation.forward import ForwardPass
 

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import keras
 from keras import ops
 
-from keras_svd_adapters.adapters.adapted_layer import AdaptedKernel, AdaptedLayer
+from keras_svd_adapters.adapters.adapted_kernel import AdaptedKernel, AdaptedLayer
 from keras_svd_adapters.adapters.class_mixing import original_class
 from keras_svd_adapters.adapters.layer_kinds import base_kernel_variable
 from keras_svd_adapters.adapters.operation import Operation, count_tokens

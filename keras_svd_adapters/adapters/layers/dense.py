@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import keras
 from keras import backend, ops
 
-from keras_svd_adapters.adapters.adapted_layer import AdaptedKernel
+from keras_svd_adapters.adapters.adapted_kernel import AdaptedKernel
 from keras_svd_adapters.adapters.layer_kinds import base_kernel_variable
 from keras_svd_adapters.adapters.operation import Operation, count_tokens
 from keras_svd_adapters.adapters.per_sample import Adapt

@@ -12,9 +12,9 @@ from keras_svd_adapters.files.peft.turns import TRANSPOSED, Turn
 from keras_svd_adapters.files.peft.twins import TWINS, twin_of, with_bias
 from keras_svd_adapters.kernels.low_rank_factors import relative_error, truncate
 from keras_svd_adapters.merging.kernel_updates import exact_factors, kernel_updates
-from keras_svd_adapters.methods.contract import Statistics
 from keras_svd_adapters.methods.low_rank.lora import LoRA
 from keras_svd_adapters.methods.method import Method
+from keras_svd_adapters.methods.statistics import Statistics
 from keras_svd_adapters.models.sites.site import Site
 
 PREFIX = "base_model.model."

@@ -17,7 +17,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from keras_svd_adapters.methods.contract import SVD, Array, Statistics
+from keras_svd_adapters.methods.contract import SVD, Array
 from keras_svd_adapters.methods.hyperparameters import check_choice, check_rank, check_seed
 from keras_svd_adapters.methods.low_rank.data_starts import STARTS
 from keras_svd_adapters.methods.low_rank.rank_allocation import check_rho, ranks_by_variance
@@ -30,6 +30,7 @@ from keras_svd_adapters.methods.low_rank.starts import (
 )
 from keras_svd_adapters.methods.method import Method
 from keras_svd_adapters.methods.random_bases import PortableRandom
+from keras_svd_adapters.methods.statistics import Statistics
 
 
 @dataclass(frozen=True, repr=False)

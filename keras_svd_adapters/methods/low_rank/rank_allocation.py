@@ -10,7 +10,7 @@ from numbers import Real
 
 import numpy as np
 
-from keras_svd_adapters.methods.contract import Components, Statistics
+from keras_svd_adapters.methods.statistics import Components, Statistics
 
 
 def check_rho(rho: float, start: str) -> None:

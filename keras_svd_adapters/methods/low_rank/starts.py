@@ -17,8 +17,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from keras_svd_adapters.methods.algebra import concatenate
-from keras_svd_adapters.methods.contract import Array, Statistics
+from keras_svd_adapters.methods.contract import Array
 from keras_svd_adapters.methods.random_bases import PortableRandom
+from keras_svd_adapters.methods.statistics import Statistics
 
 
 class Generated:

@@ -13,7 +13,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from keras_svd_adapters.methods.contract import SVD, Array, Prompt, Statistics
+from keras_svd_adapters.methods.contract import SVD, Array, Prompt
 from keras_svd_adapters.methods.hyperparameters import check_choice
 from keras_svd_adapters.methods.prompts.prompt_rows import (
     IDS,
@@ -22,6 +22,7 @@ from keras_svd_adapters.methods.prompts.prompt_rows import (
     check_prompt,
     integers,
 )
+from keras_svd_adapters.methods.statistics import Statistics
 
 STARTS = ("vocabulary", "random")
 

@@ -16,8 +16,9 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from keras_svd_adapters.methods.contract import SVD, Array, Kernel, Statistics
+from keras_svd_adapters.methods.contract import SVD, Array, Kernel
 from keras_svd_adapters.methods.sparse.masked_lora import MaskedLoRA
+from keras_svd_adapters.methods.statistics import Statistics
 
 
 @dataclass(frozen=True, repr=False)

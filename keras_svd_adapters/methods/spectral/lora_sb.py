@@ -15,13 +15,14 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from keras_svd_adapters.methods.contract import SVD, Array, Statistics
+from keras_svd_adapters.methods.contract import SVD, Array
 from keras_svd_adapters.methods.hyperparameters import (
     check_positive,
     check_positive_integers,
     check_rank,
 )
 from keras_svd_adapters.methods.spectral.core_update import CoreUpdate
+from keras_svd_adapters.methods.statistics import Statistics
 
 
 @dataclass(frozen=True, repr=False)

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from keras_svd_adapters.methods.contract import Components, ExpertLoad, Inputs, Magnitudes
+from keras_svd_adapters.methods.statistics import Components, ExpertLoad, Inputs, Magnitudes
 from keras_svd_adapters.models.observation.principal_components import (
     principal_components,
     sketch_of,

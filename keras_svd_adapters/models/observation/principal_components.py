@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from scipy.linalg import eigh
 
-from keras_svd_adapters.methods.contract import Components
+from keras_svd_adapters.methods.statistics import Components
 
 COLUMNS = 512  # of a sketch, at least
 OVERSAMPLING = 4  # columns for each component

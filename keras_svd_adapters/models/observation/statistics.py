@@ -10,7 +10,7 @@ from typing import Any
 import keras
 
 from keras_svd_adapters.adapters.mode import current_mode, in_mode
-from keras_svd_adapters.methods.contract import Statistics
+from keras_svd_adapters.methods.statistics import Statistics
 from keras_svd_adapters.models.assignment import Chosen
 from keras_svd_adapters.models.batches import Batch
 from keras_svd_adapters.models.observation.batches import as_tensors, data_batches
