@@ -28,8 +28,9 @@ def main() -> None:
     files = imports_of_files()
     rooms, folders = grouped(files, room_of), grouped(files, folder_of)
     for what, arrows in (("rooms", rooms), ("folders", folders), ("files", files)):
-        floors = max(floors_of(arrows).values())
-        print(f"{what:<9}{len(arrows)}, {sum(map(len, arrows.values()))} arrows, {floors} floors")
+        print(f"{what:<9}{len(arrows)}, {sum(map(len, arrows.values()))} arrows", end="")
+        # The files of a folder and its subfolders may import each other; the files alone may not.
+        print("" if what == "folders" else f", {max(floors_of(arrows).values())} floors")
     lengths = {path: lines(path) for path in python_files()}
     longest = max(lengths, key=lambda path: lengths[path])
     print(f"lines    median {median(lengths.values()):.0f}, ", end="")
