@@ -53,7 +53,7 @@ class Bottleneck(Method):
 
     @property
     def recommended_learning_rate(self) -> float:
-        return 1e-3
+        return 3e-3
 
     def inputs(self, m: int, n: int) -> tuple[int, str]:
         """Return the size of `u`, and its axis: `m` or `n`."""

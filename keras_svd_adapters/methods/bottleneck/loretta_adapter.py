@@ -61,6 +61,10 @@ class LoRETTAAdapter(SerialAdapter):
         super().__post_init__()
         check_positive_integers(tt_rank=self.tt_rank)
 
+    @property
+    def recommended_learning_rate(self) -> float:
+        return 1e-2
+
     def check(self, m: int, n: int) -> None:
         check_train(n)
 

@@ -35,7 +35,7 @@ class Routed(Method):
 
     @property
     def recommended_learning_rate(self) -> float:
-        return 3e-3  # untuned
+        return 3e-3
 
     def probabilities(self, x: Any, base: Base, c: SimpleNamespace) -> Any:
         """Return the softmax of the router, `(..., k)` in float32."""
