@@ -46,5 +46,8 @@ def allocate(errors: Sequence[Sequence[float]], sizes: np.ndarray, budget: float
         constraints=[LinearConstraint(one_each, 1, 1), LinearConstraint(room, -np.inf, 1)],
     )
     if found.x is None:
-        raise RuntimeError(f"No configuration of the kernels was found: {found.message}")
+        raise RuntimeError(
+            "The solver found no configuration of the kernels: give more bits, or one mode for all "
+            f"kernels. Received: budget={budget:g}, {found.message}"
+        )
     return [int(each) for each in np.argmax(found.x.reshape(cost.shape), axis=1)]

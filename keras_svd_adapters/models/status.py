@@ -12,6 +12,7 @@ from keras_svd_adapters.adapters.adapter import Adapter
 from keras_svd_adapters.adapters.carried import adapters_of
 from keras_svd_adapters.adapters.layer_kinds import base_kernel_value, base_kernel_variable
 from keras_svd_adapters.kernels.placement import format_layout
+from keras_svd_adapters.methods.method import Method
 from keras_svd_adapters.models.sites.layer_tree import format_layer_tree
 from keras_svd_adapters.models.sites.search import adapted_sites
 from keras_svd_adapters.models.sites.site import Site
@@ -39,8 +40,9 @@ class Status(TableReport):
         layouts: How kernels and adapter arrays are sharded, if requested.
         moves: For each adapted layer, the largest move of the active adapters from
             their start.
-        distances: For each kernel with an active adapter that starts away from the base model
-            on purpose, the norm of the kernel's update relative to the kernel.
+        is_away: Whether an active adapter starts away from the base model on purpose.
+        distances: For each kernel with such an adapter, the norm of the kernel's update relative
+            to the kernel, if the active adapters change kernels alone.
         can_merge: Whether adapters are active and `merge` may fold them into their kernels.
     """
 
@@ -51,6 +53,7 @@ class Status(TableReport):
     layers: str = field(repr=False)
     layouts: str = field(default="", repr=False)
     moves: dict[str, float] = field(default_factory=dict, repr=False)
+    is_away: bool = field(default=False, repr=False)
     distances: dict[str, float] = field(default_factory=dict, repr=False)
     can_merge: bool = field(default=False, repr=False)
 
@@ -63,7 +66,9 @@ class Status(TableReport):
             f"{self.layers}\n{self.layouts}"
             f"{self.trainable_parameters:,} values train, {share:.3g} % of "
             f"{self.total_parameters:,}, in {len(self.trainable_weights)} weights"
-            + f"\n{AWAY}; its kernels differ from the base's by "
+            + f"\n{AWAY}"
+            * self.is_away
+            + "; its kernels differ from the base's by "
             f"{max(self.distances.values(), default=0):.2g} of their norm at the most"
             * bool(self.distances)
             + f"\n{ADVICE}" * self.can_merge
@@ -118,17 +123,24 @@ def status(model: keras.layers.Layer, layouts: bool = False) -> Status:
         layouts=_layouts(sites) if layouts else "",
         can_merge=any(site.layer.active_adapters for site in sites) and can_merge(sites),
         moves={site.path: move for site in sites if not np.isnan(move := _largest(site, moves))},
+        is_away=any(map(_is_away, sites)),
         distances={
             site.path: _distance(site)
             for site in sites
-            if site.host.has_kernel
-            and any(
-                name in site.layer.active_adapters
-                and not (adapter.method.starts_at_base or adapter.method.depends_on_input)
-                for name, adapter in adapters_of(site.layer).items()
-            )
+            if _is_away(site)
+            and site.host.has_kernel
+            and not any(method.depends_on_input for method in _active_methods(site))
         },
     )
+
+
+def _active_methods(site: Site) -> list[Method]:
+    adapters = adapters_of(site.layer)
+    return [adapters[name].method for name in site.layer.active_adapters]
+
+
+def _is_away(site: Site) -> bool:
+    return any(not method.starts_at_base for method in _active_methods(site))
 
 
 def _largest(site: Site, moves: dict[tuple[str, str], float]) -> float:

@@ -117,6 +117,8 @@ def test_what_does_not_fit(tmp_path):
         ksa.export_peft(pair.keras, tmp_path / "peft")
     take_off(pair.keras)
     ksa.enable(pair.keras, PromptTuning(length=3, after=0))
+    with pytest.raises(ValueError, match="leave out.*Received: rank=4, energy=None"):
+        ksa.export_peft(pair.keras, tmp_path / "peft", rank=4)
     ksa.export_peft(pair.keras, tmp_path / "peft")
     take_off(pair.keras)
     path = tmp_path / "peft" / "adapter_model.safetensors"

@@ -159,6 +159,9 @@ def test_other_hyperparameters_are_named():
         pool.add("new", one(ksa.DoRA(rank=2), "new")[0])
     with pytest.raises(ValueError, match="only pools of LoRA"):
         pool.add("new", one(ksa.LoRA(rank=3), "new")[0])
+    of_two_starts = ksa.AdapterPool(base(), ksa.LoRA(rank=4, start="orthogonal"), **WHERE)
+    with pytest.raises(ValueError, match="rank=2, not 4, start='kaiming'.*must be equal"):
+        of_two_starts.add("new", one(ksa.LoRA(rank=2), "new")[0])
 
 
 def test_weights_of_more_names_than_slots():

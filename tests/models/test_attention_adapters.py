@@ -33,6 +33,8 @@ def test_the_start(dtype):
     assert "away from the base" not in str(ksa.plan(build(), ROWS))
     plan = ksa.plan(build(), PREFIX)
     assert "away from the base" in str(plan)
+    assert "away from the base" not in str(ksa.status(model))
+    assert "away from the base" in str(ksa.enable(build(), PREFIX))
     assert plan.trainable_parameters == 2 * 3 * (8 + 8)
     assert [s.path for s in adapted_sites(model)] == ["attention_0", "attention_1"]
 

@@ -236,4 +236,8 @@ def test_reports_say_what_a_prompt_does():
     plan = ksa.plan(model, PromptTuning(length=3))
     assert plan.trainable_parameters == 48
     assert "PromptTuning(length=3): starts away from the base model on purpose" in str(plan)
-    assert "merge" not in str(ksa.enable(model, PromptTuning(length=3)))
+    status = str(ksa.enable(model, PromptTuning(length=3)))
+    assert "An active method starts away from the base model on purpose" in status
+    assert "merge" not in status
+    ksa.set_adapter(model, None)
+    assert "away" not in str(ksa.status(model))

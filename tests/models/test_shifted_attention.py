@@ -96,6 +96,25 @@ def test_with_lora_norms_and_embeddings(tmp_path):
     assert numpy(whole(x, training=True)).shape == expected.shape
 
 
+@pytest.mark.parametrize("heads", [1, 2])
+def test_masks_with_an_axis_of_heads(heads):
+    keras.utils.set_random_seed(0)
+    x, causal = batch((3, 8, 6)), np.tril(np.ones((3, 8, 8), bool))
+    layer = L.MultiHeadAttention(2, 4, name="attention")
+    given, mask = keras.Input((8, 6)), keras.Input((None, 8, 8), dtype="bool")
+    model = keras.Model([given, mask], layer(given, given, attention_mask=mask))
+    ksa.enable(model, methods.ShiftedAttention(GROUPS))
+    of_heads = causal[:, None].repeat(heads, axis=1)
+    if heads > 1:
+        with pytest.raises(ValueError, match=r"(?s)one mask for all heads.*\(3, 2, 8, 8\)"):
+            model([x, of_heads], training=True)
+        return
+    found = numpy(model([x, of_heads], training=True))
+    expected = numpy(layer(x, x, attention_mask=causal, training=True))
+    np.testing.assert_array_equal(found, expected)
+    assert np.abs(found - numpy(model([x, of_heads]))).max() > 1e-3
+
+
 def test_lengths_that_do_not_fit():
     model = build()
     ksa.enable(model, methods.ShiftedAttention(3))

@@ -217,6 +217,17 @@ BAD = {
 }
 
 
+def test_the_status_of_a_router_beside_a_start_away_from_the_base():
+    model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(6, name="a")])
+    ksa.enable(model, ksa.LoRAXS(rank=2, init_std=0.1), targets="a", name="away")
+    assert ksa.status(model).distances["a"] > 0
+    ksa.enable(model, methods.HydraLoRA(rank=2), targets="a", name="routed")
+    ksa.set_adapter(model, {"away": 1.0, "routed": 0.5})
+    found = ksa.status(model)
+    assert found.is_away
+    assert not found.distances
+
+
 @pytest.mark.parametrize("name", BAD)
 def test_bad_hyperparameters(name):
     with pytest.raises(ValueError, match=f"Received: .*{name}"):

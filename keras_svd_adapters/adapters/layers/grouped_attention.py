@@ -17,7 +17,8 @@ def grouped_attention(
 
     Args:
         arguments: Queries, keys and values `(batch, tokens, heads, size)`, and a mask if there is
-            one, `(batch, tokens, tokens)` or with one place for all queries.
+            one, `(batch, tokens, tokens)` or with one place for all queries; an axis for all heads
+            may follow the batch.
         groups: Number of groups. The first half of the heads has groups from the first token on,
             the second half from half a group on; its last group holds the end and the beginning.
         compute: Function that returns the attention for such arguments.
@@ -34,7 +35,7 @@ def grouped_attention(
     for shift, part in ((0, slice(half)), (length // groups // 2, slice(half, None))):
         alone = key.shape[2] == heads > 1  # else, the layer computes all heads at once
         own = [x[:, :, part] if alone else x for x in arguments[:3]]
-        masks = [_of_groups(mask, shape, shift, groups) for mask in arguments[3:]]
+        masks = [_of_groups(_of_all_heads(x), shape, shift, groups) for x in arguments[3:]]
         y = compute([*(_folded(x, shift, groups) for x in own), *masks])
         y = ops.roll(reshape(y, (-1, length, *y.shape[2:])), shift, axis=1)
         found.append(y if alone else y[:, :, part])
@@ -45,6 +46,18 @@ def _folded(x: Any, shift: int, groups: int) -> Any:
     """Return `(batch * groups, tokens / groups, ...)`, groups from the token `shift` on."""
     size = x.shape[1] // groups
     return reshape(ops.roll(x, -shift, axis=1), (-1, size, *x.shape[2:]))
+
+
+def _of_all_heads(mask: Any) -> Any:
+    """Return a mask without an axis of heads."""
+    if len(mask.shape) < 4:
+        return mask
+    if mask.shape[1] != 1:
+        raise ValueError(
+            "Attention within groups takes one mask for all heads: give a mask of the shape "
+            f"(batch, queries, keys). Received: a mask of the shape {tuple(mask.shape)}"
+        )
+    return mask[:, 0]
 
 
 def _of_groups(mask: Any, shape: tuple[Any, int, int], shift: int, groups: int) -> Any:

@@ -55,10 +55,10 @@ def export_peft(
     LoRA, rsLoRA, DoRA, VeRA, LoHa, LoKr, MiSS, HRA, OFT, BOFT, (IA)3, VB-LoRA, RandLoRA,
     FourierFT and AdaLoRA are written unchanged. Other methods of low rank, such as PiSSA,
     are written as the LoRA that computes the same. If `rank` or `energy` is given, any method is
-    written as the nearest LoRA. LN tuning becomes PEFT's, and BitFit a LoRA of zeros with
-    `bias="all"`, and a prompt its rows. The names of the modules are known for KerasHub's Llama,
-    Mistral, Qwen, Gemma, BERT, RoBERTa, DistilBERT and ViT. A trained head of a KerasHub
-    classifier is saved in `modules_to_save`.
+    written as the nearest LoRA, except for a prompt. LN tuning becomes PEFT's, BitFit a LoRA of
+    zeros with `bias="all"`, and a prompt its rows. The names of the modules are known for
+    KerasHub's Llama, Mistral, Qwen, Gemma, BERT, RoBERTa, DistilBERT and ViT. A trained head of a
+    KerasHub classifier is saved in `modules_to_save`.
 
     Args:
         model: An adapted KerasHub backbone or task, or any adapted model.
@@ -101,6 +101,11 @@ def export_peft(
     sites = [site for site in require_adapter(model, name) if not _goes_along(site, name)]
     require_values(model, f"export_peft of {name!r}")
     if any(_is_prompt(site, name) for site in sites):
+        if rank is not None or energy is not None:
+            raise ValueError(
+                "PEFT stores a prompt as its rows, and no LoRA is near it: leave out `rank` and "
+                f"`energy`. Received: rank={rank!r}, energy={energy!r}"
+            )
         return _export_prompt(model, directory, sites, name, base_model)
     names = name_modules(model, modules, prefix)
     for site in sites:

@@ -55,8 +55,8 @@ def import_peft(
     The function reads LoRA, rsLoRA, DoRA, VeRA, LoHa, LoKr, MiSS, HRA, OFT, BOFT, (IA)3, VB-LoRA,
     RandLoRA, FourierFT and AdaLoRA with their settings by module, LN tuning, trained biases, which
     become BitFit, heads in `modules_to_save`, and prompts, which become prompt tuning. The adapter
-    becomes the active one. It can be trained further, saved, merged and combined like any other
-    adapter.
+    becomes the active one. It can be trained further, saved and, if it is no prompt, merged and
+    combined like any other adapter.
 
     Args:
         model: A KerasHub backbone or task with the same weights, or any model.

@@ -52,7 +52,8 @@ def _dtype(array: np.ndarray) -> str:
 
 def _reason(ours: Method, offer: Offer) -> str:
     """Return why an adapter does not fit, and what would."""
-    makes_products = type(ours).of_product is not Method.of_product
+    nothing = np.zeros((1, 0)), np.zeros((0, 1))
+    makes_products = ours.of_product(*nothing) is not None
     if makes_products and offer.factors is not None:
         return f"its update has rank {offer.factors[0].shape[1]}, so the pool needs that rank"
     if type(ours) is type(offer.method):
@@ -64,4 +65,6 @@ def _reason(ours: Method, offer: Offer) -> str:
             "it does not hold a product of two thin matrices; attach it to a model, make one by "
             "`to_lora`, and add that from the model"
         )
-    return "only pools of LoRA take in adapters of other methods, such as what `to_lora` makes"
+    return (
+        "only pools of LoRA take in others, such as what `to_lora` makes; make one of `LoRA(rank)`"
+    )

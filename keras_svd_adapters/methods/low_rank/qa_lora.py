@@ -4,7 +4,8 @@
 
 Xu et al. 2023, arXiv:2309.14717. All rows of a group change alike, as they do when the zero points
 of a kernel that is quantized in such groups move. With g = 1, the method is LoRA. Two forms compute
-the same: "additive" averages the inputs, "repeated" repeats the rows of A for other inputs.
+the same: "additive" averages the inputs, "repeated" repeats the rows of A for other inputs. A
+starts as that of LoRA, with `m / g` inputs; the authors start it by Xavier.
 """
 
 from __future__ import annotations

@@ -2,7 +2,8 @@
 
     P = relu(relu(E W1 + b1) W2 + b2) W3 + b3        E (p, n) trains, as the network does
 
-Liu et al. 2021, arXiv:2103.10385; the network is that of HF PEFT.
+Liu et al. 2021, arXiv:2103.10385. The network is that of HF PEFT with layers alone; its
+other one, an LSTM, is left out.
 """
 
 from __future__ import annotations

@@ -13,9 +13,7 @@ from typing import ClassVar
 import numpy as np
 
 from keras_svd_adapters.methods.contract import SVD, Array
-from keras_svd_adapters.methods.routed.router import RoutedLoRA
-
-SPREAD = 0.02  # of the router's start
+from keras_svd_adapters.methods.routed.router import SPREAD, RoutedLoRA
 
 
 @dataclass(frozen=True, repr=False)

@@ -20,9 +20,7 @@ from keras.backend import standardize_dtype
 from keras_svd_adapters.methods.algebra import matmul
 from keras_svd_adapters.methods.contract import SVD, Array, Base, Dropout, Kernel
 from keras_svd_adapters.methods.hyperparameters import check_choice, check_positive_integers
-from keras_svd_adapters.methods.routed.router import Routed
-
-SPREAD = 0.02  # of the router's start
+from keras_svd_adapters.methods.routed.router import SPREAD, Routed
 
 
 @dataclass(frozen=True, repr=False)

@@ -27,6 +27,8 @@ from keras_svd_adapters.methods.kaiming import kaiming
 from keras_svd_adapters.methods.method import Method
 from keras_svd_adapters.methods.ranked import Ranked
 
+SPREAD = 0.02  # of the router's start in MoLoRA and MoV
+
 
 class Routed(Method):
     """Base class of the methods with a router, whose array is `gate`, perhaps with `gate_bias`."""
