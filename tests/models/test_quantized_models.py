@@ -50,7 +50,7 @@ def test_a_quantized_language_model_learns(mode):
     x = tokens()
     y = np.roll(x["token_ids"], -1, axis=1)
     history = model.fit(x, y, epochs=12, verbose=0).history["loss"]
-    assert history[-1] < 0.8 * history[0]
+    assert history[-1] < 0.85 * history[0]
 
 
 def test_a_quantized_model_is_saved_with_its_adapter(tmp_path):

@@ -64,6 +64,21 @@ def test_rematerialization(method, monkeypatch):
         assert len(calls) - without > without
 
 
+def test_a_penalty_of_inputs_in_a_scope():
+    """The term leaves the scope on PyTorch; TensorFlow loses its gradient, as the guide says."""
+    method = ksa.methods.MoLA(rank=2, experts=2, top_k=1, balance=0.5)
+    if keras.backend.backend() == "jax":
+        with (
+            keras.RematScope(mode="full"),
+            pytest.raises(ValueError, match=r"(?s)balance=0.*Received: "),
+        ):
+            trained(method, attention)
+    elif keras.backend.backend() == "torch":
+        with keras.RematScope(mode="full"):
+            found = trained(method, attention)
+        alike(found, trained(method, attention))
+
+
 @pytest.mark.parametrize("method", METHODS, ids=str)
 def test_gradients_that_gather(method):
     gathered = keras.optimizers.SGD(0.1, gradient_accumulation_steps=2)

@@ -20,14 +20,21 @@ def add_input_penalty(
         coefficients: The arrays, as `Method.apply` reads them.
         training: Whether the model trains.
     """
-    if not training:
-        return
     method = adapter.method
     if type(method).input_penalty is Method.input_penalty:
+        return
+    is_known = training is None or isinstance(training, bool)  # else a tensor, in a `RematScope`
+    if is_known and not training:
         return
     if not any(variable.trainable for variable in adapter.trained.values()):
         return
     c = SimpleNamespace(**coefficients)
     penalty = method.input_penalty(x, base, c, adapter.form)
-    if penalty is not None:
-        adapter.add_loss(penalty)
+    if penalty is None:
+        return
+    if not is_known:
+        raise ValueError(
+            "With JAX, no term of the loss leaves a `RematScope`: use a method without one, such "
+            f"as `MoLA(balance=0)`, or train without the scope. Received: {method}"
+        )
+    adapter.add_loss(penalty)

@@ -81,6 +81,7 @@ class SlotAdapter:
     """
 
     def __init__(self, adapter: Adapter, coefficients: dict[str, Any]):
+        self.method, self.trained = adapter.method, dict[str, Any]()
         self.compute_dtype, self.adapt = adapter.compute_dtype, adapter.adapt
         self.coefficients = coefficients
 
