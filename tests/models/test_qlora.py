@@ -168,6 +168,9 @@ def test_what_nf4_refuses(tmp_path):
     ksa.quantize(backbone, "nf4", verbose=0)
     with pytest.raises(ValueError, match="preset cannot hold NF4.*Received"):
         backbone.save_to_preset(tmp_path / "preset")
+    tables = keras.Sequential([keras.Input((3,)), keras.layers.Embedding(5, 4)])
+    with pytest.raises(ValueError, match="there is none.*Received: <Sequential"):
+        ksa.quantize(tables, "nf4")
     for wrong in (0, 3, 2.0, True):
         with pytest.raises(ValueError, match="even integer.*Received"):
             ksa.NF4Config(wrong)
