@@ -3,8 +3,10 @@
 import keras
 import numpy as np
 import pytest
+from attention_models import with_two
 from cases import METHODS, numpy, shake
 from mixed_batch import adapted, batch, small
+from prompted import language_model, several
 
 import keras_svd_adapters as ksa
 
@@ -110,3 +112,8 @@ def test_what_is_refused():
     ]:
         with pytest.raises(ValueError, match=rf"(?s){match}.*Received: "):
             ksa.AMLoRA(model, names, penalty)
+    attention = with_two(ksa.methods.PrefixTuning(3), ksa.LoRA(rank=2))
+    with pytest.raises(ValueError, match="attention layer.*Received: 'a' on `attention_0`"):
+        ksa.AMLoRA(attention, ["a", "b"])
+    with pytest.raises(ValueError, match="prompt adds tokens.*Received: 'three', PromptTuning"):
+        ksa.AMLoRA(several(language_model()), ["three", "lora"])

@@ -129,7 +129,13 @@ def check_names(model: keras.Model, names: Any, router: str) -> tuple[str, ...]:
     if len(listed) < 2 or not all(isinstance(name, str) for name in listed):
         raise ValueError(f"`names` has two adapters or more. Received: names={listed!r}")
     for name in listed:
-        require_adapter(model, name)
+        for site in require_adapter(model, name):
+            if (method := adapters_of(site.layer)[name].method).prompt is not None:
+                raise ValueError(
+                    "A router weighs what adapters do with each token, and a prompt adds tokens of "
+                    "its own: leave this adapter out, or weigh it by `set_adapter`. "
+                    f"Received: {name!r}, {method}"
+                )
     require_values(model, f"{router}({listed})")
     return tuple(listed)
 
