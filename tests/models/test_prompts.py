@@ -11,6 +11,7 @@ from prompted import (
     V,
     build,
     data,
+    hub,
     inserted,
     language_model,
     outputs,
@@ -134,6 +135,26 @@ def test_weights_of_prompts():
     ksa.set_adapter(model, {"three": 0.5, "cpt": 2.0})
     found = keras.ops.convert_to_numpy(table(np.arange(V, V + 3)))
     np.testing.assert_allclose(found, 0.5 * rows["three"] + 2 * rows["cpt"], atol=1e-5)
+
+
+def test_weights_of_a_prompt_and_of_its_table():
+    """Gemma reads the table for its logits too."""
+    model = hub.GemmaCausalLM(build("gemma"), preprocessor=None)
+    ksa.enable(model, ksa.LoRA(rank=2), "token_embedding", name="table", tied=True)
+    shake(model)
+    ksa.enable(model, PromptTuning(length=3), name="prompt")
+    shake(model)
+    x, _ = data()
+    ksa.set_adapter(model, "prompt")
+    expected = model.predict(x, verbose=0)
+    ksa.set_adapter(model, {"prompt": 1.0, "table": 0.0})
+    np.testing.assert_allclose(model.predict(x, verbose=0), expected, atol=1e-5)
+    ksa.set_adapter(model, {"prompt": 1.0, "table": 1.0})
+    assert np.abs(model.predict(x, verbose=0) - expected).max() > 1e-3
+    table = model.backbone.token_embedding
+    merged = np.array(keras.ops.convert_to_numpy(table.embeddings))
+    ksa.set_adapter(model, "table")
+    np.testing.assert_array_equal(keras.ops.convert_to_numpy(table.embeddings), merged)
 
 
 def test_a_model_of_ones_own():
