@@ -103,6 +103,31 @@ def test_a_layer_that_reads_its_kernel():
 
 
 @pytest.mark.backend_free("messages are made of names")
+def test_adapters_that_changed_since():
+    def delete(model):
+        ksa.delete_adapter(model, "b")
+
+    def move(model):
+        ksa.delete_adapter(model, "b")
+        ksa.enable(model, ksa.LoRA(rank=2), "heads", name="b")
+
+    def merge(model):
+        ksa.set_adapter(model, "a")
+        ksa.merge(model)
+
+    for change, match in [
+        (delete, "no such adapter.*Received: name='b'"),
+        (merge, "Received: name='[ab]'"),
+        (move, "make a new `AMLoRA`.*Received: "),
+    ]:
+        model = adapted(small(), ksa.LoRA(rank=2), targets=TARGETS)
+        mixed = ksa.AMLoRA(model, ["a", "b"])
+        change(model)
+        with pytest.raises(ValueError, match=rf"(?s){match}"):
+            mixed(batch())
+
+
+@pytest.mark.backend_free("messages are made of names")
 def test_what_is_refused():
     model = adapted(small(), ksa.LoRA(rank=2), targets=TARGETS)
     for names, penalty, match in [

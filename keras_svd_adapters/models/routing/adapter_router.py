@@ -110,11 +110,19 @@ class AdapterRouter(keras.Model):
         raise NotImplementedError
 
     def own_names(self) -> list[tuple[Site, tuple[str, ...]]]:
-        """Return the adapted kernels, each with the names of its adapters that have weights."""
-        return [
+        """Return the adapted kernels, each with the names of its adapters that have weights.
+
+        Raises:
+            ValueError: If the model lacks one of the adapters by now, or one is merged.
+        """
+        found = [
             (site, tuple(name for name in adapters_of(site.layer) if name in self.names))
             for site in adapted_sites(self.model)
         ]
+        there = {name for _, names in found for name in names}
+        if len(there) < len(self.names) or any(s.layer.is_merged for s, names in found if names):
+            check_names(self.model, self.names, self.name)  # raises an error
+        return found
 
     def mixed(self, mixtures: Mapping[int, Mixture], ids: AdapterIds) -> Mode:
         """Return the mode in which layers, by identity, mix adapters; others have none."""

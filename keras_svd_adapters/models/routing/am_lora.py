@@ -61,9 +61,10 @@ class AMLoRA(AdapterRouter):
         _check_kernels(model, check_names(model, names, "am_lora"))
         super().__init__(model, names, "am_lora")
         self.attention = Attention(penalty)
-        for site, own in self.own_names():
-            if own:
-                self.attention.add_kernel(site.view.n, len(own))
+        attended = [(site, own) for site, own in self.own_names() if own]
+        self.places = tuple((site.key, own) for site, own in attended)
+        for site, own in attended:
+            self.attention.add_kernel(site.view.n, len(own))
         self.attention.built = self.built = True
 
     @property
@@ -86,6 +87,12 @@ class AMLoRA(AdapterRouter):
 
     def _attending(self, values: Any) -> Mode:
         attended = [(site, names) for site, names in self.own_names() if names]
+        if tuple((site.key, names) for site, names in attended) != self.places:
+            raise ValueError(
+                "The scores belong to the adapters that each kernel had when this model was made: "
+                "make a new `AMLoRA`, and train it. Received: kernels "
+                f"{[site.path for site, _ in attended]} with other adapters by now"
+            )
         mixtures = {
             id(site.layer): AttendedSum(names, place)
             for place, (site, names) in enumerate(attended)
