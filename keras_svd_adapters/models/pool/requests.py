@@ -122,7 +122,7 @@ def _is_for_pool(sites: list[Site], pool: SlotPool, asked: SampleRequests) -> bo
     raise ValueError(
         "A batch takes all its adapters from the pool, or all from those that are attached to the "
         f"model: `pool.add({outside.split(',')[0]}, model)` takes one in. Received: {outside}, "
-        "which are attached, beside adapters of the pool"
+        "which are attached, with adapters of the pool"
     )
 
 

@@ -161,7 +161,7 @@ def check_pool(model: keras.layers.Layer, chosen: Chosen, slots: Any, name: str)
     if (other := pool_of(model)) is not None:
         raise ValueError(
             "A model has one pool at a time: add the adapters to that pool, or `close()` it first. "
-            f"Received: a second pool, beside {other!r}"
+            f"Received: a second pool, with {other!r}"
         )
     for site, method in chosen:
         if why := _obstacle(site, method):

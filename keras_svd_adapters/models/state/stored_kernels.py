@@ -55,11 +55,11 @@ def describe_kernels(model: keras.layers.Layer) -> dict[str, dict[str, Any]]:
     return {key: storage.get_config() for key, storage in stored if storage is not None}
 
 
-def restore_kernels(model: keras.layers.Layer, told: dict[str, dict[str, Any]]) -> None:
+def restore_kernels(model: keras.layers.Layer, storages: dict[str, dict[str, Any]]) -> None:
     """Give the layers that `describe_kernels` recorded their storage, without values yet."""
     for key, chain in list(walk(model)):
-        if key in told and kernel_storage_of(chain[-1]) is None:
-            store_values(chain[-1], None, NF4Config(**told[key]))
+        if key in storages and kernel_storage_of(chain[-1]) is None:
+            store_values(chain[-1], None, NF4Config(**storages[key]))
 
 
 def mark_stored(model: keras.layers.Layer) -> None:
