@@ -1,6 +1,7 @@
 """QLoRA: models with NF4 kernels, with and without adapters, train, are saved and load."""
 
 import copy
+import pickle
 
 import keras
 import models
@@ -87,6 +88,7 @@ def test_a_model_is_saved_and_copied(build, adapted, tmp_path):
     loaded = keras.saving.load_model(tmp_path / "model.keras")
     check_equal(loaded, model, x)
     check_equal(copy.deepcopy(model), model, x)
+    check_equal(pickle.loads(pickle.dumps(model)), model, x)
     rebuilt = type(model).from_config(model.get_config())
     model.save_weights(tmp_path / "a.weights.h5")
     rebuilt.load_weights(tmp_path / "a.weights.h5")

@@ -12,7 +12,7 @@ import keras
 
 from keras_svd_adapters.adapters.class_mixing import (
     add_mixin,
-    original_class,
+    class_without_mixins,
     remove_mixin,
     without_mixin,
 )
@@ -43,10 +43,9 @@ class ModelWithStoredKernels:
         return model
 
     def __reduce__(self) -> Any:
-        # Pickle finds a class by its name, under which it finds the class without the mixin.
+        # Pickle finds a class by its name, under which it finds the class without mixins.
         reduced: Any = super().__reduce__()
-        plain = original_class(self, ModelWithStoredKernels)
-        return getattr(plain, reduced[0].__name__), reduced[1]
+        return getattr(class_without_mixins(self), reduced[0].__name__), reduced[1]
 
 
 def describe_kernels(model: keras.layers.Layer) -> dict[str, dict[str, Any]]:
