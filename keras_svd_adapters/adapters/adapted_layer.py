@@ -184,9 +184,10 @@ class AdaptedLayer:
         return ops.add(ops.cast(kernel, dtype), ops.cast(self.update(kernel), dtype))
 
     def update(self, kernel: Any) -> Any:
-        """Return what the active adapters add to the kernel, in float32."""
+        """Return what the active adapters add to the kernel, in float32; prompts add nothing."""
         adapters, weights = self.computing()
-        deltas = {name: adapter.delta(kernel) for name, adapter in adapters.items()}
+        of_kernel = {name: a for name, a in adapters.items() if a.method.prompt is None}
+        deltas = {name: a.delta(kernel) for name, a in (of_kernel or adapters).items()}
         if weights is not None:
             deltas = {name: weights[name] * delta for name, delta in deltas.items()}
         return reduce(ops.add, deltas.values())

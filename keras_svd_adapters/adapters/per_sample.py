@@ -65,7 +65,12 @@ class Mixture(Protocol):
 
 
 def samples_of(rows: Any, chosen: AdapterIds) -> Any:
-    """Return `(samples, rows of a sample, ...)` for the rows of a batch; raise if they differ."""
+    """Return `(samples, rows of a sample, ...)` for the rows of a batch; raise if they differ.
+
+    For a list of several inputs, it returns a list.
+    """
+    if isinstance(rows, list):
+        return [samples_of(each, chosen) for each in rows]
     count, size = rows.shape[0], chosen.probe_rows or chosen.ids.shape[0]
     if type(count) is int and type(size) is int and count % size:
         refuse_per_sample(f"{count} rows for a batch of {size} samples")
@@ -127,7 +132,7 @@ class PerSampleAdapters:
         self, inputs: Any, compute: Compute, adapters: Mapping[str, Adapter], chosen: AdapterIds
     ) -> Any:
         """Compute the outputs of the layer, each sample with its own adapter."""
-        samples = keras.tree.map_structure(partial(samples_of, chosen=chosen), inputs)
+        samples = samples_of(inputs, chosen)
         if chosen.probe_rows:
             return compute(inputs, plain)
         known = {name for group in self.groups for name in group.names}

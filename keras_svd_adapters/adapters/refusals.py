@@ -64,7 +64,7 @@ def refuse_newer_keras(saved_under: str, error: Exception) -> None:
 def refuse_without_delta(method: Any) -> NoReturn:
     """Raise an error for code that needs the change of a kernel, if there is no such change."""
     raise ValueError(
-        "What is asked for needs the change of a kernel, and this adapter makes none: "
+        "This needs the change of a kernel, and this adapter makes none: "
         f"{method.depends_on_input}. Keep it as an adapter: `save_adapter` stores it, and "
         "`set_adapter` weighs it. To merge, convert or compare it, train another method, such as "
         f"LoRA. Received: {method}"

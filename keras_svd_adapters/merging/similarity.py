@@ -16,8 +16,11 @@ from keras_svd_adapters.merging.similarity_report import (
     PairSimilarity,
     Similarity,
 )
-from keras_svd_adapters.models.named_adapters import require_adapter, require_values
-from keras_svd_adapters.models.sites.search import adapter_names
+from keras_svd_adapters.models.named_adapters import (
+    attached_names,
+    require_adapter,
+    require_values,
+)
 from keras_svd_adapters.models.sites.site import Site
 
 Pair = tuple[str, str]
@@ -63,7 +66,7 @@ def similarity(model: keras.layers.Layer, names: Sequence[str] | None = None) ->
 
 def _chosen(model: keras.layers.Layer, names: Sequence[str] | None) -> list[str]:
     """Return the names of the adapters to compare; raise if any is missing or too few remain."""
-    known = adapter_names(require_adapter(model))
+    known = attached_names(require_adapter(model))
     chosen = known if names is None else _listed(names)
     for name in chosen:
         require_adapter(model, name)

@@ -43,7 +43,7 @@ def delete_adapter(model: keras.layers.Layer, name: str) -> None:
     """
     if not isinstance(name, str):
         raise ValueError(f"`name` is the name of an adapter. Received: name={name!r}")
-    for site in require_adapter(model, name, also_on_merged=True):
+    for site in require_adapter(model, name, to_delete=True):
         detach(site.layer, name)
     models = with_models_around(model)
     if not any(adapted_sites(each, name) for each in models):

@@ -78,6 +78,19 @@ def of_biases(model):
     ksa.AdapterPool(base(), ksa.methods.BitFit())
 
 
+def of_prompts(model):
+    ids = keras.Input((None,), dtype="int32", name="token_ids")
+    reader = keras.Model(ids, keras.layers.Embedding(9, 4)(ids))
+    ksa.AdapterPool(reader, ksa.methods.PromptTuning(length=2))
+
+
+def of_prefixes(model):
+    x = keras.Input((6, 8))
+    ksa.AdapterPool(
+        keras.Model(x, keras.layers.MultiHeadAttention(2, 4)(x, x)), ksa.methods.PrefixTuning(3)
+    )
+
+
 def with_head(model):
     model.pool.add("new", one_with_head())
 
@@ -112,6 +125,11 @@ REFUSED = {
     "two pools": (two_pools, "one pool at a time"),
     "no slots": (lambda m: ksa.AdapterPool(base(), ksa.LoRA(), slots=0), "positive.*slots=0"),
     "biases": (of_biases, "is a bias.*Received: BitFit"),
+    "prompts": (of_prompts, "would have prompts.*Received: PromptTuning"),
+    "prefixes": (of_prefixes, "as the plain model needs.*Received: PrefixTuning"),
+    "slots as an adapter": (lambda m: ksa.set_adapter(m, "pool"), "slots of a pool.*name='pool'"),
+    "slots with a weight": (lambda m: ksa.set_adapter(m, {"pool": 1.0}), "slots of a pool"),
+    "one to compare": (lambda m: ksa.similarity(m), "needs two.*Received: adapters .'own'.$"),
     "taken": (add(ksa.LoRA(rank=2), "user 1"), "remove.'user 1'.. first"),
     "no name": (add(ksa.LoRA(rank=2), ""), "is a text"),
     "rank": (add(ksa.LoRA(rank=5)), "rank 5, so the pool needs.*Received: 'new', on `"),
@@ -150,6 +168,17 @@ def test_refusals_say_what_to_type(name, model):
         action(model)
     assert model.pool.names == ("user 1", "user 2")
     np.testing.assert_array_equal(model.predict(batch(), verbose=0), before)
+
+
+def test_the_slots_are_no_adapter_of_their_own(model, tmp_path):
+    ksa.save_adapter(model, tmp_path / "a.keras")
+    ksa.load_adapter(again := base(), tmp_path / "a.keras")
+    np.testing.assert_array_equal(
+        again.predict(batch(), verbose=0), model.predict(batch(), verbose=0)
+    )
+    ksa.delete_adapter(model, "own")
+    with pytest.raises(ValueError, match="a pool and no other adapter.*Received: "):
+        ksa.save_adapter(model, tmp_path / "b.keras")
 
 
 def test_other_hyperparameters_are_named():

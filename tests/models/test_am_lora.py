@@ -3,8 +3,10 @@
 import keras
 import numpy as np
 import pytest
+from attention_models import with_two
 from cases import METHODS, numpy, shake
 from mixed_batch import adapted, batch, small
+from prompted import language_model, several
 
 import keras_svd_adapters as ksa
 
@@ -101,6 +103,31 @@ def test_a_layer_that_reads_its_kernel():
 
 
 @pytest.mark.backend_free("messages are made of names")
+def test_adapters_that_changed_since():
+    def delete(model):
+        ksa.delete_adapter(model, "b")
+
+    def move(model):
+        ksa.delete_adapter(model, "b")
+        ksa.enable(model, ksa.LoRA(rank=2), "heads", name="b")
+
+    def merge(model):
+        ksa.set_adapter(model, "a")
+        ksa.merge(model)
+
+    for change, match in [
+        (delete, "no such adapter.*Received: name='b'"),
+        (merge, "Received: name='[ab]'"),
+        (move, "make a new `AMLoRA`.*Received: "),
+    ]:
+        model = adapted(small(), ksa.LoRA(rank=2), targets=TARGETS)
+        mixed = ksa.AMLoRA(model, ["a", "b"])
+        change(model)
+        with pytest.raises(ValueError, match=rf"(?s){match}"):
+            mixed(batch())
+
+
+@pytest.mark.backend_free("messages are made of names")
 def test_what_is_refused():
     model = adapted(small(), ksa.LoRA(rank=2), targets=TARGETS)
     for names, penalty, match in [
@@ -110,3 +137,8 @@ def test_what_is_refused():
     ]:
         with pytest.raises(ValueError, match=rf"(?s){match}.*Received: "):
             ksa.AMLoRA(model, names, penalty)
+    attention = with_two(ksa.methods.PrefixTuning(3), ksa.LoRA(rank=2))
+    with pytest.raises(ValueError, match="attention layer.*Received: 'a' on `attention_0`"):
+        ksa.AMLoRA(attention, ["a", "b"])
+    with pytest.raises(ValueError, match="prompt adds tokens.*Received: 'three', PromptTuning"):
+        ksa.AMLoRA(several(language_model()), ["three", "lora"])

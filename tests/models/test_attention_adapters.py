@@ -76,6 +76,22 @@ def test_weights_of_several():
     np.testing.assert_allclose(each, ksa.predict(model, x, IDS), atol=1e-5)
 
 
+def test_in_a_pool():
+    model, x = with_two(ROWS, ksa.LoRA(rank=2)), batch((4, 6, 8))
+    alone = {}
+    for name in (None, "b", "a"):
+        ksa.set_adapter(model, name)
+        alone[name] = outputs(model)
+    with ksa.AdapterPool(model, "a", slots=2) as pool:
+        pool.add("one", model, adapter="a")
+        mixed = ksa.predict(model, x, ["one", None, "one", None])
+        half = ksa.predict(model, x, adapter_weights={"one": [0.5] * 4})
+    expected = [alone[name][row] for row, name in enumerate(["a", None, "a", None])]
+    np.testing.assert_allclose(mixed, expected, atol=1e-5)
+    ksa.set_adapter(model, {"a": 0.5})
+    np.testing.assert_allclose(half, outputs(model), atol=1e-5)
+
+
 @table
 def test_files(method, tmp_path):
     model = with_two(ROWS, method)

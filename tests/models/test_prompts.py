@@ -119,23 +119,6 @@ def test_each_sample_has_its_prompt():
             np.testing.assert_allclose(same[place], alone[place], atol=1e-5)
 
 
-def test_weights_of_prompts():
-    model = several(language_model())
-    x, _ = data()
-    ksa.set_adapter(model, "three")
-    expected = model.predict(x, verbose=0)
-    ksa.set_adapter(model, {"three": 1.0, "cpt": 0.0})
-    np.testing.assert_allclose(model.predict(x, verbose=0), expected, atol=1e-5)
-    table = model.backbone.token_embedding
-    rows = {}
-    for name in ("three", "cpt"):
-        ksa.set_adapter(model, name)
-        rows[name] = keras.ops.convert_to_numpy(table(np.arange(V, V + 3)))
-    ksa.set_adapter(model, {"three": 0.5, "cpt": 2.0})
-    found = keras.ops.convert_to_numpy(table(np.arange(V, V + 3)))
-    np.testing.assert_allclose(found, 0.5 * rows["three"] + 2 * rows["cpt"], atol=1e-5)
-
-
 def test_a_model_of_ones_own():
     """Whose outputs have no place for each token, or whose layers are those of a backbone."""
     functional, _, inputs = models.classifier()

@@ -1,6 +1,7 @@
 """QLoRA: models with NF4 kernels, with and without adapters, train, are saved and load."""
 
 import copy
+import pickle
 
 import keras
 import models
@@ -87,6 +88,7 @@ def test_a_model_is_saved_and_copied(build, adapted, tmp_path):
     loaded = keras.saving.load_model(tmp_path / "model.keras")
     check_equal(loaded, model, x)
     check_equal(copy.deepcopy(model), model, x)
+    check_equal(pickle.loads(pickle.dumps(model)), model, x)
     rebuilt = type(model).from_config(model.get_config())
     model.save_weights(tmp_path / "a.weights.h5")
     rebuilt.load_weights(tmp_path / "a.weights.h5")
@@ -168,6 +170,9 @@ def test_what_nf4_refuses(tmp_path):
     ksa.quantize(backbone, "nf4", verbose=0)
     with pytest.raises(ValueError, match="preset cannot hold NF4.*Received"):
         backbone.save_to_preset(tmp_path / "preset")
+    tables = keras.Sequential([keras.Input((3,)), keras.layers.Embedding(5, 4)])
+    with pytest.raises(ValueError, match="there is none.*Received: <Sequential"):
+        ksa.quantize(tables, "nf4")
     for wrong in (0, 3, 2.0, True):
         with pytest.raises(ValueError, match="even integer.*Received"):
             ksa.NF4Config(wrong)

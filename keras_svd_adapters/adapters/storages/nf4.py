@@ -85,6 +85,11 @@ class NF4(Storage):
 
     def store(self, target: Any, config: Any = None) -> None:
         layers = [layer for layer in all_layers(target) if is_storable(layer)]
+        if not layers:
+            raise ValueError(
+                "NF4 stores kernels of built Dense and EinsumDense layers, and there is none: use "
+                f"'int8' for embeddings, or leave the model as it is. Received: {target!r}"
+            )
         for layer, stored in [(each, _stored(each, each.kernel, config)) for each in layers]:
             store_values(layer, stored, config)
 

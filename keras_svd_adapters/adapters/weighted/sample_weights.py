@@ -49,7 +49,7 @@ class WeightedPerSample:
 
     def check(self, inputs: Any, chosen: AdapterIds) -> None:
         """Raise an error if the inputs do not have rows for each sample."""
-        samples_of(_first(inputs), chosen)
+        samples_of(inputs, chosen)
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,14 +57,9 @@ class WeightedPerToken(WeightedPerSample):
     """Computation of a layer if each token has its own weights; as `WeightedPerSample`."""
 
     def check(self, inputs: Any, chosen: AdapterIds) -> None:
-        inputs = _first(inputs)
+        inputs = inputs[0] if isinstance(inputs, list) else inputs
         given, tokens = inputs.shape[1:2], chosen.ids.shape[1:2]
         if not given or (None not in (*given, *tokens) and tuple(given) != tuple(tokens)):
             refuse_per_sample(
                 f"inputs of shape {tuple(inputs.shape)} for weights of {tokens[0]} tokens"
             )
-
-
-def _first(inputs: Any) -> Any:
-    """Return the input of a layer, or the first of several."""
-    return inputs[0] if isinstance(inputs, list) else inputs

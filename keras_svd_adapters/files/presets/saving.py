@@ -16,8 +16,13 @@ import keras
 
 from keras_svd_adapters.adapters.frozen_variables import is_frozen_variable
 from keras_svd_adapters.adapters.own_values import owners_of
+from keras_svd_adapters.adapters.refusals import refuse_to_save_pool
 from keras_svd_adapters.files.save import save_adapter
-from keras_svd_adapters.models.named_adapters import require_adapter, require_values
+from keras_svd_adapters.models.named_adapters import (
+    attached_names,
+    require_adapter,
+    require_values,
+)
 from keras_svd_adapters.models.sites.search import adapted_sites, adapter_names
 from keras_svd_adapters.models.state.model_config import describe_holders
 from keras_svd_adapters.models.state.trained_weights import base_weights
@@ -35,8 +40,10 @@ def adapters_beside(model: Any, folder: Path, include_basis: bool = False) -> It
     was interrupted.
     """
     require_values(model, f"to save the preset {str(folder)!r}")
-    names = adapter_names(adapted_sites(model))
+    names = adapter_names(sites := adapted_sites(model))
     for name in names:
+        if name not in attached_names(sites):
+            refuse_to_save_pool(name)
         require_adapter(model, name)
     forget_adapters(folder)
     holders = {name: _holder(model, name) for name in names}

@@ -12,11 +12,12 @@ import keras
 import numpy as np
 
 from keras_svd_adapters.adapters.adapter import Adapter
+from keras_svd_adapters.adapters.carried import adapters_of
 from keras_svd_adapters.adapters.per_sample import Names
-from keras_svd_adapters.models.named_adapters import require_adapter
+from keras_svd_adapters.models.named_adapters import attached_names, require_adapter
 from keras_svd_adapters.models.pool.slot_pool import SlotPool, pool_on
 from keras_svd_adapters.models.sample_requests import SampleRequests, check_requests
-from keras_svd_adapters.models.sites.search import adapted_sites, adapter_names
+from keras_svd_adapters.models.sites.search import adapted_sites
 from keras_svd_adapters.models.sites.site import Site
 
 SLOT = "<slot {}>"  # stands for a name, so that all names have one compiled function
@@ -95,7 +96,7 @@ def requests_for(model: keras.Model, asked: SampleRequests) -> SampleRequests:
     if pool is None or not _is_for_pool(sites, pool, asked):
         check_requests(model, asked)
         return asked
-    if any(site.layer.is_merged for site in sites):
+    if any(site.layer.is_merged for site in sites if pool.name in adapters_of(site.layer)):
         require_adapter(model, pool.name)  # raises an error
     count = len(asked.names) if asked.are_weights else 1
     names = tuple(SLOT.format(place) for place in range(count))
@@ -107,7 +108,7 @@ def _is_for_pool(sites: list[Site], pool: SlotPool, asked: SampleRequests) -> bo
     names = set(asked.names) - {None}
     if names <= pool.rows.keys():
         return not (asked.are_weights and None in asked.names)
-    attached = set(adapter_names(sites)) - {pool.name}
+    attached = set(attached_names(sites))
     if names <= attached:
         return False
     for name in sorted(names - pool.rows.keys() - attached, key=str):
@@ -121,7 +122,7 @@ def _is_for_pool(sites: list[Site], pool: SlotPool, asked: SampleRequests) -> bo
     raise ValueError(
         "A batch takes all its adapters from the pool, or all from those that are attached to the "
         f"model: `pool.add({outside.split(',')[0]}, model)` takes one in. Received: {outside}, "
-        "which are attached, beside adapters of the pool"
+        "which are attached, with adapters of the pool"
     )
 
 

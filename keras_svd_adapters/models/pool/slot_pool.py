@@ -161,10 +161,10 @@ def check_pool(model: keras.layers.Layer, chosen: Chosen, slots: Any, name: str)
     if (other := pool_of(model)) is not None:
         raise ValueError(
             "A model has one pool at a time: add the adapters to that pool, or `close()` it first. "
-            f"Received: a second pool, beside {other!r}"
+            f"Received: a second pool, with {other!r}"
         )
     for site, method in chosen:
-        if why := _obstacle(site):
+        if why := _obstacle(site, method):
             raise ValueError(
                 f"`{site.path}` {why}, so samples of one batch cannot have different adapters "
                 "there: leave it out with `exclude`, or choose another method. "
@@ -173,7 +173,11 @@ def check_pool(model: keras.layers.Layer, chosen: Chosen, slots: Any, name: str)
     check_methods(chosen, name)
 
 
-def _obstacle(site: Site) -> str | None:
+def _obstacle(site: Site, method: Method) -> str | None:
+    if method.prompt is not None:
+        return "would have prompts, which slots do not hold"
+    if method.depends_on_input and not method.starts_at_base:
+        return "has no values of this method that leave it unchanged, as the plain model needs"
     if site.is_vector:
         return "is a bias or a vector of a normalization"
     if site.view.count is not None:

@@ -110,11 +110,19 @@ class AdapterRouter(keras.Model):
         raise NotImplementedError
 
     def own_names(self) -> list[tuple[Site, tuple[str, ...]]]:
-        """Return the adapted kernels, each with the names of its adapters that have weights."""
-        return [
+        """Return the adapted kernels, each with the names of its adapters that have weights.
+
+        Raises:
+            ValueError: If the model lacks one of the adapters by now, or one is merged.
+        """
+        found = [
             (site, tuple(name for name in adapters_of(site.layer) if name in self.names))
             for site in adapted_sites(self.model)
         ]
+        there = {name for _, names in found for name in names}
+        if len(there) < len(self.names) or any(s.layer.is_merged for s, names in found if names):
+            check_names(self.model, self.names, self.name)  # raises an error
+        return found
 
     def mixed(self, mixtures: Mapping[int, Mixture], ids: AdapterIds) -> Mode:
         """Return the mode in which layers, by identity, mix adapters; others have none."""
@@ -129,7 +137,13 @@ def check_names(model: keras.Model, names: Any, router: str) -> tuple[str, ...]:
     if len(listed) < 2 or not all(isinstance(name, str) for name in listed):
         raise ValueError(f"`names` has two adapters or more. Received: names={listed!r}")
     for name in listed:
-        require_adapter(model, name)
+        for site in require_adapter(model, name):
+            if (method := adapters_of(site.layer)[name].method).prompt is not None:
+                raise ValueError(
+                    "A router weighs what adapters do with each token, and a prompt adds tokens of "
+                    "its own: leave this adapter out, or weigh it by `set_adapter`. "
+                    f"Received: {name!r}, {method}"
+                )
     require_values(model, f"{router}({listed})")
     return tuple(listed)
 

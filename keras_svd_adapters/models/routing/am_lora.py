@@ -10,6 +10,7 @@ import keras
 from keras_svd_adapters.adapters.mode import Mode, in_mode
 from keras_svd_adapters.adapters.weighted.attended_sum import AttendedSum, AttentionValues
 from keras_svd_adapters.models.routing.adapter_router import AdapterRouter, check_names, tensors
+from keras_svd_adapters.models.sites.search import adapted_sites
 from keras_svd_adapters.models.weights_request import is_weight
 
 
@@ -36,8 +37,9 @@ class AMLoRA(AdapterRouter):
         penalty: Float, the factor of the L1 norm of the scores in the loss; 0 is none.
 
     Raises:
-        ValueError: If there is no adapter of a name, or an argument is wrong. At
-            a call, if a layer reads its kernel instead of multiplying by it.
+        ValueError: If there is no adapter of a name, if one belongs to an attention
+            layer or has a prompt, or if an argument is wrong. At a call, if a layer
+            reads its kernel instead of multiplying by it.
 
     Example:
 
@@ -56,12 +58,13 @@ class AMLoRA(AdapterRouter):
     def __init__(self, model: keras.Model, names: Sequence[str], penalty: float = 1e-4):
         if not is_weight(penalty) or penalty < 0:
             raise ValueError(f"`penalty` must not be negative. Received: penalty={penalty!r}")
-        check_names(model, names, "am_lora")
+        _check_kernels(model, check_names(model, names, "am_lora"))
         super().__init__(model, names, "am_lora")
         self.attention = Attention(penalty)
-        for site, own in self.own_names():
-            if own:
-                self.attention.add_kernel(site.view.n, len(own))
+        attended = [(site, own) for site, own in self.own_names() if own]
+        self.places = tuple((site.key, own) for site, own in attended)
+        for site, own in attended:
+            self.attention.add_kernel(site.view.n, len(own))
         self.attention.built = self.built = True
 
     @property
@@ -84,11 +87,29 @@ class AMLoRA(AdapterRouter):
 
     def _attending(self, values: Any) -> Mode:
         attended = [(site, names) for site, names in self.own_names() if names]
+        if tuple((site.key, names) for site, names in attended) != self.places:
+            raise ValueError(
+                "The scores belong to the adapters that each kernel had when this model was made: "
+                "make a new `AMLoRA`, and train it. Received: kernels "
+                f"{[site.path for site, _ in attended]} with other adapters by now"
+            )
         mixtures = {
             id(site.layer): AttendedSum(names, place)
             for place, (site, names) in enumerate(attended)
         }
         return self.mixed(mixtures, AttentionValues(self.names, values))
+
+
+def _check_kernels(model: keras.Model, names: Sequence[str]) -> None:
+    """Raise an error if an adapter belongs to an attention layer, which has no kernel."""
+    for name in names:
+        for site in adapted_sites(model, name):
+            if not site.host.has_kernel:
+                raise ValueError(
+                    "AMLoRA scores the outputs of kernels, and this adapter belongs to an "
+                    "attention layer: leave it out, or use `XLoRA`. "
+                    f"Received: {name!r} on `{site.path}`"
+                )
 
 
 class Attention(keras.layers.Layer):

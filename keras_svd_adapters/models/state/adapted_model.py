@@ -8,7 +8,7 @@ import keras
 
 from keras_svd_adapters.adapters.class_mixing import (
     add_mixin,
-    original_class,
+    class_without_mixins,
     remove_mixin,
     without_mixin,
 )
@@ -85,9 +85,9 @@ class AdaptedModel:
         return model
 
     def __reduce__(self) -> Any:
-        # Pickle finds a class by its name, under which it finds the class without the mixin.
+        # Pickle finds a class by its name, under which it finds the class without mixins.
         reduced: Any = super().__reduce__()
-        return getattr(original_class(self, AdaptedModel), reduced[0].__name__), reduced[1]
+        return getattr(class_without_mixins(self), reduced[0].__name__), reduced[1]
 
     def enable_lora(self, *args: Any, **kwargs: Any) -> None:
         refuse_keras_lora(self.name)  # type: ignore[attr-defined]

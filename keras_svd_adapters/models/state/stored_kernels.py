@@ -12,7 +12,7 @@ import keras
 
 from keras_svd_adapters.adapters.class_mixing import (
     add_mixin,
-    original_class,
+    class_without_mixins,
     remove_mixin,
     without_mixin,
 )
@@ -43,10 +43,9 @@ class ModelWithStoredKernels:
         return model
 
     def __reduce__(self) -> Any:
-        # Pickle finds a class by its name, under which it finds the class without the mixin.
+        # Pickle finds a class by its name, under which it finds the class without mixins.
         reduced: Any = super().__reduce__()
-        plain = original_class(self, ModelWithStoredKernels)
-        return getattr(plain, reduced[0].__name__), reduced[1]
+        return getattr(class_without_mixins(self), reduced[0].__name__), reduced[1]
 
 
 def describe_kernels(model: keras.layers.Layer) -> dict[str, dict[str, Any]]:
@@ -55,11 +54,11 @@ def describe_kernels(model: keras.layers.Layer) -> dict[str, dict[str, Any]]:
     return {key: storage.get_config() for key, storage in stored if storage is not None}
 
 
-def restore_kernels(model: keras.layers.Layer, told: dict[str, dict[str, Any]]) -> None:
+def restore_kernels(model: keras.layers.Layer, storages: dict[str, dict[str, Any]]) -> None:
     """Give the layers that `describe_kernels` recorded their storage, without values yet."""
     for key, chain in list(walk(model)):
-        if key in told and kernel_storage_of(chain[-1]) is None:
-            store_values(chain[-1], None, NF4Config(**told[key]))
+        if key in storages and kernel_storage_of(chain[-1]) is None:
+            store_values(chain[-1], None, NF4Config(**storages[key]))
 
 
 def mark_stored(model: keras.layers.Layer) -> None:
