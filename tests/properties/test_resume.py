@@ -15,6 +15,8 @@ METHODS = {
     "vera": ksa.VeRA(rank=4),
     "pissa": ksa.PiSSA(rank=2),
     "svft": ksa.SVFT(pattern="random", d=2),
+    "mola": ksa.methods.MoLA(rank=2, experts=2, top_k=1, balance=0.1),
+    "serial": ksa.methods.SerialAdapter(size=2, dropout=0.3),
 }
 EPOCHS = 1
 
