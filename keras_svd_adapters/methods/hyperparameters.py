@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import MISSING, dataclass, fields
-from numbers import Real
+from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
@@ -50,6 +50,23 @@ def check_positive_integers(**values: int) -> None:
     for name, value in values.items():
         if type(value) is not int or value < 1:
             raise ValueError(f"`{name}` must be a positive integer. Received: {name}={value!r}")
+
+
+def integers(values: Any, argument: str, meaning: str, least: int = 1) -> tuple[int, ...]:
+    """Return at least `least` integers from 0 as a tuple; raise `ValueError` for other values."""
+    listed: list[Any] = list(values) if isinstance(values, Iterable) else [None]
+    if len(listed) < least or not all(isinstance(x, Integral) and int(x) >= 0 for x in listed):
+        raise ValueError(f"`{argument}` holds {meaning}. Received: {argument}={values!r}")
+    return tuple(map(int, listed))
+
+
+def check_rows(m: int, **rows: Iterable[int]) -> None:
+    """Raise `ValueError` if a table of `m` rows lacks one of these."""
+    for name, listed in rows.items():
+        if max(listed) >= m:
+            raise ValueError(
+                f"The table has {m} rows, 0 to {m - 1}. Received: {name}={tuple(listed)}"
+            )
 
 
 def check_below_one(**values: float) -> None:

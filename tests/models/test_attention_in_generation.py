@@ -13,7 +13,7 @@ LENGTH = 12
 
 
 def prompt(lengths=(3, 4)):
-    """Two texts; Gemma3 answers with the images of its prompt, of which there are none."""
+    """Two texts; Gemma3 also returns the images of its prompt, and there are none."""
     ids = np.random.default_rng(3).integers(1, 40, (2, LENGTH)).astype("int32")
     mask = np.arange(LENGTH) < np.array(lengths)[:, None]
     images = np.zeros((2, 0, 1, 1, 3), "float32")
@@ -21,7 +21,7 @@ def prompt(lengths=(3, 4)):
 
 
 def greedy(task, x):
-    """The same texts, each token of which is computed from the whole text before it."""
+    """The same texts; each token is computed from the whole text before it."""
     ids, mask = x["token_ids"].copy(), x["padding_mask"].copy()
     for place in range(mask.sum(axis=1).min(), LENGTH):
         logits = numpy(task.predict_on_batch({"token_ids": ids, "padding_mask": mask}))

@@ -23,7 +23,7 @@ HAS_GROUPS = hasattr(Int4QuantizationConfig(), "block_size")
 
 
 def model_and_data():
-    """Inputs of very different sizes, and kernels of which one matters most."""
+    """Inputs of very different sizes, and several kernels; one matters most."""
     keras.utils.set_random_seed(1)
     layers = [keras.layers.Dense(size, name=f"d{i}") for i, size in enumerate((24, 32, 8))]
     model = keras.Sequential([keras.Input((32,)), *layers, keras.layers.Dense(3, name="head")])

@@ -20,14 +20,8 @@ from keras.ops import maximum, sum
 
 from keras_svd_adapters.methods.algebra import SQUARE_OF_ZERO, constant
 from keras_svd_adapters.methods.contract import SVD, Array, Kernel, Prompt
-from keras_svd_adapters.methods.hyperparameters import check_positive
-from keras_svd_adapters.methods.prompts.prompt_rows import (
-    IDS,
-    PromptRows,
-    check_ids,
-    check_prompt,
-    integers,
-)
+from keras_svd_adapters.methods.hyperparameters import check_positive, check_rows, integers
+from keras_svd_adapters.methods.prompts.prompt_rows import IDS, PromptRows, check_prompt
 
 
 @dataclass(frozen=True, repr=False)
@@ -83,7 +77,7 @@ class CPT(PromptRows):
         return Prompt(len(tuple(self.ids)), self.after)
 
     def check(self, m: int, n: int) -> None:
-        check_ids(self.ids, m)
+        check_rows(m, ids=self.ids)
 
     def arrays(self, m: int, n: int, form: str) -> dict[str, Array]:
         shape = self.prompt.length, n

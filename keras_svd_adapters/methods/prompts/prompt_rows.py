@@ -7,8 +7,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from numbers import Integral
 from types import SimpleNamespace
 from typing import Any, ClassVar
 
@@ -18,6 +16,8 @@ from keras.ops import cast, convert_to_tensor, equal
 from keras_svd_adapters.methods.contract import Base, Dropout, Prompt
 from keras_svd_adapters.methods.hyperparameters import check_positive_integers
 from keras_svd_adapters.methods.method import Method
+
+IDS = "ids of tokens, as the tokenizer of the model returns them"
 
 
 class PromptRows(Method):
@@ -46,9 +46,6 @@ class PromptRows(Method):
         return base.plus(x, cast(chosen, c.prompt.dtype), c.prompt)
 
 
-IDS = "ids of tokens, as the tokenizer of the model returns them"
-
-
 def check_prompt(prompt: Prompt) -> None:
     """Raise `ValueError` if a prompt cannot have this length or this place."""
     check_positive_integers(length=prompt.length)
@@ -57,17 +54,3 @@ def check_prompt(prompt: Prompt) -> None:
             "`after` is the number of tokens before the prompt, such as 0, or `None`. "
             f"Received: after={prompt.after!r}"
         )
-
-
-def integers(values: Any, argument: str, meaning: str, least: int = 1) -> tuple[int, ...]:
-    """Return at least `least` integers from 0 as a tuple; raise `ValueError` for other values."""
-    listed: list[Any] = list(values) if isinstance(values, Iterable) else [None]
-    if len(listed) < least or not all(isinstance(x, Integral) and int(x) >= 0 for x in listed):
-        raise ValueError(f"`{argument}` holds {meaning}. Received: {argument}={values!r}")
-    return tuple(map(int, listed))
-
-
-def check_ids(ids: Any, m: int) -> None:
-    """Raise `ValueError` if a table of `m` rows lacks one of these ids."""
-    if max(ids) >= m:
-        raise ValueError(f"The table has {m} rows, 0 to {m - 1}. Received: ids={tuple(ids)}")

@@ -14,14 +14,8 @@ from typing import ClassVar
 import numpy as np
 
 from keras_svd_adapters.methods.contract import SVD, Array, Prompt
-from keras_svd_adapters.methods.hyperparameters import check_choice
-from keras_svd_adapters.methods.prompts.prompt_rows import (
-    IDS,
-    PromptRows,
-    check_ids,
-    check_prompt,
-    integers,
-)
+from keras_svd_adapters.methods.hyperparameters import check_choice, check_rows, integers
+from keras_svd_adapters.methods.prompts.prompt_rows import IDS, PromptRows, check_prompt
 from keras_svd_adapters.methods.statistics import Statistics
 
 STARTS = ("vocabulary", "random")
@@ -80,7 +74,7 @@ class PromptTuning(PromptRows):
 
     def check(self, m: int, n: int) -> None:
         if not isinstance(self.start, str):
-            check_ids(self.start, m)
+            check_rows(m, ids=self.start)
 
     def arrays(self, m: int, n: int, form: str) -> dict[str, Array]:
         return {"prompt": Array((self.length, n), trainable=True, axes=".n")}

@@ -34,7 +34,7 @@ from keras_svd_adapters.methods.routed.router import Routed, top_gates
 
 @dataclass(frozen=True, repr=False)
 class LoRAPool(Routed, Ranked):
-    """Pool of updates of rank one, of which a router chooses some for each sample.
+    """Pool of updates of rank one: a router chooses some of them for each sample.
 
     The method trains `pool * (2 m + n)` values per `(m, n)` kernel. It cannot
     be merged, since the change depends on the input. The choice follows the

@@ -26,7 +26,7 @@ from keras_svd_adapters.methods.routed.router import RoutedLoRA, balance, top_ga
 
 @dataclass(frozen=True, repr=False)
 class MoLA(RoutedLoRA):
-    """Mixture of LoRAs, of which a router chooses the best few for each input.
+    """Mixture of LoRAs: a router chooses the best few of them for each input.
 
     The method trains `experts * (rank * (m + n) + m)` values per `(m, n)`
     kernel. It cannot be merged, since the change depends on the input.

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from numbers import Integral
 from types import SimpleNamespace
 from typing import Any, ClassVar
 
@@ -18,6 +17,7 @@ from keras.ops import cast, convert_to_tensor, equal, one_hot
 
 from keras_svd_adapters.methods.algebra import matmul
 from keras_svd_adapters.methods.contract import Array, Base, Dropout
+from keras_svd_adapters.methods.hyperparameters import check_rows, integers
 from keras_svd_adapters.methods.method import Method
 
 
@@ -51,23 +51,18 @@ class TokenRows(Method):
     lookup_form: ClassVar[str | None] = "lookup"
 
     def __post_init__(self) -> None:
-        listed = list(self.rows) if isinstance(self.rows, Iterable) else []
-        if not listed or not all(isinstance(row, Integral) and row >= 0 for row in listed):
-            raise ValueError(
-                "`rows` holds row numbers, such as the ids of tokens, `TokenRows([48, 49])`. "
-                f"Received: rows={self.rows!r}"
-            )
+        meaning = "row numbers, such as the ids of tokens, `TokenRows([48, 49])`"
+        listed = integers(self.rows, "rows", meaning)
         if len(set(listed)) < len(listed):
             raise ValueError(f"`rows` must be distinct. Received: rows={self.rows!r}")
-        object.__setattr__(self, "rows", tuple(map(int, listed)))
+        object.__setattr__(self, "rows", listed)
 
     @property
     def recommended_learning_rate(self) -> float:
         return 1e-3
 
     def check(self, m: int, n: int) -> None:
-        if max(self.rows) >= m:
-            raise ValueError(f"The table has {m} rows, 0 to {m - 1}. Received: rows={self.rows}")
+        check_rows(m, rows=self.rows)
 
     def arrays(self, m: int, n: int, form: str) -> dict[str, Array]:
         return {"shift": Array((len(tuple(self.rows)), n), trainable=True, start=0.0, axes=".n")}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from inspect import signature
 from typing import Any
@@ -109,7 +109,7 @@ class AdapterRouter(keras.Model):
         """
         raise NotImplementedError
 
-    def own_names(self) -> list[tuple[Site, tuple[str, ...]]]:
+    def own_kernels(self) -> list[tuple[Site, tuple[str, ...]]]:
         """Return the adapted kernels, each with the names of its adapters that have weights.
 
         Raises:
@@ -124,10 +124,25 @@ class AdapterRouter(keras.Model):
             check_names(self.model, self.names, self.name)  # raises an error
         return found
 
-    def mixed(self, mixtures: Mapping[int, Mixture], ids: AdapterIds) -> Mode:
-        """Return the mode in which layers, by identity, mix adapters; others have none."""
-        layers = {id(site.layer) for site, _ in self.own_names()}
-        base = frozenset(layers - mixtures.keys())
+    def mixed(
+        self,
+        kernels: list[tuple[Site, tuple[str, ...]]],
+        mixture: Callable[[int, tuple[str, ...]], Mixture],
+        ids: AdapterIds,
+    ) -> Mode:
+        """Return the mode in which kernels mix their adapters; those without any have none.
+
+        Args:
+            kernels: The result of `own_kernels`.
+            mixture: Function from the place of a kernel, among those with adapters that have
+                weights, and from the names of these adapters, to their mixture.
+            ids: The weights.
+        """
+        mixing = [(site, names) for site, names in kernels if names]
+        mixtures = {
+            id(site.layer): mixture(place, names) for place, (site, names) in enumerate(mixing)
+        }
+        base = frozenset({id(site.layer) for site, _ in kernels} - mixtures.keys())
         return replace(current_mode(), base=base, per_sample=mixtures, ids=ids)
 
 

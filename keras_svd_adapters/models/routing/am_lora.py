@@ -9,7 +9,7 @@ import keras
 
 from keras_svd_adapters.adapters.mode import Mode, in_mode
 from keras_svd_adapters.adapters.weighted.attended_sum import AttendedSum, AttentionValues
-from keras_svd_adapters.models.routing.adapter_router import AdapterRouter, check_names, tensors
+from keras_svd_adapters.models.routing.adapter_router import AdapterRouter, tensors
 from keras_svd_adapters.models.sites.search import adapted_sites
 from keras_svd_adapters.models.weights_request import is_weight
 
@@ -58,10 +58,10 @@ class AMLoRA(AdapterRouter):
     def __init__(self, model: keras.Model, names: Sequence[str], penalty: float = 1e-4):
         if not is_weight(penalty) or penalty < 0:
             raise ValueError(f"`penalty` must not be negative. Received: penalty={penalty!r}")
-        _check_kernels(model, check_names(model, names, "am_lora"))
         super().__init__(model, names, "am_lora")
-        self.attention = Attention(penalty)
-        attended = [(site, own) for site, own in self.own_names() if own]
+        _check_kernels(model, self.names)
+        self.attention = AttentionScores(penalty)
+        attended = [(site, own) for site, own in self.own_kernels() if own]
         self.places = tuple((site.key, own) for site, own in attended)
         for site, own in attended:
             self.attention.add_kernel(site.view.n, len(own))
@@ -86,18 +86,18 @@ class AMLoRA(AdapterRouter):
             return plain(*args, **kwargs)
 
     def _attending(self, values: Any) -> Mode:
-        attended = [(site, names) for site, names in self.own_names() if names]
-        if tuple((site.key, names) for site, names in attended) != self.places:
+        kernels = self.own_kernels()
+        if tuple((site.key, names) for site, names in kernels if names) != self.places:
             raise ValueError(
                 "The scores belong to the adapters that each kernel had when this model was made: "
                 "make a new `AMLoRA`, and train it. Received: kernels "
-                f"{[site.path for site, _ in attended]} with other adapters by now"
+                f"{[site.path for site, names in kernels if names]} with other adapters by now"
             )
-        mixtures = {
-            id(site.layer): AttendedSum(names, place)
-            for place, (site, names) in enumerate(attended)
-        }
-        return self.mixed(mixtures, AttentionValues(self.names, values))
+
+        def attended(place: int, names: tuple[str, ...]) -> AttendedSum:
+            return AttendedSum(names, place)
+
+        return self.mixed(kernels, attended, AttentionValues(self.names, values))
 
 
 def _check_kernels(model: keras.Model, names: Sequence[str]) -> None:
@@ -112,7 +112,7 @@ def _check_kernels(model: keras.Model, names: Sequence[str]) -> None:
                 )
 
 
-class Attention(keras.layers.Layer):
+class AttentionScores(keras.layers.Layer):
     """The scores of each kernel: queries and biases.
 
     Args:

@@ -106,10 +106,8 @@ class TokenRouter(AdapterRouter):
         return ops.softmax(logits, axis=-1)
 
     def _with_weights(self, weights: Any) -> Any:
-        mixtures = {
-            id(site.layer): WeightedPerToken(names) for site, names in self.own_names() if names
-        }
-        return self.mixed(mixtures, SampleWeights(self.names, weights))
+        ids = SampleWeights(self.names, weights)
+        return self.mixed(self.own_kernels(), lambda _, names: WeightedPerToken(names), ids)
 
     def _without_adapters(self) -> Any:
         return with_own_kernels(frozenset(id(site.layer) for site in adapted_sites(self.model)))
