@@ -10,7 +10,7 @@ from typing import Any
 import keras
 import learning_results as results
 import numpy as np
-from learning_methods import ALL, HEAD, AdamWithHead, adapt
+from learning_methods import ALL, HEAD, PEERS, AdamWithHead, adapt
 from learning_tasks import TASKS, Sets, Task
 
 import keras_svd_adapters as ksa
@@ -61,22 +61,34 @@ def fit(model: keras.Model, task: Task, sets: Sets, steps: int, callbacks: list[
 def run_rates(task_name: str, name: str, done: Records, quick: bool) -> None:
     """Trains at each rate and seed that a method lacks on a task."""
     task = TASKS[task_name]
-    sets, seeds = task.sets(), range(task.seeds)
+    seeds = range(task.seeds)
     while wanted := results.next_run(done, ALL[name].middle, seeds, quick, name == HEAD):
         rate, seed = wanted
-        model = prepared(task, name, seed)
-        compile_for(model, task, AdamWithHead(rate, task.head_rate, task.steps))
-        fit(model, task, sets, task.steps, [])
-        found = {part: task.measure(model, sets[part]) for part in ("validation", "test")}
-        found["values"] = sum(int(np.prod(weight.shape)) for weight in model.trainable_weights)
+        found = trained(task, name, rate, seed)
         done.append({"task": task_name, "name": name, "rate": rate, "seed": seed} | found)
         write(done[-1])
         keras.backend.clear_session()
 
 
+def trained(task: Task, name: str, rate: float, seed: int) -> dict[str, Any]:
+    """Trains once, and returns the scores and the number of trained values."""
+    if name in PEERS:
+        import learning_peers
+
+        return learning_peers.train(task, name, rate, seed)
+    sets, model = task.sets(), prepared(task, name, seed)
+    compile_for(model, task, AdamWithHead(rate, task.head_rate, task.steps))
+    fit(model, task, sets, task.steps, [])
+    found: dict[str, Any] = {
+        part: task.measure(model, sets[part]) for part in ("validation", "test")
+    }
+    found["values"] = sum(int(np.prod(weight.shape)) for weight in model.trainable_weights)
+    return found
+
+
 def measure_costs(task_name: str, name: str, done: Records, quick: bool) -> None:
     """Measures the median seconds of a step, and the most memory of the process."""
-    if done:
+    if done or name in PEERS:
         return
     task, ends = TASKS[task_name], []
     note = keras.callbacks.LambdaCallback(
@@ -101,7 +113,7 @@ def peak_memory() -> int | None:
 
 def find_rate(task_name: str, name: str, done: Records, quick: bool) -> None:
     """Asks `find_learning_rate`; the head has its own rate, as in the runs."""
-    if done or name == HEAD:
+    if done or name == HEAD or name in PEERS:
         return
     task = TASKS[task_name]
     model = prepared(task, name, seed=0)

@@ -37,6 +37,7 @@ class Task:
         measure: Returns the score of a model on a part of the data.
         loss: Loss of training.
         seeds: Seeds at the best rate. The first one chooses the rate.
+        has_peer: Whether HF PEFT adapts the same model.
     """
 
     what: str
@@ -49,6 +50,7 @@ class Task:
     measure: Callable[[keras.Model, Part], float]
     loss: Callable[[], keras.losses.Loss]
     seeds: int = 2
+    has_peer: bool = False
 
 
 def encoder_with(outputs: int) -> tuple[keras.Model, keras.Model]:
@@ -131,6 +133,7 @@ TASKS = {
         batch=32,
         head_rate=1e-2,
         build=partial(encoder_with, 2),
+        has_peer=True,
         sets=sentences,
         measure=accuracy,
         loss=cross_entropy,
@@ -142,6 +145,7 @@ TASKS = {
         batch=32,
         head_rate=1e-2,
         build=partial(encoder_with, 1),
+        has_peer=True,
         sets=scored_sentences,
         measure=correlation,
         loss=keras.losses.MeanSquaredError,
