@@ -70,13 +70,17 @@ def measure(method: ksa.Method) -> dict[str, float]:
 
 
 def size_in_gemma(method: ksa.Method) -> dict[str, float]:
-    """Trained values, bytes of the file, and of kernels and frozen factors to those of kernels."""
+    """Trained values, bytes of the file, and of kernels and frozen factors to those of kernels.
+
+    On a GPU or TPU, kernels that no step reads are in host memory.
+    """
     plan = ksa.plan(GEMMA_2B, method)
     kernels = sum(4 * site.site.view.m * site.site.view.n for site in plan.sites)
     return {
         "values": plan.trainable_parameters,
         "file": plan.file_bytes,
         "bytes": (kernels + plan.frozen_bytes) / kernels,
+        "on device": (kernels + plan.frozen_bytes - plan.unread_bytes) / kernels,
     }
 
 

@@ -105,10 +105,12 @@ def sizes(found: dict[str, dict[str, float]]) -> str:
             f"{told['values']:,}",
             f"{told['file'] / 1e6:,.1f} MB",
             _judged(told["bytes"], limits.get(name)),
+            f"{told['on device']:.2f}",
         ]
         for name, told in found.items()
     ]
-    return table(["", "trained values", "file", "kernels and frozen factors / kernels"], rows)
+    ratio = "kernels and frozen factors / kernels"
+    return table(["", "trained values", "file", ratio, "of them on a GPU or TPU"], rows)
 
 
 def decompositions(svd: dict[str, Any]) -> str:

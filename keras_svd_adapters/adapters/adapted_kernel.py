@@ -7,6 +7,7 @@ from typing import Any
 import keras
 
 from keras_svd_adapters.adapters.adapted_layer import AdaptedLayer
+from keras_svd_adapters.runtime.host_memory import on_device
 
 
 class AdaptedKernel(AdaptedLayer):
@@ -25,4 +26,4 @@ class AdaptedKernel(AdaptedLayer):
     @property
     def kernel(self) -> Any:
         """The effective kernel."""
-        return self.effective_kernel(super().kernel)  # type: ignore[misc]
+        return self.effective_kernel(on_device(super().kernel))  # type: ignore[misc]

@@ -23,6 +23,7 @@ from keras_svd_adapters.adapters.weighted.adapter_weights import WEIGHTS, Adapte
 from keras_svd_adapters.adapters.weighted.weighted_sum import weighted_sum
 from keras_svd_adapters.kernels.matrix_view import KernelView
 from keras_svd_adapters.kernels.quantized import dequantized, holds_integers, stored_kernel
+from keras_svd_adapters.runtime.host_memory import on_device
 from keras_svd_adapters.runtime.user_functions import place_of_user_function
 
 
@@ -40,7 +41,7 @@ class AdaptedLayer:
     holds rows of `m` values, which a method may change; `is_default_target`, whether kernels of
     this kind are adapted if no target is named; `is_called`, whether the layer is called
     with an input, to which a method's dropout applies; `has_kernel`, whether a method for kernels
-    adapts the layer.
+    adapts the layer; `kernel_may_leave`, whether `place_kernel` does anything.
     """
 
     adapts: ClassVar[tuple[type, ...]] = ()
@@ -50,6 +51,7 @@ class AdaptedLayer:
     is_default_target: ClassVar[bool] = True
     is_called: ClassVar[bool] = True
     has_kernel: ClassVar[bool] = True
+    kernel_may_leave: ClassVar[bool] = False
     kinds: ClassVar[list[type[AdaptedLayer]]] = []
 
     carried_adapters: tuple[str, ...] = ()
@@ -95,6 +97,9 @@ class AdaptedLayer:
     @staticmethod
     def on_last_adapter_removed(layer: keras.layers.Layer) -> None:
         """Undo `on_first_adapter`."""
+
+    def place_kernel(self) -> None:
+        """Keep the kernel in host memory while the active adapters compute without it."""
 
     def adapter_weights(self) -> AdapterWeights | None:
         """Return the weights of the active adapters, if there may be several."""
@@ -158,7 +163,7 @@ class AdaptedLayer:
     def base_kernel_value(self) -> Any:
         """Return the kernel without any adapter; for a quantized layer, as floats."""
         if not holds_integers(self):  # type: ignore[arg-type]
-            return ops.convert_to_tensor(self.base_kernel)
+            return ops.convert_to_tensor(on_device(self.base_kernel))
         with self.base_only():
             return dequantized(self)
 

@@ -114,3 +114,4 @@ def _set_active(layer: keras.layers.Layer, active: Activation) -> None:
     if active.weights is not None:
         _remember(layer, "is_weighted", True)
     _remember(layer, "active_adapter", active.name)
+    layer.place_kernel()

@@ -126,6 +126,10 @@ class Method(Configured):
         """Return the form if only `base` and `base.times` may read `x`, as for image patches."""
         return self.form(m, n, s)
 
+    def reads_kernel(self, form: str) -> bool:
+        """Return whether `apply` reads K; the kernel may leave the device if not."""
+        return True
+
     @property
     def beside_form(self) -> str:
         """Form for a quantized `base(x)`: the method reads `x` itself and adds to `base(x)`."""

@@ -18,6 +18,7 @@ from keras_svd_adapters.models.sites.search import adapted_sites
 from keras_svd_adapters.models.sites.site import Site
 from keras_svd_adapters.models.state.generation import ADVICE, can_merge
 from keras_svd_adapters.models.state.trained_weights import base_weights
+from keras_svd_adapters.runtime.host_memory import bytes_on_host
 from keras_svd_adapters.runtime.host_values import to_float_array
 from keras_svd_adapters.runtime.path_groups import group_paths
 from keras_svd_adapters.runtime.plots import plot_bars
@@ -44,6 +45,7 @@ class Status(TableReport):
         distances: For each kernel with such an adapter, the norm of the kernel's update relative
             to the kernel, if the active adapters change kernels alone.
         can_merge: Whether adapters are active and `merge` may fold them into their kernels.
+        host_bytes: Bytes of kernels in host memory, since the active adapters compute without them.
     """
 
     adapters: tuple[tuple[str, ...], ...]
@@ -56,6 +58,7 @@ class Status(TableReport):
     is_away: bool = field(default=False, repr=False)
     distances: dict[str, float] = field(default_factory=dict, repr=False)
     can_merge: bool = field(default=False, repr=False)
+    host_bytes: int = field(default=0, repr=False)
 
     def as_table(self) -> Table:
         head = ("name", "method", "form", "kernels", "values", "largest move", "active")
@@ -71,7 +74,8 @@ class Status(TableReport):
             + "; its kernels differ from the base's by "
             f"{max(self.distances.values(), default=0):.2g} of their norm at the most"
             * bool(self.distances)
-            + f"\n{ADVICE}" * self.can_merge
+            + f"\n{self.host_bytes / 1e6:,.1f} MB of kernels are in host memory, since the active "
+            "adapters compute without them" * bool(self.host_bytes) + f"\n{ADVICE}" * self.can_merge
         )
         return Table(head, self.adapters, notes)
 
@@ -124,6 +128,7 @@ def status(model: keras.layers.Layer, layouts: bool = False) -> Status:
         can_merge=any(site.layer.active_adapters for site in sites) and can_merge(sites),
         moves={site.path: move for site in sites if not np.isnan(move := _largest(site, moves))},
         is_away=any(map(_is_away, sites)),
+        host_bytes=sum(bytes_on_host(base_kernel_variable(site.layer)) for site in sites),
         distances={
             site.path: _distance(site)
             for site in sites

@@ -195,15 +195,18 @@ def _plan_site(site: Site, method: Method, own: dict[str, Array], kept: list[boo
     shape, arrays = (site.view.m, site.view.n), own.values()
     seconds = [decomposition_seconds(*shape, method.truncation, known) for known in kept]
     frozen = [array for array in arrays if not array.trainable]
+    form = site.form(method)
+    is_unread = site.host.kernel_may_leave and not method.reads_kernel(form)
     return PlannedSite(
         site=site,
         method=method,
-        form=site.form(method),
+        form=form,
         trainable_parameters=sum(prod(a.shape) for a in arrays if a.trainable),
         frozen_bytes=sum(_bytes(a, site.layer.compute_dtype) for a in frozen),
         file_bytes=sum(4 * prod(a.shape) for a in arrays if a.in_file),
         seconds=sum(seconds) if method.needs_svd else 0.0,
         cached=all(kept),
+        unread_bytes=prod(site.shape) * width(site.dtype) if is_unread else 0,
     )
 
 

@@ -14,10 +14,16 @@ from keras_svd_adapters.runtime.path_groups import group_similar_paths
 from keras_svd_adapters.runtime.plots import plot_bars
 from keras_svd_adapters.runtime.tables import Bars, Table, TableReport
 
+UNREAD = "in host memory, if JAX or PyTorch computes on a GPU or TPU"
+
 
 @dataclass(frozen=True)
 class PlannedSite:
-    """One kernel in a `Plan`; `seconds` counts one core, `cached` means a cached decomposition."""
+    """One kernel in a `Plan`.
+
+    `seconds` counts one core. `cached` means a cached decomposition. `unread_bytes` are those of
+    the kernel, if no step reads it.
+    """
 
     site: Site = field(repr=False)
     method: Method
@@ -27,6 +33,7 @@ class PlannedSite:
     file_bytes: int
     seconds: float
     cached: bool
+    unread_bytes: int = 0
 
     @property
     def path(self) -> str:
@@ -88,6 +95,11 @@ class Plan(TableReport):
         return self.shared_bytes + sum(site.frozen_bytes for site in self.sites)
 
     @property
+    def unread_bytes(self) -> int:
+        """Bytes of kernels that no step reads: on a GPU or TPU, they are in host memory."""
+        return sum(site.unread_bytes for site in self.sites)
+
+    @property
     def seconds(self) -> float:
         """Estimated seconds until all kernels are decomposed on this machine."""
         seconds = [site.seconds for site in self.sites]
@@ -120,6 +132,8 @@ class Plan(TableReport):
             f"{self.trainable_parameters:,} values would train{shown}, {share:.3g} % of "
             f"{self.model_parameters:,}; file about {kB} kB{shared}{wait}"
             + _groups(self.tied_groups)
+            + f"\n{self.unread_bytes / 1e6:,.1f} MB of kernels that no step reads: {UNREAD}"
+            * bool(self.unread_bytes)
             + "".join(f"\n{note}" for note in _notes(self.sites))
             + f"\n{self.device}" * bool(self.device)
         )

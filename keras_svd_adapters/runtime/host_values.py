@@ -10,12 +10,13 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_svd_adapters.runtime.host_memory import on_device
 from keras_svd_adapters.runtime.processes import gather_to_host, process_count
 
 
 def to_float_array(variable: Any) -> np.ndarray:
     """Return the value of a variable on the host; floats become float32, but float64 stays."""
-    value = ops.convert_to_tensor(variable)
+    value = ops.convert_to_tensor(on_device(variable))
     dtype = keras.backend.standardize_dtype(value.dtype)
     if dtype != "float64" and keras.backend.is_float_dtype(dtype):
         if process_count() > 1:  # cast after the transfer
@@ -26,7 +27,7 @@ def to_float_array(variable: Any) -> np.ndarray:
 
 def to_host_exact(value: Any) -> np.ndarray:
     """Return a value on the host, bit for bit, in the same number of bytes."""
-    value = ops.convert_to_tensor(value)  # JAX may store fewer bytes than the dtype has
+    value = ops.convert_to_tensor(on_device(value))  # JAX may store fewer bytes than the dtype has
     return to_float_array(value).astype(keras.backend.standardize_dtype(value.dtype))
 
 

@@ -8,6 +8,7 @@ import keras
 from keras import backend, ops
 
 from keras_svd_adapters.adapters.adapted_kernel import AdaptedKernel
+from keras_svd_adapters.adapters.carried import adapters_of
 from keras_svd_adapters.adapters.layer_kinds import base_kernel_variable
 from keras_svd_adapters.adapters.operation import Operation, count_tokens
 from keras_svd_adapters.adapters.per_sample import Adapt
@@ -16,6 +17,7 @@ from keras_svd_adapters.kernels.fused_products import MANY_TOKENS, sums_are_roun
 from keras_svd_adapters.kernels.matrix_view import KernelView
 from keras_svd_adapters.kernels.quantized import copy_without, holds_integers, kernel_shape
 from keras_svd_adapters.methods.algebra import matmul, reshape
+from keras_svd_adapters.runtime.host_memory import move_to_device, move_to_host, on_device
 
 FEW_COLUMNS = 64
 LARGE = 2**17  # values of an input
@@ -25,6 +27,7 @@ class AdaptedProjection(AdaptedKernel):
     """Mixin for layers that multiply their input by a kernel."""
 
     adapts: ClassVar[tuple[type, ...]] = (keras.layers.Dense, keras.layers.EinsumDense)
+    kernel_may_leave: ClassVar[bool] = True
 
     @staticmethod
     def view(layer: keras.layers.Layer) -> KernelView:
@@ -36,6 +39,17 @@ class AdaptedProjection(AdaptedKernel):
         if isinstance(layer, keras.layers.EinsumDense):
             return KernelView.from_equation(layer.equation, shape)
         return KernelView.from_dense(shape)
+
+    def place_kernel(self) -> None:
+        if self.is_weighted or self.active_adapter is None:
+            return move_to_device(self.base_kernel)
+        adapter = adapters_of(self)[self.active_adapter]  # type: ignore[arg-type]
+        reads = adapter.method.reads_kernel(adapter.form)
+        return (move_to_device if reads else move_to_host)(self.base_kernel)
+
+    def load_own_variables(self, store: Any) -> None:
+        super().load_own_variables(store)  # type: ignore[misc]
+        self.place_kernel()
 
     def call(self, inputs: Any, training: bool | None = None) -> Any:
         if self.is_inactive:
@@ -95,7 +109,7 @@ class AdaptedProjection(AdaptedKernel):
         if holds_integers(self):  # type: ignore[arg-type]
             bare = copy_without(self, "bias", "activation")
             return super(AdaptedProjection, bare).quantized_call(x)  # type: ignore[misc]
-        kernel = self.base_kernel
+        kernel = on_device(self.base_kernel)
         if delta is not None:
             kernel = ops.add(kernel, self.kernel_view.from_matrix(delta))
         if isinstance(self, keras.layers.EinsumDense):

@@ -65,6 +65,9 @@ class Spectral(Method):
         form = self.form(m, n, s)
         return "two_sided" if form == "input" else form
 
+    def reads_kernel(self, form: str) -> bool:
+        return form != "factored"
+
     def core(self, k: int) -> dict[str, Array]:
         """Return the arrays that make up C."""
         raise NotImplementedError

@@ -1,6 +1,7 @@
 """Private Keras API of variables, their files and their optimizer (Keras 3.10 to 3.15).
 
 - `_value`, `_initialize`, `_deferred_initialize`, `_initializer`: first values come from a file.
+- `AutocastScope`, `_maybe_autocast`: a kernel in host memory moves before it is cast.
 - `H5IOStore`, `ShardedH5IOStore`: layers load from these stores, which reject links out of a file.
 - `_layout`: `add_weight` takes no layout, and a `LayoutMap` would need the names of this package.
 - `_exclude_from_weight_decay` and around it: the public setter drops what was excluded before.
@@ -10,11 +11,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
 import keras
+from keras.src.backend import AutocastScope
 from keras.src.saving.saving_lib import H5IOStore, ShardedH5IOStore
 
 stored_value = attrgetter("_value")  # `None` for a variable of `shapes_only`
@@ -26,6 +29,13 @@ def initialize(variable: keras.Variable, value: Any = None) -> None:
     """Give a variable its first value, by default the value of its initializer."""
     variable._deferred_initialize() if value is None else variable._initialize(value)
     variable._initializer = None
+
+
+def read_moved(variable: keras.Variable, move: Callable[[Any], Any]) -> Any:
+    """Return what operations read from a variable now; `move` gets the value before its cast."""
+    with AutocastScope(None):
+        value = variable.value
+    return variable._maybe_autocast(move(value))
 
 
 def weights_store(path: Path) -> Any:

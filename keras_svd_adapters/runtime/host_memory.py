@@ -1,0 +1,108 @@
+"""Frozen variables in the memory of the host, while a GPU or TPU computes without them.
+
+On PyTorch, Keras itself moves a value to the device that reads it. On JAX, the value is an array in
+pinned memory. Compiled steps pass it on as it is, without a copy, and `on_device` copies it for an
+operation. On TensorFlow, and over the devices of a distribution, variables stay where they are.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+from keras import ops
+
+from keras_svd_adapters.runtime.keras_private.variables import (
+    layout_of,
+    read_moved,
+    stored_value,
+)
+
+PINNED, MARK = "pinned_host", "may_be_in_host_memory"
+
+
+def can_move(variable: keras.Variable) -> bool:
+    """Return whether the value of a variable can leave the memory of its device."""
+    value = stored_value(variable)
+    if value is None:
+        return False
+    if keras.backend.backend() == "torch":
+        return _torch_has_device()
+    if keras.backend.backend() != "jax" or layout_of(variable) is not None:
+        return False
+    import jax
+
+    is_array = isinstance(value, jax.Array) and not isinstance(value, jax.core.Tracer)
+    return is_array and hasattr(jax, "memory") and _has_own_memory(value)
+
+
+def is_on_host(value: Any) -> bool:
+    """Return whether a variable, or a tensor of JAX, is in host memory beside a GPU or TPU."""
+    if isinstance(value, keras.Variable):
+        value = stored_value(value)
+    if keras.backend.backend() == "torch":
+        return value is not None and value.device.type == "cpu" and _torch_has_device()
+    if keras.backend.backend() != "jax":
+        return False
+    import jax
+
+    if not hasattr(jax, "memory") or not isinstance(value, jax.Array):
+        return False
+    return getattr(jax.typeof(value), "memory_space", None) == jax.memory.Space.Host
+
+
+def bytes_on_host(variable: keras.Variable) -> int:
+    """Return the bytes of a variable in host memory, 0 for one in the memory of its device."""
+    return int(stored_value(variable).nbytes) if is_on_host(variable) else 0
+
+
+def move_to_host(variable: keras.Variable) -> None:
+    """Move the value of a frozen variable into host memory, where that is possible."""
+    if is_on_host(variable) or not can_move(variable):
+        return
+    value = stored_value(variable)
+    if keras.backend.backend() == "torch":
+        value.data = value.data.cpu()
+        return
+    import jax
+
+    variable.assign(jax.device_put(value, value.sharding.with_memory_kind(PINNED)))
+    vars(variable)[MARK] = True
+
+
+def move_to_device(variable: keras.Variable) -> None:
+    """Undo `move_to_host`."""
+    vars(variable).pop(MARK, None)
+    if not is_on_host(variable):
+        return
+    value = stored_value(variable)
+    if keras.backend.backend() == "torch":
+        value.data = value.data.to(ops.zeros(()).device)
+    else:
+        variable.assign(on_device(value))
+
+
+def on_device(value: Any) -> Any:
+    """Return a variable or tensor as operations read it: a copy on the device if it is elsewhere.
+
+    Within a compiled step, the step makes the copy.
+    """
+    if keras.backend.backend() != "jax":
+        return value
+    if isinstance(value, keras.Variable):
+        return read_moved(value, on_device) if vars(value).get(MARK) else value
+    if not is_on_host(value):
+        return value
+    import jax
+
+    return jax.device_put(value, jax.memory.Space.Device)
+
+
+def _has_own_memory(value: Any) -> bool:
+    """Return whether the device of a JAX array is not the host."""
+    return all(device.platform != "cpu" for device in value.devices())
+
+
+def _torch_has_device() -> bool:
+    """Return whether PyTorch computes on a device with a memory of its own."""
+    return ops.zeros(()).device.type not in ("cpu", "meta")
