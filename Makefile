@@ -4,7 +4,7 @@ BIN := .venv/bin
 BACKENDS := jax tensorflow torch
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
-.PHONY: demo demo-all demo-gemma demo-rewards learning bench test test-all $(BACKENDS:%=test-%) coverage coverage-page $(BACKENDS:%=coverage-%) fuzz mutants $(BACKENDS:%=reach-%) lint compat release-check house docs notebooks clean
+.PHONY: demo demo-all demo-gemma demo-rewards learning bench bench-accelerator test test-all $(BACKENDS:%=test-%) coverage coverage-page $(BACKENDS:%=coverage-%) fuzz mutants $(BACKENDS:%=reach-%) lint compat release-check house docs notebooks clean
 
 demo: .venv/ready
 	KERAS_BACKEND=$${KERAS_BACKEND:-jax} $(BIN)/python examples/quickstart.py
@@ -24,6 +24,10 @@ learning: .venv/ready
 
 bench: .venv/ready
 	$(BIN)/python benchmarks/run.py
+
+# Four blocks of Gemma-2B on a GPU or TPU, about five minutes; `.venv` needs a backend that sees it.
+bench-accelerator: .venv/ready
+	$(BIN)/python benchmarks/run.py --accelerator
 
 # Two workers on two cores: one thread of linear algebra each, and each graph of JAX compiled once.
 TESTING := $(BACKENDS:%=test-%) $(BACKENDS:%=reach-%) mutants compat

@@ -14,6 +14,7 @@ from typing import Any
 import keras
 import keras_hub
 import numpy as np
+from gradient_pass import jax_pass
 
 import keras_svd_adapters as ksa
 from keras_svd_adapters.runtime.machine import seconds_of
@@ -54,6 +55,11 @@ def prepared(method: ksa.Method | str) -> keras.Model:
     return model
 
 
+def operations(model: keras.Model, x: Any) -> float:
+    """Returns the operations that XLA starts in one gradient pass, with JAX."""
+    return jax_pass(model, x, False)[1]["operations"]
+
+
 def batch() -> tuple[Any, Any]:
     rng = np.random.default_rng(0)
     ids = rng.integers(0, 512, (4, 32))
@@ -75,6 +81,9 @@ def main() -> None:
             steps[name].append(seconds_of(lambda model=model: model.train_on_batch(x, y)))  # type: ignore[misc]
     for name, times in steps.items():
         found[name]["step"] = median(times)
+    if keras.backend.backend() == "jax":
+        for name, model in models.items():
+            found[name]["operations"] = operations(model, x)
     print(found, file=sys.stderr)
     print(json.dumps(found))
 

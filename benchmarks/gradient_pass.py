@@ -11,6 +11,7 @@ from typing import Any
 
 import keras
 
+FREE = ("parameter", "constant", "bitcast", "tuple", "get-tuple-element")
 Pass = tuple[Callable[[], Any], dict[str, float]]  # the function to time, and figures of XLA
 
 
@@ -34,8 +35,15 @@ def jax_pass(model: keras.Model, x: Any, forward: bool) -> Pass:
     told = {
         "flops": (compiled.cost_analysis() or {}).get("flops", 0.0),
         "temporary": getattr(compiled.memory_analysis(), "temp_size_in_bytes", 0),
+        "operations": operations(compiled.as_text()),
     }
     return lambda: jax.block_until_ready(compiled(trained, x, frozen)), told
+
+
+def operations(text: str) -> int:
+    """Returns how many operations a compiled program starts, without those that compute nothing."""
+    lines = text[text.index("ENTRY ") :].splitlines()
+    return sum(" = " in line and not any(f" {name}(" in line for name in FREE) for line in lines)
 
 
 def tensorflow_pass(model: keras.Model, x: Any, forward: bool) -> Pass:

@@ -8,6 +8,7 @@ import os
 import platform
 import subprocess
 import sys
+from collections.abc import Sequence
 from datetime import date
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -47,12 +48,24 @@ def machine() -> str:
     return f"{cores} cores of {model}, {', '.join(found)}, {date.today().isoformat()}"
 
 
+def on_accelerators(backends: Sequence[str]) -> dict[str, Any]:
+    """Steps on a GPU or TPU with JAX and PyTorch, `None` for a backend that sees none."""
+    return {name: measure("accelerator.py", name) for name in backends if name != "tensorflow"}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--backends", nargs="*", default=BACKENDS, choices=BACKENDS)
+    parser.add_argument("--accelerator", action="store_true", help="only the steps on a GPU or TPU")
     parser.add_argument("--again", action="store_true", help="write the report of the last run")
     options = parser.parse_args()
     kept = HERE.parent / ".cache" / "benchmark.json"
+    if options.accelerator:
+        results = json.loads(kept.read_text()) if kept.exists() else {"machine": machine()}
+        results["accelerators"] = on_accelerators(options.backends)
+        kept.write_text(json.dumps(results, indent=1))
+        print(json.dumps(results["accelerators"], indent=1))
+        return
     if not options.again:
         results: dict[str, Any] = {"machine": machine()}
         results["decompositions"] = measure("decompositions.py", options.backends[0])
@@ -65,6 +78,8 @@ def main() -> None:
             results["first steps"][name] = measure("first_steps.py", name)
             results["serving"][name] = measure("serving.py", name)
             kept.write_text(json.dumps(results, indent=1))
+        results["accelerators"] = on_accelerators(options.backends)
+        kept.write_text(json.dumps(results, indent=1))
     results = json.loads(kept.read_text())
     (HERE / "RESULTS.md").write_text(write(results))
     picture(results, HERE / "ratios.png")
