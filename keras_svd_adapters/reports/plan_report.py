@@ -14,7 +14,7 @@ from keras_svd_adapters.runtime.path_groups import group_similar_paths
 from keras_svd_adapters.runtime.plots import plot_bars
 from keras_svd_adapters.runtime.tables import Bars, Table, TableReport
 
-UNREAD = "in host memory, if JAX or PyTorch computes on a GPU or TPU"
+UNREAD = "in host memory, if PyTorch or JAX 0.10 computes on a GPU or TPU"
 
 
 @dataclass(frozen=True)

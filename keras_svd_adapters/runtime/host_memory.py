@@ -2,11 +2,13 @@
 
 On PyTorch, Keras itself moves a value to the device that reads it. On JAX, the value is an array in
 pinned memory. Compiled steps pass it on as it is, without a copy, and `on_device` copies it for an
-operation. On TensorFlow, and over the devices of a distribution, variables stay where they are.
+operation. With an older JAX, whose steps would copy it, on TensorFlow, and over the devices of a
+distribution, variables stay where they are.
 """
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import keras
@@ -33,7 +35,7 @@ def can_move(variable: keras.Variable) -> bool:
     import jax
 
     is_array = isinstance(value, jax.Array) and not isinstance(value, jax.core.Tracer)
-    return is_array and hasattr(jax, "memory") and _has_own_memory(value)
+    return is_array and _has_own_memory(value) and _steps_keep_memory()
 
 
 def is_on_host(value: Any) -> bool:
@@ -101,6 +103,23 @@ def on_device(value: Any) -> Any:
 def _has_own_memory(value: Any) -> bool:
     """Return whether the device of a JAX array is not the host."""
     return all(device.platform != "cpu" for device in value.devices())
+
+
+@cache
+def _steps_keep_memory() -> bool:
+    """Return whether a compiled step of this JAX passes an array on in the memory of the host.
+
+    JAX 0.8 copies the array to the device, JAX 0.10 does not.
+    """
+    import jax
+
+    one = jax.numpy.zeros(1)
+    kinds = {memory.kind for device in one.devices() for memory in device.addressable_memories()}
+    if not hasattr(jax, "memory") or PINNED not in kinds:
+        return False
+    pinned = jax.device_put(one, one.sharding.with_memory_kind(PINNED))
+    passed, _ = jax.jit(lambda x, y: (x, y + 1))(pinned, one)
+    return bool(passed.sharding.memory_kind == PINNED)
 
 
 def _torch_has_device() -> bool:
