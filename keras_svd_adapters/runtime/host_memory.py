@@ -1,9 +1,8 @@
 """Frozen variables in the memory of the host, while a GPU or TPU computes without them.
 
-On PyTorch, Keras itself moves a value to the device that reads it. On JAX, the value is an array in
-pinned memory. Compiled steps pass it on as it is, without a copy, and `on_device` copies it for an
-operation. With an older JAX, whose steps would copy it, on TensorFlow, and over the devices of a
-distribution, variables stay where they are.
+On JAX, the value is an array in pinned memory, which compiled steps pass on without a copy. An
+operation reads it by `on_device`. Variables stay where they are on TensorFlow, over the devices of
+a distribution, and with an older JAX, whose steps would copy them.
 """
 
 from __future__ import annotations
@@ -39,11 +38,12 @@ def can_move(variable: keras.Variable) -> bool:
 
 
 def is_on_host(value: Any) -> bool:
-    """Return whether a variable, or a tensor of JAX, is in host memory beside a GPU or TPU."""
+    """Return whether a variable or tensor is in host memory, while a GPU or TPU computes."""
     if isinstance(value, keras.Variable):
         value = stored_value(value)
     if keras.backend.backend() == "torch":
-        return value is not None and value.device.type == "cpu" and _torch_has_device()
+        place = getattr(getattr(value, "device", None), "type", None)
+        return place == "cpu" and _torch_has_device()
     if keras.backend.backend() != "jax":
         return False
     import jax
@@ -63,13 +63,13 @@ def move_to_host(variable: keras.Variable) -> None:
     if is_on_host(variable) or not can_move(variable):
         return
     value = stored_value(variable)
+    vars(variable)[MARK] = True
     if keras.backend.backend() == "torch":
         value.data = value.data.cpu()
         return
     import jax
 
     variable.assign(jax.device_put(value, value.sharding.with_memory_kind(PINNED)))
-    vars(variable)[MARK] = True
 
 
 def move_to_device(variable: keras.Variable) -> None:
@@ -79,7 +79,7 @@ def move_to_device(variable: keras.Variable) -> None:
         return
     value = stored_value(variable)
     if keras.backend.backend() == "torch":
-        value.data = value.data.to(ops.zeros(()).device)
+        value.data = on_device(value.data)
     else:
         variable.assign(on_device(value))
 
@@ -89,12 +89,12 @@ def on_device(value: Any) -> Any:
 
     Within a compiled step, the step makes the copy.
     """
-    if keras.backend.backend() != "jax":
-        return value
     if isinstance(value, keras.Variable):
         return read_moved(value, on_device) if vars(value).get(MARK) else value
     if not is_on_host(value):
         return value
+    if keras.backend.backend() == "torch":
+        return ops.convert_to_tensor(value)
     import jax
 
     return jax.device_put(value, jax.memory.Space.Device)
