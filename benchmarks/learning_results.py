@@ -42,9 +42,10 @@ def of(records: list[Run], task: str, name: str) -> list[Run]:
 
 
 def groups(runs: list[Run]) -> dict[tuple[str, str], list[Run]]:
-    """Returns the runs of each task and method, in the order of the first ones."""
+    """Returns the runs of each task and method, task by task, in the order of the first ones."""
+    tasks = list(dict.fromkeys(run["task"] for run in runs))
     found: dict[tuple[str, str], list[Run]] = {}
-    for run in runs:
+    for run in sorted(runs, key=lambda run: tasks.index(run["task"])):
         found.setdefault((run["task"], run["name"]), []).append(run)
     return found
 

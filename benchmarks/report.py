@@ -21,6 +21,8 @@ HEAD = """# Benchmark
 `make bench` writes this page. One pass is the forward computation, the gradient for the inputs and
 that of what trains. All variants run in one process, in turns; a figure is the median over the
 rounds of the ratio to the frozen model (forward and input gradient) in the same round.
+"Operations" is the same ratio of what XLA counts: a target below it asks for more than a computation
+without any other cost.
 """
 
 MEMORY = """The most memory during a pass, above the model, to that of the frozen model: what
@@ -100,8 +102,17 @@ def targets(passes: dict[str, Any]) -> str:
                 continue
             value = case[name]["ratio"] / case[other]["ratio"]
             shown.append(f"{value:.2f}{'' if value <= limit + 0.005 else ' (missed)'}")
+        shown.append(operations(passes, key, name, other))
         rows.append([CASES[key].name, f"{name} / {other}", f"{limit:.2f}", *shown])
-    return table(["model", "ratio", "target", *passes], rows)
+    return table(["model", "ratio", "target", *passes, "operations (XLA)"], rows)
+
+
+def operations(passes: dict[str, Any], key: str, name: str, other: str) -> str:
+    """The ratio of the operations of two variants, which no time can be far below."""
+    counts = [
+        passes.get("jax", {}).get(key, {}).get(each, {}).get("flops") for each in (name, other)
+    ]
+    return f"{counts[0] / counts[1]:.2f}" if all(counts) else ""
 
 
 def ratios(passes: dict[str, Any], key: str) -> str:
