@@ -21,8 +21,8 @@ HEAD = """# Benchmark
 `make bench` writes this page. One pass is the forward computation, the gradient for the inputs and
 that of what trains. All variants run in one process, in turns; a figure is the median over the
 rounds of the ratio to the frozen model (forward and input gradient) in the same round.
-"Operations" is the same ratio of what XLA counts: a target below it asks for more than a computation
-without any other cost.
+"Operations" is the same ratio of what XLA counts. A target near or below it leaves no room for
+any other cost.
 """
 
 MEMORY = """The most memory during a pass, above the model, to that of the frozen model: what
