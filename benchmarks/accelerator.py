@@ -11,12 +11,13 @@ import gc
 import json
 import sys
 from collections.abc import Callable
-from statistics import median
+from functools import partial
 from typing import Any
 
 import keras
 import keras_hub
 import numpy as np
+from passes import compare
 
 import keras_svd_adapters as ksa
 from keras_svd_adapters.kernels.svd.accelerator import accelerator
@@ -26,7 +27,7 @@ BACKEND = keras.backend.backend()
 ROUNDS = 12
 SIZES = {"hidden_dim": 2048, "intermediate_dim": 32768, "num_query_heads": 8, "head_dim": 256}
 TINY = {"hidden_dim": 64, "intermediate_dim": 256, "num_query_heads": 2, "head_dim": 32}
-RATE = 3e-3
+RATE, BASE = 3e-3, "base"
 
 Adapt = Callable[[keras.Model], Any]
 
@@ -76,13 +77,20 @@ def batch(sizes: dict[str, int], tokens: int) -> tuple[Any, Any]:
     return x, np.zeros((*ids.shape, sizes["hidden_dim"]), "float32")
 
 
+def cuda() -> Any:
+    """Returns PyTorch's interface to the GPU, if it computes there."""
+    if BACKEND != "torch":
+        return None
+    import torch
+
+    return torch.cuda if torch.cuda.is_available() else None
+
+
 def held() -> int | None:
     """Returns the bytes in use on the device, if it has a memory of its own."""
     gc.collect()
     if BACKEND == "torch":
-        import torch
-
-        return torch.cuda.memory_allocated() if torch.cuda.is_available() else None
+        return cuda().memory_allocated() if cuda() else None
     import jax
 
     stats = jax.devices()[0].memory_stats()
@@ -90,27 +98,17 @@ def held() -> int | None:
 
 
 def peak(work: Callable[[], Any]) -> int | None:
-    """Returns the most bytes in use while work runs; PyTorch alone can tell."""
-    if BACKEND != "torch":
-        work()
-        return None
-    import torch
-
-    if not torch.cuda.is_available():
-        work()
-        return None
-    torch.cuda.reset_peak_memory_stats()
+    """Runs work, and returns the most bytes in use meanwhile; PyTorch alone can tell."""
+    if cuda():
+        cuda().reset_peak_memory_stats()
     work()
-    torch.cuda.synchronize()
-    return torch.cuda.max_memory_allocated()
+    return cuda().max_memory_allocated() if cuda() else None
 
 
 def device() -> str:
     """Returns the name of the device that computes."""
     if BACKEND == "torch":
-        import torch
-
-        return torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
+        return cuda().get_device_name() if cuda() else "cpu"
     import jax
 
     return str(jax.devices()[0].device_kind)
@@ -124,16 +122,11 @@ def measure(name: str, base: keras.Model, data: Any, sizes: dict[str, int]) -> d
     """Seconds to enable, of the first step and of a step, the latter to the base's; bytes."""
     before = held()
     model, enabling = prepared(VARIANTS[name], sizes)
-    weights = difference(held(), before)
     first = seconds_of(lambda: model.train_on_batch(*data))
     most = difference(peak(lambda: model.train_on_batch(*data)), before)
-    times: dict[str, list[float]] = {"step": [], "base": []}
-    for _ in range(ROUNDS):
-        for key, each in (("base", base), ("step", model)):
-            times[key].append(seconds_of(lambda each=each: each.train_on_batch(*data)))  # type: ignore[misc]
-    ratio = float(median(np.divide(times["step"], times["base"])))
-    found = {"enable": enabling, "first": first, "step": median(times["step"]), "ratio": ratio}
-    return found | {"weights": weights, "held": difference(held(), before), "peak": most}
+    steps = {each: partial(of.train_on_batch, *data) for each, of in ((BASE, base), (name, model))}
+    found = {"enable": enabling, "first": first} | compare(steps, ROUNDS)[name]
+    return found | {"held": difference(held(), before), "peak": most}
 
 
 def main() -> None:

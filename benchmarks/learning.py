@@ -22,7 +22,7 @@ os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", ".cache/jax")
 
 import learning_picture
 import learning_results as results
-from learning_methods import ALL, HEAD, methods_of
+from learning_methods import ALL, HEAD, PEERS, methods_of
 from learning_runs import PARTS
 from learning_tasks import TASKS
 
@@ -61,10 +61,13 @@ def main() -> None:
     if options.one:
         part, task, name = options.one
         return PARTS[part](task, name, results.of(found[part], task, name), options.quick)
+    first = next(iter(TASKS))
     for part in options.part or (["runs"] if options.quick else PARTS):
         for task in options.task or (list(TASKS)[:1] if options.quick else TASKS):
-            for name in options.method or methods_of(task, TASKS[task].has_peer):
+            for name in options.method or methods_of(task == first, TASKS[task].has_peer):
                 if name == HEAD and TASKS[task].head_rate is None:
+                    continue
+                if name in PEERS and part != "runs":
                     continue
                 for record in records(part, task, name, kept, options.quick):
                     found[part].append(record)

@@ -103,18 +103,17 @@ FURTHER = entries(  # on the first task alone
     (ksa.LoRA(rank=8, start="eva", rho=2.0), 3e-3),
 )
 PEERS = {  # of HF PEFT, on the tasks whose model it has
-    "PEFT LoRA(8)": Entry(None, 3e-3),
-    "PEFT DoRA(8)": Entry(None, 3e-3),
-    "PEFT PiSSA(8)": Entry(None, 1e-3),
-    "PEFT VeRA(256)": Entry(None, 3e-2),
+    "PEFT LoRA r=8": Entry(None, 3e-3),
+    "PEFT DoRA r=8": Entry(None, 3e-3),
+    "PEFT PiSSA r=8": Entry(None, 1e-3),
+    "PEFT VeRA r=256": Entry(None, 3e-2),
 }
 ALL = ENTRIES | FURTHER | PEERS
 
 
-def methods_of(task: str, has_peer: bool) -> list[str]:
-    """Returns the methods that run on a task: all of ours on the digits, the core elsewhere."""
-    further = FURTHER if task == "digits" else {}
-    return [*ENTRIES, *further, *(PEERS if has_peer else {})]
+def methods_of(is_first: bool, has_peer: bool) -> list[str]:
+    """Returns the methods that run on a task: all of ours on the first, the core elsewhere."""
+    return [*ENTRIES, *(FURTHER if is_first else {}), *(PEERS if has_peer else {})]
 
 
 def adapt(

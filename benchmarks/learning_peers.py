@@ -2,26 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import data
 import numpy as np
-import peft
 import torch
 import transformers
-from learning_tasks import Part, Task
+from learning_tasks import Task
+from peers import CONFIGS, adapted
 
 SIZE = 100  # samples of a forward computation without gradients
 EPSILON = 1e-7  # of Keras's Adam
-CONFIGS: dict[str, Callable[..., peft.PeftConfig]] = {
-    "PEFT LoRA(8)": lambda **where: peft.LoraConfig(r=8, lora_alpha=8, **where),
-    "PEFT DoRA(8)": lambda **where: peft.LoraConfig(r=8, lora_alpha=8, use_dora=True, **where),
-    "PEFT PiSSA(8)": lambda **where: peft.LoraConfig(
-        r=8, lora_alpha=8, init_lora_weights="pissa", **where
-    ),
-    "PEFT VeRA(256)": lambda **where: peft.VeraConfig(r=256, **where),
-}
 
 
 class Classifier(torch.nn.Module):
@@ -32,8 +23,7 @@ class Classifier(torch.nn.Module):
         encoder = transformers.BertModel.from_pretrained(
             data.minilm_directory(), add_pooling_layer=False
         )
-        kernels = [n for n, x in encoder.named_modules() if isinstance(x, torch.nn.Linear)]
-        self.encoder = peft.get_peft_model(encoder, CONFIGS[name](target_modules=kernels))
+        self.encoder = adapted(encoder, CONFIGS[name]())
         self.head = torch.nn.Linear(encoder.config.hidden_size, outputs)
 
     def forward(self, ids: Any, types: Any, mask: Any) -> Any:
@@ -41,24 +31,19 @@ class Classifier(torch.nn.Module):
         weights = mask[:, :, None].float()
         return self.head((found.last_hidden_state * weights).sum(1) / weights.sum(1))
 
+    @torch.no_grad()
+    def predict(self, x: dict[str, np.ndarray], **_: Any) -> np.ndarray:
+        """Returns the outputs without dropout, as the score of a task asks for them."""
+        self.eval()
+        starts = range(0, len(x["token_ids"]), SIZE)
+        found = [self(*tokens(x, slice(start, start + SIZE))) for start in starts]
+        return torch.cat(found).numpy()
+
 
 def tokens(x: dict[str, np.ndarray], rows: Any) -> list[torch.Tensor]:
     """Returns the inputs of the encoder for some rows."""
     names = ("token_ids", "segment_ids", "padding_mask")
     return [torch.from_numpy(np.asarray(x[name][rows])).long() for name in names]
-
-
-class Predictor:
-    """What the score of a task asks of a model."""
-
-    def __init__(self, model: Classifier):
-        self.model = model.eval()
-
-    @torch.no_grad()
-    def predict(self, x: dict[str, np.ndarray], **_: Any) -> np.ndarray:
-        starts = range(0, len(x["token_ids"]), SIZE)
-        found = [self.model(*tokens(x, slice(start, start + SIZE))) for start in starts]
-        return torch.cat(found).numpy()
 
 
 def optimizer(model: Classifier, rate: float, head_rate: float, steps: int) -> tuple[Any, Any]:
@@ -99,10 +84,6 @@ def train(task: Task, name: str, rate: float, seed: int) -> dict[str, Any]:
         adam.step()
         schedule.step()
     values = sum(value.numel() for value in model.parameters() if value.requires_grad)
-    return _scores(task, model, sets) | {"values": values}
-
-
-def _scores(task: Task, model: Classifier, sets: dict[str, Part]) -> dict[str, float]:
-    """Returns the scores of a trained model on the data to choose the rate and to report."""
-    predictor: Any = Predictor(model)
-    return {part: task.measure(predictor, sets[part]) for part in ("validation", "test")}
+    measured: Any = model
+    scores = {part: task.measure(measured, sets[part]) for part in ("validation", "test")}
+    return scores | {"values": values}

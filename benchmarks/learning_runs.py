@@ -88,7 +88,7 @@ def trained(task: Task, name: str, rate: float, seed: int) -> dict[str, Any]:
 
 def measure_costs(task_name: str, name: str, done: Records, quick: bool) -> None:
     """Measures the median seconds of a step, and the most memory of the process."""
-    if done or name in PEERS:
+    if done:
         return
     task, ends = TASKS[task_name], []
     note = keras.callbacks.LambdaCallback(
@@ -113,7 +113,7 @@ def peak_memory() -> int | None:
 
 def find_rate(task_name: str, name: str, done: Records, quick: bool) -> None:
     """Asks `find_learning_rate`; the head has its own rate, as in the runs."""
-    if done or name == HEAD or name in PEERS:
+    if done or name == HEAD:
         return
     task = TASKS[task_name]
     model = prepared(task, name, seed=0)

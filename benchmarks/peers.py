@@ -59,9 +59,12 @@ def runs(case: str) -> dict[str, Callable[[], Any]]:
     plain = build().requires_grad_(False)
     found = {"PyTorch frozen": torch_pass(plain, batch(*shape), False)[0]}
     for name, config in (FURTHER if case == "further" else CONFIGS).items():
-        model = build()
-        names = [n for n, x in model.named_modules() if isinstance(x, torch.nn.Linear)]
-        settings = config()
-        settings.target_modules = names
-        found[name] = torch_pass(peft.get_peft_model(model, settings), batch(*shape), False)[0]
+        found[name] = torch_pass(adapted(build(), config()), batch(*shape), False)[0]
     return found
+
+
+def adapted(model: torch.nn.Module, config: peft.PeftConfig) -> peft.PeftModel:
+    """Adapts all linear layers of a model."""
+    names = [n for n, x in model.named_modules() if isinstance(x, torch.nn.Linear)]
+    config.target_modules = names
+    return peft.get_peft_model(model, config)

@@ -81,14 +81,19 @@ def write(results: dict[str, Any]) -> str:
             parts += [f"### {case.name}", ratios(passes, key)]
     parts += ["## First steps, and many small kernels", FIRST, first_steps(results["first steps"])]
     parts += ["## Serving a pool of 1000 adapters", SERVING, serving(results["serving"])]
-    found = {name: told for name, told in results.get("accelerators", {}).items() if told}
-    shown = [ACCELERATOR, accelerators(found)] if found else [NO_ACCELERATOR]
-    parts += ["## On a GPU or TPU", *shown]
+    parts += [accelerator_section(results.get("accelerators", {}))]
     parts += ["## Memory of a pass", MEMORY, memory(results["memory"], passes.get("jax", {}))]
     parts += ["## Decompositions", decompositions(svd)]
     parts += ["## Enabling", ENABLING, enabling(results["enabling"]["minilm"])]
     parts += ["### Gemma-2B, 126 kernels", sizes(results["enabling"]["gemma"])]
     return "\n\n".join(parts) + "\n"
+
+
+def accelerator_section(results: dict[str, Any]) -> str:
+    """The steps on a GPU or TPU of the backends that see one."""
+    found = {name: told for name, told in results.items() if told}
+    shown = [ACCELERATOR, accelerators(found)] if found else [NO_ACCELERATOR]
+    return "\n\n".join(["## On a GPU or TPU", *shown])
 
 
 def targets(passes: dict[str, Any]) -> str:
@@ -123,9 +128,7 @@ def ratios(passes: dict[str, Any], key: str) -> str:
         for found in passes.values():
             told = found.get(key, {}).get(name)
             row.append("" if told is None else f"{told['ratio']:.2f}")
-        flops = passes.get("jax", {}).get(key, {})
-        count = flops.get(name, {}).get("flops")
-        row.append(f"{count / flops['frozen']['flops']:.2f}" if count else "")
+        row.append(operations(passes, key, name, "frozen"))
         rows.append(row)
     seconds = [f"{found[key]['frozen']['seconds'] * 1e3:.1f} ms" for found in passes.values()]
     return table(["", *passes, "operations (XLA)"], rows) + "\n\nFrozen: " + ", ".join(seconds)

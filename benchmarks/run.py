@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from picture import picture
-from report import write
+from report import accelerator_section, write
 
 HERE = Path(__file__).resolve().parent
 BACKENDS = ("jax", "tensorflow", "torch")
@@ -61,11 +61,7 @@ def main() -> None:
     options = parser.parse_args()
     kept = HERE.parent / ".cache" / "benchmark.json"
     if options.accelerator:
-        results = json.loads(kept.read_text()) if kept.exists() else {"machine": machine()}
-        results["accelerators"] = on_accelerators(options.backends)
-        kept.write_text(json.dumps(results, indent=1))
-        print(json.dumps(results["accelerators"], indent=1))
-        return
+        return print(accelerator_section(on_accelerators(options.backends)))
     if not options.again:
         results: dict[str, Any] = {"machine": machine()}
         results["decompositions"] = measure("decompositions.py", options.backends[0])
@@ -83,7 +79,7 @@ def main() -> None:
     results = json.loads(kept.read_text())
     (HERE / "RESULTS.md").write_text(write(results))
     picture(results, HERE / "ratios.png")
-    print((HERE / "RESULTS.md").read_text())
+    return print((HERE / "RESULTS.md").read_text())
 
 
 if __name__ == "__main__":

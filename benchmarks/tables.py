@@ -59,8 +59,8 @@ def first_steps(found: dict[str, dict[str, dict[str, float]]]) -> str:
             row.append(
                 f"{1e3 * step:.0f} ms, {_judged(to_frozen, None if compiled else limits[1])}"
             )
+        row.append(_operations_of_kernel(name, found))
         rows.append(row)
-        rows[-1] += [_operations_of_kernel(name, found)]
     return table(["", *head, "operations of a kernel"], rows)
 
 

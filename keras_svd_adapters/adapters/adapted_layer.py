@@ -23,7 +23,7 @@ from keras_svd_adapters.adapters.weighted.adapter_weights import WEIGHTS, Adapte
 from keras_svd_adapters.adapters.weighted.weighted_sum import weighted_sum
 from keras_svd_adapters.kernels.matrix_view import KernelView
 from keras_svd_adapters.kernels.quantized import dequantized, holds_integers, stored_kernel
-from keras_svd_adapters.runtime.host_memory import on_device
+from keras_svd_adapters.runtime.host_memory import move_to_device, move_to_host, on_device
 from keras_svd_adapters.runtime.user_functions import place_of_user_function
 
 
@@ -41,7 +41,8 @@ class AdaptedLayer:
     holds rows of `m` values, which a method may change; `is_default_target`, whether kernels of
     this kind are adapted if no target is named; `is_called`, whether the layer is called
     with an input, to which a method's dropout applies; `has_kernel`, whether a method for kernels
-    adapts the layer; `kernel_may_leave`, whether `place_kernel` does anything.
+    adapts the layer; `kernel_may_leave`, whether the kernel may be in
+    host memory, and all readers of it ask `on_device`.
     """
 
     adapts: ClassVar[tuple[type, ...]] = ()
@@ -99,7 +100,12 @@ class AdaptedLayer:
         """Undo `on_first_adapter`."""
 
     def place_kernel(self) -> None:
-        """Keep the kernel in host memory while the active adapters compute without it."""
+        """Keep the kernel in host memory while the active adapter computes without it."""
+        if self.kernel_may_leave:
+            active = adapters_of(self).get(self.active_adapter or "")  # type: ignore[arg-type]
+            leaves = active is not None and not active.method.reads_kernel(active.form)
+            move = move_to_host if leaves and not self.is_weighted else move_to_device
+            move(self.base_kernel)
 
     def adapter_weights(self) -> AdapterWeights | None:
         """Return the weights of the active adapters, if there may be several."""

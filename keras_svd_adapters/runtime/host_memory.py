@@ -22,7 +22,7 @@ from keras_svd_adapters.runtime.keras_private.variables import (
 PINNED, MARK = "pinned_host", "may_be_in_host_memory"
 
 
-def can_move(variable: keras.Variable) -> bool:
+def _can_move(variable: keras.Variable) -> bool:
     """Return whether the value of a variable can leave the memory of its device."""
     value = stored_value(variable)
     if value is None:
@@ -60,7 +60,7 @@ def bytes_on_host(variable: keras.Variable) -> int:
 
 def move_to_host(variable: keras.Variable) -> None:
     """Move the value of a frozen variable into host memory, where that is possible."""
-    if is_on_host(variable) or not can_move(variable):
+    if is_on_host(variable) or not _can_move(variable):
         return
     value = stored_value(variable)
     vars(variable)[MARK] = True

@@ -8,7 +8,6 @@ import keras
 from keras import backend, ops
 
 from keras_svd_adapters.adapters.adapted_kernel import AdaptedKernel
-from keras_svd_adapters.adapters.carried import adapters_of
 from keras_svd_adapters.adapters.layer_kinds import base_kernel_variable
 from keras_svd_adapters.adapters.operation import Operation, count_tokens
 from keras_svd_adapters.adapters.per_sample import Adapt
@@ -17,7 +16,7 @@ from keras_svd_adapters.kernels.fused_products import MANY_TOKENS, sums_are_roun
 from keras_svd_adapters.kernels.matrix_view import KernelView
 from keras_svd_adapters.kernels.quantized import copy_without, holds_integers, kernel_shape
 from keras_svd_adapters.methods.algebra import matmul, reshape
-from keras_svd_adapters.runtime.host_memory import move_to_device, move_to_host, on_device
+from keras_svd_adapters.runtime.host_memory import on_device
 
 FEW_COLUMNS = 64
 LARGE = 2**17  # values of an input
@@ -39,13 +38,6 @@ class AdaptedProjection(AdaptedKernel):
         if isinstance(layer, keras.layers.EinsumDense):
             return KernelView.from_equation(layer.equation, shape)
         return KernelView.from_dense(shape)
-
-    def place_kernel(self) -> None:
-        if self.is_weighted or self.active_adapter is None:
-            return move_to_device(self.base_kernel)
-        adapter = adapters_of(self)[self.active_adapter]  # type: ignore[arg-type]
-        reads = adapter.method.reads_kernel(adapter.form)
-        return (move_to_device if reads else move_to_host)(self.base_kernel)
 
     def load_own_variables(self, store: Any) -> None:
         super().load_own_variables(store)  # type: ignore[misc]
