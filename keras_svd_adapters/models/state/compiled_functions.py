@@ -20,6 +20,7 @@ import keras
 
 from keras_svd_adapters.adapters.mode import current_mode
 from keras_svd_adapters.adapters.per_sample import AdapterIds
+from keras_svd_adapters.models.state.building import builds_first
 from keras_svd_adapters.runtime.keras_private.variables import initialize, stored_value
 
 SLOTS = {  # the functions that Keras stores, and the methods that its loops compile
@@ -131,9 +132,7 @@ def _slot(slot: str) -> property:
                     found.pop(slot, None)
                 return
             store.made.add(slot)
-            if SLOTS[slot] is not None:
-                function = _returns_state(self, slot, function)
-            store.now[slot] = function, _optimizer(self, slot)
+            store.now[slot] = _prepared(self, slot, function), _optimizer(self, slot)
 
     return property(get, put)
 
@@ -141,6 +140,15 @@ def _slot(slot: str) -> property:
 for _name in SLOTS:
     setattr(ModelFunctions, _name, _slot(_name))
     setattr(ModelFunctions, f"make_{_name}", _make(_name))
+
+
+def _prepared(model: Any, slot: str, function: Any) -> Any:
+    """Return a function that Keras made as the model stores it."""
+    if SLOTS[slot] is None:
+        return function
+    if slot == "train_function":
+        function = builds_first(model, function)
+    return _returns_state(model, slot, function)
 
 
 def check_trains(model: Any) -> None:
