@@ -11,6 +11,7 @@ from keras import ops
 
 from keras_svd_adapters.adapters.adapter import Adapter
 from keras_svd_adapters.adapters.carried import PREFIX, adapters_of
+from keras_svd_adapters.adapters.frozen_variables import without_gradient
 from keras_svd_adapters.adapters.in_training.backward_gate import BackwardGate
 from keras_svd_adapters.adapters.mode import current_mode, with_own_kernels
 from keras_svd_adapters.adapters.per_sample import Compute, Mixture
@@ -169,7 +170,8 @@ class AdaptedLayer:
     def base_kernel_value(self) -> Any:
         """Return the kernel without any adapter; for a quantized layer, as floats."""
         if not holds_integers(self):  # type: ignore[arg-type]
-            return ops.convert_to_tensor(on_device(self.base_kernel))
+            kernel = self.base_kernel
+            return without_gradient(kernel, ops.convert_to_tensor(on_device(kernel)))
         with self.base_only():
             return dequantized(self)
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import keras
+from keras import ops
 
 
 class FrozenVariable(keras.Variable):
@@ -29,6 +32,16 @@ def freeze_variable(variable: keras.Variable) -> None:
 def is_frozen_variable(variable: keras.Variable) -> bool:
     """Whether `freeze_variable` froze a variable."""
     return isinstance(variable, FrozenVariable)
+
+
+def without_gradient(variable: keras.Variable, value: Any) -> Any:
+    """Return the value of a variable such that TensorFlow traces no gradient of a frozen one.
+
+    TensorFlow decides when it makes a variable whether it has a gradient.
+    """
+    if keras.backend.backend() == "tensorflow" and not variable.trainable:
+        return ops.stop_gradient(ops.convert_to_tensor(value))
+    return value
 
 
 def train_variable(variable: keras.Variable) -> None:

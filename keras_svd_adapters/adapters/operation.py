@@ -10,7 +10,7 @@ from typing import Any
 from keras import ops
 
 from keras_svd_adapters.kernels.fused_products import shifted_product, sum_of_known, sum_of_products
-from keras_svd_adapters.methods.algebra import matmul, reshape
+from keras_svd_adapters.methods.algebra import plus_product, reshape
 
 OPEN = 16  # value of a size that is unknown while a function is traced
 
@@ -43,7 +43,7 @@ class Operation:
     def plus(self, x: Any, h: Any, matrix: Any, y: Any = None) -> Any:
         """Compute `x K + h B`; `y` is `x K` if it is known."""
         if not self.rounds_once:
-            return (self.run(x) if y is None else y) + matmul(h, matrix)
+            return plus_product(self.run(x) if y is None else y, h, matrix)
         if y is None:
             return sum_of_products(x, self.matrix(), h, matrix)
         return sum_of_known(y, x, self.matrix(), h, matrix)

@@ -21,8 +21,9 @@ ZERO_OF_EINSUM = "zero_point"  # the name of this weight
 
 def is_calibrated(layer: keras.layers.Layer, mode: str | None) -> bool:
     """Return whether a layer with this mode stores integers alone; before, it has floats too."""
-    kernels = [weight for weight in direct_weights(layer) if weight.name == "kernel"]
-    return mode in CALIBRATED and len(kernels) == 1 and hasattr(layer, "g_idx")
+    if mode not in CALIBRATED or not hasattr(layer, "g_idx"):
+        return False
+    return sum(weight.name == "kernel" for weight in direct_weights(layer)) == 1
 
 
 def dequantized(layer: Any, shape: tuple[int, ...]) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -117,22 +118,22 @@ class KernelView:
             tuple(output.index(kernel[i]) - len(output) for i in columns),
         )
 
-    @property
+    @cached_property
     def m(self) -> int:
         """Number of rows: the product of the sizes of the contracted axes."""
         return math.prod(self.shape[i] for i in self.rows)
 
-    @property
+    @cached_property
     def n(self) -> int:
         """Number of columns: the product of the sizes of the output axes."""
         return math.prod(self.shape[i] for i in self.columns)
 
-    @property
+    @cached_property
     def count(self) -> int | None:
         """Number of stacked kernels, or `None` if the kernel is not stacked."""
         return math.prod(self.shape[i] for i in self.stack) if self.stack else None
 
-    @property
+    @cached_property
     def matrix_shape(self) -> Shape:
         """Shape `(m, n)`, or `(count, m, n)` for stacked kernels."""
         return (self.m, self.n) if self.count is None else (self.count, self.m, self.n)
@@ -175,11 +176,11 @@ class KernelView:
         order = [left.index(i) for i in self.rows + self.columns]
         return kernel.transpose(order).reshape(self.m, self.n)
 
-    @property
+    @cached_property
     def _order(self) -> Shape:
         return self.stack + self.rows + self.columns
 
-    @property
+    @cached_property
     def _is_matrix(self) -> bool:
         return self.shape == self.matrix_shape and self._order == tuple(range(len(self.shape)))
 

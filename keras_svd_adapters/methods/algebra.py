@@ -24,6 +24,18 @@ def matmul(x: Any, matrix: Any) -> Any:
     return ops.matmul(x, matrix)
 
 
+def plus_product(y: Any, h: Any, matrix: Any) -> Any:
+    """Return `y + h B` for matrices."""
+    if hasattr(y, "addmm") and len(h.shape) == 2 and y.dtype == h.dtype == matrix.dtype:
+        return y.addmm(h, matrix)  # one operation of PyTorch
+    return y + matmul(h, matrix)
+
+
+def scaled(x: Any, factor: float) -> Any:
+    """Return a tensor times a number, without an operation if the number is 1."""
+    return x if factor == 1 else factor * x
+
+
 def reshape(x: Any, shape: tuple[Any, ...]) -> Any:
     """Return a tensor in another shape, as `ops.reshape` does."""
     # a tensor of TensorFlow has no such method
@@ -35,9 +47,22 @@ def concatenate(parts: Sequence[Any], axis: int) -> Any:
     return (np if isinstance(parts[0], np.ndarray) else ops).concatenate(parts, axis=axis)
 
 
+def pieces(x: Any, sizes: list[int]) -> Sequence[Any]:
+    """Return parts of an array, of these sizes along its first axis."""
+    if hasattr(x, "split"):
+        return x.split(sizes)
+    ends = np.cumsum(sizes).tolist()
+    return [x[end - size : end] for size, end in zip(sizes, ends, strict=True)]
+
+
 def transpose(x: Any) -> Any:
     """Return the transpose of a matrix."""
-    return x.T if isinstance(x, np.ndarray) else ops.transpose(x)
+    return x.T if hasattr(x, "T") else ops.transpose(x)
+
+
+def zeros(shape: Sequence[Any], like: Any) -> Any:
+    """Return zeros of the kind and the dtype of another tensor."""
+    return like.new_zeros(shape) if hasattr(like, "new_zeros") else ops.zeros(shape, like.dtype)
 
 
 def constant(values: np.ndarray, like: Any) -> Any:
@@ -73,9 +98,9 @@ def softmax(x: Any) -> Any:
     return powers / powers.sum(axis=-1, keepdims=True)
 
 
-def total(x: Any) -> Any:
-    """Return the sum of all entries."""
-    return (np if isinstance(x, np.ndarray) else ops).sum(x)
+def total(x: Any, axis: int | None = None) -> Any:
+    """Return the sum of all entries, or the sums along an axis."""
+    return x.sum(axis=axis) if hasattr(x, "sum") else ops.sum(x, axis=axis)
 
 
 def norm(x: Any) -> Any:
@@ -99,8 +124,14 @@ def highest(scores: np.ndarray, count: int) -> np.ndarray:
 
 def positive(x: Any) -> Any:
     """Return 1 where a number is positive, and 0 elsewhere."""
-    is_host = isinstance(x, np.ndarray | np.generic)
-    return (x > 0).astype(x.dtype) if is_host else ops.cast(x > 0, x.dtype)
+    if isinstance(x, np.ndarray | np.generic):
+        return (x > 0).astype(x.dtype)
+    return (x > 0).to(x.dtype) if hasattr(x, "to") else ops.cast(x > 0, x.dtype)
+
+
+def at_least(x: Any, low: float) -> Any:
+    """Return the larger one of a number and each entry."""
+    return x.clip(min=low) if hasattr(x, "clip") else ops.maximum(x, low)
 
 
 def held_but(array: Any, trained: Any) -> Any:

@@ -11,10 +11,16 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
-from keras.ops import maximum, ones_like, sqrt, stop_gradient, where
-from keras.ops import sum as total
+from keras.ops import sqrt, stop_gradient
 
-from keras_svd_adapters.methods.algebra import matmul, transpose
+from keras_svd_adapters.methods.algebra import (
+    at_least,
+    matmul,
+    plus_product,
+    positive,
+    total,
+    transpose,
+)
 from keras_svd_adapters.methods.contract import Array, Base, Dropout, Kernel
 from keras_svd_adapters.methods.method import Method
 
@@ -55,14 +61,16 @@ def length_factor(v: SimpleNamespace, left: Any, right: Any, kernel: Kernel, det
     if detach:
         left, right = stop_gradient(left), stop_gradient(right)
     Lt = transpose(left)
-    product = 2 * matmul(Lt, kernel()) + matmul(matmul(Lt, left), right)
+    product = plus_product(matmul(2 * Lt, kernel()), matmul(Lt, left), right)
     change = total(product * right, axis=0)  # |V_:j|^2 - |K_:j|^2
-    filled = where(v.norm > 0, v.norm, ones_like(v.norm))
-    square = maximum(1 + change / (filled * filled), TINY)
+    has_length = positive(v.norm)
+    is_zero = 1 - has_length
+    filled = v.norm + is_zero
+    square = at_least(1 + change / (filled * filled), TINY)
     growth = sqrt(square)  # |V_:j| / |K_:j|
     # 1 / growth, exactly 1 without a change: TensorFlow's graphs approximate x / sqrt(y)
     shrinkage = 1 - (square - 1) / (growth * (1 + growth))
-    return where(v.norm > 0, v.magnitude / filled * shrinkage, ones_like(v.norm))
+    return has_length * (v.magnitude / filled * shrinkage) + is_zero
 
 
 class NormedUpdate(Method):

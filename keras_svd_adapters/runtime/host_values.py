@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from typing import Any
 
 import keras
@@ -60,4 +61,12 @@ def to_float64(value: Any) -> np.ndarray:
 
 def cast_float(value: Any, dtype: str) -> Any:
     """Cast a tensor of floats to a dtype; leave integers unchanged."""
-    return ops.cast(value, dtype) if keras.backend.is_float_dtype(value.dtype) else value
+    found = _name_of(value.dtype)
+    is_cast = found != dtype and keras.backend.is_float_dtype(found)
+    return ops.cast(value, dtype) if is_cast else value
+
+
+@cache
+def _name_of(dtype: Any) -> str:
+    """Return the name of a dtype; Keras itself takes longer than a small operation."""
+    return str(keras.backend.standardize_dtype(dtype))

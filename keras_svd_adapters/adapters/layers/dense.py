@@ -8,6 +8,7 @@ import keras
 from keras import backend, ops
 
 from keras_svd_adapters.adapters.adapted_kernel import AdaptedKernel
+from keras_svd_adapters.adapters.frozen_variables import without_gradient
 from keras_svd_adapters.adapters.layer_kinds import base_kernel_variable
 from keras_svd_adapters.adapters.operation import Operation, count_tokens
 from keras_svd_adapters.adapters.per_sample import Adapt
@@ -101,7 +102,7 @@ class AdaptedProjection(AdaptedKernel):
         if holds_integers(self):  # type: ignore[arg-type]
             bare = copy_without(self, "bias", "activation")
             return super(AdaptedProjection, bare).quantized_call(x)  # type: ignore[misc]
-        kernel = on_device(self.base_kernel)
+        kernel = without_gradient(self.base_kernel, on_device(self.base_kernel))
         if delta is not None:
             kernel = ops.add(kernel, self.kernel_view.from_matrix(delta))
         if isinstance(self, keras.layers.EinsumDense):

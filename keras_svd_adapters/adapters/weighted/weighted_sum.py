@@ -24,7 +24,7 @@ from keras_svd_adapters.adapters.adapter import Adapter
 from keras_svd_adapters.adapters.in_training.input_penalty import add_input_penalty
 from keras_svd_adapters.adapters.operation import Operation
 from keras_svd_adapters.adapters.weighted.noted_parts import OUTPUTS, NotedParts
-from keras_svd_adapters.methods.algebra import matmul
+from keras_svd_adapters.methods.algebra import plus_product
 
 
 def weighted_sum(
@@ -119,7 +119,7 @@ class WeightedSum(NotedParts):
                 shifted = ops.where(only_deltas, y, shifted + (y - base(x)))
             y = shifted
         for h, matrix in self.products:
-            y = y + matmul(h, matrix)
+            y = plus_product(y, h, matrix)
         return y
 
     def _is_alone(self, place: int) -> Any:

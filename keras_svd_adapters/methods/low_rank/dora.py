@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from keras_svd_adapters.methods.algebra import matmul
+from keras_svd_adapters.methods.algebra import matmul, scaled
 from keras_svd_adapters.methods.contract import SVD, Array, Base, Dropout, Kernel
 from keras_svd_adapters.methods.low_rank.scaled_product import ScaledProduct
 from keras_svd_adapters.methods.method import Method
@@ -80,12 +80,12 @@ class DoRA(ScaledProduct):
         return follow_lengths(K, v)
 
     def coefficients(self, v: SimpleNamespace, form: str, kernel: Kernel) -> dict[str, Any]:
-        gain = length_factor(v, self.scale * v.lora_a, v.lora_b, kernel, self.detach_norm)
+        gain = length_factor(v, scaled(v.lora_a, self.scale), v.lora_b, kernel, self.detach_norm)
         return {**vars(v), "gain": gain}
 
     def apply(self, x: Any, base: Base, c: SimpleNamespace, form: str, dropout: Dropout) -> Any:
         dropped = dropout(x)
-        inner = self.scale * base.times(dropped, c.lora_a)
+        inner = scaled(base.times(dropped, c.lora_a), self.scale)
         if dropped is x:
             return c.gain * base.plus(x, inner, c.lora_b)
         return base(x) + (c.gain - 1) * base(dropped) + c.gain * matmul(inner, c.lora_b)

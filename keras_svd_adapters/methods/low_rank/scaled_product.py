@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from keras_svd_adapters.methods.algebra import matmul
+from keras_svd_adapters.methods.algebra import matmul, scaled
 from keras_svd_adapters.methods.contract import SVD, Array, Base, Dropout, Kernel
 from keras_svd_adapters.methods.hyperparameters import (
     check_alpha,
@@ -74,11 +74,11 @@ class ScaledProduct(Method):
 
     def apply(self, x: Any, base: Base, c: SimpleNamespace, form: str, dropout: Dropout) -> Any:
         # (..., m) @ (m, r) @ (r, n)
-        return base.plus(x, self.scale * base.times(dropout(x), c.left), c.right)
+        return base.plus(x, scaled(base.times(dropout(x), c.left), self.scale), c.right)
 
     def delta(self, K: Any, v: SimpleNamespace, form: str) -> Any:
-        return self.scale * matmul(*self.factors(v))
+        return scaled(matmul(*self.factors(v)), self.scale)
 
     def low_rank(self, v: SimpleNamespace, m: int) -> tuple[Any, Any] | None:
         left, right = self.factors(v)
-        return self.scale * left, right
+        return scaled(left, self.scale), right

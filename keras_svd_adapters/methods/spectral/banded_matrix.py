@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from keras import backend, ops
 
-from keras_svd_adapters.methods.algebra import matmul, reshape
+from keras_svd_adapters.methods.algebra import matmul, pieces, reshape, zeros
 
 SMALL = 384  # size of M up to which a product with the whole matrix takes less time than its parts
 BLOCK = 64
@@ -34,12 +34,20 @@ def banded_product(h: Any, values: Any, d: int) -> Any:
     sizes = h.shape[:-1]
     band = _band(values, k, d)
     if k <= SMALL:
-        return matmul(h, _slide(band[None])[0, :, d : d + k])
+        return matmul(h, _whole(band, k, d))
     if all(type(size) is int for size in sizes) and prod(sizes) <= FEW:
         return _by_shifts(h, band, d)
     if d <= FEW_DIAGONALS and backend.backend() == "jax":
         return _by_diagonals(h, band, d)
     return _by_blocks(h, band, d)
+
+
+def _whole(band: Any, k: int, d: int) -> Any:
+    """Return M. The cells of one of its diagonals are `k + 1` cells apart, row by row."""
+    if k <= 2 * d:
+        return _slide(band[None])[0, :, d : d + k]
+    cells = reshape(_zeros_after(band, k - 2 * d, 1), (-1,))
+    return reshape(cells[d : d + k * k], (k, k))
 
 
 def _by_blocks(h: Any, band: Any, d: int) -> Any:
@@ -95,17 +103,13 @@ def _band(values: Any, k: int, d: int) -> Any:
 
 def _with_outside(values: Any, d: int) -> list[Any]:
     """Return the flat values in parts, and zeros between them for the cells outside M."""
-    rest = values.shape[0]
-    ends = [d + 1 + row for row in range(d - 1)]  # values of the first rows; the last ones mirror
-    cuts = [0, *np.cumsum(ends).tolist()]
-    parts = []
-    for row in range(d):
-        parts.append(ops.zeros((d - row,), dtype=values.dtype))
-        parts.append(values[cuts[row] : cuts[row + 1] if row < d - 1 else rest - cuts[-1]])
-    for row in reversed(range(d)):
-        parts.append(ops.zeros((d - row,), dtype=values.dtype))
-        if row > 0:
-            parts.append(values[rest - cuts[row] : rest - cuts[row - 1]])
+    outside = zeros((d,), values)
+    first = [d + 1 + row for row in range(d - 1)]  # values of the first rows; the last ones mirror
+    sizes = [*first, values.shape[0] - 2 * sum(first), *reversed(first)]
+    gaps = [*range(d - 1, 0, -1), *range(1, d + 1)]
+    parts = [outside]
+    for inside, gap in zip(pieces(values, sizes), gaps, strict=True):
+        parts += [inside, outside[:gap]]
     return parts
 
 
@@ -168,10 +172,10 @@ def _zeros_after(x: Any, count: int, axis: int) -> Any:
         return x
     shape = [*ops.shape(x)]
     shape[axis] = count
-    return ops.concatenate([x, ops.zeros(shape, dtype=x.dtype)], axis=axis)
+    return ops.concatenate([x, zeros(shape, x)], axis=axis)
 
 
 def _zeros_around(x: Any, count: int) -> Any:
     """Put zeros before and after the last axis of a matrix, without `ops.pad` as above."""
-    zeros = ops.zeros((ops.shape(x)[0], count), dtype=x.dtype)
-    return ops.concatenate([zeros, x, zeros], axis=1)
+    rim = zeros((ops.shape(x)[0], count), x)
+    return ops.concatenate([rim, x, rim], axis=1)

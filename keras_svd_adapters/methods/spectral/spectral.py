@@ -23,9 +23,8 @@ from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import numpy as np
-from keras.ops import transpose
 
-from keras_svd_adapters.methods.algebra import is_float32, matmul
+from keras_svd_adapters.methods.algebra import is_float32, matmul, transpose
 from keras_svd_adapters.methods.contract import SVD, Array, Base, Dropout, Kernel
 from keras_svd_adapters.methods.method import Method
 
