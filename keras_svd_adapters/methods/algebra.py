@@ -124,9 +124,11 @@ def highest(scores: np.ndarray, count: int) -> np.ndarray:
 
 def positive(x: Any) -> Any:
     """Return 1 where a number is positive, and 0 elsewhere."""
-    if isinstance(x, np.ndarray | np.generic):
-        return (x > 0).astype(x.dtype)
-    return (x > 0).to(x.dtype) if hasattr(x, "to") else ops.cast(x > 0, x.dtype)
+    is_positive = x > 0
+    if hasattr(is_positive, "to"):
+        return is_positive.to(x.dtype)
+    is_host = isinstance(x, np.ndarray | np.generic)
+    return is_positive.astype(x.dtype) if is_host else ops.cast(is_positive, x.dtype)
 
 
 def at_least(x: Any, low: float) -> Any:
