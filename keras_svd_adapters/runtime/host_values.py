@@ -60,10 +60,13 @@ def to_float64(value: Any) -> np.ndarray:
 
 
 def cast_float(value: Any, dtype: str) -> Any:
-    """Cast a tensor of floats to a dtype; leave integers unchanged."""
+    """Return a tensor of floats in a dtype, and one of integers unchanged.
+
+    TensorFlow takes a variable for a tensor, but reads it at each use: the cast reads it once.
+    """
     found = _name_of(value.dtype)
-    is_cast = found != dtype and keras.backend.is_float_dtype(found)
-    return ops.cast(value, dtype) if is_cast else value
+    is_cast = found != dtype or isinstance(value, keras.Variable)
+    return ops.cast(value, dtype) if is_cast and keras.backend.is_float_dtype(found) else value
 
 
 @cache
