@@ -46,17 +46,48 @@ class Counted(keras.layers.Layer):
         return x
 
 
-def trained(feed, metrics):
+class Subclassed(keras.Model):
+    def __init__(self, counted):
+        super().__init__()
+        self.hidden, self.counted, self.head = dense(5), counted, dense(3)
+
+    def call(self, x, training=None):
+        return self.head(self.counted(self.hidden(x), training=training))
+
+
+def dense(units):
+    return keras.layers.Dense(units, name=f"dense_of_{units}")
+
+
+def sequential(counted):
+    return keras.Sequential([keras.Input((6,)), dense(5), counted, dense(3)])
+
+
+def subclassed(counted):
+    model = Subclassed(counted)
+    model(X)
+    return model
+
+
+def with_two_outputs(counted):
+    x = keras.Input((6,))
+    hidden = counted(dense(5)(x))
+    return keras.Model(x, [dense(3)(hidden), dense(4)(hidden)])
+
+
+KINDS = {"subclassed": (subclassed, Y), "two outputs": (with_two_outputs, [Y, Y])}
+
+
+def trained(feed, metrics, make=sequential):
     """Return the trained values after three steps, the metrics and the counting layer."""
     keras.utils.set_random_seed(0)
     counted = Counted()
-    hidden = keras.layers.Dense(5, activation="relu")
-    model = keras.Sequential([keras.Input((6,)), hidden, counted, keras.layers.Dense(3)])
-    ksa.enable(model, ksa.SVF(), verbose=0)
+    model = make(counted)
+    ksa.enable(model, ksa.SVF(), targets="dense_of_5", verbose=0)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    model.compile(optimizer=keras.optimizers.Adam(1e-2), loss=loss, metrics=METRICS[metrics])
+    model.compile(optimizer=keras.optimizers.Adam(1e-2), loss=loss, metrics=metrics)
     counted.calls = 0
-    FEEDS[feed](model)
+    feed(model)
     results = {name: float(value) for name, value in model.get_metrics_result().items()}
     assert int(model.optimizer.iterations) == 3
     return [numpy(weight) for weight in model.trainable_weights], results, counted
@@ -65,11 +96,26 @@ def trained(feed, metrics):
 @pytest.mark.parametrize("metrics", METRICS)
 @pytest.mark.parametrize("feed", FEEDS)
 def test_each_batch_trains_once_in_one_trace(feed, metrics, monkeypatch):
-    values, results, counted = trained(feed, metrics)
+    check_as_keras_alone(monkeypatch, FEEDS[feed], METRICS[metrics])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_each_kind_of_model_has_one_trace(kind, monkeypatch):
+    make, targets = KINDS[kind]
+    check_as_keras_alone(
+        monkeypatch,
+        lambda model: model.fit(X, targets, batch_size=4, shuffle=False, verbose=0),
+        [],
+        make,
+    )
+
+
+def check_as_keras_alone(monkeypatch, *case):
+    values, results, counted = trained(*case)
     if keras.backend.backend() == "tensorflow":
         assert counted.calls == 1
     monkeypatch.setattr(compiled_functions, "builds_first", lambda model, function: function)
-    expected, expected_results, _ = trained(feed, metrics)
+    expected, expected_results, _ = trained(*case)
     assert results == pytest.approx(expected_results, rel=1e-6)
     for value, other in zip(values, expected, strict=True):
         np.testing.assert_allclose(value, other, rtol=1e-6)

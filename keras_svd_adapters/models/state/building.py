@@ -37,7 +37,8 @@ def _build(model: Any, batches: Any) -> Any:
     if not model.optimizer.built:
         with keras.name_scope(model.optimizer.name):
             model.optimizer.build(model.trainable_weights)
-    if len(model.outputs or ()) == 1 and all(getattr(m, "built", True) for m in model.metrics):
+    has_one_output = len(getattr(model, "outputs", ())) == 1  # a subclassed model does not say
+    if has_one_output and all(getattr(metric, "built", True) for metric in model.metrics):
         return batches
     batch, batches = _first(batches)
     with suppress(Exception):  # the step fails as well, or its trace makes the variables
@@ -51,7 +52,7 @@ def _first(batches: Any) -> tuple[Any, Any]:
         return batches.element_spec, batches
     rest = iter(batches)
     head = list(islice(rest, 1))
-    return (*head, None)[0], chain(head, rest)
+    return head[0] if head else None, chain(head, rest)
 
 
 def _symbol(part: Any) -> Any:
