@@ -24,7 +24,7 @@ from keras_svd_adapters.adapters.weighted.adapter_weights import WEIGHTS, Adapte
 from keras_svd_adapters.adapters.weighted.weighted_sum import weighted_sum
 from keras_svd_adapters.kernels.matrix_view import KernelView
 from keras_svd_adapters.kernels.quantized import dequantized, holds_integers, stored_kernel
-from keras_svd_adapters.runtime.host_memory import move_to_device, move_to_host, on_device
+from keras_svd_adapters.runtime.host_memory import move_to_device, move_to_host
 from keras_svd_adapters.runtime.user_functions import place_of_user_function
 
 
@@ -170,8 +170,7 @@ class AdaptedLayer:
     def base_kernel_value(self) -> Any:
         """Return the kernel without any adapter; for a quantized layer, as floats."""
         if not holds_integers(self):  # type: ignore[arg-type]
-            kernel = self.base_kernel
-            return without_gradient(kernel, ops.convert_to_tensor(on_device(kernel)))
+            return ops.convert_to_tensor(without_gradient(self.own_kernel))
         with self.base_only():
             return dequantized(self)
 

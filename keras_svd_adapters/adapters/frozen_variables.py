@@ -7,6 +7,8 @@ from typing import Any
 import keras
 from keras import ops
 
+from keras_svd_adapters.runtime.host_memory import on_device
+
 
 class FrozenVariable(keras.Variable):
     """A variable that stays frozen when `trainable` is set on a layer above it."""
@@ -34,14 +36,14 @@ def is_frozen_variable(variable: keras.Variable) -> bool:
     return isinstance(variable, FrozenVariable)
 
 
-def without_gradient(variable: keras.Variable, value: Any) -> Any:
-    """Return the value of a variable such that TensorFlow traces no gradient of a frozen one.
+def without_gradient(variable: keras.Variable) -> Any:
+    """Return a variable as operations read it; TensorFlow traces no gradient of a frozen one.
 
     TensorFlow decides when it makes a variable whether it has a gradient.
     """
     if keras.backend.backend() == "tensorflow" and not variable.trainable:
-        return ops.stop_gradient(ops.convert_to_tensor(value))
-    return value
+        return ops.stop_gradient(ops.convert_to_tensor(variable))
+    return on_device(variable)  # TensorFlow keeps all variables there
 
 
 def train_variable(variable: keras.Variable) -> None:

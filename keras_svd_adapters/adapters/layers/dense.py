@@ -17,7 +17,6 @@ from keras_svd_adapters.kernels.fused_products import MANY_TOKENS, sums_are_roun
 from keras_svd_adapters.kernels.matrix_view import KernelView
 from keras_svd_adapters.kernels.quantized import copy_without, holds_integers, kernel_shape
 from keras_svd_adapters.methods.algebra import matmul, reshape
-from keras_svd_adapters.runtime.host_memory import on_device
 
 FEW_COLUMNS = 64
 LARGE = 2**17  # values of an input
@@ -102,7 +101,7 @@ class AdaptedProjection(AdaptedKernel):
         if holds_integers(self):  # type: ignore[arg-type]
             bare = copy_without(self, "bias", "activation")
             return super(AdaptedProjection, bare).quantized_call(x)  # type: ignore[misc]
-        kernel = without_gradient(self.base_kernel, on_device(self.base_kernel))
+        kernel = without_gradient(self.own_kernel)
         if delta is not None:
             kernel = ops.add(kernel, self.kernel_view.from_matrix(delta))
         if isinstance(self, keras.layers.EinsumDense):

@@ -13,6 +13,7 @@ from typing import Any
 
 import keras
 
+from keras_svd_adapters.models.batches import unpacked
 from keras_svd_adapters.runtime.keras_private.tracing import trace_shapes
 
 
@@ -71,4 +72,4 @@ def _build_metrics(model: Any, batch: Any) -> None:
         model.compute_metrics(x, y, y_pred, sample_weight)
         return y_pred
 
-    trace_shapes(step, *keras.utils.unpack_x_y_sample_weight(batch))
+    trace_shapes(step, *unpacked(batch))
