@@ -79,18 +79,20 @@ KINDS = {"subclassed": (subclassed, Y), "two outputs": (with_two_outputs, [Y, Y]
 
 
 def trained(feed, metrics, make=sequential):
-    """Return the trained values after three steps, the metrics and the counting layer."""
+    """Return the trained values after three steps, the metrics, the names and the counting layer."""
     keras.utils.set_random_seed(0)
     counted = Counted()
     model = make(counted)
     ksa.enable(model, ksa.SVF(), targets="dense_of_5", verbose=0)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    model.compile(optimizer=keras.optimizers.Adam(1e-2), loss=loss, metrics=metrics)
+    model.compile(optimizer=keras.optimizers.Adam(1e-2, name="adam"), loss=loss, metrics=metrics)
     counted.calls = 0
     feed(model)
     results = {name: float(value) for name, value in model.get_metrics_result().items()}
     assert int(model.optimizer.iterations) == 3
-    return [numpy(weight) for weight in model.trainable_weights], results, counted
+    variables = [*model.optimizer.variables, *model.metrics_variables]
+    values = [numpy(weight) for weight in model.trainable_weights]
+    return values, results, [variable.path for variable in variables], counted
 
 
 @pytest.mark.parametrize("metrics", METRICS)
@@ -111,11 +113,12 @@ def test_each_kind_of_model_has_one_trace(kind, monkeypatch):
 
 
 def check_as_keras_alone(monkeypatch, *case):
-    values, results, counted = trained(*case)
+    values, results, names, counted = trained(*case)
     if keras.backend.backend() == "tensorflow":
         assert counted.calls == 1
     monkeypatch.setattr(compiled_functions, "builds_first", lambda model, function: function)
-    expected, expected_results, _ = trained(*case)
+    expected, expected_results, expected_names, _ = trained(*case)
+    assert names == expected_names  # files of Orbax keep the slots by name
     assert results == pytest.approx(expected_results, rel=1e-6)
     for value, other in zip(values, expected, strict=True):
         np.testing.assert_allclose(value, other, rtol=1e-6)

@@ -36,8 +36,7 @@ def builds_first(model: Any, function: Callable[[Any], Any]) -> Callable[[Any], 
 def _build(model: Any, batches: Any) -> Any:
     """Build the optimizer and the metrics of a model, and return the same batches."""
     if not model.optimizer.built:
-        with keras.name_scope(model.optimizer.name):
-            model.optimizer.build(model.trainable_weights)
+        model.optimizer.build(model.trainable_weights)
     has_one_output = len(getattr(model, "outputs", ())) == 1  # a subclassed model does not say
     if has_one_output and all(getattr(metric, "built", True) for metric in model.metrics):
         return batches
