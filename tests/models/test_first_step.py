@@ -79,7 +79,7 @@ KINDS = {"subclassed": (subclassed, Y), "two outputs": (with_two_outputs, [Y, Y]
 
 
 def trained(feed, metrics, make=sequential):
-    """Return the trained values after three steps, the metrics, the names and the counting layer."""
+    """Train three steps, and return values, metrics, names of variables and the counting layer."""
     keras.utils.set_random_seed(0)
     counted = Counted()
     model = make(counted)
