@@ -61,7 +61,7 @@ def length_factor(v: SimpleNamespace, left: Any, right: Any, kernel: Kernel, det
     if detach:
         left, right = stop_gradient(left), stop_gradient(right)
     Lt = transpose(left)
-    product = plus_product(matmul(2 * Lt, kernel()), matmul(Lt, left), right)
+    product = plus_product(2 * matmul(Lt, kernel()), matmul(Lt, left), right)
     change = total(product * right, axis=0)  # |V_:j|^2 - |K_:j|^2
     has_length = positive(v.norm)
     is_zero = 1 - has_length
