@@ -18,7 +18,7 @@ def take_off(model):
 
 
 def close(found, expected):
-    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-4)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4)
 
 
 def unchanged(model, act, error, match):
