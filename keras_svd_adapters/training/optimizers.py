@@ -24,6 +24,7 @@ from keras_svd_adapters.runtime.warnings import warn
 
 SLOW, FAST = 50, 10  # one part of so many of the recommended rate, and times that rate
 _ratio: ContextVar[Callable[[Any], float]] = ContextVar("_ratio", default=lambda variable: 1.0)
+_searches: ContextVar[bool] = ContextVar("_searches", default=False)
 OF_ONE_SCALE = (keras.optimizers.Adam, keras.optimizers.Nadam, keras.optimizers.Lion)
 
 
@@ -57,7 +58,7 @@ def warn_if_far(optimizer: Any, variables: list[keras.Variable]) -> None:
     Only optimizers whose steps are about as long as the rate can have a rate that is too high.
     If a rule gives the arrays of a method several rates, all must be too low or too high.
     """
-    if hasattr(optimizer, "inner_optimizer"):
+    if _searches.get() or hasattr(optimizer, "inner_optimizer"):
         return  # loss scaling builds the inner optimizer too, and only that one has a rate
     methods: dict[Method, list[float]] = {}
     for variable in variables:
@@ -80,6 +81,16 @@ def rates_multiplied_by(ratio: Callable[[Any], float]) -> Iterator[None]:
         yield
     finally:
         _ratio.reset(token)
+
+
+@contextmanager
+def search_for_a_rate() -> Iterator[None]:
+    """Context manager: an optimizer is built for a search, which sets its rates itself."""
+    token = _searches.set(True)
+    try:
+        yield
+    finally:
+        _searches.reset(token)
 
 
 def peak_learning_rate(optimizer: keras.optimizers.Optimizer) -> float:

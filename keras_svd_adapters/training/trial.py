@@ -16,6 +16,7 @@ from keras_svd_adapters.runtime.host_values import to_host_exact
 from keras_svd_adapters.runtime.keras_private.layers import all_layers
 from keras_svd_adapters.runtime.keras_private.tracing import end_loop_state
 from keras_svd_adapters.runtime.random_state import RandomState
+from keras_svd_adapters.training.optimizers import search_for_a_rate
 
 
 class Trial:
@@ -122,7 +123,6 @@ def unbuilt_copy(optimizer: Any) -> Any:
 def _built_copy(optimizer: Any, variables: list[keras.Variable]) -> Any:
     """Return a copy of an optimizer, built for these variables."""
     copy = unbuilt_copy(optimizer)
-    copy.learning_rate = 1.0  # a slow rate would raise a warning; the trial sets its own rates
-    with mirrored_scope(variables[0]):
+    with search_for_a_rate(), mirrored_scope(variables[0]):
         copy.build(variables)
     return copy

@@ -1,6 +1,7 @@
 """The search for a learning rate: what it finds, and that it leaves no trace."""
 
 import random
+import warnings
 
 import keras
 import keras_hub
@@ -57,6 +58,19 @@ def test_an_adapted_model_trains_as_without_it(method):
             find(model)
         runs.append((fit(model), values(model)))
     assert runs[0] == runs[1]
+
+
+@pytest.mark.parametrize("rate", [1e-7, 1e-2, 1.0])
+def test_it_warns_of_no_rate(rate):
+    model = compiled("plain")
+    ksa.enable(model, METHODS["pissa"], targets="all")
+    model.compile(keras.optimizers.Adam(rate), loss="mse")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", "At a learning rate of")
+        find(model)
+    if rate != 1e-2:
+        with pytest.warns(UserWarning, match="At a learning rate of"):
+            fit(model, 1)
 
 
 def test_the_random_state_of_the_process():
