@@ -58,7 +58,9 @@ def warn_if_far(optimizer: Any, variables: list[keras.Variable]) -> None:
     Only optimizers whose steps are about as long as the rate can have a rate that is too high.
     If a rule gives the arrays of a method several rates, all must be too low or too high.
     """
-    if _searches.get() or hasattr(optimizer, "inner_optimizer"):
+    if _searches.get():
+        return
+    if hasattr(optimizer, "inner_optimizer"):
         return  # loss scaling builds the inner optimizer too, and only that one has a rate
     methods: dict[Method, list[float]] = {}
     for variable in variables:
