@@ -14,7 +14,7 @@ from keras_svd_adapters.adapters.carried import PREFIX, adapters_of
 from keras_svd_adapters.adapters.frozen_variables import without_gradient
 from keras_svd_adapters.adapters.in_training.backward_gate import BackwardGate
 from keras_svd_adapters.adapters.mode import current_mode, with_own_kernels
-from keras_svd_adapters.adapters.per_sample import Compute, Mixture
+from keras_svd_adapters.adapters.per_sample import Compute, Mixture, plain
 from keras_svd_adapters.adapters.refusals import (
     refuse_keras_lora,
     refuse_per_sample,
@@ -25,6 +25,7 @@ from keras_svd_adapters.adapters.weighted.weighted_sum import weighted_sum
 from keras_svd_adapters.kernels.matrix_view import KernelView
 from keras_svd_adapters.kernels.quantized import dequantized, holds_integers, stored_kernel
 from keras_svd_adapters.runtime.host_memory import move_to_device, move_to_host
+from keras_svd_adapters.runtime.keras_private.tracing import only_shapes_matter
 from keras_svd_adapters.runtime.user_functions import place_of_user_function
 
 
@@ -148,6 +149,8 @@ class AdaptedLayer:
         if (mixture := mode.per_sample.get(id(self))) is not None:
             assert mode.ids is not None
             return mixture.outputs(inputs, compute, adapters_of(self), mode.ids)  # type: ignore[arg-type]
+        if only_shapes_matter():  # Keras traces a model for its shapes, then for its first step
+            return compute(inputs, plain)
         adapters, weights = self.computing()
         if weights is None:
             (adapter,) = adapters.values()
