@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from keras_svd_adapters.adapters.per_sample import AdapterIds, Mixture
+from keras_svd_adapters.runtime.context_values import with_value
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,11 +64,10 @@ def in_mode(mode: Mode, in_all_threads: bool = False) -> Iterator[None]:
     """
     if in_all_threads:
         _of_all_threads.append(mode)
-    token = _mode.set(mode)
     try:
-        yield
+        with with_value(_mode, mode):
+            yield
     finally:
-        _mode.reset(token)
         if in_all_threads:
             _of_all_threads.remove(mode)
 

@@ -25,6 +25,7 @@ from keras_svd_adapters.adapters.mode import Mode, current_mode, in_mode
 from keras_svd_adapters.adapters.own_values import own_values, variable_of
 from keras_svd_adapters.adapters.per_sample import AdapterIds, samples_of
 from keras_svd_adapters.adapters.refusals import refuse_per_sample, refuse_to_clone
+from keras_svd_adapters.runtime.context_values import with_value
 
 _computing: ContextVar[frozenset[int]] = ContextVar("_computing", default=frozenset())
 _read_outside: ContextVar[list[str] | None] = ContextVar("_read_outside", default=None)
@@ -45,15 +46,13 @@ class WatchedVariable:
 def refuse_reads_outside(weights: Iterable[keras.Variable]) -> Iterator[None]:
     """Context manager: if code reads a weight outside the `call` of its layer, raise at the end."""
     noted: list[str] = []
-    token = _read_outside.set(noted)
     try:
-        with ExitStack() as stack:
+        with with_value(_read_outside, noted), ExitStack() as stack:
             for weight in weights:
                 add_mixin(weight, WatchedVariable)
                 stack.callback(remove_mixin, weight, WatchedVariable)
             yield
     finally:
-        _read_outside.reset(token)
         if noted:
             refuse_per_sample(f"{noted[0]}, read outside of its layer")
 
@@ -77,11 +76,8 @@ def _call_for_each(layer: Any, call: Callable[[], Any], mode: Mode, ids: Adapter
     weights = [weight for weight in layer.weights if own_values(weight)]
     if getattr(layer, "stateful", False):
         refuse_per_sample(f"{layer.path}, whose state would be lost")
-    token = _computing.set(_computing.get() | set(map(id, weights)))
-    try:
+    with with_value(_computing, _computing.get() | set(map(id, weights))):
         return _of_groups(layer, call, mode, ids, weights)
-    finally:
-        _computing.reset(token)
 
 
 def _of_groups(

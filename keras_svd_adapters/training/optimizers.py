@@ -6,8 +6,8 @@ loop, a task made before or after its backbone was adapted. This module wraps it
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from contextvars import ContextVar
 from functools import wraps
 from typing import Any
@@ -16,6 +16,7 @@ import keras
 from keras import ops
 
 from keras_svd_adapters.methods.method import Method
+from keras_svd_adapters.runtime.context_values import with_value
 from keras_svd_adapters.runtime.keras_private.variables import (
     exclude_from_weight_decay,
     rate_or_schedule,
@@ -75,24 +76,14 @@ def warn_if_far(optimizer: Any, variables: list[keras.Variable]) -> None:
             warn(_advice(method, rate * min(ratios), "will probably diverge"))
 
 
-@contextmanager
-def rates_multiplied_by(ratio: Callable[[Any], float]) -> Iterator[None]:
+def rates_multiplied_by(ratio: Callable[[Any], float]) -> AbstractContextManager[None]:
     """Context manager: an optimizer is built for arrays whose rates a rule multiplies."""
-    token = _ratio.set(ratio)
-    try:
-        yield
-    finally:
-        _ratio.reset(token)
+    return with_value(_ratio, ratio)
 
 
-@contextmanager
-def search_for_a_rate() -> Iterator[None]:
+def search_for_a_rate() -> AbstractContextManager[None]:
     """Context manager: an optimizer is built for a search, which sets its rates itself."""
-    token = _searches.set(True)
-    try:
-        yield
-    finally:
-        _searches.reset(token)
+    return with_value(_searches, True)
 
 
 def peak_learning_rate(optimizer: keras.optimizers.Optimizer) -> float:

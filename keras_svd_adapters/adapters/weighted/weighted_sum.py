@@ -83,13 +83,13 @@ class WeightedSum(NotedParts):
             self.others[place] = value
         elif kind == "product":
             h, matrix = value
-            self.products.append((scaled(h, weight), matrix))
+            self.products.append((weighted(h, weight), matrix))
         elif kind == "shift":
-            self.shifts[place] = scaled(value, weight)
+            self.shifts[place] = weighted(value, weight)
         elif self.in_groups:
-            self.outside.append(scaled(self.base.times(self.x, value), weight))
+            self.outside.append(weighted(self.base.times(self.x, value), weight))
         else:
-            self.deltas[place] = scaled(value, weight)
+            self.deltas[place] = weighted(value, weight)
 
     def outputs(self) -> Any:
         """Return the outputs of the layer."""
@@ -97,7 +97,7 @@ class WeightedSum(NotedParts):
         for part in self.outside:
             y = y + part
         for place, other in self.others.items():
-            y = y + scaled(other - self.plain, self.weights[place])
+            y = y + weighted(other - self.plain, self.weights[place])
         for place, other in self.others.items() if not self.in_groups else ():
             y = ops.where(self._is_alone(place), other, y)
         return y
@@ -142,7 +142,7 @@ def sum_of(parts: Mapping[int, Any]) -> Any:
     return total
 
 
-def scaled(value: Any, weight: Any) -> Any:
+def weighted(value: Any, weight: Any) -> Any:
     """Return a tensor times a weight, or times the weight of each group of consecutive rows."""
     wide = backend.result_type(value.dtype, "float32")
     product, weight = ops.cast(value, wide), ops.cast(weight, wide)

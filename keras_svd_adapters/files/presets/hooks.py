@@ -21,6 +21,7 @@ from keras_svd_adapters.models.state.adapted_model import AdaptedModel
 from keras_svd_adapters.models.state.freezing import trainable_as_at_first
 from keras_svd_adapters.models.state.stored_kernels import has_stored_kernels
 from keras_svd_adapters.models.state.weight_owners import without_own_values
+from keras_svd_adapters.runtime.context_values import with_value
 from keras_svd_adapters.runtime.keras_private.layers import all_layers
 from keras_svd_adapters.runtime.live_models import with_models_around
 
@@ -42,12 +43,10 @@ def keep_adapters_in_presets(cls: Any) -> None:
                 "A preset cannot hold NF4 kernels: `model.save` saves the whole model, and "
                 f"`save_adapter` its adapter. Received: save_to_preset({str(preset_dir)!r})"
             )
-        token = _saving.set(True)
-        try:
-            with adapters_beside(self, Path(preset_dir), include_basis), plain(self):
-                save(self, preset_dir, *args, **kwargs)
-        finally:
-            _saving.reset(token)
+        beside = adapters_beside(self, Path(preset_dir), include_basis)
+        with with_value(_saving, True), beside, plain(self):
+            save(self, preset_dir, *args, **kwargs)
+        return None
 
     @wraps(load)
     def from_preset(cls: Any, preset: Any, load_weights: bool = True, **kwargs: Any) -> Any:

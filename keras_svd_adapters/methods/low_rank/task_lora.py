@@ -15,7 +15,14 @@ from typing import Any, ClassVar
 
 from keras.ops import absolute
 
-from keras_svd_adapters.methods.algebra import is_float32, matmul, norm, total, transpose
+from keras_svd_adapters.methods.algebra import (
+    is_float32,
+    matmul,
+    norm,
+    plus_product,
+    total,
+    transpose,
+)
 from keras_svd_adapters.methods.contract import Array, Base, Dropout
 from keras_svd_adapters.methods.hyperparameters import check_not_negative
 from keras_svd_adapters.methods.low_rank.past_factors import PastFactors
@@ -80,7 +87,7 @@ class TaskLoRA(PastFactors):
             return super().apply(x, base, c, form, dropout)
         r = self.rank  # of the present task, which is exactly a LoRA while there is no past
         y = base.plus(x, base.times(x, c.left[:, :r]), c.right[:r])
-        return y + matmul(base.times(x, c.left[:, r:]), c.right[r:])
+        return plus_product(y, base.times(x, c.left[:, r:]), c.right[r:])
 
     def penalty_of_a(self, A: Any, v: SimpleNamespace) -> Any:
         """Return what A adds to the loss."""

@@ -20,7 +20,7 @@ import numpy as np
 from keras import ops
 from keras.backend import standardize_dtype
 
-from keras_svd_adapters.methods.algebra import softmax
+from keras_svd_adapters.methods.algebra import scaled, softmax
 from keras_svd_adapters.methods.contract import SVD, Array, Base, Dropout
 from keras_svd_adapters.methods.hyperparameters import (
     check_below_one,
@@ -94,6 +94,6 @@ class LoRAPool(Routed, Ranked):
         return self.rank * top_gates(softmax(logits), self.rank)
 
     def apply(self, x: Any, base: Base, c: SimpleNamespace, form: str, dropout: Dropout) -> Any:
-        h = self.scale * base.times(dropout(x), c.lora_a)
+        h = scaled(base.times(dropout(x), c.lora_a), self.scale)
         h = h * ops.cast(self.gates(x, base, c), standardize_dtype(h.dtype))
         return base.plus(x, h, c.lora_b)

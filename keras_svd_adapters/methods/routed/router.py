@@ -17,7 +17,7 @@ import numpy as np
 from keras import ops
 from keras.backend import standardize_dtype
 
-from keras_svd_adapters.methods.algebra import reshape, softmax
+from keras_svd_adapters.methods.algebra import reshape, scaled, softmax
 from keras_svd_adapters.methods.contract import SVD, Array, Base, Dropout
 from keras_svd_adapters.methods.hyperparameters import (
     check_below_one,
@@ -84,7 +84,7 @@ class RoutedLoRA(Routed, Ranked):
         }
 
     def apply(self, x: Any, base: Base, c: SimpleNamespace, form: str, dropout: Dropout) -> Any:
-        h = self.scale * base.times(dropout(x), c.lora_a)
+        h = scaled(base.times(dropout(x), c.lora_a), self.scale)
         gates = ops.cast(self.gates(x, base, c), standardize_dtype(h.dtype))
         leading = tuple(ops.shape(h)[:-1])
         parts = 1 if self.has_one_a else self.experts

@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 import numpy as np
 from keras.ops import cast, convert_to_tensor, equal, one_hot
 
-from keras_svd_adapters.methods.algebra import matmul
+from keras_svd_adapters.methods.algebra import matmul, plus_product
 from keras_svd_adapters.methods.contract import Array, Base, Dropout
 from keras_svd_adapters.methods.hyperparameters import check_rows, integers
 from keras_svd_adapters.methods.method import Method
@@ -72,7 +72,7 @@ class TokenRows(Method):
             chosen = cast(equal(x[..., None], convert_to_tensor(self.rows, x.dtype)), c.shift.dtype)
         else:
             chosen = base.times(x, self._select(base.shape[0], c))
-        return base(x) + matmul(chosen, c.shift)
+        return plus_product(base(x), chosen, c.shift)
 
     def delta(self, K: Any, v: SimpleNamespace, form: str) -> Any:
         return matmul(self._select(K.shape[0], v), v.shift)

@@ -17,6 +17,7 @@ from keras_svd_adapters.models.sites.site import Site
 from keras_svd_adapters.models.state.adapted_model import AdaptedModel
 from keras_svd_adapters.models.state.compiled_functions import SLOTS, store_of
 from keras_svd_adapters.models.state.optimizer_state import fresh_optimizer, renewed_optimizer
+from keras_svd_adapters.runtime.context_values import with_value
 from keras_svd_adapters.runtime.keras_private.layers import all_layers, refresh_torch_parameters
 from keras_svd_adapters.runtime.keras_private.tracing import end_loop_state, record_loop_sharding
 from keras_svd_adapters.runtime.live_models import models_containing, with_models_around
@@ -58,11 +59,8 @@ def changing(model: keras.layers.Layer) -> Iterator[None]:
         for other in around:
             end_loop_state(other)
         trained = {id(other): list(other.trainable_variables) for other in around}
-        token = _trained.set((_trained.get() or {}) | trained)
-        try:
+        with with_value(_trained, (_trained.get() or {}) | trained):
             yield
-        finally:
-            _trained.reset(token)
 
 
 def update_functions(

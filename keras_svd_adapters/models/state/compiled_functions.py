@@ -21,6 +21,7 @@ import keras
 from keras_svd_adapters.adapters.mode import current_mode
 from keras_svd_adapters.adapters.per_sample import AdapterIds
 from keras_svd_adapters.models.state.building import builds_first
+from keras_svd_adapters.runtime.context_values import with_value
 from keras_svd_adapters.runtime.keras_private.variables import initialize, stored_value
 
 SLOTS = {  # the functions that Keras stores, and the methods that its loops compile
@@ -186,11 +187,10 @@ def _own_step(model: Any, step: str | None) -> Iterator[None]:
         if step is not None:
             method = getattr(type(model), step)
             object.__setattr__(model, step, lambda *args, **kwargs: method(model, *args, **kwargs))
-        token = _making.set(True)
         try:
-            yield
+            with with_value(_making, True):
+                yield
         finally:
-            _making.reset(token)
             if step is not None:
                 vars(model).pop(step, None)
 

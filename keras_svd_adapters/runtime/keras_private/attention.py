@@ -17,6 +17,8 @@ from typing import Any
 import keras
 from keras import ops
 
+from keras_svd_adapters.runtime.context_values import with_value
+
 FAMILIES = ("Llama", "CachedMistral", "Qwen", "Qwen3", "CachedGemma", "CachedGemma3")
 KERAS_HUB = {f"{family}Attention" for family in FAMILIES}
 METHOD = "_compute_attention"
@@ -75,11 +77,8 @@ class ComputesAttention:
         query, key, value, *masks = arguments
         query = ops.copy(query)  # Gemma multiplies it in place (PyTorch)
         mask = masks[0] if masks else None
-        token = _in_front.set(in_front)
-        try:
+        with with_value(_in_front, in_front):
             y = super()._compute_attention(query, key, value, attention_mask=mask, **options)  # type: ignore[misc]
-        finally:
-            _in_front.reset(token)
         return y[0] if isinstance(y, tuple) else y
 
     def _mask_sliding_window(self, attention_mask: Any, *args: Any, **kwargs: Any) -> Any:
