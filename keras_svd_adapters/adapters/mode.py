@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from keras_svd_adapters.adapters.per_sample import AdapterIds, Mixture
-from keras_svd_adapters.runtime.context_values import with_value
+from keras_svd_adapters.runtime.threads.context_values import with_value
 
 
 @dataclass(frozen=True, eq=False)

@@ -25,7 +25,7 @@ from keras_svd_adapters.adapters.mode import Mode, current_mode, in_mode
 from keras_svd_adapters.adapters.own_values import own_values, variable_of
 from keras_svd_adapters.adapters.per_sample import AdapterIds, samples_of
 from keras_svd_adapters.adapters.refusals import refuse_per_sample, refuse_to_clone
-from keras_svd_adapters.runtime.context_values import with_value
+from keras_svd_adapters.runtime.threads.context_values import with_value
 
 _computing: ContextVar[frozenset[int]] = ContextVar("_computing", default=frozenset())
 _read_outside: ContextVar[list[str] | None] = ContextVar("_read_outside", default=None)

@@ -24,7 +24,7 @@ from keras_svd_adapters.models.state.weighted_sets import weights_for
 from keras_svd_adapters.models.weights_request import check_trained, check_weights
 from keras_svd_adapters.runtime.host_values import restore_values_on_error
 from keras_svd_adapters.runtime.live_models import with_models_around
-from keras_svd_adapters.runtime.model_lock import model_lock
+from keras_svd_adapters.runtime.threads.model_lock import model_lock
 
 
 @changes_model

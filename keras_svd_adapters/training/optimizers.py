@@ -16,11 +16,11 @@ import keras
 from keras import ops
 
 from keras_svd_adapters.methods.method import Method
-from keras_svd_adapters.runtime.context_values import with_value
 from keras_svd_adapters.runtime.keras_private.variables import (
     exclude_from_weight_decay,
     rate_or_schedule,
 )
+from keras_svd_adapters.runtime.threads.context_values import with_value
 from keras_svd_adapters.runtime.warnings import warn
 
 SLOW, FAST = 50, 10  # one part of so many of the recommended rate, and times that rate

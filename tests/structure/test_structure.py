@@ -1,11 +1,13 @@
 """What keeps the house in order: private Keras at home, files and folders small."""
 
 import ast
+import inspect
 from pathlib import Path
 
 import pytest
 
 import keras_svd_adapters as ksa
+from keras_svd_adapters.methods.method import Method
 
 PACKAGE = Path(__file__).parents[2] / "keras_svd_adapters"
 PRIVATE = PACKAGE / "runtime" / "keras_private"
@@ -116,6 +118,15 @@ def test_no_file_holds_two_ideas():
     files = {*PACKAGE.rglob("*.py"), *TESTS.rglob("*.py")} - {TABLE}
     sizes = {path: len(path.read_text().splitlines()) for path in files}
     assert {str(path): size for path, size in sizes.items() if size > 250} == {}
+
+
+def test_each_method_has_a_file_that_fits_a_screen_or_two():
+    sizes = {}
+    for method in Method.registry.values():
+        path = inspect.getsourcefile(method)
+        sizes[path] = len(Path(path).read_text().splitlines())
+    assert len(sizes) > 70
+    assert {path: size for path, size in sizes.items() if size > 120} == {}
 
 
 def test_no_folder_is_crowded():

@@ -21,9 +21,9 @@ from keras_svd_adapters.models.state.adapted_model import AdaptedModel
 from keras_svd_adapters.models.state.freezing import trainable_as_at_first
 from keras_svd_adapters.models.state.stored_kernels import has_stored_kernels
 from keras_svd_adapters.models.state.weight_owners import without_own_values
-from keras_svd_adapters.runtime.context_values import with_value
 from keras_svd_adapters.runtime.keras_private.layers import all_layers
 from keras_svd_adapters.runtime.live_models import with_models_around
+from keras_svd_adapters.runtime.threads.context_values import with_value
 
 _saving: ContextVar[bool] = ContextVar("saving", default=False)
 

@@ -3,9 +3,7 @@
     y = softmax([q P_k^T, q k^T]) [P_v; v]        P_k (p, n), P_v (p, n)
 
 Li and Liang 2021, arXiv:2101.00190. With `hidden`, the keys and values of a prefix come from one
-embedding for all layers, as in the paper, in place of being trained themselves:
-
-    P_k = h D_k + b_k,  P_v = h D_v + b_v,  h = tanh(E W + b)        E (p, s), W (s, s), D (s, n)
+embedding for all layers, as in the paper, in place of being trained themselves (`prefix_encoder`).
 
 The prefix has no positions: rotary embeddings turn the queries, but not these keys. In PEFT, the
 positions of the tokens start at p; its P_k is ours turned p positions further.
@@ -14,14 +12,17 @@ positions of the tokens start at p; its P_k is ours turned p positions further.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import sqrt
 from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import numpy as np
-from keras import ops
 
-from keras_svd_adapters.methods.algebra import matmul
+from keras_svd_adapters.methods.attention.prefix_encoder import (
+    TIED,
+    encoded,
+    encoder_arrays,
+    start_encoder,
+)
 from keras_svd_adapters.methods.contract import SVD, Array, Dropout, Kernel
 from keras_svd_adapters.methods.hyperparameters import (
     check_not_negative,
@@ -29,9 +30,6 @@ from keras_svd_adapters.methods.hyperparameters import (
     check_seed,
 )
 from keras_svd_adapters.methods.method import Method
-from keras_svd_adapters.methods.random_bases import PortableRandom
-
-TIED = ("prompt", "encoder", "encoder_bias")
 
 
 @dataclass(frozen=True, repr=False)
@@ -95,42 +93,21 @@ class PrefixTuning(Method):
         return () if self.hidden is None else TIED
 
     def arrays(self, m: int, n: int, form: str) -> dict[str, Array]:
-        if (s := self.hidden) is None:
-            pair = Array((self.length, n), trainable=True, axes=".n")
-            return {"keys": pair, "values": pair}
-        decoder = Array((s, n), trainable=True, axes=".n")
-        bias = Array((n,), trainable=True, start=0.0, axes="n")
-        return {
-            "prompt": Array((self.length, s), trainable=True),
-            "encoder": Array((s, s), trainable=True),
-            "encoder_bias": Array((s,), trainable=True, start=0.0),
-            "keys": decoder,
-            "values": decoder,
-            "keys_bias": bias,
-            "values_bias": bias,
-        }
+        if self.hidden is not None:
+            return encoder_arrays(self.length, self.hidden, n)
+        pair = Array((self.length, n), trainable=True, axes=".n")
+        return {"keys": pair, "values": pair}
 
     def start(
         self, K: np.ndarray, form: str, rng: np.random.Generator, svd: SVD | None
     ) -> dict[str, np.ndarray]:
         n = K.shape[1]
-        if (s := self.hidden) is None:
-            return {x: self.std * rng.normal(size=(self.length, n)) for x in ("keys", "values")}
-        same = PortableRandom(self.seed)
-        return {
-            "prompt": same.normal((self.length, s)),
-            "encoder": same.uniform((s, s), 1 / sqrt(s)),
-            **{x: rng.normal(size=(s, n)) * self.std / sqrt(s) for x in ("keys", "values")},
-        }
+        if self.hidden is not None:
+            return start_encoder(self.length, self.hidden, n, self.std, self.seed, rng)
+        return {x: self.std * rng.normal(size=(self.length, n)) for x in ("keys", "values")}
 
     def coefficients(self, v: SimpleNamespace, form: str, kernel: Kernel) -> dict[str, Any]:
-        if self.hidden is None:
-            return vars(v)
-        hidden = ops.tanh(matmul(v.prompt, v.encoder) + v.encoder_bias)
-        return {
-            "keys": matmul(hidden, v.keys) + v.keys_bias,
-            "values": matmul(hidden, v.values) + v.values_bias,
-        }
+        return vars(v) if self.hidden is None else encoded(v)
 
     def apply(self, x: Any, base: Any, c: SimpleNamespace, form: str, dropout: Dropout) -> Any:
         return base.attend(x, c.keys, c.values)

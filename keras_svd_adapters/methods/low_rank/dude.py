@@ -16,7 +16,7 @@ import numpy as np
 
 from keras_svd_adapters.methods.contract import SVD, Array
 from keras_svd_adapters.methods.low_rank.pissa import start_at
-from keras_svd_adapters.methods.low_rank.starts import difference, factor_arrays
+from keras_svd_adapters.methods.low_rank.started_factors import difference, factor_arrays
 from keras_svd_adapters.methods.normed_update import NormedUpdate, length_arrays, start_lengths
 from keras_svd_adapters.methods.ranked import Ranked
 

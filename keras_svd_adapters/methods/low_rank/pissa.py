@@ -18,7 +18,7 @@ import numpy as np
 
 from keras_svd_adapters.methods.contract import SVD, Array, Truncation
 from keras_svd_adapters.methods.low_rank.scaled_product import ScaledProduct
-from keras_svd_adapters.methods.low_rank.starts import difference, factor_arrays
+from keras_svd_adapters.methods.low_rank.started_factors import difference, factor_arrays
 
 
 def start_at(part: SVD, scale: float) -> dict[str, np.ndarray]:

@@ -1,23 +1,13 @@
-"""Starts of LoRA's factors that need no data.
-
-A start returns A0 and B0 for a kernel. One of them may be zero. If neither is, LoRA computes
-
-    K' = K + c (A B - A0 B0) = K + c ((A - A0) B + A0 (B - B0))
-
-on the unchanged kernel, as PiSSA does, so that the start is exact in every precision.
-"""
+"""Starts of LoRA's factors that need no data: A0 and B0 for a kernel. One of them may be zero."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from math import sqrt
-from types import SimpleNamespace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
-from keras_svd_adapters.methods.algebra import concatenate
-from keras_svd_adapters.methods.contract import Array
 from keras_svd_adapters.methods.random_bases import PortableRandom
 from keras_svd_adapters.methods.statistics import Statistics
 
@@ -145,29 +135,3 @@ WITHOUT_DATA = {
     "olora": Start(None, olora),
     "nystrom": Start("b", nystrom),
 }
-
-
-def factor_arrays(
-    m: int, n: int, rank: int, zero: str | None, frozen: str | None
-) -> dict[str, Array]:
-    """Return the declarations of A and B, and of A0 and B0 for factors that leave them."""
-    shapes = {"a": ((m, rank), "m."), "b": ((rank, n), ".n")}
-    arrays: dict[str, Array] = {}
-    for side, (shape, axes) in shapes.items():
-        start, trains = 0.0 if zero == side else None, frozen != side
-        arrays[f"lora_{side}"] = Array(shape, trains, start, saved=not trains, axes=axes)
-    for side, (shape, axes) in shapes.items():
-        if zero is None and side != frozen:
-            arrays[f"start_{side}"] = Array(shape, saved=True, axes=axes)
-    return dict(sorted(arrays.items(), key=lambda item: not item[1].trainable))
-
-
-def difference(v: SimpleNamespace) -> tuple[Any, Any]:
-    """Return L and R with `L R = A B - A0 B0`; a frozen factor has no A0 or B0 of its own."""
-    left, right = [], []
-    if hasattr(v, "start_a"):
-        left, right = [v.lora_a - v.start_a], [v.lora_b]
-    if hasattr(v, "start_b"):
-        left.append(v.start_a if hasattr(v, "start_a") else v.lora_a)
-        right.append(v.lora_b - v.start_b)
-    return concatenate(left, axis=1), concatenate(right, axis=0)

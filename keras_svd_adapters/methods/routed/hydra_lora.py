@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from keras_svd_adapters.methods.routed.router import RoutedLoRA
+from keras_svd_adapters.methods.routed.routed_lora import RoutedLoRA
 
 
 @dataclass(frozen=True, repr=False)

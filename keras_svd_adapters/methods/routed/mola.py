@@ -21,7 +21,8 @@ from keras_svd_adapters.methods.hyperparameters import (
     check_not_negative,
     check_positive_integers,
 )
-from keras_svd_adapters.methods.routed.router import RoutedLoRA, balance, top_gates, top_share
+from keras_svd_adapters.methods.routed.routed_lora import RoutedLoRA
+from keras_svd_adapters.methods.routed.router import balance, top_gates, top_share
 
 
 @dataclass(frozen=True, repr=False)

@@ -13,7 +13,8 @@ from typing import ClassVar
 import numpy as np
 
 from keras_svd_adapters.methods.contract import SVD, Array
-from keras_svd_adapters.methods.routed.router import SPREAD, RoutedLoRA
+from keras_svd_adapters.methods.routed.routed_lora import RoutedLoRA
+from keras_svd_adapters.methods.routed.router import SPREAD
 
 
 @dataclass(frozen=True, repr=False)

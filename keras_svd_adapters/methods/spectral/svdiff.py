@@ -18,7 +18,8 @@ from keras.ops import relu
 
 from keras_svd_adapters.methods.contract import Array, Kernel
 from keras_svd_adapters.methods.hyperparameters import check_positive
-from keras_svd_adapters.methods.spectral.spectral import Spectral, smallest_are_safe
+from keras_svd_adapters.methods.spectral.forms import smallest_are_safe
+from keras_svd_adapters.methods.spectral.spectral import Spectral
 
 
 @dataclass(frozen=True, repr=False)

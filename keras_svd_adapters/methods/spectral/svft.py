@@ -17,8 +17,9 @@ import numpy as np
 
 from keras_svd_adapters.methods.algebra import matmul
 from keras_svd_adapters.methods.contract import SVD, Array, Kernel
-from keras_svd_adapters.methods.spectral.patterns import Pattern
-from keras_svd_adapters.methods.spectral.spectral import Spectral, Times, smallest_are_safe
+from keras_svd_adapters.methods.spectral.entries.pattern import Pattern
+from keras_svd_adapters.methods.spectral.forms import smallest_are_safe
+from keras_svd_adapters.methods.spectral.spectral import Spectral, Times
 
 
 @dataclass(frozen=True, repr=False)
@@ -50,8 +51,7 @@ class SVFT(Spectral):
     >>> keras_svd_adapters.SVFT(pattern="banded", d=2).trainable_count(384, 1536)
     1914
 
-    The learning rate matters: use about 3e-2 for `"plain"` and about 3e-3 for
-    `d >= 8`.
+    The learning rate matters: about 3e-2 for `"plain"`, 3e-3 for `d >= 8`.
 
     Reference:
         - [Lingam et al., 2024](https://arxiv.org/abs/2405.19597)

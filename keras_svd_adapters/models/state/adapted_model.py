@@ -37,7 +37,7 @@ from keras_svd_adapters.models.state.model_config import (
 )
 from keras_svd_adapters.models.state.stored_kernels import mark_stored
 from keras_svd_adapters.models.state.weighted_sets import describe_weights, restore_weights
-from keras_svd_adapters.runtime.model_lock import model_lock
+from keras_svd_adapters.runtime.threads.model_lock import model_lock
 
 PACKAGE = "keras_svd_adapters"
 

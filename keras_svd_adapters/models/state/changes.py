@@ -17,11 +17,11 @@ from keras_svd_adapters.models.sites.site import Site
 from keras_svd_adapters.models.state.adapted_model import AdaptedModel
 from keras_svd_adapters.models.state.compiled_functions import SLOTS, store_of
 from keras_svd_adapters.models.state.optimizer_state import fresh_optimizer, renewed_optimizer
-from keras_svd_adapters.runtime.context_values import with_value
 from keras_svd_adapters.runtime.keras_private.layers import all_layers, refresh_torch_parameters
 from keras_svd_adapters.runtime.keras_private.tracing import end_loop_state, record_loop_sharding
 from keras_svd_adapters.runtime.live_models import models_containing, with_models_around
-from keras_svd_adapters.runtime.model_lock import model_lock
+from keras_svd_adapters.runtime.threads.context_values import with_value
+from keras_svd_adapters.runtime.threads.model_lock import model_lock
 from keras_svd_adapters.runtime.warnings import warn
 
 Verb = TypeVar("Verb", bound=Callable[..., Any])

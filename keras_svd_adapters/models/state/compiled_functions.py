@@ -21,8 +21,8 @@ import keras
 from keras_svd_adapters.adapters.mode import current_mode
 from keras_svd_adapters.adapters.per_sample import AdapterIds
 from keras_svd_adapters.models.state.building import builds_first
-from keras_svd_adapters.runtime.context_values import with_value
 from keras_svd_adapters.runtime.keras_private.variables import initialize, stored_value
+from keras_svd_adapters.runtime.threads.context_values import with_value
 
 SLOTS = {  # the functions that Keras stores, and the methods that its loops compile
     "train_function": "train_step",

@@ -12,7 +12,7 @@ import keras
 from keras_svd_adapters.kernels.placement import is_replica
 from keras_svd_adapters.models.state.compiled_functions import check_trains, store_of
 from keras_svd_adapters.models.state.missing_schedule import warn_without_schedule
-from keras_svd_adapters.runtime.model_lock import model_lock
+from keras_svd_adapters.runtime.threads.model_lock import model_lock
 
 TRAINS = ("fit", "train_on_batch")
 LOOPS = (*TRAINS, "evaluate", "test_on_batch", "predict", "predict_on_batch")

@@ -17,7 +17,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_svd_adapters.runtime.context_values import with_value
+from keras_svd_adapters.runtime.threads.context_values import with_value
 
 FAMILIES = ("Llama", "CachedMistral", "Qwen", "Qwen3", "CachedGemma", "CachedGemma3")
 KERAS_HUB = {f"{family}Attention" for family in FAMILIES}

@@ -8,8 +8,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from keras_svd_adapters.methods.contract import SVD
-from keras_svd_adapters.methods.spectral.banded_matrix import banded_count, banded_product
-from keras_svd_adapters.methods.spectral.sparse_matrix import (
+from keras_svd_adapters.methods.spectral.entries.banded_matrix import banded_count
+from keras_svd_adapters.methods.spectral.entries.banded_product import banded_product
+from keras_svd_adapters.methods.spectral.entries.sparse_matrix import (
     random_pairs,
     scattered_product,
     top_pairs,
