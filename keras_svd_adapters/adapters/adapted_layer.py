@@ -149,7 +149,7 @@ class AdaptedLayer:
         if (mixture := mode.per_sample.get(id(self))) is not None:
             assert mode.ids is not None
             return mixture.outputs(inputs, compute, adapters_of(self), mode.ids)  # type: ignore[arg-type]
-        if only_shapes_matter():  # Keras traces a model for its shapes, then for its first step
+        if only_shapes_matter():  # an adapter changes neither shape nor dtype
             return compute(inputs, plain)
         adapters, weights = self.computing()
         if weights is None:

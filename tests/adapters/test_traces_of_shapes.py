@@ -1,4 +1,4 @@
-"""Keras calls a layer for the shape of its output alone: its adapter does no work there."""
+"""Keras traces a model for its shapes alone: the adapter of a layer that is called does no work."""
 
 import keras
 import pytest
@@ -7,6 +7,7 @@ from keras import layers
 import keras_svd_adapters as ksa
 from keras_svd_adapters import methods
 from keras_svd_adapters.adapters.adapter import Adapter
+from keras_svd_adapters.runtime.keras_private.tracing import trace_shapes
 
 WIDE, IMAGE = keras.Input((6, 8)), keras.Input((6, 6, 2))
 IDS = keras.Input((6,), dtype="int32")
@@ -40,14 +41,15 @@ def spec(tensor):
 def test_an_adapter_does_no_work_for_shapes(kind, dtype, monkeypatch):
     make, inputs, method = KINDS[kind]
     layer = make(dtype=dtype)
-    outputs = layer(*inputs)
-    ksa.enable(keras.Model(inputs[0], outputs), method, targets=layer.name, verbose=0)
+    model = keras.Model(inputs[0], layer(*inputs))
+    frozen = spec(trace_shapes(layer, *inputs))
+    ksa.enable(model, method, targets=layer.name, verbose=0)
 
     def refuse(*args, **kwargs):
         raise AssertionError("the adapter computes")
 
     monkeypatch.setattr(Adapter, "adapt", refuse)
-    assert spec(layer(*inputs)) == spec(outputs)
+    assert spec(trace_shapes(layer, *inputs)) == frozen
     values = [keras.ops.ones((2, *tensor.shape[1:]), tensor.dtype) for tensor in inputs]
     with pytest.raises(AssertionError, match="the adapter computes"):
         layer(*values)

@@ -39,7 +39,7 @@ def encoder_arrays(length: int, size: int, n: int) -> dict[str, Array]:
 def start_encoder(
     length: int, size: int, n: int, std: float, seed: int, rng: np.random.Generator
 ) -> dict[str, np.ndarray]:
-    """Return first values: those of a seed for all layers, and those of a generator for one."""
+    """Return first values: tied arrays from the seed, and D from the generator of the layer."""
     same = PortableRandom(seed)
     return {
         "prompt": same.normal((length, size)),

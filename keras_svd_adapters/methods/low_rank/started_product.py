@@ -23,7 +23,7 @@ from keras_svd_adapters.methods.statistics import Statistics
 
 @dataclass(frozen=True, repr=False)
 class StartedProduct(ScaledProduct):
-    """Base class of LoRA: the start of its factors, and which of them trains."""
+    """Base class of LoRA: the start of its factors, and which of them train."""
 
     start: str = "kaiming"  # type: ignore[assignment]  # `first_values` takes its place here
     freeze: str | None = None

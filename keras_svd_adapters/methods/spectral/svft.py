@@ -51,7 +51,7 @@ class SVFT(Spectral):
     >>> keras_svd_adapters.SVFT(pattern="banded", d=2).trainable_count(384, 1536)
     1914
 
-    The learning rate matters: about 3e-2 for `"plain"`, 3e-3 for `d >= 8`.
+    Use a learning rate of about 3e-2 for `"plain"`, and 3e-3 for `d >= 8`.
 
     Reference:
         - [Lingam et al., 2024](https://arxiv.org/abs/2405.19597)

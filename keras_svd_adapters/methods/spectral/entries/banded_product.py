@@ -97,6 +97,6 @@ def _skew(rows: Any, b: int) -> Any:
 
 
 def _zeros_around(x: Any, count: int) -> Any:
-    """Put zeros before and after the last axis of a matrix; `zeros_after` says why by hand."""
+    """Put zeros around the last axis of a matrix, without `ops.pad`: see `zeros_after`."""
     rim = zeros((ops.shape(x)[0], count), x)
     return ops.concatenate([rim, x, rim], axis=1)
