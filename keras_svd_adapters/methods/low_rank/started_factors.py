@@ -1,4 +1,4 @@
-"""Two factors that leave their start, as in LoRA from another start, PiSSA and DuDe.
+"""The factors A and B of LoRA, PiSSA and DuDe, and A0 and B0 if neither starts at zero.
 
     K' = K + c (A B - A0 B0) = K + c ((A - A0) B + A0 (B - B0))
 
