@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -55,21 +55,23 @@ def current_mode() -> Mode:
     return _mode.get() or _of_all_threads[-1]
 
 
-@contextmanager
-def in_mode(mode: Mode, in_all_threads: bool = False) -> Iterator[None]:
+def in_mode(mode: Mode, in_all_threads: bool = False) -> AbstractContextManager[None]:
     """Context manager: adapted layers compute in a mode, in this thread or in all threads.
 
     TensorFlow's replicas run in threads of their own: a strategy with several needs
     `in_all_threads`, while no other thread uses the model.
     """
-    if in_all_threads:
-        _of_all_threads.append(mode)
+    return _in_all_threads(mode) if in_all_threads else with_value(_mode, mode)
+
+
+@contextmanager
+def _in_all_threads(mode: Mode) -> Iterator[None]:
+    _of_all_threads.append(mode)
     try:
         with with_value(_mode, mode):
             yield
     finally:
-        if in_all_threads:
-            _of_all_threads.remove(mode)
+        _of_all_threads.remove(mode)
 
 
 @contextmanager
